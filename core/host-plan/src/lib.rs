@@ -1,0 +1,1 @@
+//! HostConfig + observed kernel state -> ordered plan of actions. Pure.

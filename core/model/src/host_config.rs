@@ -1,0 +1,263 @@
+//! What one host has to make true: the contract between the management planner, the host's local
+//! API and the host planner.
+
+use crate::{
+    Asn, BadName, Encoding, Generation, HostId, IfName, MacAddr, Mtu, NetnsName, NicId, SubnetId,
+    VlanId, Vni, VpcId,
+};
+use ipnet::{Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+/// Everything the management plane wants of one host. Holds only what the host needs: subnets
+/// without a NIC on the host are not in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostConfig {
+    /// Which host.
+    pub host: HostId,
+    /// Grows with every change; an older one is refused.
+    pub generation: Generation,
+    /// How the host is attached to the underlay.
+    pub underlay: Underlay,
+    /// The EVPN control plane.
+    pub bgp: BgpConfig,
+    /// VPCs with a NIC on this host, ordered by id.
+    pub stacks: Vec<Stack>,
+}
+
+/// A host's place on the underlay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Underlay {
+    /// The VTEP's address.
+    pub address: IpAddr,
+    /// What the underlay carries between any two hosts.
+    pub mtu: Mtu,
+}
+
+/// The EVPN control plane of a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BgpConfig {
+    /// The fabric's AS: all sessions are iBGP.
+    pub asn: Asn,
+    /// Where the host's client connects.
+    pub reflectors: Vec<Reflector>,
+}
+
+/// One route reflector.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reflector {
+    /// Its address.
+    pub address: IpAddr,
+    /// TCP port, usually 179.
+    pub port: u16,
+    /// TCP-MD5 key (RFC 2385), if sessions are signed.
+    pub password: Option<Secret>,
+}
+
+/// Text that never shows in logs or debug output.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// One VPC on one host: its bridge, its tunnel endpoints, its ports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stack {
+    /// Which VPC.
+    pub vpc: VpcId,
+    /// For people: `account/vpc`.
+    pub name: String,
+    /// The VPC's own VNI: of its routers, and of all its frames in a bundle.
+    pub vni: Vni,
+    /// How subnets are told apart on the wire.
+    pub encoding: Encoding,
+    /// Subnets with a port here, ordered by id.
+    pub segments: Vec<Segment>,
+    /// NICs placed here, ordered by id.
+    pub ports: Vec<Port>,
+}
+
+/// One subnet on one host: a broadcast domain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// Which subnet.
+    pub subnet: SubnetId,
+    /// For people: `vpc/subnet`.
+    pub name: String,
+    /// Its VLAN on the bridge; in a bundle also the tag on the wire.
+    pub vlan: VlanId,
+    /// The VNI on the wire: the subnet's own, or in a bundle the VPC's.
+    pub vni: Vni,
+    /// Inner MTU, the same on every host.
+    pub mtu: Mtu,
+    /// IPv4 prefix, if any.
+    pub v4: Option<Ipv4Net>,
+    /// IPv6 prefix, if any.
+    pub v6: Option<Ipv6Net>,
+}
+
+/// One NIC on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// Which NIC.
+    pub nic: NicId,
+    /// For people: `vpc/subnet/nic`.
+    pub name: String,
+    /// Its subnet; a segment of the same stack.
+    pub subnet: SubnetId,
+    /// Its MAC, unicast.
+    pub mac: MacAddr,
+    /// Its addresses; frames from any other never leave the port.
+    pub addresses: Vec<IpAddr>,
+    /// What is at the other end.
+    pub attachment: Attachment,
+}
+
+/// What a NIC is plugged into.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Attachment {
+    /// A TAP device for a virtual machine: multi-queue, with virtio-net headers.
+    Tap,
+    /// A veth pair into a named network namespace, configured inside.
+    Netns {
+        /// The namespace; made if it does not exist.
+        netns: NetnsName,
+        /// The interface's name inside.
+        device: IfName,
+    },
+    /// An interface that already exists on the host and stays there when the NIC goes.
+    Existing {
+        /// Its name.
+        ifname: IfName,
+    },
+}
+
+/// Text that is no attachment.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadAttachment {
+    /// Not one of the three kinds.
+    #[error("{0:?} is not an attachment: tap, netns:NAME, netns:NAME:DEVICE or existing:IFNAME")]
+    Unknown(String),
+    /// A name in it is wrong.
+    #[error(transparent)]
+    Name(#[from] BadName),
+}
+
+impl FromStr for Attachment {
+    type Err = BadAttachment;
+    fn from_str(text: &str) -> Result<Self, BadAttachment> {
+        match text.split_once(':') {
+            None if text == "tap" => Ok(Self::Tap),
+            Some(("netns", rest)) => {
+                let (netns, device) = rest.split_once(':').unwrap_or((rest, "eth0"));
+                Ok(Self::Netns {
+                    netns: netns.parse()?,
+                    device: device.parse()?,
+                })
+            }
+            Some(("existing", ifname)) => Ok(Self::Existing {
+                ifname: ifname.parse()?,
+            }),
+            _ => Err(BadAttachment::Unknown(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Attachment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tap => f.pad("tap"),
+            Self::Netns { netns, device } if device.as_str() == "eth0" => {
+                f.pad(&format!("netns:{netns}"))
+            }
+            Self::Netns { netns, device } => f.pad(&format!("netns:{netns}:{device}")),
+            Self::Existing { ifname } => f.pad(&format!("existing:{ifname}")),
+        }
+    }
+}
+
+/// What the tunnel adds to a tenant's IP packet on the underlay.
+pub struct Encapsulation;
+
+impl Encapsulation {
+    /// Bytes added: outer IPv4 20 or IPv6 40, UDP 8, VXLAN 8, inner Ethernet 14, and 4 for the
+    /// inner 802.1Q tag of a bundle.
+    pub const fn overhead_bytes(underlay: IpAddr, encoding: Encoding) -> u16 {
+        let outer = if underlay.is_ipv4() { 20 } else { 40 };
+        let tag = match encoding {
+            Encoding::VlanBased => 0,
+            Encoding::VlanAwareBundle => 4,
+        };
+        outer + 8 + 8 + 14 + tag
+    }
+
+    /// The largest inner MTU that the underlay carries without fragments; none if it would be
+    /// below what [`Mtu`] allows.
+    pub fn inner_mtu(underlay: Underlay, encoding: Encoding) -> Option<Mtu> {
+        let overhead = Self::overhead_bytes(underlay.address, encoding);
+        Mtu::new(u32::from(underlay.mtu.get().checked_sub(overhead)?)).ok()
+    }
+}
+
+impl Stack {
+    /// The segment of a subnet of this stack.
+    pub fn segment(&self, subnet: SubnetId) -> Option<&Segment> {
+        self.segments
+            .iter()
+            .find(|segment| segment.subnet == subnet)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attachments_survive_their_text() {
+        for text in ["tap", "netns:a1", "netns:a1:eth1", "existing:ens3"] {
+            assert_eq!(text.parse::<Attachment>().unwrap().to_string(), text);
+        }
+        for bad in [
+            "",
+            "tap:x",
+            "netns",
+            "netns:",
+            "netns:..",
+            "existing:",
+            "existing:0123456789abcdef",
+            "bridge:x",
+        ] {
+            assert!(bad.parse::<Attachment>().is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn inner_mtu_is_the_underlays_less_the_encapsulation() {
+        let underlay = |address: &str, mtu| Underlay {
+            address: address.parse().unwrap(),
+            mtu: Mtu::new(mtu).unwrap(),
+        };
+        let inner = |underlay, encoding| Encapsulation::inner_mtu(underlay, encoding).map(Mtu::get);
+        assert_eq!(
+            inner(underlay("10.0.0.1", 1500), Encoding::VlanBased),
+            Some(1450)
+        );
+        assert_eq!(
+            inner(underlay("10.0.0.1", 1500), Encoding::VlanAwareBundle),
+            Some(1446)
+        );
+        assert_eq!(
+            inner(underlay("fd00::1", 1500), Encoding::VlanBased),
+            Some(1430)
+        );
+        assert_eq!(inner(underlay("10.0.0.1", 600), Encoding::VlanBased), None);
+    }
+}

@@ -1,0 +1,393 @@
+//! What users asked for, and what hosts report: the rows of the management database.
+
+use crate::{
+    AccountId, Asn, Attachment, Encoding, HostId, MacAddr, Mtu, Name, NicId, SubnetId, VlanId, Vni,
+    VpcId,
+};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+/// Milliseconds since 1970-01-01 UTC.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct UnixMillis(pub u64);
+
+/// A point in the history of the whole database. Every change has its own; a watch resumes from
+/// one, and an object's resource version is the revision of its last change.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Revision(pub u64);
+
+/// Version of a host's configuration; grows by one with every change of it.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Generation(pub u64);
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// Free text that users hang on objects, to filter by.
+pub type Labels = BTreeMap<String, String>;
+
+/// What every object has.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Meta {
+    /// Revision of the object's last change: its resource version.
+    pub revision: Revision,
+    /// When it was created.
+    pub created: UnixMillis,
+    /// The users' labels.
+    pub labels: Labels,
+}
+
+/// What is the same for the whole cluster, set when the server is initialised.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Random, names the cluster in certificates.
+    pub id: String,
+    /// AS of the fabric.
+    pub asn: Asn,
+    /// What the underlay carries between any two hosts.
+    pub underlay_mtu: Mtu,
+    /// How long a freed address, MAC, VNI or VLAN stays unused, in milliseconds.
+    pub hold_millis: u64,
+}
+
+/// A tenant; owns everything below it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// Identity.
+    pub id: AccountId,
+    /// Unique in the cluster.
+    pub name: Name,
+    /// Revision, age, labels.
+    pub meta: Meta,
+}
+
+/// A virtual private cloud: an address space of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vpc {
+    /// Identity.
+    pub id: VpcId,
+    /// Owner.
+    pub account: AccountId,
+    /// Unique in the account.
+    pub name: Name,
+    /// IPv4 and IPv6 prefixes that its subnets come from; they do not overlap.
+    pub cidrs: Vec<IpNet>,
+    /// The VPC's own VNI, unique in the cluster.
+    pub vni: Vni,
+    /// How subnets are told apart on the wire.
+    pub encoding: Encoding,
+    /// Revision, age, labels.
+    pub meta: Meta,
+}
+
+impl Vpc {
+    /// The VPC's private AS number.
+    pub const fn asn(&self) -> Asn {
+        Asn::of_vpc(self.vni)
+    }
+}
+
+/// A subnet: a broadcast domain with at least one prefix.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subnet {
+    /// Identity.
+    pub id: SubnetId,
+    /// Owner.
+    pub vpc: VpcId,
+    /// Unique in the VPC.
+    pub name: Name,
+    /// IPv4 prefix, inside one of the VPC's.
+    pub v4: Option<Ipv4Net>,
+    /// IPv6 prefix, inside one of the VPC's.
+    pub v6: Option<Ipv6Net>,
+    /// Unique in the VPC.
+    pub vlan: VlanId,
+    /// The VNI on the wire: its own, or in a bundle the VPC's.
+    pub vni: Vni,
+    /// Inner MTU.
+    pub mtu: Mtu,
+    /// Revision, age, labels.
+    pub meta: Meta,
+}
+
+/// A network interface of a workload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nic {
+    /// Identity; also the name of its interface on the host.
+    pub id: NicId,
+    /// Owner.
+    pub subnet: SubnetId,
+    /// Unique in the subnet.
+    pub name: Name,
+    /// Unique in the VPC.
+    pub mac: MacAddr,
+    /// One for each prefix of the subnet.
+    pub addresses: Vec<IpAddr>,
+    /// Where it is.
+    pub placement: Placement,
+    /// Revision, age, labels.
+    pub meta: Meta,
+}
+
+/// Where a NIC is, and what it is plugged into there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// The host.
+    pub host: HostId,
+    /// The other end.
+    pub attachment: Attachment,
+}
+
+/// What a host is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Carries workloads.
+    Compute,
+    /// Carries virtual routers.
+    Route,
+    /// Carries the API and the route reflectors.
+    Management,
+    /// Carries volumes.
+    Storage,
+}
+
+/// A machine that joined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// Identity; in its certificate.
+    pub id: HostId,
+    /// Unique in the cluster.
+    pub name: Name,
+    /// What it is for.
+    pub roles: BTreeSet<Role>,
+    /// Its VTEP's address; unique in the cluster.
+    pub underlay: IpAddr,
+    /// Failure domain.
+    pub zone: Option<Name>,
+    /// True while it takes no new workloads.
+    pub draining: bool,
+    /// Revision, age, labels.
+    pub meta: Meta,
+}
+
+/// What a host reported of itself. Not intent: kept beside it, no history.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct HostStatus {
+    /// When it last checked in, by the server's clock.
+    pub last_checkin: UnixMillis,
+    /// Version of its agent.
+    pub agent_version: String,
+    /// Version of its kernel.
+    pub kernel_version: String,
+    /// What its kernel can do.
+    pub capabilities: BTreeSet<Capability>,
+    /// What it has and what of it is free.
+    pub resources: Resources,
+    /// The configuration it was last given.
+    pub received: Generation,
+    /// The newest configuration that it made true.
+    pub applied: Generation,
+    /// Objects that are not as they should be; empty if all is well.
+    pub conditions: Vec<Condition>,
+}
+
+/// What a kernel and host can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Capability {
+    /// Bridges filter VLANs: one bridge per VPC.
+    VlanFiltering,
+    /// 802.1Q devices: neighbour rows of a VLAN, so that ARP and ND are suppressed there.
+    VlanDevices,
+    /// The VXLAN device.
+    Vxlan,
+    /// nftables' bridge family: ports are guarded.
+    NftBridge,
+    /// TAP devices.
+    Tap,
+    /// BPF programs on interfaces: bundles without VLAN filtering.
+    ClsBpf,
+    /// Signed BGP sessions.
+    TcpMd5,
+}
+
+/// What a host has and what of it is free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Resources {
+    /// Processors.
+    pub cpus: u32,
+    /// Bytes of memory.
+    pub memory_total_bytes: u64,
+    /// Bytes of memory that a new workload could have.
+    pub memory_free_bytes: u64,
+    /// Bytes free where the agent keeps its state.
+    pub disk_free_bytes: u64,
+}
+
+/// Something that is not as it should be with one object on one host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// The object.
+    pub object: ObjectId,
+    /// What was being done, to what, why it failed, what to do.
+    pub message: String,
+    /// Since when.
+    pub since: UnixMillis,
+    /// How often it was tried.
+    pub attempts: u32,
+}
+
+/// Whether a host is heard of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Liveness {
+    /// It never checked in.
+    Joining,
+    /// It checked in lately.
+    Up,
+    /// It did not.
+    Down,
+}
+
+/// Kinds of objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// [`Account`].
+    Account,
+    /// [`Vpc`].
+    Vpc,
+    /// [`Subnet`].
+    Subnet,
+    /// [`Nic`].
+    Nic,
+    /// [`Host`].
+    Host,
+}
+
+/// The identity of any object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ObjectId {
+    /// An account.
+    Account(AccountId),
+    /// A VPC.
+    Vpc(VpcId),
+    /// A subnet.
+    Subnet(SubnetId),
+    /// A NIC.
+    Nic(NicId),
+    /// A host.
+    Host(HostId),
+}
+
+/// Any object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Object {
+    /// An account.
+    Account(Account),
+    /// A VPC.
+    Vpc(Vpc),
+    /// A subnet.
+    Subnet(Subnet),
+    /// A NIC.
+    Nic(Nic),
+    /// A host.
+    Host(Host),
+}
+
+/// One change of one object: what a watch delivers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Its place in history; no two changes share one.
+    pub revision: Revision,
+    /// When.
+    pub at: UnixMillis,
+    /// The object after the change, or as it was last if it was deleted.
+    pub object: Object,
+    /// True if it was deleted.
+    pub deleted: bool,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Account => "account",
+            Self::Vpc => "vpc",
+            Self::Subnet => "subnet",
+            Self::Nic => "nic",
+            Self::Host => "host",
+        })
+    }
+}
+
+impl ObjectId {
+    /// Its kind.
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Account(_) => Kind::Account,
+            Self::Vpc(_) => Kind::Vpc,
+            Self::Subnet(_) => Kind::Subnet,
+            Self::Nic(_) => Kind::Nic,
+            Self::Host(_) => Kind::Host,
+        }
+    }
+}
+
+impl fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Account(id) => write!(f, "account {id}"),
+            Self::Vpc(id) => write!(f, "vpc {id}"),
+            Self::Subnet(id) => write!(f, "subnet {id}"),
+            Self::Nic(id) => write!(f, "nic {id}"),
+            Self::Host(id) => write!(f, "host {id}"),
+        }
+    }
+}
+
+impl Object {
+    /// Its identity.
+    pub const fn id(&self) -> ObjectId {
+        match self {
+            Self::Account(o) => ObjectId::Account(o.id),
+            Self::Vpc(o) => ObjectId::Vpc(o.id),
+            Self::Subnet(o) => ObjectId::Subnet(o.id),
+            Self::Nic(o) => ObjectId::Nic(o.id),
+            Self::Host(o) => ObjectId::Host(o.id),
+        }
+    }
+
+    /// Revision, age, labels.
+    pub const fn meta(&self) -> &Meta {
+        match self {
+            Self::Account(o) => &o.meta,
+            Self::Vpc(o) => &o.meta,
+            Self::Subnet(o) => &o.meta,
+            Self::Nic(o) => &o.meta,
+            Self::Host(o) => &o.meta,
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! Checked types of the domain: ids, addresses, intent, host configuration. Pure data, no IO.
+//!
+//! Every newtype has one checked door (`new`, `FromStr`, `TryFrom`); holding a value is the proof
+//! that it was checked. `serde` goes through the same doors, so a file or a database row cannot
+//! smuggle in what the command line would refuse.
+
+mod addr;
+mod forwarding;
+mod host_config;
+mod id;
+mod intent;
+mod name;
+mod network;
+
+pub use addr::{BadCidr, BadMac, MacAddr, canonical_cidr};
+pub use forwarding::{EviForwarding, Forwarding, Tag};
+pub use host_config::{
+    Attachment, BadAttachment, BgpConfig, Encapsulation, HostConfig, Port, Reflector, Secret,
+    Segment, Stack, Underlay,
+};
+pub use id::{AccountId, BadId, HostId, NicId, SubnetId, VpcId};
+pub use intent::{
+    Account, Capability, Change, Cluster, Condition, Generation, Host, HostStatus, Kind, Labels,
+    Liveness, Meta, Nic, Object, ObjectId, Placement, Resources, Revision, Role, Subnet,
+    UnixMillis, Vpc,
+};
+pub use name::{BadName, IfName, Name, NetnsName};
+pub use network::{
+    Asn, BadEncoding, Encoding, Mtu, MtuOutOfRange, VlanId, VlanOutOfRange, Vni, VniOutOfRange,
+};

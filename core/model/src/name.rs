@@ -1,0 +1,200 @@
+//! Names: of objects, of Linux interfaces, of network namespaces.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// Text that cannot be the name it was meant to be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not {what}: {reason}")]
+pub struct BadName {
+    /// What was offered.
+    pub text: String,
+    /// The kind of name, with its article.
+    pub what: &'static str,
+    /// The rule it breaks.
+    pub reason: &'static str,
+}
+
+macro_rules! checked_text {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $check:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// Checks `text` and keeps it.
+            pub fn new(text: impl Into<String>) -> Result<Self, BadName> {
+                let text = text.into();
+                match $check(&text) {
+                    Ok(()) => Ok(Self(text)),
+                    Err(reason) => Err(BadName { text, what: $what, reason }),
+                }
+            }
+
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:?}", self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = BadName;
+            fn from_str(text: &str) -> Result<Self, BadName> {
+                Self::new(text)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = BadName;
+            fn try_from(text: String) -> Result<Self, BadName> {
+                Self::new(text)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> String {
+                name.0
+            }
+        }
+    };
+}
+
+checked_text!(
+    /// The name of an object: a DNS label (RFC 1123), so that it can become part of a host name.
+    Name,
+    "a name",
+    check_label
+);
+checked_text!(
+    /// The name of a Linux network interface: 1 to 15 bytes (`IFNAMSIZ` less its NUL), as
+    /// `dev_valid_name` in the kernel wants it.
+    IfName,
+    "an interface name",
+    check_ifname
+);
+checked_text!(
+    /// The name of a network namespace: one path component under `/run/netns`.
+    NetnsName,
+    "a namespace name",
+    check_netns
+);
+
+fn check_label(text: &str) -> Result<(), &'static str> {
+    if text.is_empty() {
+        return Err("it is empty");
+    }
+    if text.len() > 63 {
+        return Err("it is longer than 63 characters");
+    }
+    if !text
+        .bytes()
+        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    {
+        return Err("only a-z, 0-9 and - may be used");
+    }
+    if text.starts_with('-') || text.ends_with('-') {
+        return Err("it must not start or end with -");
+    }
+    Ok(())
+}
+
+fn check_ifname(text: &str) -> Result<(), &'static str> {
+    if text.is_empty() {
+        return Err("it is empty");
+    }
+    if text.len() > 15 {
+        return Err("it is longer than 15 bytes, the most Linux takes");
+    }
+    if text == "." || text == ".." {
+        return Err("it is a directory");
+    }
+    if text
+        .bytes()
+        .any(|b| b == b'/' || b == b':' || b == b'%' || !b.is_ascii_graphic())
+    {
+        return Err("it holds a character that Linux or its tools refuse: / : % space or control");
+    }
+    Ok(())
+}
+
+fn check_netns(text: &str) -> Result<(), &'static str> {
+    if text.is_empty() {
+        return Err("it is empty");
+    }
+    if text.len() > 64 {
+        return Err("it is longer than 64 characters");
+    }
+    if text.starts_with('.') || text.starts_with('-') {
+        return Err("it must not start with . or -");
+    }
+    if !text
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+    {
+        return Err("only letters, digits, - _ and . may be used");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_dns_labels() {
+        for good in ["a", "web-1", "0", &"x".repeat(63)] {
+            assert_eq!(Name::new(good).map(String::from), Ok(good.to_owned()));
+        }
+        for bad in [
+            "",
+            "-a",
+            "a-",
+            "Web",
+            "a.b",
+            "a b",
+            "a/b",
+            "ä",
+            &"x".repeat(64),
+        ] {
+            assert!(Name::new(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn interface_names_fit_the_kernel() {
+        assert!(IfName::new("n-0123456789").is_ok());
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a b",
+            "eth0:1",
+            "0123456789abcdef",
+            "a\n",
+        ] {
+            assert!(IfName::new(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn namespace_names_stay_in_their_directory() {
+        for bad in ["", "..", "../x", "a/b", "-n", ".hidden", "a b"] {
+            assert!(NetnsName::new(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+}

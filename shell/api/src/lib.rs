@@ -1,0 +1,1 @@
+//! The only gRPC: generated code, conversions at the edge, TLS, clients.

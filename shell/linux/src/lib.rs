@@ -1,0 +1,1 @@
+//! The kernel: netlink, namespaces, nftables, TAP. Observes and runs actions; decides nothing.

@@ -1,0 +1,1 @@
+//! Runs the pure EVPN speaker over TCP: sockets, MD5, GTSM, timers.

@@ -1,0 +1,1 @@
+//! The only SQL: intent, changes, tokens and host status in SQLite or PostgreSQL.

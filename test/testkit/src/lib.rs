@@ -1,0 +1,1 @@
+//! What tests share: golden scripts, waiting for a state, captured errors.
