@@ -7,7 +7,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", about = "Repository chores that need more than a shell")]
+#[command(
+    name = "cargo xtask",
+    about = "Repository chores that need more than a shell"
+)]
 struct Cli {
     #[command(subcommand)]
     chore: Chore,
@@ -21,7 +24,10 @@ enum Chore {
 }
 
 fn main() -> ExitCode {
-    let Cli { chore: Chore::Kernel(chore) } = Cli::parse();
+    kernel::init::run_if_pid_1();
+    let Cli {
+        chore: Chore::Kernel(chore),
+    } = Cli::parse();
     match kernel::dispatch(chore) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {

@@ -1,10 +1,10 @@
 //! Full kernels as test hosts: User-Mode Linux on the files of this machine.
 //!
 //! `build` makes the kernel, `run` boots it and runs a command in it, `check` proves what it can do.
-//! `init` is pid 1 inside; `probe` holds the checks that need a system call no command line tool makes.
+//! `init` is pid 1 inside, this same program; `probe` holds the checks that need a system call no command line tool makes.
 
 mod build;
-mod init;
+pub(crate) mod init;
 mod probe;
 mod run;
 
@@ -15,16 +15,13 @@ use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
 
 #[derive(Subcommand)]
-pub enum Chore {
+pub(crate) enum Chore {
     /// Build the kernel, unless the cache holds one made from the same configuration
     Build(build::Args),
     /// Boot kernels on this machine's files and run a command in each
     Run(run::Args),
     /// Prove by use that the kernel has what the lab needs
     Check,
-    /// Pid 1 of a test host
-    #[command(hide = true)]
-    Init { job: PathBuf },
     /// One check by system calls, for check.sh
     #[command(hide = true)]
     Probe {
@@ -34,12 +31,11 @@ pub enum Chore {
 }
 
 /// Returns the exit status for the process.
-pub fn dispatch(chore: Chore) -> Result<u8> {
+pub(crate) fn dispatch(chore: Chore) -> Result<u8> {
     match chore {
         Chore::Build(args) => build::run(&args).map(|()| 0),
         Chore::Run(args) => run::run(args),
         Chore::Check => run::run(run::Args::check(sources().join("check.sh"))),
-        Chore::Init { job } => init::run(&job),
         Chore::Probe { what } => probe::run(what).map(|()| 0),
     }
 }
