@@ -1,1 +1,17 @@
 //! HostConfig + observed kernel state -> ordered plan of actions. Pure.
+//!
+//! Entry point: [`plan`]. The same inputs give the same plan; a plan is safe to stop after any
+//! step, because the next one starts from what is then observed.
+
+mod action;
+mod names;
+mod state;
+
+pub use action::{
+    Action, BridgePortFlags, Inside, Step, Subject, TrunkPair, VethToNetns, VlanMembership,
+};
+pub use names::{NotOurs, OwnedName, Stamp};
+pub use state::{
+    BridgePort, FdbRow, FdbState, FdbTarget, Guard, HostState, InsideLink, Link, LinkKind,
+    Neighbour, NetnsState, Scope,
+};
