@@ -75,6 +75,8 @@ typed_ids! {
     NicId,
     /// A machine that joined the cluster.
     HostId,
+    /// A token that lets one machine join.
+    TokenId,
 }
 
 fn encode(value: u64) -> String {

@@ -18,7 +18,7 @@ pub use host_config::{
     Attachment, BadAttachment, BgpConfig, Encapsulation, HostConfig, Port, Reflector, Secret,
     Segment, Stack, Underlay,
 };
-pub use id::{AccountId, BadId, HostId, NicId, SubnetId, VpcId};
+pub use id::{AccountId, BadId, HostId, NicId, SubnetId, TokenId, VpcId};
 pub use intent::{
     Account, Capability, Change, Cluster, Condition, Generation, Host, HostStatus, Kind, Labels,
     Liveness, Meta, Nic, Object, ObjectId, Placement, Resources, Revision, Role, Subnet,
