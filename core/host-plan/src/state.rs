@@ -19,6 +19,8 @@ pub struct HostState {
     pub neighbours: BTreeSet<Neighbour>,
     /// The namespaces that the scope asked for; one that does not exist is absent.
     pub netns: BTreeMap<NetnsName, NetnsState>,
+    /// All namespaces that carry our marker, looked into or not.
+    pub owned_netns: BTreeSet<NetnsName>,
     /// Our nftables ruleset is there in the wording of this version.
     pub firewall: bool,
     /// Port guards in our nftables sets.
@@ -184,8 +186,6 @@ pub struct Guard {
 /// A network namespace of a workload.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NetnsState {
-    /// The agent made it (and removes it with its last NIC).
-    pub ours: bool,
     /// Its interfaces.
     pub links: BTreeMap<IfName, InsideLink>,
 }

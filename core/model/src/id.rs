@@ -28,6 +28,11 @@ macro_rules! typed_ids {
             pub const fn from_random(bits: u64) -> Self {
                 Self(bits & ((1 << BITS) - 1))
             }
+
+            /// The 50 bits.
+            pub const fn bits(self) -> u64 {
+                self.0
+            }
         }
 
         impl fmt::Display for $name {
