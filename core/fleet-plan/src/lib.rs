@@ -1,1 +1,42 @@
-//! Intent and commands on it, allocation, and intent + inventory -> HostConfig per host. Pure.
+//! Intent and commands on it, allocation, and intent + inventory -> HostConfig per host. Pure:
+//! no clock, randomness, files or sockets; callers hand in `now` and a seed.
+//!
+//! How a change flows through it:
+//!
+//! ```text
+//! Command + Context --Intent::decide--> Decision --(store commits its Delta)--> Intent::apply
+//!                                                                            -> Rollout::note
+//!                                                     Rollout::poll --> HostConfig, generation n
+//! ```
+//!
+//! `decide` changes nothing: when the store answers that another server was faster, reload and
+//! decide again with the same `Context`.
+
+mod attachment;
+mod command;
+mod decide;
+mod decision;
+mod intent;
+mod list;
+mod liveness;
+mod plan;
+mod pool;
+mod refusal;
+mod rollout;
+mod token;
+
+pub use attachment::AttachmentSpec;
+pub use command::{
+    BadRequestId, Command, Context, CreateAccount, CreateHost, CreateNic, CreateSubnet, CreateVpc,
+    Expect, RequestId, UpdateHost, UpdateVpc,
+};
+pub use decision::{
+    Decision, Delta, Fingerprint, Hold, REQUEST_KEPT_MILLIS, RequestRecord, Resource,
+};
+pub use intent::{BrokenIntent, Intent, Rows};
+pub use list::{Filter, Page};
+pub use liveness::{DOWN_AFTER_MILLIS, down_at, liveness};
+pub use plan::{Draft, plan};
+pub use refusal::{Code, Refusal};
+pub use rollout::{Digest, Issued, IssuedRow, Rollout};
+pub use token::{BadToken, JoinToken, TokenRefusal, TokenSecret, TokenUse};

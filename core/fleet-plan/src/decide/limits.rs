@@ -1,0 +1,51 @@
+//! Limits that keep an object, and a message about it, at a sane size.
+
+use crate::Refusal;
+use model::Labels;
+
+/// As many as AWS allows in a VPC; each is a row in every router's table later.
+pub(super) const CIDRS_PER_VPC: usize = 50;
+
+/// Keys and values of an object's labels together.
+const LABEL_BYTES: usize = 1000;
+
+/// Names in a refusal; the rest is counted.
+pub(super) const NAMED_BLOCKERS: usize = 3;
+
+pub(super) fn check_labels(labels: &Labels) -> Result<(), Refusal> {
+    for (key, value) in labels {
+        let bad = |reason| {
+            Err(Refusal::Label {
+                key: key.chars().take(63).collect(),
+                reason,
+            })
+        };
+        if key.is_empty() || key.len() > 63 {
+            return bad("has a key that is empty or longer than 63 bytes: shorten it");
+        }
+        if !key
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_./".contains(&b))
+        {
+            return bad(
+                "has a key with other characters than letters, digits and - _ . /: use those",
+            );
+        }
+        if value.chars().any(char::is_control) {
+            return bad("has a value with control characters: leave them out");
+        }
+    }
+    let bytes: usize = labels
+        .iter()
+        .map(|(key, value)| key.len() + value.len())
+        .sum();
+    if bytes > LABEL_BYTES {
+        return Err(Refusal::TooMany {
+            object: "the object".to_owned(),
+            what: "bytes of labels",
+            count: bytes,
+            most: LABEL_BYTES,
+        });
+    }
+    Ok(())
+}

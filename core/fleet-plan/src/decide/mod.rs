@@ -1,0 +1,292 @@
+//! One command on one intent: what it comes to, or why not.
+
+mod delete;
+mod host;
+mod limits;
+mod nic;
+mod subnet;
+mod vpc;
+
+use crate::decision::{Fingerprint, REQUEST_KEPT_MILLIS};
+use crate::intent::{PoolKey, Scope, missing};
+use crate::pool::State;
+use crate::{
+    Command, Context, CreateAccount, Decision, Delta, Expect, Hold, Intent, Refusal, RequestRecord,
+    Resource,
+};
+use model::{
+    Account, AccountId, Change, Kind, Labels, Meta, Name, Object, ObjectId, Revision, UnixMillis,
+};
+
+pub(crate) fn decide(
+    intent: &Intent,
+    command: Command,
+    context: &Context,
+) -> Result<Decision, Refusal> {
+    let fingerprint = Fingerprint::of(&command, context);
+    if let Some(id) = &context.request
+        && let Some(record) = intent.request(id)
+        && record.until > context.now
+    {
+        if record.fingerprint != fingerprint {
+            return Err(Refusal::RequestReused { id: id.clone() });
+        }
+        return Ok(Decision {
+            base: intent.revision(),
+            delta: Delta::default(),
+            object: record.object.clone(),
+        });
+    }
+    let mut work = Work::new(intent, context);
+    let object = match command {
+        Command::CreateAccount(create) => work.create_account(create),
+        Command::CreateVpc(create) => work.create_vpc(create),
+        Command::CreateSubnet(create) => work.create_subnet(create),
+        Command::CreateNic(create) => work.create_nic(create),
+        Command::CreateHost(create) => work.create_host(create),
+        Command::SetLabels {
+            object,
+            expect,
+            labels,
+        } => work.set_labels(object, expect, labels),
+        Command::UpdateVpc(update) => work.update_vpc(update),
+        Command::UpdateHost(update) => work.update_host(update),
+        Command::Delete { object, expect } => work.delete(object, expect),
+    }?;
+    Ok(work.finish(object, fingerprint))
+}
+
+/// A decision in the making.
+struct Work<'a> {
+    intent: &'a Intent,
+    context: &'a Context,
+    random: SplitMix64,
+    changes: Vec<Change>,
+    holds: Vec<Hold>,
+}
+
+impl<'a> Work<'a> {
+    fn new(intent: &'a Intent, context: &'a Context) -> Self {
+        Self {
+            intent,
+            context,
+            random: SplitMix64(context.seed),
+            changes: Vec::new(),
+            holds: Vec::new(),
+        }
+    }
+
+    fn finish(self, object: Object, fingerprint: Fingerprint) -> Decision {
+        let revision = self.changes.last().map(|change| change.revision);
+        let requests = revision
+            .zip(self.context.request.clone())
+            .map(|(revision, id)| RequestRecord {
+                id,
+                fingerprint,
+                object: object.clone(),
+                until: after(self.context.now, REQUEST_KEPT_MILLIS),
+                revision,
+            });
+        Decision {
+            base: self.intent.revision(),
+            delta: Delta {
+                at: self.context.now,
+                changes: self.changes,
+                holds: self.holds,
+                requests: requests.into_iter().collect(),
+            },
+            object,
+        }
+    }
+
+    fn create_account(&mut self, create: CreateAccount) -> Result<Object, Refusal> {
+        self.check_name(Kind::Account, Scope::Accounts, &create.name)?;
+        let id = self.draw(AccountId::from_random, ObjectId::Account);
+        let account = Account {
+            id,
+            name: create.name,
+            meta: self.new_meta(create.labels)?,
+        };
+        Ok(self.put(Object::Account(account)))
+    }
+
+    fn set_labels(
+        &mut self,
+        id: ObjectId,
+        expect: Expect,
+        labels: Labels,
+    ) -> Result<Object, Refusal> {
+        let mut object = self.expected(id, expect)?;
+        self.relabel(&mut object, Some(labels))?;
+        Ok(self.put_if_changed(object))
+    }
+
+    /// The object, if it is at the version meant.
+    fn expected(&self, id: ObjectId, expect: Expect) -> Result<Object, Refusal> {
+        let object = self.intent.get(id).ok_or_else(|| missing(id))?;
+        let actual = object.meta().revision;
+        match expect {
+            Expect::Exactly(expected) if expected != actual => Err(Refusal::VersionConflict {
+                object: self.intent.describe(id),
+                expected,
+                actual,
+            }),
+            _ => Ok(object),
+        }
+    }
+
+    fn check_name(&self, kind: Kind, scope: Scope, name: &Name) -> Result<(), Refusal> {
+        match self.intent.named(scope, name) {
+            None => Ok(()),
+            Some(id) => Err(Refusal::NameTaken {
+                kind,
+                path: self.intent.path(id),
+            }),
+        }
+    }
+
+    /// A fresh id.
+    fn draw<T: Copy>(&mut self, of: fn(u64) -> T, any: fn(T) -> ObjectId) -> T {
+        loop {
+            let id = of(self.random.next());
+            if self.intent.get(any(id)).is_none() {
+                return id;
+            }
+        }
+    }
+
+    fn new_meta(&self, labels: Labels) -> Result<Meta, Refusal> {
+        limits::check_labels(&labels)?;
+        Ok(Meta {
+            revision: self.next_revision(),
+            created: self.context.now,
+            labels,
+        })
+    }
+
+    fn relabel(&self, object: &mut Object, labels: Option<Labels>) -> Result<(), Refusal> {
+        if let Some(labels) = labels {
+            limits::check_labels(&labels)?;
+            meta_mut(object).labels = labels;
+        }
+        Ok(())
+    }
+
+    /// Records the object's new state, at the next revision.
+    fn put(&mut self, object: Object) -> Object {
+        self.record(object, false)
+    }
+
+    fn put_if_changed(&mut self, object: Object) -> Object {
+        if self.intent.get(object.id()).as_ref() == Some(&object) {
+            return object;
+        }
+        self.put(object)
+    }
+
+    /// Records that the object is gone, and puts on hold what it had.
+    fn remove(&mut self, object: Object) -> Object {
+        let revision = self.next_revision();
+        let until = after(self.context.now, self.intent.cluster().hold_millis);
+        let freed = self.intent.resources_of(&object);
+        self.holds.extend(freed.into_iter().map(|resource| Hold {
+            resource,
+            until,
+            revision,
+        }));
+        self.record(object, true)
+    }
+
+    fn record(&mut self, mut object: Object, deleted: bool) -> Object {
+        let revision = self.next_revision();
+        meta_mut(&mut object).revision = revision;
+        self.changes.push(Change {
+            revision,
+            at: self.context.now,
+            object: object.clone(),
+            deleted,
+        });
+        object
+    }
+
+    fn next_revision(&self) -> Revision {
+        Revision(self.intent.revision().0 + self.changes.len() as u64 + 1)
+    }
+
+    /// That `resource`, which the caller chose, is free.
+    fn check_free(&self, resource: Resource) -> Result<(), Refusal> {
+        let (key, number) = PoolKey::of(resource);
+        let now = self.context.now;
+        let state = self
+            .intent
+            .pool(key)
+            .map_or(State::Free, |pool| pool.state(number, now));
+        match state {
+            State::Free => Ok(()),
+            State::Owned(owner) => Err(Refusal::Taken {
+                what: resource.to_string(),
+                by: self.intent.describe(owner),
+                automatic: true,
+            }),
+            State::Held(until) => Err(Refusal::Held {
+                what: resource.to_string(),
+                until,
+                now,
+            }),
+        }
+    }
+
+    /// The lowest free number of a pool in `first..=last`.
+    fn lowest_free(&self, key: PoolKey, first: u128, last: u128) -> Option<u128> {
+        match self.intent.pool(key) {
+            None => (first <= last).then_some(first),
+            Some(pool) => pool.lowest_free(first..=last, self.context.now),
+        }
+    }
+
+    fn exhausted(
+        &self,
+        key: PoolKey,
+        (first, last): (u128, u128),
+        what: String,
+        remedy: &'static str,
+    ) -> Refusal {
+        Refusal::Exhausted {
+            what,
+            frees: self
+                .intent
+                .pool(key)
+                .and_then(|pool| pool.next_release(first..=last)),
+            now: self.context.now,
+            remedy,
+        }
+    }
+}
+
+fn after(now: UnixMillis, millis: u64) -> UnixMillis {
+    UnixMillis(now.0.saturating_add(millis))
+}
+
+fn meta_mut(object: &mut Object) -> &mut Meta {
+    match object {
+        Object::Account(o) => &mut o.meta,
+        Object::Vpc(o) => &mut o.meta,
+        Object::Subnet(o) => &mut o.meta,
+        Object::Nic(o) => &mut o.meta,
+        Object::Host(o) => &mut o.meta,
+    }
+}
+
+/// Spreads the caller's 64 random bits over as many draws as a decision needs
+/// (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
+struct SplitMix64(u64);
+
+impl SplitMix64 {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}

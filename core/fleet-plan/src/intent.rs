@@ -1,0 +1,739 @@
+//! The whole desired state in memory, with the indexes that make questions about it cheap.
+
+use crate::list::object_name;
+use crate::pool::Pool;
+use crate::{Command, Context, Decision, Delta, Hold, Refusal, RequestId, RequestRecord, Resource};
+use model::{
+    Account, AccountId, Attachment, Cluster, Host, HostId, IfName, Kind, Name, NetnsName, Nic,
+    NicId, Object, ObjectId, Revision, Subnet, SubnetId, UnixMillis, Vpc, VpcId,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// Everything users asked for, and the memory that keeps it consistent: what is handed out, what
+/// is on hold, which requests were answered.
+///
+/// Invariants: every parent exists; names are unique among siblings; no address, MAC or VLAN is
+/// owned twice in a VPC and no VNI or underlay address twice in the cluster; nothing on hold is
+/// owned; `revision` is that of the last change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intent {
+    cluster: Cluster,
+    revision: Revision,
+    accounts: BTreeMap<AccountId, Account>,
+    vpcs: BTreeMap<VpcId, Vpc>,
+    subnets: BTreeMap<SubnetId, Subnet>,
+    nics: BTreeMap<NicId, Nic>,
+    hosts: BTreeMap<HostId, Host>,
+    names: BTreeMap<(Scope, Name), ObjectId>,
+    nics_by_host: BTreeSet<(HostId, NicId)>,
+    devices: BTreeMap<(HostId, Device), NicId>,
+    underlays: BTreeMap<IpAddr, HostId>,
+    pools: BTreeMap<PoolKey, Pool>,
+    hold_ends: BTreeMap<(UnixMillis, Resource), Revision>,
+    requests: BTreeMap<RequestId, RequestRecord>,
+    request_ends: BTreeSet<(UnixMillis, RequestId)>,
+}
+
+/// What the store holds of an intent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rows {
+    /// The cluster's settings.
+    pub cluster: Cluster,
+    /// Of the last change.
+    pub revision: Revision,
+    /// All objects, in any order.
+    pub objects: Vec<Object>,
+    /// All holds.
+    pub holds: Vec<Hold>,
+    /// All requests remembered.
+    pub requests: Vec<RequestRecord>,
+}
+
+/// The store's rows contradict each other: it was damaged or edited by hand.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BrokenIntent {
+    /// A parent is missing.
+    #[error("{object} belongs to {parent}, which does not exist")]
+    Orphan {
+        /// The child.
+        object: ObjectId,
+        /// The parent.
+        parent: ObjectId,
+    },
+    /// Two objects have one thing.
+    #[error("{object} and {other} both have {what}")]
+    Shared {
+        /// One.
+        object: ObjectId,
+        /// The other.
+        other: ObjectId,
+        /// What both have.
+        what: String,
+    },
+    /// History has a hole.
+    #[error("after revision {held} came revision {offered}")]
+    Gap {
+        /// The last one known.
+        held: Revision,
+        /// The next one offered.
+        offered: Revision,
+    },
+}
+
+/// Where names are unique.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Scope {
+    Accounts,
+    Hosts,
+    Account(AccountId),
+    Vpc(VpcId),
+    Subnet(SubnetId),
+}
+
+/// What a host can give to one NIC only.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Device {
+    Netns(NetnsName, IfName),
+    Existing(IfName),
+}
+
+/// Where numbers are unique.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum PoolKey {
+    V4(VpcId),
+    V6(VpcId),
+    Mac(VpcId),
+    Vlan(VpcId),
+    Vni,
+}
+
+impl Intent {
+    /// A cluster with nothing in it.
+    pub fn new(cluster: Cluster) -> Self {
+        Self {
+            cluster,
+            revision: Revision(0),
+            accounts: BTreeMap::new(),
+            vpcs: BTreeMap::new(),
+            subnets: BTreeMap::new(),
+            nics: BTreeMap::new(),
+            hosts: BTreeMap::new(),
+            names: BTreeMap::new(),
+            nics_by_host: BTreeSet::new(),
+            devices: BTreeMap::new(),
+            underlays: BTreeMap::new(),
+            pools: BTreeMap::new(),
+            hold_ends: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            request_ends: BTreeSet::new(),
+        }
+    }
+
+    /// From what the store holds.
+    pub fn from_rows(rows: Rows) -> Result<Self, BrokenIntent> {
+        let mut intent = Self::new(rows.cluster);
+        let mut objects = rows.objects;
+        // Parents before children.
+        objects.sort_by_key(|object| match object {
+            Object::Account(_) | Object::Host(_) => 0,
+            Object::Vpc(_) => 1,
+            Object::Subnet(_) => 2,
+            Object::Nic(_) => 3,
+        });
+        for object in objects {
+            intent.put(object)?;
+        }
+        for hold in &rows.holds {
+            intent.hold(hold);
+        }
+        for request in rows.requests {
+            intent.remember(request);
+        }
+        intent.revision = rows.revision;
+        Ok(intent)
+    }
+
+    /// The rows that it would be loaded from.
+    pub fn to_rows(&self) -> Rows {
+        let kinds = [
+            Kind::Account,
+            Kind::Host,
+            Kind::Vpc,
+            Kind::Subnet,
+            Kind::Nic,
+        ];
+        Rows {
+            cluster: self.cluster.clone(),
+            revision: self.revision,
+            objects: kinds
+                .iter()
+                .flat_map(|kind| self.objects_after(*kind, None))
+                .collect(),
+            holds: self.holds(),
+            requests: self.requests.values().cloned().collect(),
+        }
+    }
+
+    /// What `command` comes to; changes nothing. Commit the decision, then [`Intent::apply`] it.
+    pub fn decide(&self, command: Command, context: &Context) -> Result<Decision, Refusal> {
+        crate::decide::decide(self, command, context)
+    }
+
+    /// Makes a committed decision part of the intent.
+    ///
+    /// # Panics
+    /// If it was decided on another revision: the store commits on the expected one only.
+    pub fn apply(&mut self, decision: &Decision) {
+        if decision.is_noop() {
+            return;
+        }
+        assert_eq!(
+            decision.base, self.revision,
+            "a decision is applied to what it was decided on"
+        );
+        self.apply_delta(&decision.delta)
+            .expect("decide found the command consistent with this intent");
+    }
+
+    /// Catches up with what other servers committed.
+    ///
+    /// After an error the intent is half changed: load it again.
+    pub fn apply_delta(&mut self, delta: &Delta) -> Result<(), BrokenIntent> {
+        // What ended is forgotten first: a change may hand it out again.
+        self.forget(delta.at);
+        for change in &delta.changes {
+            let (held, offered) = (self.revision, change.revision);
+            if offered.0 != held.0 + 1 {
+                return Err(BrokenIntent::Gap { held, offered });
+            }
+            if change.deleted {
+                self.remove(&change.object);
+            } else {
+                self.put(change.object.clone())?;
+            }
+            self.revision = offered;
+        }
+        for hold in &delta.holds {
+            self.hold(hold);
+        }
+        for request in &delta.requests {
+            self.remember(request.clone());
+        }
+        Ok(())
+    }
+
+    /// The cluster's settings.
+    pub const fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// The revision of the last change.
+    pub const fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// An account.
+    pub fn account(&self, id: AccountId) -> Option<&Account> {
+        self.accounts.get(&id)
+    }
+
+    /// A VPC.
+    pub fn vpc(&self, id: VpcId) -> Option<&Vpc> {
+        self.vpcs.get(&id)
+    }
+
+    /// A subnet.
+    pub fn subnet(&self, id: SubnetId) -> Option<&Subnet> {
+        self.subnets.get(&id)
+    }
+
+    /// A NIC.
+    pub fn nic(&self, id: NicId) -> Option<&Nic> {
+        self.nics.get(&id)
+    }
+
+    /// A host.
+    pub fn host(&self, id: HostId) -> Option<&Host> {
+        self.hosts.get(&id)
+    }
+
+    /// Any object.
+    pub fn get(&self, id: ObjectId) -> Option<Object> {
+        match id {
+            ObjectId::Account(id) => self.account(id).cloned().map(Object::Account),
+            ObjectId::Vpc(id) => self.vpc(id).cloned().map(Object::Vpc),
+            ObjectId::Subnet(id) => self.subnet(id).cloned().map(Object::Subnet),
+            ObjectId::Nic(id) => self.nic(id).cloned().map(Object::Nic),
+            ObjectId::Host(id) => self.host(id).cloned().map(Object::Host),
+        }
+    }
+
+    /// Any object, or the refusal that names it.
+    pub fn require(&self, id: ObjectId) -> Result<Object, Refusal> {
+        self.get(id).ok_or_else(|| missing(id))
+    }
+
+    /// All hosts, in order of id.
+    pub fn hosts(&self) -> impl Iterator<Item = &Host> {
+        self.hosts.values()
+    }
+
+    /// All NICs on a host, in order of id.
+    pub fn nics_of_host(&self, host: HostId) -> impl Iterator<Item = &Nic> {
+        let (first, last) = (NicId::from_random(0), NicId::from_random(u64::MAX));
+        self.nics_by_host
+            .range((host, first)..=(host, last))
+            .filter_map(|(_, nic)| self.nics.get(nic))
+    }
+
+    /// Hosts with a NIC in the subnet.
+    pub fn hosts_of_subnet(&self, subnet: SubnetId) -> BTreeSet<HostId> {
+        self.children(Scope::Subnet(subnet))
+            .filter_map(|id| match id {
+                ObjectId::Nic(nic) => self.nics.get(&nic),
+                _ => None,
+            })
+            .map(|nic| nic.placement.host)
+            .collect()
+    }
+
+    /// Hosts with a NIC in the VPC.
+    pub fn hosts_of_vpc(&self, vpc: VpcId) -> BTreeSet<HostId> {
+        self.subnets_of(vpc)
+            .flat_map(|subnet| self.hosts_of_subnet(subnet.id))
+            .collect()
+    }
+
+    /// An account by name.
+    pub fn account_named(&self, name: &Name) -> Option<&Account> {
+        match self.named(Scope::Accounts, name)? {
+            ObjectId::Account(id) => self.account(id),
+            _ => None,
+        }
+    }
+
+    /// A host by name.
+    pub fn host_named(&self, name: &Name) -> Option<&Host> {
+        match self.named(Scope::Hosts, name)? {
+            ObjectId::Host(id) => self.host(id),
+            _ => None,
+        }
+    }
+
+    /// What a user typed for an object of `kind`: its id, or its path. Paths are relative to
+    /// `home`, the caller's account: `blue/web/a1`; or whole: `default/blue/web/a1`. Accounts and
+    /// hosts have plain names. An id comes before a name that looks like it, because scripts use
+    /// ids and nobody can choose one.
+    pub fn resolve(
+        &self,
+        kind: Kind,
+        home: Option<AccountId>,
+        text: &str,
+    ) -> Result<ObjectId, Refusal> {
+        self.by_id(kind, text)
+            .or_else(|| self.by_path(kind, home, text))
+            .ok_or_else(|| Refusal::NotFound {
+                kind,
+                what: text.chars().take(260).collect(),
+            })
+    }
+
+    /// How people call an object: `default/blue/web/a1`, or a host's name. An object that is gone
+    /// is called by its id.
+    pub fn path(&self, id: ObjectId) -> String {
+        let below = |parent: ObjectId, name: &Name| format!("{}/{name}", self.path(parent));
+        match id {
+            ObjectId::Account(id) => self.account(id).map(|o| o.name.to_string()),
+            ObjectId::Host(id) => self.host(id).map(|o| o.name.to_string()),
+            ObjectId::Vpc(id) => self
+                .vpc(id)
+                .map(|o| below(ObjectId::Account(o.account), &o.name)),
+            ObjectId::Subnet(id) => self
+                .subnet(id)
+                .map(|o| below(ObjectId::Vpc(o.vpc), &o.name)),
+            ObjectId::Nic(id) => self
+                .nic(id)
+                .map(|o| below(ObjectId::Subnet(o.subnet), &o.name)),
+        }
+        .unwrap_or_else(|| bare_id(id))
+    }
+
+    /// Kind and path: `vpc default/blue`.
+    pub fn describe(&self, id: ObjectId) -> String {
+        format!("{} {}", id.kind(), self.path(id))
+    }
+
+    /// The account that owns an object; none for hosts and what is gone.
+    pub fn account_of(&self, id: ObjectId) -> Option<AccountId> {
+        match id {
+            ObjectId::Account(id) => Some(id),
+            ObjectId::Vpc(id) => self.vpc(id).map(|vpc| vpc.account),
+            ObjectId::Subnet(id) => self.account_of(ObjectId::Vpc(self.subnet(id)?.vpc)),
+            ObjectId::Nic(id) => self.account_of(ObjectId::Subnet(self.nic(id)?.subnet)),
+            ObjectId::Host(_) => None,
+        }
+    }
+
+    pub(crate) fn objects_after(
+        &self,
+        kind: Kind,
+        after: Option<ObjectId>,
+    ) -> Box<dyn Iterator<Item = Object> + '_> {
+        macro_rules! rows {
+            ($map:expr, $kind:ident) => {{
+                let after = match after {
+                    Some(ObjectId::$kind(id)) => std::ops::Bound::Excluded(id),
+                    _ => std::ops::Bound::Unbounded,
+                };
+                Box::new(
+                    $map.range((after, std::ops::Bound::Unbounded))
+                        .map(|(_, object)| Object::$kind(object.clone())),
+                )
+            }};
+        }
+        match kind {
+            Kind::Account => rows!(self.accounts, Account),
+            Kind::Vpc => rows!(self.vpcs, Vpc),
+            Kind::Subnet => rows!(self.subnets, Subnet),
+            Kind::Nic => rows!(self.nics, Nic),
+            Kind::Host => rows!(self.hosts, Host),
+        }
+    }
+
+    pub(crate) fn named(&self, scope: Scope, name: &Name) -> Option<ObjectId> {
+        self.names.get(&(scope, name.clone())).copied()
+    }
+
+    /// In order of name.
+    pub(crate) fn children(&self, scope: Scope) -> impl Iterator<Item = ObjectId> {
+        // Names start with 0-9 or a-z, so none sorts before this one.
+        let lowest = Name::new("0").expect("0 is a name");
+        self.names
+            .range((scope, lowest)..)
+            .take_while(move |((other, _), _)| *other == scope)
+            .map(|(_, id)| *id)
+    }
+
+    pub(crate) fn subnets_of(&self, vpc: VpcId) -> impl Iterator<Item = &Subnet> {
+        self.children(Scope::Vpc(vpc)).filter_map(|id| match id {
+            ObjectId::Subnet(id) => self.subnets.get(&id),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn device_owner(&self, host: HostId, device: Device) -> Option<NicId> {
+        self.devices.get(&(host, device)).copied()
+    }
+
+    pub(crate) fn underlay_owner(&self, address: IpAddr) -> Option<HostId> {
+        self.underlays.get(&address).copied()
+    }
+
+    pub(crate) fn all_subnets(&self) -> impl Iterator<Item = &Subnet> {
+        self.subnets.values()
+    }
+
+    pub(crate) fn pool(&self, key: PoolKey) -> Option<&Pool> {
+        self.pools.get(&key)
+    }
+
+    pub(crate) fn request(&self, id: &RequestId) -> Option<&RequestRecord> {
+        self.requests.get(id)
+    }
+
+    /// All holds, in order of their end.
+    pub(crate) fn holds(&self) -> Vec<Hold> {
+        self.hold_ends
+            .iter()
+            .map(|((until, resource), revision)| Hold {
+                resource: *resource,
+                until: *until,
+                revision: *revision,
+            })
+            .collect()
+    }
+
+    fn by_id(&self, kind: Kind, text: &str) -> Option<ObjectId> {
+        let id = match kind {
+            Kind::Account => ObjectId::Account(text.parse().ok()?),
+            Kind::Vpc => ObjectId::Vpc(text.parse().ok()?),
+            Kind::Subnet => ObjectId::Subnet(text.parse().ok()?),
+            Kind::Nic => ObjectId::Nic(text.parse().ok()?),
+            Kind::Host => ObjectId::Host(text.parse().ok()?),
+        };
+        self.get(id).map(|_| id)
+    }
+
+    fn by_path(&self, kind: Kind, home: Option<AccountId>, text: &str) -> Option<ObjectId> {
+        let names: Vec<Name> = text
+            .split('/')
+            .map(|part| part.parse().ok())
+            .collect::<Option<_>>()?;
+        let depth = match kind {
+            Kind::Host | Kind::Account => {
+                let [name] = names.as_slice() else {
+                    return None;
+                };
+                let scope = if kind == Kind::Host {
+                    Scope::Hosts
+                } else {
+                    Scope::Accounts
+                };
+                return self.named(scope, name);
+            }
+            Kind::Vpc => 1,
+            Kind::Subnet => 2,
+            Kind::Nic => 3,
+        };
+        let (account, rest) = match names.len() {
+            n if n == depth => (home?, names.as_slice()),
+            n if n == depth + 1 => (self.account_named(&names[0])?.id, &names[1..]),
+            _ => return None,
+        };
+        let mut at = ObjectId::Account(account);
+        for name in rest {
+            at = self.named(scope_below(at)?, name)?;
+        }
+        Some(at)
+    }
+
+    fn put(&mut self, object: Object) -> Result<(), BrokenIntent> {
+        if let Some(old) = self.get(object.id()) {
+            self.remove(&old);
+        }
+        let id = object.id();
+        let parents = parents_of(&object);
+        if let Some(parent) = parents
+            .into_iter()
+            .find(|parent| self.get(*parent).is_none())
+        {
+            return Err(BrokenIntent::Orphan { object: id, parent });
+        }
+        let shared = |other: ObjectId, what: String| BrokenIntent::Shared {
+            object: id,
+            other,
+            what,
+        };
+        let name = object_name(&object).clone();
+        if let Some(other) = self.names.insert((scope_of(&object), name.clone()), id) {
+            return Err(shared(other, format!("the name {name}")));
+        }
+        for resource in self.resources_of(&object) {
+            let (key, number) = PoolKey::of(resource);
+            self.pools
+                .entry(key)
+                .or_default()
+                .own(number, id)
+                .map_err(|other| shared(other, resource.to_string()))?;
+        }
+        match object {
+            Object::Account(o) => {
+                self.accounts.insert(o.id, o);
+            }
+            Object::Vpc(o) => {
+                self.vpcs.insert(o.id, o);
+            }
+            Object::Subnet(o) => {
+                self.subnets.insert(o.id, o);
+            }
+            Object::Nic(o) => {
+                self.nics_by_host.insert((o.placement.host, o.id));
+                if let Some(device) = Device::of(&o.placement.attachment)
+                    && let Some(other) = self.devices.insert((o.placement.host, device), o.id)
+                {
+                    return Err(shared(
+                        ObjectId::Nic(other),
+                        o.placement.attachment.to_string(),
+                    ));
+                }
+                self.nics.insert(o.id, o);
+            }
+            Object::Host(o) => {
+                if let Some(other) = self.underlays.insert(o.underlay, o.id) {
+                    return Err(shared(
+                        ObjectId::Host(other),
+                        format!("underlay address {}", o.underlay),
+                    ));
+                }
+                self.hosts.insert(o.id, o);
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, object: &Object) {
+        self.names
+            .remove(&(scope_of(object), object_name(object).clone()));
+        for resource in self.resources_of(object) {
+            let (key, number) = PoolKey::of(resource);
+            if let Some(pool) = self.pools.get_mut(&key) {
+                pool.disown(number);
+                if pool.is_empty() {
+                    self.pools.remove(&key);
+                }
+            }
+        }
+        match object {
+            Object::Account(o) => {
+                self.accounts.remove(&o.id);
+            }
+            Object::Vpc(o) => {
+                self.vpcs.remove(&o.id);
+            }
+            Object::Subnet(o) => {
+                self.subnets.remove(&o.id);
+            }
+            Object::Nic(o) => {
+                self.nics_by_host.remove(&(o.placement.host, o.id));
+                if let Some(device) = Device::of(&o.placement.attachment) {
+                    self.devices.remove(&(o.placement.host, device));
+                }
+                self.nics.remove(&o.id);
+            }
+            Object::Host(o) => {
+                self.underlays.remove(&o.underlay);
+                self.hosts.remove(&o.id);
+            }
+        }
+    }
+
+    /// What an object has that nobody else may have. Its parents must be there.
+    pub(crate) fn resources_of(&self, object: &Object) -> Vec<Resource> {
+        match object {
+            Object::Account(_) | Object::Host(_) => Vec::new(),
+            Object::Vpc(vpc) => vec![Resource::Vni(vpc.vni)],
+            Object::Subnet(subnet) => {
+                let shared = self.vpc(subnet.vpc).map(|vpc| vpc.vni) == Some(subnet.vni);
+                std::iter::once(Resource::Vlan(subnet.vpc, subnet.vlan))
+                    .chain((!shared).then_some(Resource::Vni(subnet.vni)))
+                    .collect()
+            }
+            Object::Nic(nic) => match self.subnet(nic.subnet) {
+                None => Vec::new(),
+                Some(subnet) => std::iter::once(Resource::Mac(subnet.vpc, nic.mac))
+                    .chain(
+                        nic.addresses
+                            .iter()
+                            .map(|a| Resource::Address(subnet.vpc, *a)),
+                    )
+                    .collect(),
+            },
+        }
+    }
+
+    fn hold(&mut self, hold: &Hold) {
+        let (key, number) = PoolKey::of(hold.resource);
+        self.pools.entry(key).or_default().hold(number, hold.until);
+        self.hold_ends
+            .insert((hold.until, hold.resource), hold.revision);
+    }
+
+    fn remember(&mut self, request: RequestRecord) {
+        self.request_ends
+            .insert((request.until, request.id.clone()));
+        self.requests.insert(request.id.clone(), request);
+    }
+
+    fn forget(&mut self, now: UnixMillis) {
+        while let Some(end) = self.hold_ends.first_entry()
+            && end.key().0 <= now
+        {
+            let (until, resource) = end.remove_entry().0;
+            let (key, number) = PoolKey::of(resource);
+            if let Some(pool) = self.pools.get_mut(&key) {
+                pool.release(number, until);
+                if pool.is_empty() {
+                    self.pools.remove(&key);
+                }
+            }
+        }
+        while let Some((until, _)) = self.request_ends.first()
+            && *until <= now
+        {
+            let (until, id) = self.request_ends.pop_first().expect("it was just seen");
+            if self
+                .requests
+                .get(&id)
+                .is_some_and(|request| request.until <= until)
+            {
+                self.requests.remove(&id);
+            }
+        }
+    }
+}
+
+impl PoolKey {
+    pub(crate) fn of(resource: Resource) -> (Self, u128) {
+        match resource {
+            Resource::Address(vpc, IpAddr::V4(a)) => (Self::V4(vpc), u32::from(a).into()),
+            Resource::Address(vpc, IpAddr::V6(a)) => (Self::V6(vpc), a.into()),
+            Resource::Mac(vpc, mac) => {
+                let [a, b, c, d, e, f] = mac.0;
+                let number = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
+                (Self::Mac(vpc), number.into())
+            }
+            Resource::Vlan(vpc, vlan) => (Self::Vlan(vpc), vlan.get().into()),
+            Resource::Vni(vni) => (Self::Vni, vni.get().into()),
+        }
+    }
+}
+
+impl Device {
+    pub(crate) fn of(attachment: &Attachment) -> Option<Self> {
+        match attachment {
+            Attachment::Tap => None,
+            Attachment::Netns { netns, device } => Some(Self::Netns(netns.clone(), device.clone())),
+            Attachment::Existing { ifname } => Some(Self::Existing(ifname.clone())),
+        }
+    }
+}
+
+pub(crate) fn missing(id: ObjectId) -> Refusal {
+    Refusal::NotFound {
+        kind: id.kind(),
+        what: bare_id(id),
+    }
+}
+
+fn bare_id(id: ObjectId) -> String {
+    match id {
+        ObjectId::Account(id) => id.to_string(),
+        ObjectId::Vpc(id) => id.to_string(),
+        ObjectId::Subnet(id) => id.to_string(),
+        ObjectId::Nic(id) => id.to_string(),
+        ObjectId::Host(id) => id.to_string(),
+    }
+}
+
+/// Where the names of an object's children are unique.
+pub(crate) fn scope_below(id: ObjectId) -> Option<Scope> {
+    match id {
+        ObjectId::Account(id) => Some(Scope::Account(id)),
+        ObjectId::Vpc(id) => Some(Scope::Vpc(id)),
+        ObjectId::Subnet(id) => Some(Scope::Subnet(id)),
+        ObjectId::Nic(_) | ObjectId::Host(_) => None,
+    }
+}
+
+fn scope_of(object: &Object) -> Scope {
+    match object {
+        Object::Account(_) => Scope::Accounts,
+        Object::Host(_) => Scope::Hosts,
+        Object::Vpc(vpc) => Scope::Account(vpc.account),
+        Object::Subnet(subnet) => Scope::Vpc(subnet.vpc),
+        Object::Nic(nic) => Scope::Subnet(nic.subnet),
+    }
+}
+
+fn parents_of(object: &Object) -> Vec<ObjectId> {
+    match object {
+        Object::Account(_) | Object::Host(_) => Vec::new(),
+        Object::Vpc(vpc) => vec![ObjectId::Account(vpc.account)],
+        Object::Subnet(subnet) => vec![ObjectId::Vpc(subnet.vpc)],
+        Object::Nic(nic) => vec![
+            ObjectId::Subnet(nic.subnet),
+            ObjectId::Host(nic.placement.host),
+        ],
+    }
+}

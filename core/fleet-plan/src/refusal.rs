@@ -1,0 +1,473 @@
+//! Why a command is refused. Each text names the object, the reason and what to do.
+
+use crate::RequestId;
+use ipnet::IpNet;
+use model::{BadCidr, IfName, Kind, MacAddr, Mtu, NetnsName, Revision, Role, UnixMillis};
+use std::fmt;
+use std::net::IpAddr;
+
+/// Stable classes of refusals, for programs. Each maps to one gRPC status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Code {
+    /// The object is not there (NOT_FOUND).
+    NotFound,
+    /// A name, address, MAC, VLAN, VNI or device is taken (ALREADY_EXISTS).
+    AlreadyExists,
+    /// Something stands on the object (FAILED_PRECONDITION).
+    InUse,
+    /// The request cannot ever be carried out (INVALID_ARGUMENT).
+    Invalid,
+    /// Nothing is left to hand out (RESOURCE_EXHAUSTED).
+    Exhausted,
+    /// Freed a moment ago and not to be handed out yet (FAILED_PRECONDITION).
+    Held,
+    /// The host takes no such NIC now (FAILED_PRECONDITION).
+    UnsuitableHost,
+    /// The object changed since the caller saw it (ABORTED).
+    VersionConflict,
+    /// The request id was used for something else (INVALID_ARGUMENT).
+    RequestReused,
+}
+
+impl Code {
+    /// All of them.
+    pub const ALL: [Code; 9] = [
+        Code::NotFound,
+        Code::AlreadyExists,
+        Code::InUse,
+        Code::Invalid,
+        Code::Exhausted,
+        Code::Held,
+        Code::UnsuitableHost,
+        Code::VersionConflict,
+        Code::RequestReused,
+    ];
+
+    /// The stable text.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Code::NotFound => "not-found",
+            Code::AlreadyExists => "already-exists",
+            Code::InUse => "in-use",
+            Code::Invalid => "invalid",
+            Code::Exhausted => "exhausted",
+            Code::Held => "held",
+            Code::UnsuitableHost => "unsuitable-host",
+            Code::VersionConflict => "version-conflict",
+            Code::RequestReused => "request-reused",
+        }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Why a command is refused. Objects are named as users know them: `vpc default/blue`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No such object.
+    #[error("there is no {kind} {what}: {}", list_hint(.kind))]
+    NotFound {
+        /// Its kind.
+        kind: Kind,
+        /// Name, path or id, as asked for.
+        what: String,
+    },
+    /// The name is taken among its siblings.
+    #[error("{kind} {path} already exists: choose another name, or use the one that is there")]
+    NameTaken {
+        /// Its kind.
+        kind: Kind,
+        /// The object that has the name.
+        path: String,
+    },
+    /// An address, MAC, VLAN, VNI or underlay address is in use.
+    #[error("{what} is taken by {by}: choose another{}", auto_hint(.automatic))]
+    Taken {
+        /// As in "address 10.4.1.5".
+        what: String,
+        /// The object that has it.
+        by: String,
+        /// True if leaving it out makes the system choose.
+        automatic: bool,
+    },
+    /// The device exists in the namespace.
+    #[error(
+        "device {device} in namespace {netns} on host {host} belongs to {by}: choose another device, or leave it out to get the next free one"
+    )]
+    DeviceTaken {
+        /// Where.
+        host: String,
+        /// The namespace.
+        netns: NetnsName,
+        /// The device.
+        device: IfName,
+        /// The NIC that has it.
+        by: String,
+    },
+    /// The interface is another NIC's.
+    #[error(
+        "interface {ifname} on host {host} belongs to {by}: an interface carries one NIC, choose another"
+    )]
+    InterfaceTaken {
+        /// Where.
+        host: String,
+        /// The interface.
+        ifname: IfName,
+        /// The NIC that has it.
+        by: String,
+    },
+    /// Something stands on the object.
+    #[error("{object} cannot {action}: {}; delete or move {} first", things(.by, .count, .what), them(.count))]
+    InUse {
+        /// What was to change, as in "vpc default/blue".
+        object: String,
+        /// As in "be deleted".
+        action: &'static str,
+        /// Plural of what stands in the way, as in "subnets".
+        what: &'static str,
+        /// The first few of them.
+        by: Vec<String>,
+        /// How many there are.
+        count: usize,
+    },
+    /// The object is not at the version that the caller meant.
+    #[error(
+        "{object} is at version {actual}, not {expected}: it changed meanwhile; read it again and repeat the change if it still makes sense"
+    )]
+    VersionConflict {
+        /// Which.
+        object: String,
+        /// What the caller saw.
+        expected: Revision,
+        /// What it is.
+        actual: Revision,
+    },
+    /// The request id was used for something else.
+    #[error(
+        "request id {id} was used within the last 24 h for another request: use a new id for each new request"
+    )]
+    RequestReused {
+        /// The id.
+        id: RequestId,
+    },
+    /// Nothing left to hand out.
+    #[error("{what} are used up{}: {remedy}", next_free(.frees, .now))]
+    Exhausted {
+        /// As in "the IPv4 addresses of subnet default/blue/web (10.4.1.0/24)".
+        what: String,
+        /// When the next one that is on hold becomes free.
+        frees: Option<UnixMillis>,
+        /// When the question was asked.
+        now: UnixMillis,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// Freed a moment ago.
+    #[error("{what} was freed lately and is on hold for {} more: wait, or choose another", seconds(.until, .now))]
+    Held {
+        /// As in "address 10.4.1.5".
+        what: String,
+        /// Free from then on.
+        until: UnixMillis,
+        /// When the question was asked.
+        now: UnixMillis,
+    },
+    /// The prefix is not one that can be used.
+    #[error(transparent)]
+    BadCidr(#[from] BadCidr),
+    /// No prefix at all.
+    #[error("{kind} {path} has no prefix: give at least one, as in {example}")]
+    NoCidr {
+        /// Of what.
+        kind: Kind,
+        /// Its name.
+        path: String,
+        /// One that would do.
+        example: &'static str,
+    },
+    /// Prefix length out of range.
+    #[error("{cidr} is not a prefix for a {kind}: {reason}")]
+    CidrSize {
+        /// The prefix.
+        cidr: IpNet,
+        /// For what.
+        kind: Kind,
+        /// The limits, and why they are there.
+        reason: &'static str,
+    },
+    /// Two prefixes share addresses.
+    #[error(
+        "{cidr} overlaps {other} of {owner}: prefixes inside one VPC must not share addresses, choose another"
+    )]
+    CidrOverlap {
+        /// As asked for.
+        cidr: IpNet,
+        /// What is there.
+        other: IpNet,
+        /// Whose it is.
+        owner: String,
+    },
+    /// A subnet's prefix is not in its VPC's.
+    #[error("{cidr} is not inside {vpc}, which has {}: choose a part of one of them, or add a prefix to the VPC", list(.cidrs))]
+    CidrOutside {
+        /// As asked for.
+        cidr: IpNet,
+        /// The VPC.
+        vpc: String,
+        /// Its prefixes.
+        cidrs: Vec<IpNet>,
+    },
+    /// Two prefixes of one family.
+    #[error(
+        "{first} and {second} are of one family: a subnet has one IPv4 and one IPv6 prefix at most; make two subnets"
+    )]
+    CidrFamily {
+        /// One.
+        first: IpNet,
+        /// The other.
+        second: IpNet,
+    },
+    /// Too many of something.
+    #[error("{object} would have {count} {what}, the limit is {most}: use fewer")]
+    TooMany {
+        /// Whose.
+        object: String,
+        /// Of what, plural.
+        what: &'static str,
+        /// How many.
+        count: usize,
+        /// How many at most.
+        most: usize,
+    },
+    /// A label that cannot be.
+    #[error("label {key:?} {reason}")]
+    Label {
+        /// Its key.
+        key: String,
+        /// The rule it breaks.
+        reason: &'static str,
+    },
+    /// The address belongs to no prefix of the subnet.
+    #[error("address {address} is not inside {subnet}, which has {}: choose one that is, or leave it out", list(.cidrs))]
+    AddressOutside {
+        /// As asked for.
+        address: IpAddr,
+        /// The subnet.
+        subnet: String,
+        /// Its prefixes.
+        cidrs: Vec<IpNet>,
+    },
+    /// The address has another use.
+    #[error("address {address} of {subnet} is its {role}: choose another, or leave it out")]
+    AddressReserved {
+        /// As asked for.
+        address: IpAddr,
+        /// The subnet.
+        subnet: String,
+        /// As in "gateway".
+        role: &'static str,
+    },
+    /// Two addresses of one family.
+    #[error(
+        "addresses {first} and {second} are of one family: a NIC has one for each prefix of its subnet; make two NICs"
+    )]
+    AddressFamily {
+        /// One.
+        first: IpAddr,
+        /// The other.
+        second: IpAddr,
+    },
+    /// A MAC that no interface may have.
+    #[error("MAC {mac} cannot be an interface's: it is {}; choose a unicast one such as 02:00:00:00:00:01, or leave it out", if .mac.is_multicast() { "a group address" } else { "all zeroes" })]
+    MacUnusable {
+        /// As asked for.
+        mac: MacAddr,
+    },
+    /// The underlay cannot carry it.
+    #[error(
+        "MTU {asked} of subnet {subnet} is too large: an underlay of {underlay} less {overhead} of encapsulation leaves {most}; ask for at most that, or raise the underlay's MTU"
+    )]
+    MtuTooLarge {
+        /// The subnet.
+        subnet: String,
+        /// As asked for.
+        asked: u16,
+        /// The underlay's.
+        underlay: Mtu,
+        /// Bytes of encapsulation.
+        overhead: u16,
+        /// What is left.
+        most: u16,
+    },
+    /// IPv6 needs more.
+    #[error(
+        "MTU {mtu} of subnet {subnet} is too small: IPv6 needs at least 1280 (RFC 8200); raise it, or leave the IPv6 prefix out"
+    )]
+    MtuTooSmall {
+        /// The subnet.
+        subnet: String,
+        /// What it would be.
+        mtu: u16,
+    },
+    /// The subnets of a bundle share the VPC's VNI.
+    #[error(
+        "subnet {subnet} cannot have a VNI of its own: {vpc} is a vlan-aware-bundle, whose subnets share the VPC's VNI; leave it out, or use a vlan-based VPC"
+    )]
+    BundleVni {
+        /// The subnet.
+        subnet: String,
+        /// The VPC.
+        vpc: String,
+    },
+    /// The host takes no new NICs.
+    #[error(
+        "host {host} is draining and takes no new NICs: choose another host, or end the draining"
+    )]
+    HostDraining {
+        /// Which.
+        host: String,
+    },
+    /// The host is not for workloads.
+    #[error("host {host} carries no workloads, its roles are {}: choose a compute host, or give it that role", list(.roles))]
+    HostRole {
+        /// Which.
+        host: String,
+        /// What it is for.
+        roles: Vec<Role>,
+    },
+    /// A host without a purpose.
+    #[error(
+        "host {host} has no role: give it one or more of compute, route, management and storage"
+    )]
+    NoRole {
+        /// Which.
+        host: String,
+    },
+    /// An interface that must not become a NIC.
+    #[error("interface {ifname} cannot become a NIC: {reason}; choose another")]
+    InterfaceReserved {
+        /// As asked for.
+        ifname: IfName,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A VTEP cannot have this address.
+    #[error("underlay address {address} of host {host} cannot be used: {reason}")]
+    Underlay {
+        /// As offered.
+        address: IpAddr,
+        /// Of which host.
+        host: String,
+        /// Why not, and what to do.
+        reason: String,
+    },
+}
+
+impl Refusal {
+    /// Its class.
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::NotFound { .. } => Code::NotFound,
+            Self::NameTaken { .. }
+            | Self::Taken { .. }
+            | Self::DeviceTaken { .. }
+            | Self::InterfaceTaken { .. } => Code::AlreadyExists,
+            Self::InUse { .. } => Code::InUse,
+            Self::VersionConflict { .. } => Code::VersionConflict,
+            Self::RequestReused { .. } => Code::RequestReused,
+            Self::Exhausted { .. } => Code::Exhausted,
+            Self::Held { .. } => Code::Held,
+            Self::HostDraining { .. } | Self::HostRole { .. } => Code::UnsuitableHost,
+            Self::BadCidr(_)
+            | Self::NoCidr { .. }
+            | Self::CidrSize { .. }
+            | Self::CidrOverlap { .. }
+            | Self::CidrOutside { .. }
+            | Self::CidrFamily { .. }
+            | Self::TooMany { .. }
+            | Self::Label { .. }
+            | Self::AddressOutside { .. }
+            | Self::AddressReserved { .. }
+            | Self::AddressFamily { .. }
+            | Self::MacUnusable { .. }
+            | Self::MtuTooLarge { .. }
+            | Self::MtuTooSmall { .. }
+            | Self::BundleVni { .. }
+            | Self::NoRole { .. }
+            | Self::InterfaceReserved { .. }
+            | Self::Underlay { .. } => Code::Invalid,
+        }
+    }
+}
+
+fn list_hint(kind: &Kind) -> String {
+    match kind {
+        Kind::Vpc => "`vpc list` shows those there are".to_owned(),
+        Kind::Account | Kind::Subnet | Kind::Nic | Kind::Host => {
+            format!("`vpc {kind} list` shows those there are")
+        }
+    }
+}
+
+fn auto_hint(automatic: &bool) -> &'static str {
+    if *automatic { ", or leave it out" } else { "" }
+}
+
+fn things(by: &[String], count: &usize, what: &str) -> String {
+    let names = by.join(", ");
+    match count.saturating_sub(by.len()) {
+        0 => format!("it has {what} {names}"),
+        more => format!("it has {count} {what}: {names} and {more} more"),
+    }
+}
+
+fn them(count: &usize) -> &'static str {
+    if *count == 1 { "it" } else { "them" }
+}
+
+fn list<T: ListItem>(items: &[T]) -> String {
+    if items.is_empty() {
+        return "none".to_owned();
+    }
+    items.iter().map(T::text).collect::<Vec<_>>().join(", ")
+}
+
+trait ListItem {
+    fn text(&self) -> String;
+}
+
+impl ListItem for IpNet {
+    fn text(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl ListItem for Role {
+    fn text(&self) -> String {
+        match self {
+            Role::Compute => "compute",
+            Role::Route => "route",
+            Role::Management => "management",
+            Role::Storage => "storage",
+        }
+        .to_owned()
+    }
+}
+
+fn seconds(until: &UnixMillis, now: &UnixMillis) -> String {
+    format!("{} s", until.0.saturating_sub(now.0).div_ceil(1000))
+}
+
+fn next_free(frees: &Option<UnixMillis>, now: &UnixMillis) -> String {
+    match frees {
+        Some(until) => format!(
+            ", and the next one on hold is free in {}",
+            seconds(until, now)
+        ),
+        None => String::new(),
+    }
+}

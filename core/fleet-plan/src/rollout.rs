@@ -1,0 +1,168 @@
+//! Which configuration each host has, and when it needs a new generation of it.
+
+use crate::decision::hex;
+use crate::{Delta, Draft, Intent, plan};
+use model::{Generation, HostConfig, HostId, Object, Reflector};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+/// Keeps the newest configuration of every host. Tell it of every applied delta with
+/// [`Rollout::note`]; [`Rollout::poll`] then plans the hosts concerned and gives a new generation
+/// to those whose configuration differs. The store keeps the issued rows, so that after a restart
+/// the same configuration has the same generation.
+#[derive(Debug)]
+pub struct Rollout {
+    reflectors: Vec<Reflector>,
+    issued: BTreeMap<HostId, IssuedRow>,
+    configs: BTreeMap<HostId, Arc<HostConfig>>,
+    stale: BTreeSet<HostId>,
+}
+
+/// What the store remembers of a host's newest configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuedRow {
+    /// Whose.
+    pub host: HostId,
+    /// Its generation.
+    pub generation: Generation,
+    /// What it says.
+    pub digest: Digest,
+}
+
+/// SHA-256 of a configuration without its generation, in hex.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Digest(pub String);
+
+/// A new generation. Save `row`, then hand `config` to the host; not the other way round, or after
+/// a crash the generation would be issued twice.
+#[derive(Debug, Clone)]
+pub struct Issued {
+    /// For the store.
+    pub row: IssuedRow,
+    /// For the host.
+    pub config: Arc<HostConfig>,
+}
+
+impl Rollout {
+    /// From what the store remembers. All hosts of `intent` are planned at the next poll.
+    pub fn new(rows: Vec<IssuedRow>, intent: &Intent, reflectors: Vec<Reflector>) -> Self {
+        Self {
+            reflectors,
+            issued: rows.into_iter().map(|row| (row.host, row)).collect(),
+            configs: BTreeMap::new(),
+            stale: intent.hosts().map(|host| host.id).collect(),
+        }
+    }
+
+    /// Marks the hosts that `delta` may concern. Call it after the delta was applied to `intent`.
+    pub fn note(&mut self, intent: &Intent, delta: &Delta) {
+        for change in &delta.changes {
+            match &change.object {
+                // Accounts show in names only, and those do not change.
+                Object::Account(_) => {}
+                Object::Vpc(vpc) => self.stale.extend(intent.hosts_of_vpc(vpc.id)),
+                Object::Subnet(subnet) => self.stale.extend(intent.hosts_of_subnet(subnet.id)),
+                Object::Nic(nic) => {
+                    self.stale.insert(nic.placement.host);
+                }
+                Object::Host(host) => {
+                    self.stale.insert(host.id);
+                }
+            }
+        }
+    }
+
+    /// Marks all hosts: `intent` was loaded afresh.
+    pub fn note_all(&mut self, intent: &Intent) {
+        self.stale.extend(self.configs.keys());
+        self.stale.extend(intent.hosts().map(|host| host.id));
+    }
+
+    /// The route reflectors that hosts connect to from now on.
+    pub fn set_reflectors(&mut self, intent: &Intent, reflectors: Vec<Reflector>) {
+        if self.reflectors != reflectors {
+            self.reflectors = reflectors;
+            self.note_all(intent);
+        }
+    }
+
+    /// Takes over what another server issued: the next generation of that host will be higher.
+    pub fn adopt(&mut self, row: IssuedRow) {
+        let host = row.host;
+        let newer = self
+            .issued
+            .get(&host)
+            .is_none_or(|held| held.generation < row.generation);
+        if newer {
+            self.configs.remove(&host);
+            self.issued.insert(host, row);
+            self.stale.insert(host);
+        }
+    }
+
+    /// Plans the marked hosts and returns a new generation for each whose configuration differs
+    /// from its last.
+    pub fn poll(&mut self, intent: &Intent) -> Vec<Issued> {
+        std::mem::take(&mut self.stale)
+            .into_iter()
+            .filter_map(|host| self.replan(intent, host))
+            .collect()
+    }
+
+    /// A host's newest configuration.
+    pub fn config(&self, host: HostId) -> Option<&Arc<HostConfig>> {
+        self.configs.get(&host)
+    }
+
+    fn replan(&mut self, intent: &Intent, host: HostId) -> Option<Issued> {
+        let Some(draft) = plan(intent, host, &self.reflectors) else {
+            self.configs.remove(&host);
+            self.issued.remove(&host);
+            return None;
+        };
+        if self
+            .configs
+            .get(&host)
+            .is_some_and(|config| draft.says(config))
+        {
+            return None;
+        }
+        let digest = Digest::of(&draft);
+        let last = self.issued.get(&host);
+        if let Some(last) = last
+            && last.digest == digest
+        {
+            // As before the restart.
+            let config = Arc::new(draft.issue(last.generation));
+            self.configs.insert(host, config);
+            return None;
+        }
+        let row = IssuedRow {
+            host,
+            generation: Generation(last.map_or(0, |last| last.generation.0) + 1),
+            digest,
+        };
+        let config = Arc::new(draft.issue(row.generation));
+        self.configs.insert(host, Arc::clone(&config));
+        self.issued.insert(host, row.clone());
+        Some(Issued { row, config })
+    }
+}
+
+impl Digest {
+    fn of(draft: &Draft) -> Self {
+        let text = serde_json::to_vec(draft.config())
+            .expect("a configuration has string keys only, so it has a JSON form");
+        Self(hex(&Sha256::digest(text)))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
