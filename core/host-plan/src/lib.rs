@@ -4,14 +4,21 @@
 //! step, because the next one starts from what is then observed.
 
 mod action;
+mod machine;
 mod names;
+mod plan;
+mod show;
 mod state;
+mod want;
 
 pub use action::{
     Action, BridgePortFlags, Inside, Step, Subject, TrunkPair, VethToNetns, VlanMembership,
 };
+pub use machine::{HostMachine, LocalStacks, Refused, Stale, Trouble};
 pub use names::{NotOurs, OwnedName, Stamp};
+pub use plan::{Plan, Readiness, plan, readiness};
 pub use state::{
     BridgePort, FdbRow, FdbState, FdbTarget, Guard, HostState, InsideLink, Link, LinkKind,
     Neighbour, NetnsState, Scope,
 };
+pub use want::{Desired, Problem, VXLAN_PORT};

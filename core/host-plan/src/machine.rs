@@ -1,0 +1,585 @@
+//! The host's side of a configuration: which generation holds, what the local API added, what
+//! failed and when it is tried again. The agent's loop drives it.
+
+use crate::{
+    Action, Desired, HostState, Plan, Problem, Readiness, Scope, Step, Subject, plan, readiness,
+};
+use model::{
+    Attachment, Forwarding, Generation, HostConfig, IfName, NetnsName, NicId, Port, Stack,
+    Underlay, UnixMillis, VpcId,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+/// A failed step is tried again after this long, then twice as long, and so on ...
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+/// ... up to this.
+const RETRY_MOST: Duration = Duration::from_secs(30);
+
+/// Desired state of this host and the troubles on the way to it. One owner: the agent's loop.
+#[derive(Debug)]
+pub struct HostMachine {
+    underlay: Underlay,
+    managed: Option<HostConfig>,
+    local: LocalStacks,
+    forwarding: Forwarding,
+    merged: Vec<Stack>,
+    conflicts: Vec<Problem>,
+    troubles: BTreeMap<Subject, Trouble>,
+}
+
+/// Stacks made through the host's own API, with no management server involved.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalStacks {
+    stacks: BTreeMap<VpcId, LocalStack>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct LocalStack {
+    stack: Stack,
+    /// Since when it has had no NIC.
+    unused_since: Option<UnixMillis>,
+}
+
+/// Something that failed on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// What was being done, to what, why it failed, what to do.
+    pub message: String,
+    /// Since when it fails.
+    pub since: UnixMillis,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// When it is tried again.
+    pub retry_at: Instant,
+}
+
+/// A configuration older than the one that holds.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("generation {offered} is older than generation {held}, which this host already has")]
+pub struct Stale {
+    /// What came.
+    pub offered: Generation,
+    /// What holds.
+    pub held: Generation,
+}
+
+/// Why the local API refuses something.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The management server's; not ours to touch.
+    #[error("{0} came from the management server: change it there (vpc nic, vpc subnet)")]
+    Managed(String),
+    /// There is none.
+    #[error("there is no {0} on this host: list what there is with ListStacks and ListNics")]
+    Unknown(String),
+    /// It clashes with another.
+    #[error("{what} is already used by {by}: choose another")]
+    Taken {
+        /// What clashes.
+        what: String,
+        /// With whom.
+        by: String,
+    },
+    /// Something hangs on it.
+    #[error("{what} still has {count} NIC(s), such as {first}: delete them first")]
+    InUse {
+        /// The object.
+        what: String,
+        /// How many.
+        count: usize,
+        /// One of them.
+        first: NicId,
+    },
+    /// It cannot be.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl HostMachine {
+    /// A machine that knows what was kept on disk: the last configuration and the local stacks.
+    pub fn new(underlay: Underlay, managed: Option<HostConfig>, local: LocalStacks) -> Self {
+        let mut machine = Self {
+            underlay,
+            managed,
+            local,
+            forwarding: Forwarding::default(),
+            merged: Vec::new(),
+            conflicts: Vec::new(),
+            troubles: BTreeMap::new(),
+        };
+        machine.merge();
+        machine
+    }
+
+    /// A configuration from the management server. The same generation again is a no-op.
+    pub fn offer(&mut self, config: HostConfig) -> Result<bool, Stale> {
+        if let Some(held) = self.managed.as_ref().map(|held| held.generation) {
+            if config.generation < held {
+                return Err(Stale {
+                    offered: config.generation,
+                    held,
+                });
+            }
+            if config.generation == held {
+                return Ok(false);
+            }
+        }
+        self.managed = Some(config);
+        self.merge();
+        Ok(true)
+    }
+
+    /// What the speaker learned. True if anything differs.
+    pub fn set_forwarding(&mut self, forwarding: Forwarding) -> bool {
+        let differs = forwarding != self.forwarding;
+        self.forwarding = forwarding;
+        differs
+    }
+
+    /// Adds a stack through the local API.
+    pub fn add_stack(&mut self, stack: Stack, now: UnixMillis) -> Result<(), Refused> {
+        let what = || format!("stack {}", stack.name);
+        if let Some(other) = self.merged.iter().find(|other| other.vpc == stack.vpc) {
+            if self.is_managed(other.vpc) {
+                return Err(Refused::Managed(format!("stack {}", other.name)));
+            }
+            return Err(Refused::Taken {
+                what: format!("id {}", stack.vpc),
+                by: what(),
+            });
+        }
+        if !stack.ports.is_empty() {
+            return Err(Refused::Invalid(format!(
+                "{} comes with NICs: add the stack first, then each NIC",
+                what()
+            )));
+        }
+        check_segments(&stack, self.underlay)?;
+        if let Some((vni, by)) = clash(&self.merged, &stack) {
+            return Err(Refused::Taken {
+                what: format!("VNI {vni}"),
+                by,
+            });
+        }
+        let local = LocalStack {
+            stack,
+            unused_since: Some(now),
+        };
+        self.local.stacks.insert(local.stack.vpc, local);
+        self.merge();
+        Ok(())
+    }
+
+    /// Deletes a stack of the local API; it must be empty.
+    pub fn delete_stack(&mut self, vpc: VpcId) -> Result<Stack, Refused> {
+        self.local_stack(vpc)?;
+        let stack = &self.local.stacks[&vpc].stack;
+        if let Some(first) = stack.ports.first() {
+            let (what, count) = (format!("stack {}", stack.name), stack.ports.len());
+            return Err(Refused::InUse {
+                what,
+                count,
+                first: first.nic,
+            });
+        }
+        let removed = self
+            .local
+            .stacks
+            .remove(&vpc)
+            .expect("it was looked up just now");
+        self.merge();
+        Ok(removed.stack)
+    }
+
+    /// Adds a NIC to a stack of the local API.
+    pub fn add_nic(&mut self, vpc: VpcId, port: Port) -> Result<(), Refused> {
+        self.local_stack(vpc)?;
+        self.check_port(vpc, &port)?;
+        let local = self
+            .local
+            .stacks
+            .get_mut(&vpc)
+            .expect("it was looked up just now");
+        local.stack.ports.push(port);
+        local.stack.ports.sort_by_key(|port| port.nic);
+        local.unused_since = None;
+        self.merge();
+        Ok(())
+    }
+
+    /// Deletes a NIC of the local API.
+    pub fn delete_nic(&mut self, nic: NicId, now: UnixMillis) -> Result<(), Refused> {
+        let managed = self.managed.iter().flat_map(|config| &config.stacks);
+        if managed
+            .flat_map(|stack| &stack.ports)
+            .any(|port| port.nic == nic)
+        {
+            return Err(Refused::Managed(format!("nic {nic}")));
+        }
+        let holds = |local: &&mut LocalStack| local.stack.ports.iter().any(|p| p.nic == nic);
+        let Some(local) = self.local.stacks.values_mut().find(holds) else {
+            return Err(Refused::Unknown(format!("nic {nic}")));
+        };
+        local.stack.ports.retain(|port| port.nic != nic);
+        if local.stack.ports.is_empty() {
+            local.unused_since = Some(now);
+        }
+        self.merge();
+        Ok(())
+    }
+
+    /// Removes local stacks that nobody has used for `grace_millis`; returns them.
+    pub fn collect_unused(&mut self, now: UnixMillis, grace_millis: u64) -> Vec<Stack> {
+        let idle = |local: &LocalStack| {
+            local
+                .unused_since
+                .is_some_and(|since| now.0.saturating_sub(since.0) >= grace_millis)
+        };
+        let gone: Vec<VpcId> = self
+            .local
+            .stacks
+            .iter()
+            .filter(|(_, l)| idle(l))
+            .map(|(id, _)| *id)
+            .collect();
+        let gone: Vec<Stack> = gone
+            .iter()
+            .filter_map(|id| self.local.stacks.remove(id))
+            .map(|l| l.stack)
+            .collect();
+        if !gone.is_empty() {
+            self.merge();
+        }
+        gone
+    }
+
+    /// Steps to take now: the plan less what waits for its next try. Problems become conditions.
+    pub fn plan(&mut self, observed: &HostState, now: Instant, unix: UnixMillis) -> Plan {
+        let desired = Desired {
+            underlay: self.underlay,
+            stacks: &self.merged,
+            forwarding: &self.forwarding,
+        };
+        let mut plan = plan(&desired, observed);
+        plan.problems.extend(self.conflicts.iter().cloned());
+        let waits =
+            |subject: &Subject| self.troubles.get(subject).is_some_and(|t| t.retry_at > now);
+        plan.steps.retain(|step| !waits(&step.subject));
+        let planned: BTreeSet<Subject> = plan.steps.iter().map(|step| step.subject).collect();
+        // A subject that has neither a step nor a problem left is well, whoever mended it.
+        let problems: BTreeMap<Subject, &Problem> = plan
+            .problems
+            .iter()
+            .map(|problem| (problem.subject, problem))
+            .collect();
+        self.troubles.retain(|subject, trouble| {
+            planned.contains(subject) || problems.contains_key(subject) || trouble.retry_at > now
+        });
+        for (subject, problem) in problems {
+            let trouble = self.troubles.entry(subject).or_insert_with(|| Trouble {
+                message: String::new(),
+                since: unix,
+                attempts: 0,
+                retry_at: now,
+            });
+            trouble.message.clone_from(&problem.message);
+        }
+        plan
+    }
+
+    /// What came of the steps.
+    pub fn finished<'a>(
+        &mut self,
+        outcomes: impl IntoIterator<Item = (&'a Step, Result<(), String>)>,
+        now: Instant,
+        unix: UnixMillis,
+    ) {
+        let mut failed: BTreeMap<Subject, String> = BTreeMap::new();
+        let mut done: BTreeSet<Subject> = BTreeSet::new();
+        for (step, outcome) in outcomes {
+            match outcome {
+                Ok(()) => drop(done.insert(step.subject)),
+                Err(message) => drop(failed.entry(step.subject).or_insert(message)),
+            }
+        }
+        for subject in done {
+            if !failed.contains_key(&subject) {
+                self.troubles.remove(&subject);
+            }
+        }
+        for (subject, message) in failed {
+            let trouble = self.troubles.entry(subject).or_insert_with(|| Trouble {
+                message: String::new(),
+                since: unix,
+                attempts: 0,
+                retry_at: now,
+            });
+            trouble.attempts = trouble.attempts.saturating_add(1);
+            trouble.message = message;
+            let doublings = trouble.attempts.saturating_sub(1).min(16);
+            trouble.retry_at = now + (RETRY_FIRST * 2_u32.pow(doublings)).min(RETRY_MOST);
+        }
+    }
+
+    /// When the next failed step is due; none if nothing waits.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.troubles
+            .values()
+            .filter(|t| t.attempts > 0)
+            .map(|t| t.retry_at)
+            .min()
+    }
+
+    /// What carries traffic, from what was read back.
+    pub fn readiness(&self, observed: &HostState) -> Readiness {
+        let desired = Desired {
+            underlay: self.underlay,
+            stacks: &self.merged,
+            forwarding: &self.forwarding,
+        };
+        readiness(&desired, observed)
+    }
+
+    /// Namespaces to look into: those of NICs whose port is not in `known`, or all.
+    pub fn scope(&self, known: Option<&HostState>) -> Scope {
+        let wanted = self
+            .merged
+            .iter()
+            .flat_map(|stack| &stack.ports)
+            .filter_map(|port| {
+                let Attachment::Netns { netns, .. } = &port.attachment else {
+                    return None;
+                };
+                let there = known.is_some_and(|state| {
+                    state.links.contains_key(&crate::OwnedName::port(port.nic))
+                });
+                (!there).then(|| netns.clone())
+            });
+        Scope {
+            netns: wanted.collect(),
+        }
+    }
+
+    /// Everything desired, the server's and the local API's.
+    pub fn stacks(&self) -> &[Stack] {
+        &self.merged
+    }
+
+    /// What EVPN learned.
+    pub fn forwarding(&self) -> &Forwarding {
+        &self.forwarding
+    }
+
+    /// What the local API made, to be kept on disk.
+    pub fn local(&self) -> &LocalStacks {
+        &self.local
+    }
+
+    /// What the server gave, to be kept on disk.
+    pub fn managed(&self) -> Option<&HostConfig> {
+        self.managed.as_ref()
+    }
+
+    /// The host's place on the underlay.
+    pub fn underlay(&self) -> Underlay {
+        self.underlay
+    }
+
+    /// True if the stack came from the management server.
+    pub fn is_managed(&self, vpc: VpcId) -> bool {
+        self.managed
+            .iter()
+            .flat_map(|config| &config.stacks)
+            .any(|stack| stack.vpc == vpc)
+    }
+
+    /// What is not as it should be.
+    pub fn troubles(&self) -> &BTreeMap<Subject, Trouble> {
+        &self.troubles
+    }
+
+    fn local_stack(&self, vpc: VpcId) -> Result<(), Refused> {
+        if self.is_managed(vpc) {
+            return Err(Refused::Managed(format!("stack {vpc}")));
+        }
+        if !self.local.stacks.contains_key(&vpc) {
+            return Err(Refused::Unknown(format!("stack {vpc}")));
+        }
+        Ok(())
+    }
+
+    fn check_port(&self, vpc: VpcId, port: &Port) -> Result<(), Refused> {
+        let stack = &self.local.stacks[&vpc].stack;
+        let Some(segment) = stack.segment(port.subnet) else {
+            return Err(Refused::Unknown(format!(
+                "segment {} in stack {}",
+                port.subnet, vpc
+            )));
+        };
+        if !port.mac.is_usable() {
+            return Err(Refused::Invalid(format!(
+                "MAC {} is not one that an interface may have: give a unicast address",
+                port.mac
+            )));
+        }
+        for address in &port.addresses {
+            let inside = match address {
+                std::net::IpAddr::V4(v4) => segment.v4.is_some_and(|net| net.contains(v4)),
+                std::net::IpAddr::V6(v6) => segment.v6.is_some_and(|net| net.contains(v6)),
+            };
+            if !inside {
+                return Err(Refused::Invalid(format!(
+                    "address {address} is not in segment {}: choose one of its prefix",
+                    segment.name
+                )));
+            }
+        }
+        let taken = |what: String, other: &Port| Refused::Taken {
+            what,
+            by: format!("nic {}", other.nic),
+        };
+        for (other_vpc, other) in self
+            .merged
+            .iter()
+            .flat_map(|s| s.ports.iter().map(|p| (s.vpc, p)))
+        {
+            if other.nic == port.nic {
+                return Err(taken(format!("id {}", port.nic), other));
+            }
+            if endpoint(&other.attachment).is_some()
+                && endpoint(&other.attachment) == endpoint(&port.attachment)
+            {
+                return Err(taken(format!("attachment {}", port.attachment), other));
+            }
+            if other_vpc != vpc {
+                continue;
+            }
+            if other.mac == port.mac {
+                return Err(taken(format!("MAC {}", port.mac), other));
+            }
+            if other.subnet == port.subnet
+                && let Some(address) = port.addresses.iter().find(|a| other.addresses.contains(a))
+            {
+                return Err(taken(format!("address {address}"), other));
+            }
+        }
+        Ok(())
+    }
+
+    /// Joins both origins. The server's configuration wins over a local stack that it clashes with.
+    fn merge(&mut self) {
+        self.conflicts.clear();
+        let mut merged: Vec<Stack> = self
+            .managed
+            .iter()
+            .flat_map(|config| config.stacks.iter().cloned())
+            .collect();
+        for local in self.local.stacks.values() {
+            let stack = &local.stack;
+            let same_id = merged.iter().find(|other| other.vpc == stack.vpc);
+            let by = same_id
+                .map(|other| (format!("id {}", other.vpc), other.name.clone()))
+                .or_else(|| clash(&merged, stack).map(|(vni, by)| (format!("VNI {vni}"), by)));
+            if let Some((what, by)) = by {
+                self.conflicts.push(Problem {
+                    subject: Subject::Vpc(stack.vpc),
+                    message: format!(
+                        "local stack {} is not applied: its {what} now belongs to {by}, which the \
+                         management server put here; delete the local stack or give it another",
+                        stack.name
+                    ),
+                });
+                continue;
+            }
+            merged.push(stack.clone());
+        }
+        self.merged = merged;
+        for trouble in self.troubles.values_mut() {
+            trouble.attempts = 0; // What failed before may be right now: it is tried at once.
+        }
+        self.troubles.retain(|_, trouble| trouble.attempts > 0);
+    }
+}
+
+impl Step {
+    /// The namespace that the step makes or works in, if any.
+    pub fn netns(&self) -> Option<&NetnsName> {
+        match &self.action {
+            Action::ConfigureInside(inside) => Some(&inside.netns),
+            Action::CreateVeth(veth) => Some(&veth.netns),
+            _ => None,
+        }
+    }
+}
+
+fn endpoint(attachment: &Attachment) -> Option<(Option<&NetnsName>, &IfName)> {
+    match attachment {
+        Attachment::Tap => None,
+        Attachment::Netns { netns, device } => Some((Some(netns), device)),
+        Attachment::Existing { ifname } => Some((None, ifname)),
+    }
+}
+
+/// The first VNI of `stack` that one of `others` uses, and who.
+fn clash(others: &[Stack], stack: &Stack) -> Option<(model::Vni, String)> {
+    let vnis = |stack: &Stack| -> BTreeSet<model::Vni> {
+        stack
+            .segments
+            .iter()
+            .map(|s| s.vni)
+            .chain([stack.vni])
+            .collect()
+    };
+    let ours = vnis(stack);
+    others.iter().find_map(|other| {
+        vnis(other)
+            .intersection(&ours)
+            .next()
+            .map(|vni| (*vni, format!("stack {}", other.name)))
+    })
+}
+
+fn check_segments(stack: &Stack, underlay: Underlay) -> Result<(), Refused> {
+    let limit = model::Encapsulation::inner_mtu(underlay, stack.encoding);
+    let mut vlans = BTreeSet::new();
+    let mut vnis = BTreeSet::new();
+    for segment in &stack.segments {
+        let invalid = |text: String| {
+            Err(Refused::Invalid(format!(
+                "segment {}: {text}",
+                segment.name
+            )))
+        };
+        if !vlans.insert(segment.vlan) {
+            return invalid(format!("VLAN {} is used twice", segment.vlan));
+        }
+        if limit.is_none_or(|limit| segment.mtu > limit) {
+            let most = limit.map_or(0, model::Mtu::get);
+            return invalid(format!(
+                "MTU {} does not fit: an underlay of MTU {} carries {most} inside the tunnel",
+                segment.mtu, underlay.mtu
+            ));
+        }
+        if segment.v6.is_some() && segment.mtu < model::Mtu::MIN_IPV6 {
+            return invalid(format!(
+                "MTU {} is less than the 1280 that IPv6 needs",
+                segment.mtu
+            ));
+        }
+        match stack.encoding {
+            model::Encoding::VlanBased if !vnis.insert(segment.vni) || segment.vni == stack.vni => {
+                return invalid(format!("VNI {} is used twice in its stack", segment.vni));
+            }
+            model::Encoding::VlanAwareBundle if segment.vni != stack.vni => {
+                return invalid(format!(
+                    "its VNI is {}, but in a bundle all segments have the stack's, {}",
+                    segment.vni, stack.vni
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

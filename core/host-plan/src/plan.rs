@@ -1,0 +1,709 @@
+//! The difference between what should be and what is, as ordered steps.
+//!
+//! Order of a plan, so that no frame goes astray in between: stale rows leave first, then stale
+//! interfaces (all at once), then bridges and tunnels are made and come up, then ports: guarded
+//! before they join, isolated until they are members of their VLAN, and up last. New rows follow.
+
+use crate::want::VXLAN_PORT;
+use crate::want::{Membership, Want, WantLink, What};
+use crate::{
+    Action, BridgePortFlags, Desired, FdbRow, FdbState, FdbTarget, HostState, Inside, Link,
+    LinkKind, Problem, Stamp, Step, Subject, TrunkPair, VethToNetns,
+};
+use model::{IfName, NetnsName, NicId, SubnetId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What to do, in order, and what cannot be done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// In order.
+    pub steps: Vec<Step>,
+    /// Parts of the configuration that this host cannot make true.
+    pub problems: Vec<Problem>,
+}
+
+/// What carries traffic: nothing is left to do for it but remote rows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// Subnets whose broadcast domain reaches the tunnel.
+    pub segments: BTreeSet<SubnetId>,
+    /// NICs whose port is open.
+    pub nics: BTreeSet<NicId>,
+}
+
+/// Makes `desired` true from `observed`. Pure; the same inputs give the same plan.
+pub fn plan(desired: &Desired<'_>, observed: &HostState) -> Plan {
+    let mut want = Want::of(desired, observed);
+    let problems = std::mem::take(&mut want.problems);
+    let mut planner = Planner {
+        want,
+        observed,
+        gone: BTreeSet::new(),
+        phases: BTreeMap::new(),
+    };
+    planner.host(desired);
+    planner.stale_links();
+    planner.stale_rows(desired);
+    planner.stale_guards();
+    planner.links();
+    planner.rows();
+    planner.stale_netns();
+    Plan {
+        steps: planner.phases.into_values().flatten().collect(),
+        problems,
+    }
+}
+
+/// Which segments and NICs carry traffic in `observed`, which is what was read back. A segment
+/// that has no open port yet is ready too: its tunnel may be flooded to.
+pub fn readiness(desired: &Desired<'_>, observed: &HostState) -> Readiness {
+    let Plan { steps, problems } = plan(desired, observed);
+    let unfinished: BTreeSet<Subject> = steps
+        .iter()
+        .filter(|step| !step.action.is_row())
+        .map(|step| step.subject)
+        .chain(problems.iter().map(|problem| problem.subject))
+        .collect();
+    let mut ready = Readiness::default();
+    if unfinished.contains(&Subject::Host) && problems.iter().any(|p| p.subject == Subject::Host) {
+        return ready;
+    }
+    for stack in desired.stacks {
+        if unfinished.contains(&Subject::Vpc(stack.vpc)) {
+            continue;
+        }
+        let segments = stack.segments.iter().map(|segment| segment.subnet);
+        ready
+            .segments
+            .extend(segments.filter(|id| !unfinished.contains(&Subject::Subnet(*id))));
+        let ports = stack
+            .ports
+            .iter()
+            .filter(|port| ready.segments.contains(&port.subnet));
+        let open = ports.filter(|port| !unfinished.contains(&Subject::Nic(port.nic)));
+        ready.nics.extend(open.map(|port| port.nic));
+    }
+    ready
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Host,
+    StaleRows,
+    StalePorts,
+    StaleLinks,
+    StaleGuards,
+    Down,
+    Netns,
+    MakeBridges,
+    MakeTunnels,
+    MakeTrunks,
+    MakePorts,
+    Attributes,
+    Guards,
+    Join,
+    StaleVlans,
+    Vlans,
+    LocalRows,
+    Flags,
+    Up,
+    Inside,
+    RemoteRows,
+    StaleNetns,
+}
+
+struct Planner<'a> {
+    want: Want,
+    observed: &'a HostState,
+    /// Interfaces that this plan removes, or gives back; some of them it makes anew.
+    gone: BTreeSet<IfName>,
+    phases: BTreeMap<Phase, Vec<Step>>,
+}
+
+impl Planner<'_> {
+    fn step(&mut self, phase: Phase, subject: Subject, action: Action) {
+        self.phases
+            .entry(phase)
+            .or_default()
+            .push(Step { subject, action });
+    }
+
+    fn host(&mut self, desired: &Desired<'_>) {
+        if desired.stacks.is_empty() && !self.observed.firewall {
+            return;
+        }
+        if !self.observed.firewall {
+            self.step(Phase::Host, Subject::Host, Action::InstallFirewall);
+        }
+        let mut vteps = self.want.vteps.clone();
+        if !desired.forwarding.complete {
+            vteps.extend(self.observed.vteps.iter().copied());
+        }
+        if vteps != self.observed.vteps {
+            self.step(Phase::Host, Subject::Host, Action::SetVteps(vteps));
+        }
+    }
+
+    /// Interfaces of ours that should not be there, or are not what they should be: they go, and
+    /// what goes is made anew below.
+    fn stale_links(&mut self) {
+        let mut delete = Vec::new();
+        for (name, link) in &self.observed.links {
+            let Some(stamp) = stamp_of(link) else {
+                continue;
+            };
+            let wanted = self.want.links.get(name);
+            if let Stamp::Adopted(nic) = stamp {
+                if wanted.is_none_or(|wanted| wanted.stamp != stamp) {
+                    self.gone.insert(name.clone());
+                    let subject = Subject::Nic(nic);
+                    if let Some(port) = &link.port
+                        && self.is_our_bridge(&port.bridge)
+                    {
+                        let link = name.clone();
+                        self.step(Phase::StalePorts, subject, Action::LeaveBridge { link });
+                    }
+                    self.step(
+                        Phase::StalePorts,
+                        subject,
+                        Action::Release { name: name.clone() },
+                    );
+                }
+                continue;
+            }
+            let keep =
+                wanted.is_some_and(|wanted| wanted.stamp == stamp && self.same_kind(wanted, link));
+            if !keep {
+                self.gone.insert(name.clone());
+                delete.push(name.clone());
+            }
+        }
+        // The kernel takes a VLAN device down with its bridge.
+        for (name, want) in &self.want.links {
+            if let What::VlanDevice { bridge, .. } = &want.what
+                && self.gone.contains(bridge)
+                && self.observed.links.contains_key(name)
+                && self.gone.insert(name.clone())
+            {
+                delete.push(name.clone());
+            }
+        }
+        if !delete.is_empty() {
+            self.step(
+                Phase::StaleLinks,
+                Subject::Host,
+                Action::DeleteLinks(delete),
+            );
+        }
+    }
+
+    /// True if what is observed of the interface's bridge membership will not outlast this plan.
+    fn leaves_bridge(&self, name: &IfName) -> bool {
+        let Some(link) = self.observed.links.get(name) else {
+            return true;
+        };
+        let member = link.port.as_ref().map(|port| &port.bridge);
+        let wanted = self
+            .want
+            .links
+            .get(name)
+            .and_then(|w| w.membership.as_ref());
+        self.gone.contains(name)
+            || member.is_none_or(|bridge| self.gone.contains(bridge))
+            || wanted.is_some_and(|wanted| Some(&wanted.bridge) != member)
+    }
+
+    /// True if the row is there and will still be after interfaces went.
+    fn row_stays(&self, row: &FdbRow) -> bool {
+        self.observed.fdb.contains(row)
+            && !match row.target {
+                FdbTarget::Bridge(_) => self.leaves_bridge(&row.dev),
+                FdbTarget::Vtep(_) => self.gone.contains(&row.dev),
+            }
+    }
+
+    fn is_our_bridge(&self, name: &IfName) -> bool {
+        self.observed
+            .links
+            .get(name)
+            .is_some_and(|bridge| stamp_of(bridge).is_some())
+    }
+
+    /// True if the interface can become what is wanted without being made anew.
+    fn same_kind(&self, wanted: &WantLink, link: &Link) -> bool {
+        match (&wanted.what, &link.kind) {
+            (
+                What::Bridge { vlan_filtering, .. },
+                LinkKind::Bridge {
+                    vlan_filtering: is,
+                    default_pvid,
+                    mcast_snooping,
+                },
+            ) => vlan_filtering == is && (!is || *default_pvid == 0) && !mcast_snooping,
+            (
+                What::Vxlan { vni, local, .. },
+                LinkKind::Vxlan {
+                    vni: has,
+                    local: from,
+                    port,
+                    learning,
+                },
+            ) => Some(*vni) == *has && Some(*local) == *from && *port == VXLAN_PORT && !learning,
+            (What::VlanDevice { bridge, vlan }, LinkKind::Vlan { parent, vlan: has }) => {
+                vlan == has
+                    && self
+                        .observed
+                        .links
+                        .get(bridge)
+                        .is_some_and(|b| b.index == *parent)
+            }
+            (What::TrunkInner { outer, .. }, LinkKind::Veth { .. }) => {
+                // A trunk pair lives and dies with its VXLAN device, which holds its filter.
+                self.observed.links.contains_key(outer) && self.trunk_has_tunnel(wanted)
+            }
+            (What::TrunkOuter, LinkKind::Veth { .. }) => {
+                let inner = self.want.links.values().find(|other| {
+                    other.subject == wanted.subject && matches!(other.what, What::TrunkInner { .. })
+                });
+                inner.is_some_and(|inner| self.trunk_has_tunnel(inner))
+            }
+            (What::Veth { netns, device, .. }, LinkKind::Veth { .. }) => {
+                // Looked into, and the far end is not there: somebody took it away.
+                self.observed
+                    .netns
+                    .get(netns)
+                    .is_none_or(|inside| inside.links.contains_key(device))
+            }
+            (
+                What::Tap,
+                LinkKind::Tap {
+                    multi_queue,
+                    vnet_hdr,
+                },
+            ) => *multi_queue && *vnet_hdr,
+            _ => false,
+        }
+    }
+
+    fn trunk_has_tunnel(&self, inner: &WantLink) -> bool {
+        let What::TrunkInner { vxlan, .. } = &inner.what else {
+            return false;
+        };
+        let (Some(wanted), Some(link)) =
+            (self.want.links.get(vxlan), self.observed.links.get(vxlan))
+        else {
+            return false;
+        };
+        stamp_of(link) == Some(wanted.stamp) && self.same_kind(wanted, link)
+    }
+
+    fn stale_rows(&mut self, desired: &Desired<'_>) {
+        if !desired.forwarding.complete {
+            return;
+        }
+        let ours = |dev: &IfName| {
+            !self.gone.contains(dev)
+                && self
+                    .observed
+                    .links
+                    .get(dev)
+                    .is_some_and(|link| stamp_of(link).is_some())
+        };
+        let mut steps = Vec::new();
+        for row in &self.observed.fdb {
+            let stale = row.state == FdbState::ExternLearned
+                && ours(&row.dev)
+                && !self.want.fdb.contains_key(row)
+                && !self.replaced(row);
+            if stale {
+                steps.push((self.subject_of(&row.dev), Action::DeleteFdb(row.clone())));
+            }
+        }
+        for row in &self.observed.neighbours {
+            let key = (row.dev.clone(), row.ip);
+            if row.ours && !self.gone.contains(&row.dev) && !self.want.neighbours.contains_key(&key)
+            {
+                steps.push((
+                    self.subject_of(&row.dev),
+                    Action::DeleteNeighbour(row.clone()),
+                ));
+            }
+        }
+        for (subject, action) in steps {
+            self.step(Phase::StaleRows, subject, action);
+        }
+    }
+
+    /// A tunnel row whose MAC moved to another VTEP: adding the new row replaces it with no gap.
+    fn replaced(&self, row: &FdbRow) -> bool {
+        matches!(row.target, FdbTarget::Vtep(_))
+            && row.mac != model::MacAddr::ZERO
+            && self
+                .want
+                .fdb
+                .range(first_row_of(row)..)
+                .take_while(|(other, _)| other.dev == row.dev && other.mac == row.mac)
+                .any(|(other, _)| matches!(other.target, FdbTarget::Vtep(_)))
+    }
+
+    fn subject_of(&self, dev: &IfName) -> Subject {
+        match self.observed.links.get(dev).and_then(stamp_of) {
+            Some(Stamp::Vpc(id)) => Subject::Vpc(id),
+            Some(Stamp::Subnet(id)) => Subject::Subnet(id),
+            Some(Stamp::Nic(id) | Stamp::Adopted(id)) => Subject::Nic(id),
+            None => Subject::Host,
+        }
+    }
+
+    fn stale_guards(&mut self) {
+        let stale: Vec<_> = self
+            .observed
+            .guards
+            .keys()
+            .filter(|name| {
+                self.want
+                    .links
+                    .get(*name)
+                    .is_none_or(|link| link.guard.is_none())
+            })
+            .cloned()
+            .collect();
+        for link in stale {
+            self.step(
+                Phase::StaleGuards,
+                Subject::Host,
+                Action::ClearGuard { link },
+            );
+        }
+    }
+
+    fn links(&mut self) {
+        let wanted: Vec<(IfName, WantLink)> = self
+            .want
+            .links
+            .iter()
+            .map(|(name, link)| (name.clone(), link.clone()))
+            .collect();
+        for (name, want) in wanted {
+            match self
+                .observed
+                .links
+                .get(&name)
+                .filter(|_| !self.gone.contains(&name))
+            {
+                Some(link) => self.repair(&name, &want, link),
+                None => self.make(&name, &want),
+            }
+        }
+    }
+
+    fn make(&mut self, name: &IfName, want: &WantLink) {
+        let subject = want.subject;
+        let (name, mtu, stamp) = (name.clone(), want.mtu, want.stamp);
+        match &want.what {
+            What::Bridge {
+                mac,
+                vlan_filtering,
+            } => {
+                let (mac, vlan_filtering) = (*mac, *vlan_filtering);
+                let action = Action::CreateBridge {
+                    name: name.clone(),
+                    mac,
+                    mtu,
+                    vlan_filtering,
+                    stamp,
+                };
+                self.step(Phase::MakeBridges, subject, action);
+            }
+            What::Vxlan { vni, local, mac } => {
+                let (vni, local, mac, port) = (*vni, *local, *mac, VXLAN_PORT);
+                let action = Action::CreateVxlan {
+                    name: name.clone(),
+                    vni,
+                    local,
+                    port,
+                    mac,
+                    mtu,
+                    stamp,
+                };
+                self.step(Phase::MakeTunnels, subject, action);
+            }
+            What::VlanDevice { bridge, vlan } => {
+                let (bridge, vlan) = (bridge.clone(), *vlan);
+                let action = Action::CreateVlanDevice {
+                    name,
+                    bridge,
+                    vlan,
+                    stamp,
+                };
+                self.step(Phase::MakeTunnels, subject, action);
+                return;
+            }
+            What::TrunkInner { outer, vxlan, vlan } => {
+                let pair = TrunkPair {
+                    inner: name.clone(),
+                    outer: outer.clone(),
+                    vxlan: vxlan.clone(),
+                    vlan: *vlan,
+                    mtu,
+                    stamp,
+                };
+                self.step(Phase::MakeTrunks, subject, Action::CreateTrunkPair(pair));
+            }
+            What::TrunkOuter => {}
+            What::Veth {
+                netns, device, mac, ..
+            } => {
+                self.step(Phase::Netns, subject, Action::CreateNetns(netns.clone()));
+                let veth = VethToNetns {
+                    name: name.clone(),
+                    netns: netns.clone(),
+                    device: device.clone(),
+                    mac: *mac,
+                    mtu,
+                    stamp,
+                };
+                self.step(Phase::MakePorts, subject, Action::CreateVeth(veth));
+            }
+            What::Tap => {
+                let action = Action::CreateTap {
+                    name: name.clone(),
+                    mtu,
+                    stamp,
+                };
+                self.step(Phase::MakePorts, subject, action);
+            }
+            What::Existing => return, // `Want` lists only those that are there.
+        }
+        self.open(&name, want, None);
+    }
+
+    /// Guard, join, VLANs, local rows, flags, up, inside: everything after the interface exists.
+    /// `link` is what is there; none means just made.
+    fn open(&mut self, name: &IfName, want: &WantLink, link: Option<&Link>) {
+        let subject = want.subject;
+        if let Some(guard) = &want.guard
+            && (link.is_none() || self.observed.guards.get(name) != Some(guard))
+        {
+            let action = Action::SetGuard {
+                link: name.clone(),
+                guard: guard.clone(),
+            };
+            self.step(Phase::Guards, subject, action);
+        }
+        if let Some(membership) = &want.membership {
+            self.join(name, subject, membership, link);
+        }
+        if link.is_none_or(|link| !link.up) {
+            self.step(Phase::Up, subject, Action::SetUp { link: name.clone() });
+        }
+        if let What::Veth {
+            netns,
+            device,
+            mac,
+            addresses,
+        } = &want.what
+        {
+            let inside = Inside {
+                netns: netns.clone(),
+                device: device.clone(),
+                mac: *mac,
+                mtu: want.mtu,
+                addresses: addresses.clone(),
+            };
+            if link.is_none() || self.inside_differs(&inside) {
+                self.step(Phase::Inside, subject, Action::ConfigureInside(inside));
+            }
+        }
+    }
+
+    fn join(&mut self, name: &IfName, subject: Subject, want: &Membership, link: Option<&Link>) {
+        let stays = link.is_some() && !self.leaves_bridge(name);
+        let port = link.and_then(|link| link.port.as_ref()).filter(|_| stays);
+        if port.is_none() {
+            let (link, bridge) = (name.clone(), want.bridge.clone());
+            self.step(Phase::Join, subject, Action::Enslave { link, bridge });
+        }
+        let none = BTreeMap::new();
+        let vlans = port.map_or(&none, |port| &port.vlans);
+        for vlan in vlans.keys().filter(|vlan| !want.vlans.contains_key(vlan)) {
+            let action = Action::DeleteVlan {
+                link: name.clone(),
+                vlan: *vlan,
+            };
+            self.step(Phase::StaleVlans, subject, action);
+        }
+        for (vlan, membership) in &want.vlans {
+            if vlans.get(vlan) != Some(membership) {
+                let (link, vlan, membership) = (name.clone(), *vlan, *membership);
+                self.step(
+                    Phase::Vlans,
+                    subject,
+                    Action::AddVlan {
+                        link,
+                        vlan,
+                        membership,
+                    },
+                );
+            }
+        }
+        let has = port.map(|port| BridgePortFlags {
+            isolated: port.isolated,
+            learning: port.learning,
+            unicast_flood: port.unicast_flood,
+            neigh_suppress: port.neigh_suppress,
+        });
+        if has != Some(want.flags) {
+            let action = Action::SetPortFlags {
+                link: name.clone(),
+                flags: want.flags,
+            };
+            self.step(Phase::Flags, subject, action);
+        }
+    }
+
+    fn inside_differs(&self, want: &Inside) -> bool {
+        let Some(netns) = self.observed.netns.get(&want.netns) else {
+            return false;
+        };
+        let Some(link) = netns.links.get(&want.device) else {
+            return true;
+        };
+        !link.up
+            || link.mac != want.mac
+            || link.mtu != u32::from(want.mtu.get())
+            || !want.addresses.is_subset(&link.addresses)
+    }
+
+    fn repair(&mut self, name: &IfName, want: &WantLink, link: &Link) {
+        let subject = want.subject;
+        match &want.what {
+            What::VlanDevice { .. } => {
+                // It must stay down: frames of the tenant would reach the host's own stack.
+                if link.up {
+                    self.step(Phase::Down, subject, Action::SetDown { link: name.clone() });
+                }
+                return;
+            }
+            What::Bridge { mac, .. } | What::Vxlan { mac, .. } if link.mac != *mac => {
+                let action = Action::SetMac {
+                    link: name.clone(),
+                    mac: *mac,
+                };
+                self.step(Phase::Attributes, subject, action);
+            }
+            What::Existing if link.alias.is_none() => {
+                let action = Action::Adopt {
+                    name: name.clone(),
+                    stamp: want.stamp,
+                };
+                self.step(Phase::MakePorts, subject, action);
+            }
+            _ => {}
+        }
+        let adopts = matches!(want.what, What::Existing) && link.alias.is_none();
+        if !link.ipv6_disabled && !adopts {
+            let action = Action::DisableIpv6 { link: name.clone() };
+            self.step(Phase::Attributes, subject, action);
+        }
+        if link.mtu != u32::from(want.mtu.get()) {
+            let action = Action::SetMtu {
+                link: name.clone(),
+                mtu: want.mtu,
+            };
+            self.step(Phase::Attributes, subject, action);
+        }
+        self.open(name, want, Some(link));
+    }
+
+    fn rows(&mut self) {
+        let missing: Vec<_> = self
+            .want
+            .fdb
+            .iter()
+            .filter(|(row, _)| !self.row_stays(row))
+            .map(|(row, subject)| (row.clone(), *subject))
+            .collect();
+        for (row, subject) in missing {
+            let phase = match row.state {
+                FdbState::Static => Phase::LocalRows,
+                FdbState::Local | FdbState::ExternLearned | FdbState::Dynamic => Phase::RemoteRows,
+            };
+            self.step(phase, subject, Action::AddFdb(row));
+        }
+        let missing: Vec<_> = self
+            .want
+            .neighbours
+            .values()
+            .filter(|(row, _)| {
+                self.gone.contains(&row.dev) || !self.observed.neighbours.contains(row)
+            })
+            .cloned()
+            .collect();
+        for (row, subject) in missing {
+            self.step(Phase::RemoteRows, subject, Action::SetNeighbour(row));
+        }
+    }
+
+    fn stale_netns(&mut self) {
+        let stale: Vec<NetnsName> = self
+            .observed
+            .owned_netns
+            .difference(&self.want.netns)
+            .cloned()
+            .collect();
+        for netns in stale {
+            self.step(Phase::StaleNetns, Subject::Host, Action::DeleteNetns(netns));
+        }
+    }
+}
+
+impl Action {
+    /// True for remote rows, which come and go with routes and say nothing of the local port.
+    pub const fn is_row(&self) -> bool {
+        match self {
+            Self::AddFdb(row) | Self::DeleteFdb(row) => {
+                matches!(row.state, FdbState::ExternLearned)
+            }
+            Self::SetNeighbour(_) | Self::DeleteNeighbour(_) | Self::SetVteps(_) => true,
+            Self::InstallFirewall
+            | Self::CreateBridge { .. }
+            | Self::CreateVxlan { .. }
+            | Self::CreateVlanDevice { .. }
+            | Self::CreateTrunkPair(_)
+            | Self::CreateVeth(_)
+            | Self::CreateTap { .. }
+            | Self::Adopt { .. }
+            | Self::Release { .. }
+            | Self::DeleteLinks(_)
+            | Self::CreateNetns(_)
+            | Self::DeleteNetns(_)
+            | Self::Enslave { .. }
+            | Self::LeaveBridge { .. }
+            | Self::SetPortFlags { .. }
+            | Self::AddVlan { .. }
+            | Self::DeleteVlan { .. }
+            | Self::SetGuard { .. }
+            | Self::ClearGuard { .. }
+            | Self::SetMtu { .. }
+            | Self::SetMac { .. }
+            | Self::DisableIpv6 { .. }
+            | Self::SetUp { .. }
+            | Self::SetDown { .. }
+            | Self::ConfigureInside(_) => false,
+        }
+    }
+}
+
+fn first_row_of(row: &FdbRow) -> FdbRow {
+    FdbRow {
+        dev: row.dev.clone(),
+        mac: row.mac,
+        target: FdbTarget::Bridge(None),
+        state: FdbState::Local,
+    }
+}
+
+fn stamp_of(link: &Link) -> Option<Stamp> {
+    link.alias.as_deref()?.parse().ok()
+}

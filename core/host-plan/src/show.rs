@@ -1,0 +1,162 @@
+//! Plans and steps as people read them: in logs, golden scripts and on the command line.
+
+use crate::{Action, FdbRow, FdbTarget, Plan, Step, Subject, VlanMembership};
+use std::fmt;
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("host"),
+            Self::Vpc(id) => write!(f, "vpc {id}"),
+            Self::Subnet(id) => write!(f, "subnet {id}"),
+            Self::Nic(id) => write!(f, "nic {id}"),
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.subject, self.action)
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for step in &self.steps {
+            writeln!(f, "{step}")?;
+        }
+        for problem in &self.problems {
+            writeln!(f, "{}: problem: {}", problem.subject, problem.message)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for FdbRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on {}", self.mac, self.dev)?;
+        match self.target {
+            FdbTarget::Bridge(None) => f.write_str(" in bridge"),
+            FdbTarget::Bridge(Some(vlan)) => write!(f, " in bridge vlan {vlan}"),
+            FdbTarget::Vtep(vtep) => write!(f, " to {vtep}"),
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InstallFirewall => f.write_str("install firewall"),
+            Self::SetVteps(vteps) => {
+                f.write_str("accept tunnels from")?;
+                vteps.iter().try_for_each(|vtep| write!(f, " {vtep}"))
+            }
+            Self::CreateBridge {
+                name,
+                mac,
+                mtu,
+                vlan_filtering,
+                ..
+            } => {
+                let kind = if *vlan_filtering {
+                    "filtering bridge"
+                } else {
+                    "bridge"
+                };
+                write!(f, "create {kind} {name} mac {mac} mtu {mtu}")
+            }
+            Self::CreateVxlan {
+                name,
+                vni,
+                local,
+                port,
+                mtu,
+                ..
+            } => {
+                write!(
+                    f,
+                    "create vxlan {name} vni {vni} local {local} port {port} mtu {mtu}"
+                )
+            }
+            Self::CreateVlanDevice {
+                name, bridge, vlan, ..
+            } => {
+                write!(f, "create vlan device {name} on {bridge} vlan {vlan}")
+            }
+            Self::CreateTrunkPair(pair) => write!(
+                f,
+                "create trunk pair {}-{} to {} vlan {} mtu {}",
+                pair.inner, pair.outer, pair.vxlan, pair.vlan, pair.mtu
+            ),
+            Self::CreateVeth(veth) => write!(
+                f,
+                "create veth {} to {} in {} mac {} mtu {}",
+                veth.name, veth.device, veth.netns, veth.mac, veth.mtu
+            ),
+            Self::CreateTap { name, mtu, .. } => write!(f, "create tap {name} mtu {mtu}"),
+            Self::Adopt { name, .. } => write!(f, "adopt {name}"),
+            Self::Release { name } => write!(f, "release {name}"),
+            Self::DeleteLinks(names) => {
+                f.write_str("delete links")?;
+                names.iter().try_for_each(|name| write!(f, " {name}"))
+            }
+            Self::CreateNetns(netns) => write!(f, "create namespace {netns}"),
+            Self::DeleteNetns(netns) => write!(f, "delete namespace {netns}"),
+            Self::Enslave { link, bridge } => write!(f, "join {link} to {bridge}, isolated"),
+            Self::LeaveBridge { link } => write!(f, "take {link} out of its bridge"),
+            Self::SetPortFlags { link, flags } => {
+                write!(f, "flags of {link}")?;
+                let named = [
+                    (flags.isolated, "isolated"),
+                    (flags.learning, "learning"),
+                    (flags.unicast_flood, "flood"),
+                    (flags.neigh_suppress, "suppress"),
+                ];
+                named
+                    .iter()
+                    .filter(|(on, _)| *on)
+                    .try_for_each(|(_, name)| write!(f, " {name}"))
+            }
+            Self::AddVlan {
+                link,
+                vlan,
+                membership,
+            } => {
+                let kind = match membership {
+                    VlanMembership::Access => "access",
+                    VlanMembership::Tagged => "tagged",
+                };
+                write!(f, "add vlan {vlan} {kind} to {link}")
+            }
+            Self::DeleteVlan { link, vlan } => write!(f, "delete vlan {vlan} from {link}"),
+            Self::SetGuard { link, guard } => {
+                write!(f, "guard {link}")?;
+                guard.macs.iter().try_for_each(|mac| write!(f, " {mac}"))?;
+                guard.addresses.iter().try_for_each(|ip| write!(f, " {ip}"))
+            }
+            Self::ClearGuard { link } => write!(f, "clear guard of {link}"),
+            Self::SetMtu { link, mtu } => write!(f, "mtu {mtu} on {link}"),
+            Self::SetMac { link, mac } => write!(f, "mac {mac} on {link}"),
+            Self::DisableIpv6 { link } => write!(f, "ipv6 off on {link}"),
+            Self::SetUp { link } => write!(f, "up {link}"),
+            Self::SetDown { link } => write!(f, "down {link}"),
+            Self::ConfigureInside(inside) => {
+                write!(
+                    f,
+                    "inside {}: {} mac {} mtu {}",
+                    inside.netns, inside.device, inside.mac, inside.mtu
+                )?;
+                inside
+                    .addresses
+                    .iter()
+                    .try_for_each(|net| write!(f, " {net}"))
+            }
+            Self::AddFdb(row) => write!(f, "add fdb {row}"),
+            Self::DeleteFdb(row) => write!(f, "delete fdb {row}"),
+            Self::SetNeighbour(row) => {
+                write!(f, "neighbour {} is {} on {}", row.ip, row.mac, row.dev)
+            }
+            Self::DeleteNeighbour(row) => write!(f, "delete neighbour {} on {}", row.ip, row.dev),
+        }
+    }
+}

@@ -1,0 +1,582 @@
+//! What should be on the host, spelt out: every interface, membership, guard and row that follows
+//! from the configuration and from what the kernel can do. The plan is its difference to what is.
+
+use crate::{
+    BridgePortFlags, FdbRow, FdbState, FdbTarget, Guard, HostState, Neighbour, OwnedName, Stamp,
+    Subject, VlanMembership,
+};
+use ipnet::IpNet;
+use model::{
+    Attachment, Capability, Encapsulation, Encoding, EviForwarding, Forwarding, IfName, MacAddr,
+    Mtu, NetnsName, Port, Segment, Stack, Tag, Underlay, VlanId, Vni,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// UDP port of VXLAN (RFC 7348 §4).
+pub const VXLAN_PORT: u16 = 4789;
+
+/// All that a host has to make true.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Desired<'a> {
+    /// The host's place on the underlay.
+    pub underlay: Underlay,
+    /// VPCs with something on this host; ids and VNIs do not repeat.
+    pub stacks: &'a [Stack],
+    /// What EVPN learned.
+    pub forwarding: &'a Forwarding,
+}
+
+/// Something that cannot be made true on this host, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The object.
+    pub subject: Subject,
+    /// The object, the reason and the remedy.
+    pub message: String,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Want {
+    pub(crate) links: BTreeMap<IfName, WantLink>,
+    pub(crate) fdb: BTreeMap<FdbRow, Subject>,
+    pub(crate) neighbours: BTreeMap<(IfName, IpAddr), (Neighbour, Subject)>,
+    pub(crate) netns: BTreeSet<NetnsName>,
+    pub(crate) vteps: BTreeSet<IpAddr>,
+    pub(crate) problems: Vec<Problem>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct WantLink {
+    pub(crate) subject: Subject,
+    pub(crate) stamp: Stamp,
+    pub(crate) what: What,
+    pub(crate) mtu: Mtu,
+    pub(crate) membership: Option<Membership>,
+    pub(crate) guard: Option<Guard>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum What {
+    Bridge {
+        mac: MacAddr,
+        vlan_filtering: bool,
+    },
+    Vxlan {
+        vni: Vni,
+        local: IpAddr,
+        mac: MacAddr,
+    },
+    /// Holds neighbour rows; stays down.
+    VlanDevice {
+        bridge: IfName,
+        vlan: VlanId,
+    },
+    /// The end on the bridge; the outer end is a link of its own without a creator.
+    TrunkInner {
+        outer: IfName,
+        vxlan: IfName,
+        vlan: VlanId,
+    },
+    TrunkOuter,
+    Veth {
+        netns: NetnsName,
+        device: IfName,
+        mac: MacAddr,
+        addresses: BTreeSet<IpNet>,
+    },
+    Tap,
+    Existing,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Membership {
+    pub(crate) bridge: IfName,
+    pub(crate) flags: BridgePortFlags,
+    pub(crate) vlans: BTreeMap<VlanId, VlanMembership>,
+}
+
+/// Ports of workloads: nothing is learned from them, and only what is known to be theirs (or is
+/// broadcast) is sent to them.
+const NIC_FLAGS: BridgePortFlags = BridgePortFlags {
+    isolated: false,
+    learning: false,
+    unicast_flood: false,
+    neigh_suppress: false,
+};
+
+impl Want {
+    pub(crate) fn of(desired: &Desired<'_>, observed: &HostState) -> Self {
+        let mut want = Self::default();
+        let can = |capability| observed.capabilities.contains(&capability);
+        if !can(Capability::NftBridge) && !desired.stacks.is_empty() {
+            want.problems.push(Problem {
+                subject: Subject::Host,
+                message:
+                    "the kernel has no nftables bridge family, so ports cannot be guarded and \
+                          none is opened: load nf_tables with bridge support (nf_tables_bridge)"
+                        .to_owned(),
+            });
+            return want;
+        }
+        for stack in desired.stacks {
+            want.stack(desired, observed, stack);
+        }
+        want.vteps.extend(desired.forwarding.vteps());
+        want
+    }
+
+    fn stack(&mut self, desired: &Desired<'_>, observed: &HostState, stack: &Stack) {
+        let filtering = observed.capabilities.contains(&Capability::VlanFiltering);
+        let bundle = stack.encoding == Encoding::VlanAwareBundle;
+        if bundle && !filtering && !observed.capabilities.contains(&Capability::ClsBpf) {
+            self.problems.push(Problem {
+                subject: Subject::Vpc(stack.vpc),
+                message: format!(
+                    "VPC {} is a vlan-aware bundle, which needs bridge VLAN filtering or BPF on \
+                     interfaces, and this kernel has neither: use a distribution kernel here or \
+                     encoding vlan-based",
+                    stack.name
+                ),
+            });
+            return;
+        }
+        let Some(limit) = Encapsulation::inner_mtu(desired.underlay, stack.encoding) else {
+            self.problems.push(Problem {
+                subject: Subject::Vpc(stack.vpc),
+                message: format!(
+                    "an underlay of MTU {} leaves no room for a tenant's packets: raise it",
+                    desired.underlay.mtu
+                ),
+            });
+            return;
+        };
+        let widest = stack
+            .segments
+            .iter()
+            .map(|segment| segment.mtu)
+            .max()
+            .unwrap_or(limit);
+
+        if filtering {
+            let bridge = OwnedName::vpc_bridge(stack.vpc);
+            let mac = device_mac(0x06, stack.vpc.bits());
+            self.bridge(
+                bridge,
+                Subject::Vpc(stack.vpc),
+                Stamp::Vpc(stack.vpc),
+                mac,
+                widest,
+                true,
+            );
+        }
+        if bundle {
+            // One tunnel endpoint for the VPC; where the kernel filters VLANs it is a tagged trunk
+            // of the VPC's bridge, else trunk pairs feed it.
+            let membership = filtering.then(|| Membership {
+                bridge: OwnedName::vpc_bridge(stack.vpc),
+                flags: tunnel_flags(observed),
+                vlans: stack
+                    .segments
+                    .iter()
+                    .map(|s| (s.vlan, VlanMembership::Tagged))
+                    .collect(),
+            });
+            let subject = Subject::Vpc(stack.vpc);
+            self.tunnel(
+                desired,
+                stack.vni,
+                subject,
+                Stamp::Vpc(stack.vpc),
+                widest,
+                membership,
+            );
+        }
+        for segment in &stack.segments {
+            self.segment(desired, observed, stack, segment, filtering, limit);
+        }
+        for port in &stack.ports {
+            self.port(observed, stack, port, filtering);
+        }
+    }
+
+    fn segment(
+        &mut self,
+        desired: &Desired<'_>,
+        observed: &HostState,
+        stack: &Stack,
+        segment: &Segment,
+        filtering: bool,
+        limit: Mtu,
+    ) {
+        let subject = Subject::Subnet(segment.subnet);
+        let stamp = Stamp::Subnet(segment.subnet);
+        let bundle = stack.encoding == Encoding::VlanAwareBundle;
+        if segment.mtu > limit {
+            self.problems.push(Problem {
+                subject,
+                message: format!(
+                    "subnet {} has MTU {}, but the underlay of this host (MTU {}) carries {} \
+                     inside the tunnel: raise the underlay's MTU or make the subnet's smaller",
+                    segment.name, segment.mtu, desired.underlay.mtu, limit
+                ),
+            });
+        }
+        let bridge = segment_bridge(stack, segment, filtering);
+        if !filtering {
+            let mac = device_mac(0x0a, segment.subnet.bits());
+            self.bridge(bridge.clone(), subject, stamp, mac, segment.mtu, false);
+        }
+        if !bundle {
+            let membership = Membership {
+                bridge: bridge.clone(),
+                flags: tunnel_flags(observed),
+                vlans: access(segment, filtering),
+            };
+            self.tunnel(
+                desired,
+                segment.vni,
+                subject,
+                stamp,
+                segment.mtu,
+                Some(membership),
+            );
+        } else if !filtering {
+            self.trunk_pair(stack, segment, &bridge);
+        }
+        let vlan_device = filtering && observed.capabilities.contains(&Capability::VlanDevices);
+        if vlan_device {
+            let what = What::VlanDevice {
+                bridge,
+                vlan: segment.vlan,
+            };
+            let link = WantLink {
+                subject,
+                stamp,
+                what,
+                mtu: segment.mtu,
+                membership: None,
+                guard: None,
+            };
+            self.links
+                .insert(OwnedName::vlan_device(segment.subnet), link);
+        }
+        if let Some(evi) = desired.forwarding.evis.get(&segment.vni) {
+            self.rows(stack, segment, evi, filtering, vlan_device);
+        }
+    }
+
+    fn bridge(
+        &mut self,
+        name: IfName,
+        subject: Subject,
+        stamp: Stamp,
+        mac: MacAddr,
+        mtu: Mtu,
+        vlan_filtering: bool,
+    ) {
+        let what = What::Bridge {
+            mac,
+            vlan_filtering,
+        };
+        self.links.insert(
+            name,
+            WantLink {
+                subject,
+                stamp,
+                what,
+                mtu,
+                membership: None,
+                guard: None,
+            },
+        );
+    }
+
+    fn tunnel(
+        &mut self,
+        desired: &Desired<'_>,
+        vni: Vni,
+        subject: Subject,
+        stamp: Stamp,
+        mtu: Mtu,
+        membership: Option<Membership>,
+    ) {
+        let what = What::Vxlan {
+            vni,
+            local: desired.underlay.address,
+            mac: tunnel_mac(desired.underlay.address, vni),
+        };
+        let link = WantLink {
+            subject,
+            stamp,
+            what,
+            mtu,
+            membership,
+            guard: None,
+        };
+        self.links.insert(OwnedName::tunnel(vni), link);
+    }
+
+    fn trunk_pair(&mut self, stack: &Stack, segment: &Segment, bridge: &IfName) {
+        let subject = Subject::Subnet(segment.subnet);
+        let stamp = Stamp::Subnet(segment.subnet);
+        let outer = OwnedName::trunk_outer(segment.subnet);
+        let inner = WantLink {
+            subject,
+            stamp,
+            what: What::TrunkInner {
+                outer: outer.clone(),
+                vxlan: OwnedName::tunnel(stack.vni),
+                vlan: segment.vlan,
+            },
+            mtu: segment.mtu,
+            membership: Some(Membership {
+                bridge: bridge.clone(),
+                flags: BridgePortFlags {
+                    unicast_flood: true,
+                    ..NIC_FLAGS
+                },
+                vlans: BTreeMap::new(),
+            }),
+            guard: None,
+        };
+        let other = WantLink {
+            what: What::TrunkOuter,
+            membership: None,
+            ..inner.clone()
+        };
+        self.links
+            .insert(OwnedName::trunk_inner(segment.subnet), inner);
+        self.links.insert(outer, other);
+    }
+
+    fn port(&mut self, observed: &HostState, stack: &Stack, port: &Port, filtering: bool) {
+        let subject = Subject::Nic(port.nic);
+        let Some(segment) = stack.segment(port.subnet) else {
+            self.problems.push(Problem {
+                subject,
+                message: format!(
+                    "NIC {} is of a subnet that its stack does not have",
+                    port.name
+                ),
+            });
+            return;
+        };
+        let bridge = segment_bridge(stack, segment, filtering);
+        let (name, what, stamp) = match &port.attachment {
+            Attachment::Tap => (OwnedName::port(port.nic), What::Tap, Stamp::Nic(port.nic)),
+            Attachment::Netns { netns, device } => {
+                self.netns.insert(netns.clone());
+                let what = What::Veth {
+                    netns: netns.clone(),
+                    device: device.clone(),
+                    mac: port.mac,
+                    addresses: with_prefixes(port, segment),
+                };
+                (OwnedName::port(port.nic), what, Stamp::Nic(port.nic))
+            }
+            Attachment::Existing { ifname } => {
+                let stamp = Stamp::Adopted(port.nic);
+                if let Some(message) = cannot_adopt(observed, &bridge, port, ifname, stamp) {
+                    self.problems.push(Problem { subject, message });
+                    return;
+                }
+                (ifname.clone(), What::Existing, stamp)
+            }
+        };
+        self.fdb.insert(
+            FdbRow {
+                dev: name.clone(),
+                mac: port.mac,
+                target: FdbTarget::Bridge(filtering.then_some(segment.vlan)),
+                state: FdbState::Static,
+            },
+            subject,
+        );
+        let link = WantLink {
+            subject,
+            stamp,
+            what,
+            mtu: segment.mtu,
+            membership: Some(Membership {
+                bridge,
+                flags: NIC_FLAGS,
+                vlans: access(segment, filtering),
+            }),
+            guard: Some(guard(port)),
+        };
+        self.links.insert(name, link);
+    }
+
+    /// Remote rows of one segment. Two for each remote MAC: the bridge's says "into the tunnel",
+    /// the tunnel's says to which VTEP.
+    fn rows(
+        &mut self,
+        stack: &Stack,
+        segment: &Segment,
+        evi: &EviForwarding,
+        filtering: bool,
+        vlan_device: bool,
+    ) {
+        let bundle = stack.encoding == Encoding::VlanAwareBundle;
+        let subject = Subject::Subnet(segment.subnet);
+        let tunnel = OwnedName::tunnel(segment.vni);
+        let tag: Tag = bundle.then_some(segment.vlan);
+        let uplink = if bundle && !filtering {
+            OwnedName::trunk_inner(segment.subnet)
+        } else {
+            tunnel.clone()
+        };
+        for (_, vtep) in evi.flood.iter().filter(|(of, _)| *of == tag) {
+            let target = FdbTarget::Vtep(*vtep);
+            let state = FdbState::ExternLearned;
+            let row = FdbRow {
+                dev: tunnel.clone(),
+                mac: MacAddr::ZERO,
+                target,
+                state,
+            };
+            self.fdb.insert(row, subject);
+        }
+        for ((_, mac), vtep) in evi.macs.iter().filter(|((of, _), _)| *of == tag) {
+            let targets = [
+                (tunnel.clone(), FdbTarget::Vtep(*vtep)),
+                (
+                    uplink.clone(),
+                    FdbTarget::Bridge(filtering.then_some(segment.vlan)),
+                ),
+            ];
+            for (dev, target) in targets {
+                let row = FdbRow {
+                    dev,
+                    mac: *mac,
+                    target,
+                    state: FdbState::ExternLearned,
+                };
+                self.fdb.insert(row, subject);
+            }
+        }
+        // Where the kernel filters VLANs it looks for a neighbour on the VLAN's own device; where
+        // it does not, on the bridge, whose IPv6 is off and which therefore takes no ND rows.
+        let holder = match (filtering, vlan_device) {
+            (true, true) => OwnedName::vlan_device(segment.subnet),
+            (true, false) => return,
+            (false, _) => OwnedName::subnet_bridge(segment.subnet),
+        };
+        let of_tag = evi.neighbours.iter().filter(|((of, _), _)| *of == tag);
+        for ((_, ip), mac) in of_tag.filter(|((_, ip), _)| vlan_device || ip.is_ipv4()) {
+            let row = Neighbour {
+                dev: holder.clone(),
+                ip: *ip,
+                mac: *mac,
+                ours: true,
+            };
+            self.neighbours
+                .insert((holder.clone(), *ip), (row, subject));
+        }
+    }
+}
+
+/// The bridge that a segment's ports hang on.
+pub(crate) fn segment_bridge(stack: &Stack, segment: &Segment, filtering: bool) -> IfName {
+    if filtering {
+        OwnedName::vpc_bridge(stack.vpc)
+    } else {
+        OwnedName::subnet_bridge(segment.subnet)
+    }
+}
+
+fn tunnel_flags(observed: &HostState) -> BridgePortFlags {
+    // Suppression drops what it cannot answer from a neighbour's row only if such rows can be
+    // there: with VLAN filtering they hang on VLAN devices.
+    let rows_possible = !observed.capabilities.contains(&Capability::VlanFiltering)
+        || observed.capabilities.contains(&Capability::VlanDevices);
+    BridgePortFlags {
+        isolated: false,
+        learning: false,
+        unicast_flood: true,
+        neigh_suppress: rows_possible,
+    }
+}
+
+fn access(segment: &Segment, filtering: bool) -> BTreeMap<VlanId, VlanMembership> {
+    filtering
+        .then_some((segment.vlan, VlanMembership::Access))
+        .into_iter()
+        .collect()
+}
+
+fn guard(port: &Port) -> Guard {
+    let link_local = IpAddr::V6(port.mac.link_local());
+    let has_v6 = port.addresses.iter().any(IpAddr::is_ipv6);
+    Guard {
+        macs: BTreeSet::from([port.mac]),
+        addresses: port
+            .addresses
+            .iter()
+            .copied()
+            .chain(has_v6.then_some(link_local))
+            .collect(),
+    }
+}
+
+fn with_prefixes(port: &Port, segment: &Segment) -> BTreeSet<IpNet> {
+    port.addresses
+        .iter()
+        .filter_map(|address| {
+            let length = match address {
+                IpAddr::V4(_) => segment.v4?.prefix_len(),
+                IpAddr::V6(_) => segment.v6?.prefix_len(),
+            };
+            IpNet::new(*address, length).ok()
+        })
+        .collect()
+}
+
+fn cannot_adopt(
+    observed: &HostState,
+    bridge: &IfName,
+    port: &Port,
+    ifname: &IfName,
+    stamp: Stamp,
+) -> Option<String> {
+    let Some(link) = observed.links.get(ifname) else {
+        return Some(format!(
+            "NIC {}: interface {ifname} does not exist on this host: create it, or attach the NIC \
+             to another",
+            port.name
+        ));
+    };
+    let ours = link.alias.as_deref() == Some(stamp.to_string().as_str());
+    if let (false, Some(alias)) = (ours, &link.alias) {
+        return Some(format!(
+            "NIC {}: interface {ifname} carries the alias {alias:?}, so it may be somebody \
+             else's: clear it (ip link set {ifname} alias '') to hand the interface over",
+            port.name
+        ));
+    }
+    match &link.port {
+        Some(member) if member.bridge != *bridge && !ours => Some(format!(
+            "NIC {}: interface {ifname} is a port of bridge {}: take it out (ip link set {ifname} \
+             nomaster) to hand it over",
+            port.name, member.bridge
+        )),
+        _ => None,
+    }
+}
+
+/// A locally administered MAC for a device of ours, the same after every restart: a bridge that
+/// changes its MAC makes its peers forget it.
+fn device_mac(kind: u8, bits: u64) -> MacAddr {
+    let b = bits.to_be_bytes();
+    MacAddr([kind, b[3], b[4], b[5], b[6], b[7]])
+}
+
+fn tunnel_mac(local: IpAddr, vni: Vni) -> MacAddr {
+    let [.., a, b] = match local {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    };
+    let [_, c, d, e] = vni.get().to_be_bytes();
+    MacAddr([0x0e, a, b, c, d, e])
+}

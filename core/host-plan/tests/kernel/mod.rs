@@ -1,0 +1,294 @@
+//! A reference kernel: what each action does to the observed state, for scripts and properties.
+
+use host_plan::{
+    Action, BridgePort, FdbRow, FdbState, FdbTarget, HostState, InsideLink, Link, LinkKind,
+    NetnsState, Stamp,
+};
+use model::{IfName, MacAddr};
+
+/// Does to `state` what `shell/linux` does to a host.
+pub(crate) fn apply(state: &mut HostState, action: &Action) {
+    match action {
+        Action::InstallFirewall => state.firewall = true,
+        Action::SetVteps(vteps) => state.vteps = vteps.clone(),
+        Action::CreateBridge {
+            name,
+            mac,
+            mtu,
+            vlan_filtering,
+            stamp,
+        } => {
+            let kind = LinkKind::Bridge {
+                vlan_filtering: *vlan_filtering,
+                default_pvid: if *vlan_filtering { 0 } else { 1 },
+                mcast_snooping: false,
+            };
+            add(state, name, kind, *mac, mtu.get(), *stamp);
+        }
+        Action::CreateVxlan {
+            name,
+            vni,
+            local,
+            port,
+            mac,
+            mtu,
+            stamp,
+        } => {
+            let kind = LinkKind::Vxlan {
+                vni: Some(*vni),
+                local: Some(*local),
+                port: *port,
+                learning: false,
+            };
+            add(state, name, kind, *mac, mtu.get(), *stamp);
+        }
+        Action::CreateVlanDevice {
+            name,
+            bridge,
+            vlan,
+            stamp,
+        } => {
+            let parent = state.links[bridge].index;
+            let kind = LinkKind::Vlan {
+                parent,
+                vlan: *vlan,
+            };
+            add(state, name, kind, MacAddr::ZERO, 1500, *stamp);
+            state.links.get_mut(name).unwrap().ipv6_disabled = false;
+        }
+        Action::CreateTrunkPair(pair) => {
+            for name in [&pair.inner, &pair.outer] {
+                let kind = LinkKind::Veth {
+                    peer: 0,
+                    peer_netns: None,
+                    peer_is_local: true,
+                };
+                add(state, name, kind, MacAddr::ZERO, pair.mtu.get(), pair.stamp);
+            }
+        }
+        Action::CreateVeth(veth) => {
+            let kind = LinkKind::Veth {
+                peer: 2,
+                peer_netns: None,
+                peer_is_local: false,
+            };
+            add(
+                state,
+                &veth.name,
+                kind,
+                MacAddr::ZERO,
+                veth.mtu.get(),
+                veth.stamp,
+            );
+            let inside = state.netns.get_mut(&veth.netns).expect("made before");
+            inside.links.insert(
+                veth.device.clone(),
+                InsideLink {
+                    index: 2,
+                    mac: veth.mac,
+                    mtu: veth.mtu.get().into(),
+                    up: false,
+                    addresses: Default::default(),
+                },
+            );
+        }
+        Action::CreateTap { name, mtu, stamp } => {
+            let kind = LinkKind::Tap {
+                multi_queue: true,
+                vnet_hdr: true,
+            };
+            add(state, name, kind, MacAddr::ZERO, mtu.get(), *stamp);
+        }
+        Action::Adopt { name, stamp } => {
+            let link = state.links.get_mut(name).unwrap();
+            link.alias = Some(stamp.to_string());
+            link.ipv6_disabled = true;
+        }
+        Action::Release { name } => {
+            let link = state.links.get_mut(name).unwrap();
+            link.alias = None;
+            link.ipv6_disabled = false;
+        }
+        Action::DeleteLinks(names) => names.iter().for_each(|name| remove(state, name)),
+        Action::CreateNetns(netns) => {
+            if !state.netns.contains_key(netns) {
+                state.netns.insert(netns.clone(), NetnsState::default());
+                state.owned_netns.insert(netns.clone());
+            }
+        }
+        Action::DeleteNetns(netns) => {
+            state.netns.remove(netns);
+            state.owned_netns.remove(netns);
+        }
+        Action::Enslave { link, bridge } => {
+            assert!(
+                state.links.contains_key(bridge),
+                "{link} joins {bridge}, which is not there"
+            );
+            leave(state, link);
+            state.links.get_mut(link).unwrap().port = Some(BridgePort {
+                bridge: bridge.clone(),
+                isolated: true,
+                learning: true,
+                unicast_flood: true,
+                neigh_suppress: false,
+                vlans: Default::default(),
+            });
+        }
+        Action::LeaveBridge { link } => leave(state, link),
+        Action::SetPortFlags { link, flags } => {
+            let port = port(state, link);
+            port.isolated = flags.isolated;
+            port.learning = flags.learning;
+            port.unicast_flood = flags.unicast_flood;
+            port.neigh_suppress = flags.neigh_suppress;
+        }
+        Action::AddVlan {
+            link,
+            vlan,
+            membership,
+        } => {
+            port(state, link).vlans.insert(*vlan, *membership);
+        }
+        Action::DeleteVlan { link, vlan } => {
+            port(state, link).vlans.remove(vlan);
+            state
+                .fdb
+                .retain(|row| row.dev != *link || row.target != FdbTarget::Bridge(Some(*vlan)));
+        }
+        Action::SetGuard { link, guard } => {
+            state.guards.insert(link.clone(), guard.clone());
+        }
+        Action::ClearGuard { link } => {
+            state.guards.remove(link);
+        }
+        Action::SetMtu { link, mtu } => {
+            state.links.get_mut(link).unwrap().mtu = mtu.get().into();
+        }
+        Action::SetMac { link, mac } => state.links.get_mut(link).unwrap().mac = *mac,
+        Action::DisableIpv6 { link } => state.links.get_mut(link).unwrap().ipv6_disabled = true,
+        Action::SetUp { link } => {
+            let there = &state.links[link];
+            assert!(there.ipv6_disabled, "{link} comes up with IPv6 on");
+            let stamp: Option<Stamp> = there.alias.as_deref().and_then(|a| a.parse().ok());
+            if matches!(stamp, Some(Stamp::Nic(_) | Stamp::Adopted(_))) {
+                let guard = state.guards.get(link);
+                assert!(
+                    guard.is_some_and(|g| !g.macs.is_empty()),
+                    "{link} comes up unguarded"
+                );
+                let port = there
+                    .port
+                    .as_ref()
+                    .expect("a port joins before it comes up");
+                assert!(!port.isolated, "{link} comes up isolated for good");
+            }
+            state.links.get_mut(link).unwrap().up = true;
+        }
+        Action::SetDown { link } => state.links.get_mut(link).unwrap().up = false,
+        Action::ConfigureInside(inside) => {
+            let netns = state.netns.get_mut(&inside.netns).expect("made before");
+            let link = netns.links.get_mut(&inside.device).expect("made before");
+            link.mac = inside.mac;
+            link.mtu = inside.mtu.get().into();
+            link.up = true;
+            link.addresses.extend(&inside.addresses);
+        }
+        Action::AddFdb(row) => {
+            assert!(
+                state.links.contains_key(&row.dev),
+                "row {row} on no interface"
+            );
+            if matches!(row.target, FdbTarget::Vtep(_)) && row.mac != MacAddr::ZERO {
+                let other = |o: &FdbRow| matches!(o.target, FdbTarget::Vtep(_));
+                state
+                    .fdb
+                    .retain(|o| o.dev != row.dev || o.mac != row.mac || !other(o));
+            }
+            state.fdb.insert(row.clone());
+        }
+        Action::DeleteFdb(row) => {
+            assert!(
+                row.state != FdbState::Local,
+                "the kernel's own row {row} is not ours to delete"
+            );
+            state.fdb.remove(row);
+        }
+        Action::SetNeighbour(row) => {
+            state
+                .neighbours
+                .retain(|other| other.dev != row.dev || other.ip != row.ip);
+            state.neighbours.insert(row.clone());
+        }
+        Action::DeleteNeighbour(row) => {
+            state.neighbours.remove(row);
+        }
+    }
+}
+
+fn add(state: &mut HostState, name: &IfName, kind: LinkKind, mac: MacAddr, mtu: u16, stamp: Stamp) {
+    let index = state
+        .links
+        .values()
+        .map(|link| link.index)
+        .max()
+        .unwrap_or(1)
+        + 1;
+    let link = Link {
+        index,
+        kind,
+        alias: Some(stamp.to_string()),
+        mac,
+        mtu: mtu.into(),
+        up: false,
+        ipv6_disabled: true,
+        port: None,
+    };
+    let before = state.links.insert(name.clone(), link);
+    assert!(before.is_none(), "{name} is made twice");
+}
+
+fn port<'a>(state: &'a mut HostState, link: &IfName) -> &'a mut BridgePort {
+    let port = state
+        .links
+        .get_mut(link)
+        .expect("it is there")
+        .port
+        .as_mut();
+    port.unwrap_or_else(|| panic!("{link} is no port"))
+}
+
+fn leave(state: &mut HostState, link: &IfName) {
+    state.links.get_mut(link).unwrap().port = None;
+    state
+        .fdb
+        .retain(|row| row.dev != *link || matches!(row.target, FdbTarget::Vtep(_)));
+}
+
+/// What the kernel does when an interface goes.
+pub(crate) fn remove(state: &mut HostState, name: &IfName) {
+    let Some(link) = state.links.remove(name) else {
+        return;
+    };
+    state.fdb.retain(|row| row.dev != *name);
+    state.neighbours.retain(|row| row.dev != *name);
+    let mut after = Vec::new();
+    for (other, there) in &mut state.links {
+        if there.port.as_ref().is_some_and(|port| port.bridge == *name) {
+            there.port = None;
+            state
+                .fdb
+                .retain(|row| row.dev != *other || matches!(row.target, FdbTarget::Vtep(_)));
+        }
+        if matches!(there.kind, LinkKind::Vlan { parent, .. } if parent == link.index) {
+            after.push(other.clone());
+        }
+    }
+    let id = name.as_str().get(2..).unwrap_or_default();
+    for (end, peer) in [("u-", "w-"), ("w-", "u-")] {
+        if name.as_str().starts_with(end) {
+            after.push(IfName::new(format!("{peer}{id}")).unwrap());
+        }
+    }
+    after.iter().for_each(|name| remove(state, name));
+}

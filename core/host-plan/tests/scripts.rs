@@ -1,0 +1,288 @@
+//! Golden scripts of plans: `tests/golden/*.txt`. A script builds a configuration line by line;
+//! `plan` shows the steps, `run` takes them and says if a second plan is empty.
+
+mod kernel;
+
+use host_plan::{
+    Action, Desired, FdbRow, FdbState, FdbTarget, HostState, Link, LinkKind, plan, readiness,
+};
+use model::{
+    Capability, Encoding, Forwarding, IfName, MacAddr, Mtu, NicId, Port, Segment, Stack, SubnetId,
+    Underlay, VlanId, Vni, VpcId,
+};
+use std::net::IpAddr;
+
+#[test]
+fn plans_are_as_written() {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
+    testkit::run_golden_scripts(dir, || {
+        let mut world = World::new();
+        move |lines: &[&str]| lines.iter().map(|line| world.line(line)).collect()
+    });
+}
+
+struct World {
+    underlay: Underlay,
+    stacks: Vec<Stack>,
+    forwarding: Forwarding,
+    state: HostState,
+    names: Vec<(String, String)>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            underlay: Underlay {
+                address: "100.64.0.2".parse().unwrap(),
+                mtu: Mtu::new(1500).unwrap(),
+            },
+            stacks: Vec::new(),
+            forwarding: Forwarding {
+                complete: true,
+                ..Default::default()
+            },
+            state: HostState::default(),
+            names: Vec::new(),
+        }
+    }
+
+    fn line(&mut self, line: &str) -> String {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let after = |key: &str| {
+            words
+                .iter()
+                .position(|word| *word == key)
+                .and_then(|at| words.get(at + 1))
+                .copied()
+        };
+        match words.as_slice() {
+            ["kernel", kind] => {
+                let all = [Capability::Vxlan, Capability::NftBridge, Capability::Tap];
+                self.state.capabilities.extend(all);
+                match *kind {
+                    "filtering" => self
+                        .state
+                        .capabilities
+                        .extend([Capability::VlanFiltering, Capability::VlanDevices]),
+                    "plain" => self.state.capabilities.extend([Capability::ClsBpf]),
+                    "poor" => self.state.capabilities.clear(),
+                    other => panic!("kernel {other}?"),
+                }
+            }
+            ["interface", name] => self.interface(name),
+            ["vpc", name, ..] => self.vpc(name, &after),
+            ["subnet", path, ..] => self.subnet(path, &after),
+            ["nic", path, ..] => self.nic(path, &after),
+            ["remove", path] => self.remove(path),
+            ["learn", ..] => self.learn(&after),
+            ["forget"] => self.forwarding.evis.clear(),
+            ["incomplete"] => self.forwarding.complete = false,
+            ["complete"] => self.forwarding.complete = true,
+            ["drift", rest @ ..] => self.drift(rest),
+            ["plan"] => return self.named(self.plan().to_string()),
+            ["run"] => return self.run(),
+            ["ready"] => return self.ready(),
+            other => panic!("{other:?}?"),
+        }
+        String::new()
+    }
+
+    fn plan(&self) -> host_plan::Plan {
+        plan(&self.desired(), &self.state)
+    }
+
+    fn desired(&self) -> Desired<'_> {
+        Desired {
+            underlay: self.underlay,
+            stacks: &self.stacks,
+            forwarding: &self.forwarding,
+        }
+    }
+
+    fn run(&mut self) -> String {
+        for step in self.plan().steps {
+            kernel::apply(&mut self.state, &step.action);
+        }
+        let left = self.plan();
+        if left.steps.is_empty() {
+            return "converged\n".to_owned();
+        }
+        self.named(format!("still to do:\n{left}"))
+    }
+
+    fn ready(&self) -> String {
+        let ready = readiness(&self.desired(), &self.state);
+        let all = ready.segments.iter().map(|id| format!("subnet {id}\n"));
+        self.named(
+            all.chain(ready.nics.iter().map(|id| format!("nic {id}\n")))
+                .collect(),
+        )
+    }
+
+    fn named(&self, text: String) -> String {
+        self.names
+            .iter()
+            .fold(text, |text, (id, name)| text.replace(id, name))
+    }
+
+    fn id(&mut self, name: &str) -> u64 {
+        let bits = 0xabcd_0000 + self.names.len() as u64;
+        self.names
+            .push((NicId::from_random(bits).to_string(), name.replace('/', "-")));
+        bits
+    }
+
+    fn interface(&mut self, name: &str) {
+        let index = self.state.links.len() as u32 + 100;
+        let link = Link {
+            index,
+            kind: LinkKind::Other(String::new()),
+            alias: None,
+            mac: MacAddr([2, 0, 0, 0, 9, 9]),
+            mtu: 1500,
+            up: true,
+            ipv6_disabled: false,
+            port: None,
+        };
+        self.state.links.insert(IfName::new(name).unwrap(), link);
+    }
+
+    fn vpc<'a>(&mut self, name: &str, after: &impl Fn(&str) -> Option<&'a str>) {
+        let vpc = VpcId::from_random(self.id(name));
+        self.stacks.push(Stack {
+            vpc,
+            name: name.to_owned(),
+            vni: vni(after("vni")),
+            encoding: after("encoding").map_or(Encoding::VlanBased, |e| e.parse().unwrap()),
+            segments: Vec::new(),
+            ports: Vec::new(),
+        });
+    }
+
+    fn subnet<'a>(&mut self, path: &str, after: &impl Fn(&str) -> Option<&'a str>) {
+        let subnet = SubnetId::from_random(self.id(path));
+        let stack = stack_of(&mut self.stacks, path);
+        stack.segments.push(Segment {
+            subnet,
+            name: path.to_owned(),
+            vlan: VlanId::new(after("vlan").unwrap().parse().unwrap()).unwrap(),
+            vni: after("vni").map_or(stack.vni, |number| vni(Some(number))),
+            mtu: Mtu::new(after("mtu").map_or(1446, |m| m.parse().unwrap())).unwrap(),
+            v4: after("v4").map(|net| net.parse().unwrap()),
+            v6: after("v6").map(|net| net.parse().unwrap()),
+        });
+    }
+
+    fn nic<'a>(&mut self, path: &str, after: &impl Fn(&str) -> Option<&'a str>) {
+        let nic = NicId::from_random(self.id(path));
+        let stack = stack_of(&mut self.stacks, path);
+        let parent = path.rsplit_once('/').unwrap().0;
+        let subnet = stack
+            .segments
+            .iter()
+            .find(|s| s.name == parent)
+            .unwrap()
+            .subnet;
+        stack.ports.push(Port {
+            nic,
+            name: path.to_owned(),
+            subnet,
+            mac: after("mac").unwrap().parse().unwrap(),
+            addresses: after("ip")
+                .unwrap()
+                .split(',')
+                .map(|ip| ip.parse().unwrap())
+                .collect(),
+            attachment: after("attach").unwrap().parse().unwrap(),
+        });
+    }
+
+    fn remove(&mut self, path: &str) {
+        for stack in &mut self.stacks {
+            stack.ports.retain(|port| port.name != path);
+            stack.segments.retain(|segment| segment.name != path);
+        }
+        self.stacks.retain(|stack| stack.name != path);
+    }
+
+    fn learn<'a>(&mut self, after: &impl Fn(&str) -> Option<&'a str>) {
+        let evi = self.forwarding.evis.entry(vni(after("vni"))).or_default();
+        let tag = after("tag").map(|tag| VlanId::new(tag.parse().unwrap()).unwrap());
+        let vtep: IpAddr = after("vtep").unwrap().parse().unwrap();
+        match after("mac") {
+            None => drop(evi.flood.insert((tag, vtep))),
+            Some(mac) => {
+                let mac: MacAddr = mac.parse().unwrap();
+                evi.macs.insert((tag, mac), vtep);
+                if let Some(ip) = after("ip") {
+                    evi.neighbours.insert((tag, ip.parse().unwrap()), mac);
+                }
+            }
+        }
+    }
+
+    /// Somebody else's hand on the host. Names may be given as `n-<nic path>`.
+    fn drift(&mut self, words: &[&str]) {
+        let name = |text: &str| {
+            let (prefix, path) = text.split_once('@').unwrap_or(("", text));
+            let id = self
+                .names
+                .iter()
+                .find(|(_, name)| name == path)
+                .map(|(id, _)| id.as_str());
+            IfName::new(format!("{prefix}{}", id.unwrap_or(path))).unwrap()
+        };
+        match words {
+            ["down", link] => self.state.links.get_mut(&name(link)).unwrap().up = false,
+            ["up", link] => self.state.links.get_mut(&name(link)).unwrap().up = true,
+            ["delete", link] => {
+                let link = name(link);
+                kernel::remove(&mut self.state, &link);
+            }
+            ["mtu", link, mtu] => {
+                self.state.links.get_mut(&name(link)).unwrap().mtu = mtu.parse().unwrap();
+            }
+            ["vlan", link, vlan] => {
+                let port = self
+                    .state
+                    .links
+                    .get_mut(&name(link))
+                    .unwrap()
+                    .port
+                    .as_mut()
+                    .unwrap();
+                let vlan = VlanId::new(vlan.parse().unwrap()).unwrap();
+                port.vlans = [(vlan, host_plan::VlanMembership::Access)].into();
+            }
+            ["flush", link] => {
+                let link = name(link);
+                self.state.fdb.retain(|row| row.dev != link);
+            }
+            ["guard", link] => drop(self.state.guards.remove(&name(link))),
+            ["row", link, mac, state] => {
+                let row = FdbRow {
+                    dev: name(link),
+                    mac: mac.parse().unwrap(),
+                    target: FdbTarget::Bridge(None),
+                    state: match *state {
+                        "static" => FdbState::Static,
+                        "dynamic" => FdbState::Dynamic,
+                        "local" => FdbState::Local,
+                        other => panic!("{other}?"),
+                    },
+                };
+                kernel::apply(&mut self.state, &Action::AddFdb(row));
+            }
+            other => panic!("drift {other:?}?"),
+        }
+    }
+}
+
+fn vni(text: Option<&str>) -> Vni {
+    Vni::new(text.unwrap().parse().unwrap()).unwrap()
+}
+
+fn stack_of<'a>(stacks: &'a mut [Stack], path: &str) -> &'a mut Stack {
+    let name = path.split('/').next().unwrap();
+    stacks.iter_mut().find(|stack| stack.name == name).unwrap()
+}
