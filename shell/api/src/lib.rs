@@ -1,11 +1,32 @@
 //! The only gRPC: generated code, conversions at the edge, TLS, clients.
+//!
+//! The contract is `proto/vpc/v1`; what a message means is documented there.
 
-/// The generated messages, clients and servers of package `vpc.v1`. What they mean is documented
-/// in `proto/vpc/v1`.
+mod client;
+mod credential;
+mod from_proto;
+pub mod pki;
+mod reference;
+pub mod tls;
+mod to_proto;
+mod token;
+
+pub use client::{
+    ConnectError, EnrollError, Enrolled, Enrollment, connect, connect_admin, connect_agent,
+    connect_host, connect_l2, connect_unix, enroll, enroll_with, management, renewed,
+};
+pub use credential::{Credential, CredentialError, chain_pem, write_private};
+pub use from_proto::{BadRequest, Field, MAX_CONDITIONS, bounded, list, number, parse};
+pub use reference::{object, split};
+pub use to_proto::{certificate, host, nic, without_secrets};
+pub use token::{BadJoinToken, JoinToken};
+pub use tonic;
+
+/// The generated messages, clients and servers of package `vpc.v1`.
 #[expect(
     missing_docs,
     unused_qualifications,
-    clippy::large_futures,
+    clippy::large_enum_variant,
     reason = "generated"
 )]
 pub mod v1 {
@@ -14,5 +35,3 @@ pub mod v1 {
 
 /// The encoded descriptors of every service, for reflection.
 pub const FILE_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/vpc.v1.bin"));
-
-pub use tonic;

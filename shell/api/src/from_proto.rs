@@ -1,0 +1,444 @@
+//! Messages to checked types: the only door for what comes from the network. Every refusal names
+//! the field.
+
+use crate::v1;
+use ipnet::{Ipv4Net, Ipv6Net};
+use model::{
+    Asn, Attachment, BgpConfig, Capability, Condition, Encoding, Generation, HostConfig,
+    HostStatus, IfName, Kind, Liveness, ObjectId, Port, Reflector, Resources, Role, Secret,
+    Segment, Stack, Underlay, UnixMillis,
+};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+/// Conditions in one report at most; the agent names the most important first.
+pub const MAX_CONDITIONS: usize = 1000;
+const MAX_STACKS: usize = 4096;
+const MAX_SEGMENTS: usize = 4094;
+const MAX_PORTS: usize = 65_536;
+const MAX_ADDRESSES: usize = 16;
+const MAX_REFLECTORS: usize = 64;
+const MAX_TEXT: usize = 255;
+const MAX_MESSAGE: usize = 4096;
+
+/// A message that cannot be taken, with the field that is to blame.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {reason}")]
+pub struct BadRequest {
+    /// Path of the field, as in `stacks[2].ports[0].mac`.
+    pub field: String,
+    /// What is wrong, and what would be right.
+    pub reason: String,
+}
+
+impl From<BadRequest> for tonic::Status {
+    fn from(bad: BadRequest) -> Self {
+        Self::invalid_argument(bad.to_string())
+    }
+}
+
+/// Where we are in a message.
+#[derive(Clone, Copy)]
+pub struct Field<'a> {
+    parent: Option<&'a Field<'a>>,
+    name: &'a str,
+    index: Option<usize>,
+}
+
+impl<'a> Field<'a> {
+    /// A field of the outermost message.
+    pub const fn root(name: &'a str) -> Self {
+        Self {
+            parent: None,
+            name,
+            index: None,
+        }
+    }
+
+    /// A field of the message in this field.
+    pub const fn of(&'a self, name: &'a str) -> Field<'a> {
+        Field {
+            parent: Some(self),
+            name,
+            index: None,
+        }
+    }
+
+    /// One of a list.
+    pub const fn at(self, index: usize) -> Self {
+        Self {
+            index: Some(index),
+            ..self
+        }
+    }
+
+    /// Refuses what is in it.
+    pub fn bad(&self, reason: impl fmt::Display) -> BadRequest {
+        BadRequest {
+            field: self.to_string(),
+            reason: reason.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Field<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(parent) = self.parent.filter(|parent| !parent.name.is_empty()) {
+            write!(f, "{parent}.")?;
+        }
+        f.write_str(self.name)?;
+        match self.index {
+            Some(index) => write!(f, "[{index}]"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Text of bounded length.
+pub fn bounded(field: Field<'_>, text: &str, most: usize) -> Result<String, BadRequest> {
+    if text.len() <= most {
+        Ok(text.to_owned())
+    } else {
+        Err(field.bad(format_args!("{} bytes, the limit is {most}", text.len())))
+    }
+}
+
+/// Text through the checked door of its type.
+pub fn parse<T>(field: Field<'_>, text: &str) -> Result<T, BadRequest>
+where
+    T: FromStr<Err: fmt::Display>,
+{
+    if text.len() > MAX_TEXT {
+        return Err(field.bad(format_args!(
+            "{} bytes, the limit is {MAX_TEXT}",
+            text.len()
+        )));
+    }
+    text.parse().map_err(|error| field.bad(error))
+}
+
+/// A number through the checked door of its type.
+pub fn number<T, R>(field: Field<'_>, raw: R) -> Result<T, BadRequest>
+where
+    T: TryFrom<R, Error: fmt::Display>,
+{
+    T::try_from(raw).map_err(|error| field.bad(error))
+}
+
+/// A list of bounded length, each item through `convert`.
+pub fn list<T, U>(
+    field: Field<'_>,
+    items: Vec<T>,
+    most: usize,
+    convert: impl Fn(Field<'_>, T) -> Result<U, BadRequest>,
+) -> Result<Vec<U>, BadRequest> {
+    if items.len() > most {
+        return Err(field.bad(format_args!("{} of them, the limit is {most}", items.len())));
+    }
+    items
+        .into_iter()
+        .enumerate()
+        .map(|(index, item)| convert(field.at(index), item))
+        .collect()
+}
+
+fn optional<T>(
+    text: &str,
+    parse: impl FnOnce(&str) -> Result<T, BadRequest>,
+) -> Result<Option<T>, BadRequest> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    parse(text).map(Some)
+}
+
+fn present<T>(field: Field<'_>, message: Option<T>) -> Result<T, BadRequest> {
+    message.ok_or_else(|| field.bad("it is missing"))
+}
+
+macro_rules! closed_enum {
+    ($wire:ty, $ours:ty, $what:literal, { $($wire_name:ident <-> $name:ident),+ $(,)? }) => {
+        impl TryFrom<$wire> for $ours {
+            type Error = String;
+            fn try_from(wire: $wire) -> Result<Self, String> {
+                match wire {
+                    $(<$wire>::$wire_name => Ok(Self::$name),)+
+                    <$wire>::Unspecified => Err(concat!("no ", $what, " is given").to_owned()),
+                }
+            }
+        }
+        impl From<$ours> for $wire {
+            fn from(ours: $ours) -> Self {
+                match ours { $(<$ours>::$name => Self::$wire_name,)+ }
+            }
+        }
+    };
+}
+
+closed_enum!(v1::Kind, Kind, "kind", {
+    Account <-> Account, Vpc <-> Vpc, Subnet <-> Subnet, Nic <-> Nic, Host <-> Host,
+});
+closed_enum!(v1::Role, Role, "role", {
+    Compute <-> Compute, Route <-> Route, Management <-> Management, Storage <-> Storage,
+});
+closed_enum!(v1::Encoding, Encoding, "encoding", {
+    VlanBased <-> VlanBased, VlanAwareBundle <-> VlanAwareBundle,
+});
+closed_enum!(v1::Liveness, Liveness, "liveness", {
+    Joining <-> Joining, Up <-> Up, Down <-> Down,
+});
+closed_enum!(v1::Capability, Capability, "capability", {
+    VlanFiltering <-> VlanFiltering, VlanDevices <-> VlanDevices, Vxlan <-> Vxlan,
+    NftBridge <-> NftBridge, Tap <-> Tap, ClsBpf <-> ClsBpf, TcpMd5 <-> TcpMd5,
+});
+
+impl Field<'_> {
+    /// An enumeration that must be given and known.
+    pub fn enumeration<W, T>(self, raw: i32) -> Result<T, BadRequest>
+    where
+        W: TryFrom<i32>,
+        T: TryFrom<W, Error = String>,
+    {
+        let wire = W::try_from(raw)
+            .map_err(|_| self.bad(format_args!("{raw} is not a value this version knows")))?;
+        T::try_from(wire).map_err(|reason| self.bad(reason))
+    }
+
+    /// A set of roles.
+    pub fn roles(self, raw: Vec<i32>) -> Result<BTreeSet<Role>, BadRequest> {
+        list(self, raw, 16, |field, raw| {
+            field.enumeration::<v1::Role, Role>(raw)
+        })
+        .map(BTreeSet::from_iter)
+    }
+
+    /// The identity of an object of any kind.
+    pub fn object_id(self, kind: i32, id: &str) -> Result<ObjectId, BadRequest> {
+        let field = self.of("object_id");
+        Ok(match self.of("kind").enumeration::<v1::Kind, Kind>(kind)? {
+            Kind::Account => ObjectId::Account(parse(field, id)?),
+            Kind::Vpc => ObjectId::Vpc(parse(field, id)?),
+            Kind::Subnet => ObjectId::Subnet(parse(field, id)?),
+            Kind::Nic => ObjectId::Nic(parse(field, id)?),
+            Kind::Host => ObjectId::Host(parse(field, id)?),
+        })
+    }
+}
+
+impl TryFrom<v1::HostConfig> for HostConfig {
+    type Error = BadRequest;
+    fn try_from(wire: v1::HostConfig) -> Result<Self, BadRequest> {
+        let underlay = Field::root("underlay");
+        let bgp = Field::root("bgp");
+        Ok(Self {
+            host: parse(Field::root("host_id"), &wire.host_id)?,
+            generation: Generation(wire.generation),
+            underlay: {
+                let wire = present(underlay, wire.underlay)?;
+                Underlay {
+                    address: parse(underlay.of("address"), &wire.address)?,
+                    mtu: number(underlay.of("mtu"), wire.mtu)?,
+                }
+            },
+            bgp: {
+                let wire = present(bgp, wire.bgp)?;
+                BgpConfig {
+                    asn: number::<Asn, _>(bgp.of("asn"), wire.asn)?,
+                    reflectors: list(
+                        bgp.of("reflectors"),
+                        wire.reflectors,
+                        MAX_REFLECTORS,
+                        reflector,
+                    )?,
+                }
+            },
+            stacks: list(Field::root("stacks"), wire.stacks, MAX_STACKS, stack)?,
+        })
+    }
+}
+
+impl TryFrom<v1::Stack> for Stack {
+    type Error = BadRequest;
+    fn try_from(wire: v1::Stack) -> Result<Self, BadRequest> {
+        stack(Field::root("stack"), wire)
+    }
+}
+
+impl TryFrom<v1::Segment> for Segment {
+    type Error = BadRequest;
+    fn try_from(wire: v1::Segment) -> Result<Self, BadRequest> {
+        segment(Field::root("segment"), wire)
+    }
+}
+
+impl TryFrom<v1::Port> for Port {
+    type Error = BadRequest;
+    fn try_from(wire: v1::Port) -> Result<Self, BadRequest> {
+        port(Field::root("port"), wire)
+    }
+}
+
+impl TryFrom<v1::Attachment> for Attachment {
+    type Error = BadRequest;
+    fn try_from(wire: v1::Attachment) -> Result<Self, BadRequest> {
+        attachment(Field::root("attachment"), Some(wire))
+    }
+}
+
+/// What the host says of itself; when it was heard, the server fills in.
+impl TryFrom<v1::HostReport> for HostStatus {
+    type Error = BadRequest;
+    fn try_from(wire: v1::HostReport) -> Result<Self, BadRequest> {
+        let resources = wire.resources.unwrap_or_default();
+        Ok(Self {
+            last_checkin: UnixMillis(0),
+            agent_version: version(Field::root("agent_version"), &wire.agent_version)?,
+            kernel_version: version(Field::root("kernel_version"), &wire.kernel_version)?,
+            // One that this server does not know is of no use to it, and no reason to refuse a
+            // newer agent.
+            capabilities: wire
+                .capabilities
+                .into_iter()
+                .filter_map(|raw| v1::Capability::try_from(raw).ok()?.try_into().ok())
+                .collect(),
+            resources: Resources {
+                cpus: resources.cpus,
+                memory_total_bytes: resources.memory_total_bytes,
+                memory_free_bytes: resources.memory_free_bytes,
+                disk_free_bytes: resources.disk_free_bytes,
+            },
+            received: Generation(wire.received_generation),
+            applied: Generation(wire.applied_generation),
+            conditions: list(
+                Field::root("conditions"),
+                wire.conditions,
+                MAX_CONDITIONS,
+                condition,
+            )?,
+        })
+    }
+}
+
+impl TryFrom<v1::Condition> for Condition {
+    type Error = BadRequest;
+    fn try_from(wire: v1::Condition) -> Result<Self, BadRequest> {
+        condition(Field::root("condition"), wire)
+    }
+}
+
+fn version(field: Field<'_>, text: &str) -> Result<String, BadRequest> {
+    bounded(field, text, MAX_TEXT)
+}
+
+fn condition(field: Field<'_>, wire: v1::Condition) -> Result<Condition, BadRequest> {
+    Ok(Condition {
+        object: field.object_id(wire.kind, &wire.object_id)?,
+        message: bounded(field.of("message"), &wire.message, MAX_MESSAGE)?,
+        since: UnixMillis(wire.since_unix_ms),
+        attempts: wire.attempts,
+    })
+}
+
+fn reflector(field: Field<'_>, wire: v1::Reflector) -> Result<Reflector, BadRequest> {
+    let port = field.of("port");
+    Ok(Reflector {
+        address: parse(field.of("address"), &wire.address)?,
+        port: match u16::try_from(wire.port) {
+            Ok(0) | Err(_) => return Err(port.bad("not a TCP port: 1 to 65535")),
+            Ok(number) => number,
+        },
+        password: optional(&wire.password, |text| {
+            // What TCP_MD5SIG takes at most.
+            bounded(field.of("password"), text, 80).map(Secret)
+        })?,
+    })
+}
+
+fn stack(field: Field<'_>, wire: v1::Stack) -> Result<Stack, BadRequest> {
+    let stack = Stack {
+        vpc: parse(field.of("vpc_id"), &wire.vpc_id)?,
+        name: bounded(field.of("name"), &wire.name, MAX_TEXT)?,
+        vni: number(field.of("vni"), wire.vni)?,
+        encoding: match wire.encoding {
+            0 => Encoding::default(),
+            raw => field
+                .of("encoding")
+                .enumeration::<v1::Encoding, Encoding>(raw)?,
+        },
+        segments: list(field.of("segments"), wire.segments, MAX_SEGMENTS, segment)?,
+        ports: list(field.of("ports"), wire.ports, MAX_PORTS, port)?,
+    };
+    let known: BTreeSet<_> = stack.segments.iter().map(|s| s.subnet).collect();
+    match stack.ports.iter().position(|p| !known.contains(&p.subnet)) {
+        Some(index) => Err(field
+            .of("ports")
+            .at(index)
+            .of("subnet_id")
+            .bad("no segment of this stack")),
+        None => Ok(stack),
+    }
+}
+
+fn segment(field: Field<'_>, wire: v1::Segment) -> Result<Segment, BadRequest> {
+    let vlan = field.of("vlan");
+    let raw = u16::try_from(wire.vlan).map_err(|_| vlan.bad("VLAN is out of range: 1 to 4094"))?;
+    Ok(Segment {
+        subnet: parse(field.of("subnet_id"), &wire.subnet_id)?,
+        name: bounded(field.of("name"), &wire.name, MAX_TEXT)?,
+        vlan: number(vlan, raw)?,
+        vni: number(field.of("vni"), wire.vni)?,
+        mtu: number(field.of("mtu"), wire.mtu)?,
+        v4: optional(&wire.ipv4_cidr, |text| {
+            parse::<Ipv4Net>(field.of("ipv4_cidr"), text)
+        })?,
+        v6: optional(&wire.ipv6_cidr, |text| {
+            parse::<Ipv6Net>(field.of("ipv6_cidr"), text)
+        })?,
+    })
+}
+
+fn port(field: Field<'_>, wire: v1::Port) -> Result<Port, BadRequest> {
+    let mac: model::MacAddr = parse(field.of("mac"), &wire.mac)?;
+    if !mac.is_usable() {
+        return Err(field
+            .of("mac")
+            .bad(format_args!("{mac} is not a unicast address")));
+    }
+    Ok(Port {
+        nic: parse(field.of("nic_id"), &wire.nic_id)?,
+        name: bounded(field.of("name"), &wire.name, MAX_TEXT)?,
+        subnet: parse(field.of("subnet_id"), &wire.subnet_id)?,
+        mac,
+        addresses: list(
+            field.of("addresses"),
+            wire.addresses,
+            MAX_ADDRESSES,
+            |field, text| parse(field, &text),
+        )?,
+        attachment: attachment(field.of("attachment"), wire.attachment)?,
+    })
+}
+
+fn attachment(field: Field<'_>, wire: Option<v1::Attachment>) -> Result<Attachment, BadRequest> {
+    use v1::attachment::Kind as Wire;
+    let kind = wire.and_then(|wire| wire.kind);
+    Ok(
+        match kind.ok_or_else(|| field.bad("it is missing: tap, netns or existing"))? {
+            Wire::Tap(_) => Attachment::Tap,
+            Wire::Netns(wire) => Attachment::Netns {
+                netns: parse(field.of("netns").of("netns"), &wire.netns)?,
+                device: match wire.device.as_str() {
+                    "" => IfName::new("eth0").expect("eth0 is an interface name"),
+                    device => parse(field.of("netns").of("device"), device)?,
+                },
+            },
+            Wire::Existing(wire) => Attachment::Existing {
+                ifname: parse(field.of("existing").of("ifname"), &wire.ifname)?,
+            },
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests;
