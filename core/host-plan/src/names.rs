@@ -9,6 +9,7 @@
 //! | `u-<subnet>`, `w-<subnet>` | the two ends of a bundle's trunk pair |
 //! | `n-<nic>` | a NIC's port |
 
+use crate::Subject;
 use model::{IfName, NicId, SubnetId, Vni, VpcId};
 use std::fmt;
 use std::str::FromStr;
@@ -25,6 +26,17 @@ pub enum Stamp {
     Nic(NicId),
     /// Of a NIC, on an interface that we did not make and do not remove.
     Adopted(NicId),
+}
+
+impl Stamp {
+    /// The object that the interface is of.
+    pub const fn subject(&self) -> Subject {
+        match *self {
+            Self::Vpc(id) => Subject::Vpc(id),
+            Self::Subnet(id) => Subject::Subnet(id),
+            Self::Nic(id) | Self::Adopted(id) => Subject::Nic(id),
+        }
+    }
 }
 
 impl fmt::Display for Stamp {

@@ -35,6 +35,16 @@ pub struct Readiness {
 pub fn plan(desired: &Desired<'_>, observed: &HostState) -> Plan {
     let mut want = Want::of(desired, observed);
     let problems = std::mem::take(&mut want.problems);
+    if problems
+        .iter()
+        .any(|problem| problem.subject == Subject::Host)
+    {
+        // Nothing can be said of the host: leave all that is there as it is.
+        return Plan {
+            steps: Vec::new(),
+            problems,
+        };
+    }
     let mut planner = Planner {
         want,
         observed,
@@ -347,12 +357,11 @@ impl Planner<'_> {
     }
 
     fn subject_of(&self, dev: &IfName) -> Subject {
-        match self.observed.links.get(dev).and_then(stamp_of) {
-            Some(Stamp::Vpc(id)) => Subject::Vpc(id),
-            Some(Stamp::Subnet(id)) => Subject::Subnet(id),
-            Some(Stamp::Nic(id) | Stamp::Adopted(id)) => Subject::Nic(id),
-            None => Subject::Host,
-        }
+        self.observed
+            .links
+            .get(dev)
+            .and_then(stamp_of)
+            .map_or(Subject::Host, |s| s.subject())
     }
 
     fn stale_guards(&mut self) {

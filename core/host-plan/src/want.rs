@@ -44,6 +44,8 @@ pub(crate) struct Want {
     pub(crate) netns: BTreeSet<NetnsName>,
     pub(crate) vteps: BTreeSet<IpAddr>,
     pub(crate) problems: Vec<Problem>,
+    /// Whose interfaces stay as they are, because what they should become cannot be said.
+    pub(crate) frozen: BTreeSet<Subject>,
 }
 
 #[derive(Debug, Clone)]
@@ -139,6 +141,7 @@ impl Want {
                     stack.name
                 ),
             });
+            self.freeze(stack);
             return;
         }
         let Some(limit) = Encapsulation::inner_mtu(desired.underlay, stack.encoding) else {
@@ -149,6 +152,7 @@ impl Want {
                     desired.underlay.mtu
                 ),
             });
+            self.freeze(stack);
             return;
         };
         let widest = stack
@@ -198,6 +202,14 @@ impl Want {
         for port in &stack.ports {
             self.port(observed, stack, port, filtering);
         }
+    }
+
+    fn freeze(&mut self, stack: &Stack) {
+        self.frozen.insert(Subject::Vpc(stack.vpc));
+        self.frozen
+            .extend(stack.segments.iter().map(|s| Subject::Subnet(s.subnet)));
+        self.frozen
+            .extend(stack.ports.iter().map(|p| Subject::Nic(p.nic)));
     }
 
     fn segment(
