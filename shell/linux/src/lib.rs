@@ -1,1 +1,30 @@
-//! The kernel: netlink, namespaces, nftables, TAP. Observes and runs actions; decides nothing.
+//! The kernel: netlink, namespaces, nftables, TAP, BPF. Observes and runs actions; decides nothing.
+//!
+//! Everything here blocks. [`Kernel`] belongs to one thread, the one that opened it: its sockets and
+//! the sysctls that it writes are those of that thread's network namespace.
+//!
+//! **Invariant:** the only crate of the workspace with netlink messages, nft syntax, ioctls, BPF and
+//! unsafe code.
+
+mod attr;
+mod bpf;
+mod error;
+mod fdb;
+mod host;
+mod kernel;
+mod link;
+mod monitor;
+mod netns;
+mod nft;
+mod observe;
+mod probe;
+mod socket;
+mod sys;
+mod tap;
+
+pub use error::{ActionError, Cause, Error};
+pub use host::{UnderlayInterface, kernel_version, resources, underlay_interface};
+pub use kernel::Kernel;
+pub use monitor::{Event, Monitor};
+pub use netns::{NETNS_DIR, Netns, in_netns, spawn_in_netns};
+pub use sys::PROTOCOL;

@@ -1,0 +1,83 @@
+//! Numbers of the kernel's interfaces that the libc crate has not, or has with the wrong width.
+//! From `linux/if_link.h`, `linux/neighbour.h`, `linux/rtnetlink.h`, `linux/netfilter/nf_tables.h`,
+//! `linux/netfilter/nfnetlink.h`, `linux/pkt_sched.h`, `linux/pkt_cls.h`, `linux/bpf.h` and
+//! `linux/if_tun.h`.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// `NDA_PROTOCOL` of the neighbour rows that we make. In `/etc/iproute2/rt_protos` it is free.
+pub const PROTOCOL: u8 = 118;
+
+macro_rules! numbers {
+    ($kind:ty: $($name:ident = $value:literal,)*) => { $(pub(crate) const $name: $kind = $value;)* };
+}
+
+numbers! { u16:
+    IFLA_ADDRESS = 1, IFLA_IFNAME = 3, IFLA_MTU = 4, IFLA_LINK = 5, IFLA_MASTER = 10,
+    IFLA_LINKINFO = 18, IFLA_IFALIAS = 20, IFLA_AF_SPEC = 26, IFLA_GROUP = 27,
+    IFLA_NET_NS_FD = 28, IFLA_EXT_MASK = 29, IFLA_NUM_TX_QUEUES = 31, IFLA_NUM_RX_QUEUES = 32,
+    IFLA_LINK_NETNSID = 37, IFLA_TARGET_NETNSID = 46,
+    IFLA_INFO_KIND = 1, IFLA_INFO_DATA = 2, IFLA_INFO_SLAVE_KIND = 4, IFLA_INFO_SLAVE_DATA = 5,
+    IFLA_INET6_CONF = 2, IFLA_INET6_ADDR_GEN_MODE = 8,
+    IFLA_BR_VLAN_FILTERING = 7, IFLA_BR_MCAST_SNOOPING = 23, IFLA_BR_VLAN_DEFAULT_PVID = 39,
+    IFLA_BRPORT_LEARNING = 8, IFLA_BRPORT_UNICAST_FLOOD = 9, IFLA_BRPORT_NEIGH_SUPPRESS = 32,
+    IFLA_BRPORT_ISOLATED = 33, IFLA_BRIDGE_VLAN_INFO = 2,
+    IFLA_VXLAN_ID = 1, IFLA_VXLAN_LOCAL = 4, IFLA_VXLAN_TTL = 5, IFLA_VXLAN_LEARNING = 7,
+    IFLA_VXLAN_PORT = 15, IFLA_VXLAN_LOCAL6 = 17, IFLA_VXLAN_UDP_CSUM = 18,
+    IFLA_VXLAN_UDP_ZERO_CSUM6_TX = 19, IFLA_VXLAN_UDP_ZERO_CSUM6_RX = 20,
+    IFLA_VXLAN_COLLECT_METADATA = 25, IFLA_VXLAN_DF = 29,
+    IFLA_VLAN_ID = 1, VETH_INFO_PEER = 1,
+    IFLA_TUN_TYPE = 3, IFLA_TUN_VNET_HDR = 5, IFLA_TUN_MULTI_QUEUE = 7,
+    NDA_DST = 1, NDA_LLADDR = 2, NDA_VLAN = 5, NDA_MASTER = 9, NDA_PROTOCOL = 12,
+    NETNSA_NSID = 1, NETNSA_FD = 3,
+    IFA_ADDRESS = 1, IFA_LOCAL = 2, IFA_FLAGS = 8, IFA_TARGET_NETNSID = 10,
+    NFTA_TABLE_NAME = 1, NFTA_RULE_TABLE = 1, NFTA_RULE_CHAIN = 2,
+    NFTA_CHAIN_TABLE = 1, NFTA_CHAIN_NAME = 3,
+    NFTA_SET_TABLE = 1, NFTA_SET_NAME = 2, NFTA_SET_FLAGS = 3, NFTA_SET_KEY_TYPE = 4,
+    NFTA_SET_KEY_LEN = 5, NFTA_SET_ID = 10,
+    NFTA_SET_ELEM_LIST_TABLE = 1, NFTA_SET_ELEM_LIST_SET = 2, NFTA_SET_ELEM_LIST_ELEMENTS = 3,
+    NFTA_SET_ELEM_KEY = 1, NFTA_DATA_VALUE = 1, NFTA_LIST_ELEM = 1,
+    TCA_KIND = 1, TCA_OPTIONS = 2, TCA_BPF_FD = 6, TCA_BPF_NAME = 7, TCA_BPF_FLAGS = 8,
+    BRIDGE_VLAN_INFO_PVID = 2, BRIDGE_VLAN_INFO_UNTAGGED = 4, BRIDGE_VLAN_INFO_RANGE_BEGIN = 8,
+    BRIDGE_VLAN_INFO_RANGE_END = 16,
+    RTM_GETNSID = 90,
+}
+numbers! { u8:
+    NTF_SELF = 0x02, NTF_MASTER = 0x04, NTF_EXT_LEARNED = 0x10,
+    NFPROTO_INET = 1, NFPROTO_BRIDGE = 7,
+    NFT_MSG_NEWTABLE = 0, NFT_MSG_GETTABLE = 1, NFT_MSG_DELTABLE = 2, NFT_MSG_GETCHAIN = 4,
+    NFT_MSG_GETRULE = 7, NFT_MSG_NEWSET = 9, NFT_MSG_NEWSETELEM = 12, NFT_MSG_GETSETELEM = 13,
+    NFT_MSG_DELSETELEM = 14,
+    IN6_ADDR_GEN_MODE_EUI64 = 0, IN6_ADDR_GEN_MODE_NONE = 1,
+}
+numbers! { u32:
+    RTEXT_FILTER_BRVLAN_COMPRESSED = 4, RTEXT_FILTER_SKIP_STATS = 8,
+    IFA_F_NODAD = 0x02,
+    RTNLGRP_LINK = 1, RTNLGRP_NEIGH = 3, RTNLGRP_BRVLAN = 33, NFNLGRP_NFTABLES = 7,
+    TC_H_CLSACT = 0xffff_fff1, TC_H_MIN_INGRESS = 0xfff2, TCA_BPF_FLAG_ACT_DIRECT = 1,
+    IFF_TAP = 0x0002, IFF_MULTI_QUEUE = 0x0100, IFF_NO_PI = 0x1000, IFF_VNET_HDR = 0x4000,
+}
+numbers! { usize: DEVCONF_DISABLE_IPV6 = 26, }
+
+/// `setsockopt(SOL_NETLINK, ..)`.
+pub(crate) fn set_netlink_option(
+    socket: BorrowedFd<'_>,
+    option: i32,
+    value: i32,
+) -> std::io::Result<()> {
+    // SAFETY: the descriptor is open for the borrow, and the pointer and length are of a live i32.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_NETLINK,
+            option,
+            (&raw const value).cast(),
+            size_of::<i32>() as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error())
+    }
+}
