@@ -20,6 +20,7 @@ const RETRY_MOST: Duration = Duration::from_secs(30);
 /// Desired state of this host and the troubles on the way to it. One owner: the agent's loop.
 #[derive(Debug)]
 pub struct HostMachine {
+    own_underlay: Underlay,
     underlay: Underlay,
     managed: Option<HostConfig>,
     local: LocalStacks,
@@ -99,8 +100,11 @@ pub enum Refused {
 
 impl HostMachine {
     /// A machine that knows what was kept on disk: the last configuration and the local stacks.
+    /// `underlay` is what the host itself found: its address holds until a configuration gives
+    /// another, its MTU bounds the configuration's.
     pub fn new(underlay: Underlay, managed: Option<HostConfig>, local: LocalStacks) -> Self {
         let mut machine = Self {
+            own_underlay: underlay,
             underlay,
             managed,
             local,
@@ -129,6 +133,12 @@ impl HostMachine {
         self.managed = Some(config);
         self.merge();
         Ok(true)
+    }
+
+    /// What the interface on the underlay carries, as found on the host.
+    pub fn set_own_mtu(&mut self, mtu: model::Mtu) {
+        self.own_underlay.mtu = mtu;
+        self.merge();
     }
 
     /// What the speaker learned. True if anything differs.
@@ -470,6 +480,13 @@ impl HostMachine {
 
     /// Joins both origins. The server's configuration wins over a local stack that it clashes with.
     fn merge(&mut self) {
+        self.underlay = self
+            .managed
+            .as_ref()
+            .map_or(self.own_underlay, |config| Underlay {
+                address: config.underlay.address,
+                mtu: config.underlay.mtu.min(self.own_underlay.mtu),
+            });
         self.conflicts.clear();
         let mut merged: Vec<Stack> = self
             .managed
@@ -485,6 +502,7 @@ impl HostMachine {
             if let Some((what, by)) = by {
                 self.conflicts.push(Problem {
                     subject: Subject::Vpc(stack.vpc),
+                    blocks: true,
                     message: format!(
                         "local stack {} is not applied: its {what} now belongs to {by}, which the \
                          management server put here; delete the local stack or give it another",

@@ -72,7 +72,12 @@ pub fn readiness(desired: &Desired<'_>, observed: &HostState) -> Readiness {
         .iter()
         .filter(|step| !step.action.is_row())
         .map(|step| step.subject)
-        .chain(problems.iter().map(|problem| problem.subject))
+        .chain(
+            problems
+                .iter()
+                .filter(|problem| problem.blocks)
+                .map(|problem| problem.subject),
+        )
         .collect();
     let mut ready = Readiness::default();
     if unfinished.contains(&Subject::Host) && problems.iter().any(|p| p.subject == Subject::Host) {

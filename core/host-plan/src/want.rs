@@ -34,6 +34,8 @@ pub struct Problem {
     pub subject: Subject,
     /// The object, the reason and the remedy.
     pub message: String,
+    /// The object carries no traffic; else it does, but not as well as it should.
+    pub blocks: bool,
 }
 
 #[derive(Debug, Default)]
@@ -114,6 +116,7 @@ impl Want {
         if !can(Capability::NftBridge) && !desired.stacks.is_empty() {
             want.problems.push(Problem {
                 subject: Subject::Host,
+                blocks: true,
                 message:
                     "the kernel has no nftables bridge family, so ports cannot be guarded and \
                           none is opened: load nf_tables with bridge support (nf_tables_bridge)"
@@ -134,6 +137,7 @@ impl Want {
         if bundle && !filtering && !observed.capabilities.contains(&Capability::ClsBpf) {
             self.problems.push(Problem {
                 subject: Subject::Vpc(stack.vpc),
+                blocks: true,
                 message: format!(
                     "VPC {} is a vlan-aware bundle, which needs bridge VLAN filtering or BPF on \
                      interfaces, and this kernel has neither: use a distribution kernel here or \
@@ -147,6 +151,7 @@ impl Want {
         let Some(limit) = Encapsulation::inner_mtu(desired.underlay, stack.encoding) else {
             self.problems.push(Problem {
                 subject: Subject::Vpc(stack.vpc),
+                blocks: true,
                 message: format!(
                     "an underlay of MTU {} leaves no room for a tenant's packets: raise it",
                     desired.underlay.mtu
@@ -227,6 +232,7 @@ impl Want {
         if segment.mtu > limit {
             self.problems.push(Problem {
                 subject,
+                blocks: false,
                 message: format!(
                     "subnet {} has MTU {}, but the underlay of this host (MTU {}) carries {} \
                      inside the tunnel: raise the underlay's MTU or make the subnet's smaller",
@@ -390,7 +396,11 @@ impl Want {
             Attachment::Existing { ifname } => {
                 let stamp = Stamp::Adopted(port.nic);
                 if let Some(message) = cannot_adopt(observed, &bridge, port, ifname, stamp) {
-                    self.problems.push(Problem { subject, message });
+                    self.problems.push(Problem {
+                        subject,
+                        message,
+                        blocks: true,
+                    });
                     return;
                 }
                 (ifname.clone(), What::Existing, stamp)
