@@ -373,6 +373,7 @@ impl Want {
         let Some(segment) = stack.segment(port.subnet) else {
             self.problems.push(Problem {
                 subject,
+                blocks: true,
                 message: format!(
                     "NIC {} is of a subnet that its stack does not have",
                     port.name
