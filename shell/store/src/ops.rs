@@ -1,0 +1,581 @@
+//! What happens inside a transaction. Each function takes the transaction and gives it back with
+//! its answer; on an error it is dropped, and with it everything that was done.
+
+use crate::checksum::checksum;
+use crate::engine::{Arg, Row, Tx};
+use crate::migrate;
+use crate::rows::{Unreadable, body, checked, key, parse, unsigned};
+use crate::store::{History, enrolled};
+use fleet_plan::{
+    Decision, Delta, Digest, Hold, Intent, IssuedRow, JoinToken, RequestRecord, Resource, Rows,
+    TokenRefusal, TokenSecret, TokenUse,
+};
+use model::{
+    Change, Cluster, Generation, HostId, HostStatus, Object, ObjectId, Revision, TokenId,
+    UnixMillis,
+};
+use std::collections::BTreeMap;
+
+/// Why a transaction was not committed.
+#[derive(Debug)]
+pub(crate) enum Fail {
+    Engine(sqlx::Error),
+    Damaged(String),
+    NotInitialised,
+    AlreadyInitialised(String),
+    Conflict(Revision),
+    TooOld { asked: Revision, horizon: Revision },
+    Ahead { asked: Revision, head: Revision },
+    Token(TokenRefusal),
+}
+
+impl From<sqlx::Error> for Fail {
+    fn from(error: sqlx::Error) -> Self {
+        Unreadable::from(error).into()
+    }
+}
+
+impl From<Unreadable> for Fail {
+    fn from(error: Unreadable) -> Self {
+        match error {
+            Unreadable::Engine(error) => Self::Engine(error),
+            Unreadable::Damaged(what) => Self::Damaged(what),
+        }
+    }
+}
+
+type Done<T> = Result<(Tx, T), Fail>;
+
+/// The one row of `head`.
+struct Head {
+    cluster: Cluster,
+    revision: Revision,
+    horizon: Revision,
+}
+
+pub(crate) async fn schema_version(mut tx: Tx) -> Done<i64> {
+    let version = migrate::version(&mut tx).await?;
+    Ok((tx, version))
+}
+
+pub(crate) async fn migrate_fresh(mut tx: Tx) -> Done<()> {
+    let version = migrate::version(&mut tx).await?;
+    migrate::migrate(&mut tx, version).await?;
+    Ok((tx, ()))
+}
+
+pub(crate) async fn init(mut tx: Tx, cluster: &Cluster) -> Done<()> {
+    match head(&mut tx).await {
+        Ok(head) => return Err(Fail::AlreadyInitialised(head.cluster.id)),
+        Err(Fail::NotInitialised) => {}
+        Err(fail) => return Err(fail),
+    }
+    let cluster = body(cluster);
+    let sum = checksum(&["cluster", &cluster]);
+    tx.execute(
+        "INSERT INTO head (one, revision, horizon, cluster, checksum) VALUES (1, 0, 0, $1, $2)",
+        vec![cluster.into(), sum.into()],
+    )
+    .await?;
+    Ok((tx, ()))
+}
+
+pub(crate) async fn revision(mut tx: Tx) -> Done<Revision> {
+    let head = head(&mut tx).await?;
+    Ok((tx, head.revision))
+}
+
+pub(crate) async fn load(mut tx: Tx) -> Done<Intent> {
+    let head = head(&mut tx).await?;
+    let objects = tx
+        .query(
+            "SELECT kind, id, revision, body, checksum FROM objects",
+            vec![],
+        )
+        .await?
+        .iter()
+        .map(object)
+        .collect::<Result<_, _>>()?;
+    let holds = holds_after(&mut tx, Revision(0)).await?;
+    let requests = requests_after(&mut tx, Revision(0)).await?;
+    let intent = Intent::from_rows(Rows {
+        cluster: head.cluster,
+        revision: head.revision,
+        objects,
+        holds,
+        requests,
+    })
+    .map_err(|error| Fail::Damaged(error.to_string()))?;
+    Ok((tx, intent))
+}
+
+pub(crate) async fn commit(mut tx: Tx, decisions: &[Decision], kept: u64) -> Done<()> {
+    for decision in decisions.iter().filter(|decision| !decision.is_noop()) {
+        commit_one(&mut tx, decision).await?;
+    }
+    if let (Some(first), Some(last)) = (decisions.first(), decisions.last()) {
+        compact(&mut tx, first.base, last.revision(), kept).await?;
+    }
+    Ok((tx, ()))
+}
+
+pub(crate) async fn commit_join(
+    mut tx: Tx,
+    decision: &Decision,
+    token: &TokenSecret,
+    now: UnixMillis,
+    kept: u64,
+) -> Done<()> {
+    // A repeated request: its token was spent the first time.
+    if decision.is_noop() {
+        return Ok((tx, ()));
+    }
+    let host = enrolled(decision).expect("the caller decided on the creation of a host");
+    spend(&mut tx, token, host, now).await?;
+    commit(tx, std::slice::from_ref(decision), kept).await
+}
+
+/// What happened after `after`; none if nothing did.
+pub(crate) async fn delta(mut tx: Tx, after: Revision) -> Done<Option<Delta>> {
+    let head = head(&mut tx).await?;
+    if head.revision == after {
+        return Ok((tx, None));
+    }
+    check_reachable(&head, after)?;
+    let changes = changes_after(&mut tx, after, i64::MAX).await?;
+    let at = changes.iter().map(|change| change.at).max();
+    let delta = Delta {
+        at: at.unwrap_or_default(),
+        changes,
+        holds: holds_after(&mut tx, after).await?,
+        requests: requests_after(&mut tx, after).await?,
+    };
+    Ok((tx, Some(delta)))
+}
+
+pub(crate) async fn history(mut tx: Tx, after: Revision, limit: usize) -> Done<History> {
+    let head = head(&mut tx).await?;
+    check_reachable(&head, after)?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let changes = changes_after(&mut tx, after, limit).await?;
+    let history = History {
+        changes,
+        head: head.revision,
+    };
+    Ok((tx, history))
+}
+
+pub(crate) async fn create_token(mut tx: Tx, token: &JoinToken) -> Done<()> {
+    tx.execute(
+        "INSERT INTO tokens (id, used, expires, body) VALUES ($1, $2, $3, $4)",
+        vec![
+            token.id.to_string().into(),
+            i64::from(token.used.is_some()).into(),
+            token.expires.0.into(),
+            body(token).into(),
+        ],
+    )
+    .await?;
+    Ok((tx, ()))
+}
+
+pub(crate) async fn token(mut tx: Tx, id: TokenId) -> Done<Option<JoinToken>> {
+    let token = find_token(&mut tx, id).await?;
+    Ok((tx, token))
+}
+
+pub(crate) async fn tokens(mut tx: Tx) -> Done<Vec<JoinToken>> {
+    let tokens = tx
+        .query("SELECT body FROM tokens ORDER BY id", vec![])
+        .await?
+        .iter()
+        .map(|row| parse("a join token", &row.text(0)?))
+        .collect::<Result<_, _>>()?;
+    Ok((tx, tokens))
+}
+
+pub(crate) async fn delete_token(mut tx: Tx, id: TokenId) -> Done<bool> {
+    let deleted = tx
+        .execute(
+            "DELETE FROM tokens WHERE id = $1",
+            vec![id.to_string().into()],
+        )
+        .await?;
+    Ok((tx, deleted > 0))
+}
+
+pub(crate) async fn consume_token(
+    mut tx: Tx,
+    token: &TokenSecret,
+    host: HostId,
+    now: UnixMillis,
+) -> Done<JoinToken> {
+    let token = spend(&mut tx, token, host, now).await?;
+    Ok((tx, token))
+}
+
+pub(crate) async fn purge_tokens(mut tx: Tx, now: UnixMillis) -> Done<u64> {
+    let purged = tx
+        .execute("DELETE FROM tokens WHERE expires < $1", vec![now.0.into()])
+        .await?;
+    Ok((tx, purged))
+}
+
+pub(crate) async fn save_statuses(mut tx: Tx, statuses: &[(HostId, HostStatus)]) -> Done<()> {
+    // In one order everywhere, so that two servers cannot wait for each other's rows.
+    let ordered: BTreeMap<HostId, &HostStatus> = statuses
+        .iter()
+        .map(|(host, status)| (*host, status))
+        .collect();
+    for (host, status) in ordered {
+        tx.execute(
+            "INSERT INTO statuses (host, checkin, body) \
+             SELECT CAST($1 AS TEXT), CAST($2 AS BIGINT), CAST($3 AS TEXT) \
+             WHERE EXISTS (SELECT 1 FROM objects WHERE kind = 'host' AND id = $1) \
+             ON CONFLICT (host) DO UPDATE SET checkin = excluded.checkin, body = excluded.body \
+             WHERE statuses.checkin <= excluded.checkin",
+            vec![
+                host.to_string().into(),
+                status.last_checkin.0.into(),
+                body(status).into(),
+            ],
+        )
+        .await?;
+    }
+    Ok((tx, ()))
+}
+
+pub(crate) async fn statuses(mut tx: Tx) -> Done<BTreeMap<HostId, HostStatus>> {
+    let statuses = tx
+        .query("SELECT host, body FROM statuses", vec![])
+        .await?
+        .iter()
+        .map(|row| {
+            let host: HostId = id_of(&row.text(0)?)?;
+            Ok((host, parse("a host report", &row.text(1)?)?))
+        })
+        .collect::<Result<_, Fail>>()?;
+    Ok((tx, statuses))
+}
+
+pub(crate) async fn save_issued(mut tx: Tx, rows: &[IssuedRow]) -> Done<Vec<IssuedRow>> {
+    let mut winners = Vec::new();
+    let ordered: BTreeMap<HostId, &IssuedRow> = rows.iter().map(|row| (row.host, row)).collect();
+    for (host, row) in ordered {
+        let kept = tx
+            .execute(
+                "INSERT INTO issued (host, generation, digest) \
+                 SELECT CAST($1 AS TEXT), CAST($2 AS BIGINT), CAST($3 AS TEXT) \
+                 WHERE EXISTS (SELECT 1 FROM objects WHERE kind = 'host' AND id = $1) \
+                 ON CONFLICT (host) DO UPDATE \
+                 SET generation = excluded.generation, digest = excluded.digest \
+                 WHERE issued.generation < excluded.generation",
+                vec![
+                    host.to_string().into(),
+                    row.generation.0.into(),
+                    row.digest.0.as_str().into(),
+                ],
+            )
+            .await?;
+        if kept == 0 {
+            let stored = tx
+                .query(
+                    "SELECT host, generation, digest FROM issued WHERE host = $1",
+                    vec![host.to_string().into()],
+                )
+                .await?;
+            for stored in stored.iter().map(issued_row) {
+                let stored = stored?;
+                if stored != *row {
+                    winners.push(stored);
+                }
+            }
+        }
+    }
+    Ok((tx, winners))
+}
+
+pub(crate) async fn issued(mut tx: Tx) -> Done<Vec<IssuedRow>> {
+    let rows = tx
+        .query(
+            "SELECT host, generation, digest FROM issued ORDER BY host",
+            vec![],
+        )
+        .await?
+        .iter()
+        .map(issued_row)
+        .collect::<Result<_, _>>()?;
+    Ok((tx, rows))
+}
+
+async fn head(tx: &mut Tx) -> Result<Head, Fail> {
+    let rows = tx
+        .query(
+            "SELECT cluster, checksum, revision, horizon FROM head",
+            vec![],
+        )
+        .await?;
+    let row = rows.first().ok_or(Fail::NotInitialised)?;
+    Ok(Head {
+        cluster: checked("the cluster", &["cluster"], &row.text(0)?, row.int(1)?)?,
+        revision: Revision(unsigned(row, 2)?),
+        horizon: Revision(unsigned(row, 3)?),
+    })
+}
+
+/// A delta on top of its base. The row of `head` is taken first: whoever has it is the only writer
+/// of all the other tables, and finds out at once that another server was faster.
+async fn commit_one(tx: &mut Tx, decision: &Decision) -> Result<(), Fail> {
+    let moved = tx
+        .execute(
+            "UPDATE head SET revision = $1 WHERE one = 1 AND revision = $2",
+            vec![decision.revision().0.into(), decision.base.0.into()],
+        )
+        .await?;
+    if moved == 0 {
+        return Err(Fail::Conflict(decision.base));
+    }
+    let delta = &decision.delta;
+    forget(tx, delta.at).await?;
+    for change in &delta.changes {
+        record(tx, change).await?;
+    }
+    for hold in &delta.holds {
+        tx.execute(
+            "INSERT INTO holds (resource, ends, revision) VALUES ($1, $2, $3) \
+             ON CONFLICT (resource) DO UPDATE SET ends = excluded.ends, revision = excluded.revision",
+            vec![
+                body(&hold.resource).into(),
+                hold.until.0.into(),
+                hold.revision.0.into(),
+            ],
+        )
+        .await?;
+    }
+    for request in &delta.requests {
+        tx.execute(
+            "INSERT INTO requests (id, ends, revision, body) VALUES ($1, $2, $3, $4) \
+             ON CONFLICT (id) DO UPDATE \
+             SET ends = excluded.ends, revision = excluded.revision, body = excluded.body",
+            vec![
+                request.id.as_str().into(),
+                request.until.0.into(),
+                request.revision.0.into(),
+                body(request).into(),
+            ],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// As [`Intent::apply_delta`] does: what ended is forgotten before the changes.
+async fn forget(tx: &mut Tx, now: UnixMillis) -> Result<(), Fail> {
+    let now = Arg::from(now.0);
+    tx.execute("DELETE FROM holds WHERE ends <= $1", vec![now.clone()])
+        .await?;
+    tx.execute("DELETE FROM requests WHERE ends <= $1", vec![now])
+        .await?;
+    Ok(())
+}
+
+async fn record(tx: &mut Tx, change: &Change) -> Result<(), Fail> {
+    let (kind, id) = key(change.object.id());
+    let revision = change.revision.0.to_string();
+    let text = body(change);
+    let sum = checksum(&["change", &revision, &text]);
+    tx.execute(
+        "INSERT INTO changes (revision, body, checksum) VALUES ($1, $2, $3)",
+        vec![change.revision.0.into(), text.into(), sum.into()],
+    )
+    .await?;
+    if change.deleted {
+        tx.execute(
+            "DELETE FROM objects WHERE kind = $1 AND id = $2",
+            vec![kind.into(), id.into()],
+        )
+        .await?;
+        if let ObjectId::Host(host) = change.object.id() {
+            forget_host(tx, host).await?;
+        }
+        return Ok(());
+    }
+    let text = body(&change.object);
+    let sum = checksum(&[&kind, &id, &revision, &text]);
+    tx.execute(
+        "INSERT INTO objects (kind, id, revision, body, checksum) VALUES ($1, $2, $3, $4, $5) \
+         ON CONFLICT (kind, id) DO UPDATE \
+         SET revision = excluded.revision, body = excluded.body, checksum = excluded.checksum",
+        vec![
+            kind.into(),
+            id.into(),
+            change.revision.0.into(),
+            text.into(),
+            sum.into(),
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+async fn forget_host(tx: &mut Tx, host: HostId) -> Result<(), Fail> {
+    let host = Arg::from(host.to_string());
+    tx.execute("DELETE FROM statuses WHERE host = $1", vec![host.clone()])
+        .await?;
+    tx.execute("DELETE FROM issued WHERE host = $1", vec![host])
+        .await?;
+    Ok(())
+}
+
+/// Drops the oldest changes, a hundredth of what is kept at a time.
+async fn compact(tx: &mut Tx, base: Revision, now: Revision, kept: u64) -> Result<(), Fail> {
+    let step = (kept / 100).max(1);
+    if base.0 / step == now.0 / step {
+        return Ok(());
+    }
+    let Some(horizon) = now.0.checked_sub(kept) else {
+        return Ok(());
+    };
+    tx.execute(
+        "DELETE FROM changes WHERE revision <= $1",
+        vec![horizon.into()],
+    )
+    .await?;
+    tx.execute(
+        "UPDATE head SET horizon = $1 WHERE one = 1 AND horizon < $1",
+        vec![horizon.into()],
+    )
+    .await?;
+    Ok(())
+}
+
+fn check_reachable(head: &Head, after: Revision) -> Result<(), Fail> {
+    if after < head.horizon {
+        return Err(Fail::TooOld {
+            asked: after,
+            horizon: head.horizon,
+        });
+    }
+    if after > head.revision {
+        return Err(Fail::Ahead {
+            asked: after,
+            head: head.revision,
+        });
+    }
+    Ok(())
+}
+
+async fn changes_after(tx: &mut Tx, after: Revision, limit: i64) -> Result<Vec<Change>, Fail> {
+    let rows = tx
+        .query(
+            "SELECT revision, body, checksum FROM changes WHERE revision > $1 \
+             ORDER BY revision LIMIT $2",
+            vec![after.0.into(), limit.into()],
+        )
+        .await?;
+    let mut expected = after.0;
+    let mut changes = Vec::with_capacity(rows.len());
+    for row in &rows {
+        expected += 1;
+        let revision = unsigned(row, 0)?;
+        if revision != expected {
+            return Err(Fail::Damaged(format!("change {expected} is missing")));
+        }
+        let what = format!("change {revision}");
+        let parts = ["change", &revision.to_string()];
+        changes.push(checked(&what, &parts, &row.text(1)?, row.int(2)?)?);
+    }
+    Ok(changes)
+}
+
+async fn holds_after(tx: &mut Tx, after: Revision) -> Result<Vec<Hold>, Fail> {
+    let rows = tx
+        .query(
+            "SELECT resource, ends, revision FROM holds WHERE revision > $1 ORDER BY resource",
+            vec![after.0.into()],
+        )
+        .await?;
+    rows.iter()
+        .map(|row| {
+            let resource: Resource = parse("a hold", &row.text(0)?)?;
+            Ok(Hold {
+                resource,
+                until: UnixMillis(unsigned(row, 1)?),
+                revision: Revision(unsigned(row, 2)?),
+            })
+        })
+        .collect()
+}
+
+async fn requests_after(tx: &mut Tx, after: Revision) -> Result<Vec<RequestRecord>, Fail> {
+    let rows = tx
+        .query(
+            "SELECT body FROM requests WHERE revision > $1 ORDER BY id",
+            vec![after.0.into()],
+        )
+        .await?;
+    rows.iter()
+        .map(|row| Ok(parse("a request record", &row.text(0)?)?))
+        .collect()
+}
+
+async fn find_token(tx: &mut Tx, id: TokenId) -> Result<Option<JoinToken>, Fail> {
+    let rows = tx
+        .query(
+            "SELECT body FROM tokens WHERE id = $1",
+            vec![id.to_string().into()],
+        )
+        .await?;
+    match rows.first() {
+        None => Ok(None),
+        Some(row) => Ok(Some(parse("a join token", &row.text(0)?)?)),
+    }
+}
+
+/// Marks a token used if it is good. The update names what it expects, so that of two servers
+/// that read it unused one changes nothing.
+async fn spend(
+    tx: &mut Tx,
+    secret: &TokenSecret,
+    host: HostId,
+    now: UnixMillis,
+) -> Result<JoinToken, Fail> {
+    let token = find_token(tx, secret.id)
+        .await?
+        .ok_or(Fail::Token(TokenRefusal::Unknown))?;
+    token.check(secret, now).map_err(Fail::Token)?;
+    let spent = JoinToken {
+        used: Some(TokenUse { host, at: now }),
+        ..token
+    };
+    let marked = tx
+        .execute(
+            "UPDATE tokens SET used = 1, body = $2 WHERE id = $1 AND used = 0",
+            vec![secret.id.to_string().into(), body(&spent).into()],
+        )
+        .await?;
+    if marked == 0 {
+        return Err(Fail::Token(TokenRefusal::Used { id: secret.id }));
+    }
+    Ok(spent)
+}
+
+fn object(row: &Row) -> Result<Object, Fail> {
+    let (kind, id, revision) = (row.text(0)?, row.text(1)?, row.int(2)?.to_string());
+    let what = format!("{kind} {id}");
+    let object: Object = checked(&what, &[&kind, &id, &revision], &row.text(3)?, row.int(4)?)?;
+    Ok(object)
+}
+
+fn issued_row(row: &Row) -> Result<IssuedRow, Fail> {
+    Ok(IssuedRow {
+        host: id_of(&row.text(0)?)?,
+        generation: Generation(unsigned(row, 1)?),
+        digest: Digest(row.text(2)?),
+    })
+}
+
+fn id_of(text: &str) -> Result<HostId, Fail> {
+    text.parse()
+        .map_err(|error: model::BadId| Fail::Damaged(error.to_string()))
+}
