@@ -16,7 +16,7 @@ pub use action::{
 };
 pub use machine::{HostMachine, LocalStacks, Refused, Stale, Trouble};
 pub use names::{NotOurs, OwnedName, Stamp};
-pub use plan::{Plan, Readiness, plan, readiness};
+pub use plan::{Plan, Readiness, plan};
 pub use state::{
     BridgePort, FdbRow, FdbState, FdbTarget, Guard, HostState, InsideLink, Link, LinkKind,
     Neighbour, NetnsState, Scope,

@@ -1,9 +1,7 @@
 //! The host's side of a configuration: which generation holds, what the local API added, what
 //! failed and when it is tried again. The agent's loop drives it.
 
-use crate::{
-    Action, Desired, HostState, Plan, Problem, Readiness, Scope, Step, Subject, plan, readiness,
-};
+use crate::{Action, Desired, HostState, Plan, Problem, Readiness, Scope, Step, Subject, plan};
 use model::{
     Attachment, Forwarding, Generation, HostConfig, IfName, NetnsName, NicId, Port, Stack,
     Underlay, UnixMillis, VpcId,
@@ -203,6 +201,49 @@ impl HostMachine {
         Ok(removed.stack)
     }
 
+    /// Adds a segment to a stack of the local API; one that is there already must be the same.
+    pub fn add_segment(&mut self, vpc: VpcId, segment: model::Segment) -> Result<(), Refused> {
+        self.local_stack(vpc)?;
+        let mut stack = self.local.stacks[&vpc].stack.clone();
+        if let Some(there) = stack.segment(segment.subnet) {
+            if *there == segment {
+                return Ok(());
+            }
+            return Err(Refused::Taken {
+                what: format!("id {}", segment.subnet),
+                by: format!("segment {}", there.name),
+            });
+        }
+        stack.segments.push(segment);
+        stack.segments.sort_by_key(|segment| segment.subnet);
+        check_segments(&stack, self.underlay)?;
+        let others: Vec<Stack> = self
+            .merged
+            .iter()
+            .filter(|other| other.vpc != vpc)
+            .cloned()
+            .collect();
+        if let Some((vni, by)) = clash(&others, &stack) {
+            return Err(Refused::Taken {
+                what: format!("VNI {vni}"),
+                by,
+            });
+        }
+        self.local
+            .stacks
+            .get_mut(&vpc)
+            .expect("it was looked up just now")
+            .stack = stack;
+        self.merge();
+        Ok(())
+    }
+
+    /// Takes back what was done to the local stacks since they were `before`.
+    pub fn restore_local(&mut self, before: LocalStacks) {
+        self.local = before;
+        self.merge();
+    }
+
     /// Adds a NIC to a stack of the local API.
     pub fn add_nic(&mut self, vpc: VpcId, port: Port) -> Result<(), Refused> {
         self.local_stack(vpc)?;
@@ -265,8 +306,14 @@ impl HostMachine {
         gone
     }
 
-    /// Steps to take now: the plan less what waits for its next try. Problems become conditions.
-    pub fn plan(&mut self, observed: &HostState, now: Instant, unix: UnixMillis) -> Plan {
+    /// Steps to take now: the plan less what waits for its next try; and what carries traffic
+    /// already. Problems become conditions.
+    pub fn plan(
+        &mut self,
+        observed: &HostState,
+        now: Instant,
+        unix: UnixMillis,
+    ) -> (Plan, Readiness) {
         let desired = Desired {
             underlay: self.underlay,
             stacks: &self.merged,
@@ -274,6 +321,7 @@ impl HostMachine {
         };
         let mut plan = plan(&desired, observed);
         plan.problems.extend(self.conflicts.iter().cloned());
+        let ready = plan.readiness(&self.merged);
         let waits =
             |subject: &Subject| self.troubles.get(subject).is_some_and(|t| t.retry_at > now);
         plan.steps.retain(|step| !waits(&step.subject));
@@ -296,7 +344,7 @@ impl HostMachine {
             });
             trouble.message.clone_from(&problem.message);
         }
-        plan
+        (plan, ready)
     }
 
     /// What came of the steps.
@@ -340,16 +388,6 @@ impl HostMachine {
             .filter(|t| t.attempts > 0)
             .map(|t| t.retry_at)
             .min()
-    }
-
-    /// What carries traffic, from what was read back.
-    pub fn readiness(&self, observed: &HostState) -> Readiness {
-        let desired = Desired {
-            underlay: self.underlay,
-            stacks: &self.merged,
-            forwarding: &self.forwarding,
-        };
-        readiness(&desired, observed)
     }
 
     /// Namespaces to look into: those of NICs whose port is not in `known`, or all.

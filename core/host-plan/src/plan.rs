@@ -10,7 +10,7 @@ use crate::{
     Action, BridgePortFlags, Desired, FdbRow, FdbState, FdbTarget, HostState, Inside, Link,
     LinkKind, Problem, Stamp, Step, Subject, TrunkPair, VethToNetns,
 };
-use model::{IfName, NetnsName, NicId, SubnetId};
+use model::{IfName, NetnsName, NicId, Stack, SubnetId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What to do, in order, and what cannot be done.
@@ -64,41 +64,46 @@ pub fn plan(desired: &Desired<'_>, observed: &HostState) -> Plan {
     }
 }
 
-/// Which segments and NICs carry traffic in `observed`, which is what was read back. A segment
-/// that has no open port yet is ready too: its tunnel may be flooded to.
-pub fn readiness(desired: &Desired<'_>, observed: &HostState) -> Readiness {
-    let Plan { steps, problems } = plan(desired, observed);
-    let unfinished: BTreeSet<Subject> = steps
-        .iter()
-        .filter(|step| !step.action.is_row())
-        .map(|step| step.subject)
-        .chain(
-            problems
-                .iter()
-                .filter(|problem| problem.blocks)
-                .map(|problem| problem.subject),
-        )
-        .collect();
-    let mut ready = Readiness::default();
-    if unfinished.contains(&Subject::Host) && problems.iter().any(|p| p.subject == Subject::Host) {
-        return ready;
-    }
-    for stack in desired.stacks {
-        if unfinished.contains(&Subject::Vpc(stack.vpc)) {
-            continue;
-        }
-        let segments = stack.segments.iter().map(|segment| segment.subnet);
-        ready
-            .segments
-            .extend(segments.filter(|id| !unfinished.contains(&Subject::Subnet(*id))));
-        let ports = stack
-            .ports
+impl Plan {
+    /// Which segments and NICs carry traffic, judged by what this plan of `stacks` still has to do
+    /// for them. A segment that has no open port yet is ready too: its tunnel may be flooded to.
+    pub fn readiness(&self, stacks: &[Stack]) -> Readiness {
+        let unfinished: BTreeSet<Subject> = self
+            .steps
             .iter()
-            .filter(|port| ready.segments.contains(&port.subnet));
-        let open = ports.filter(|port| !unfinished.contains(&Subject::Nic(port.nic)));
-        ready.nics.extend(open.map(|port| port.nic));
+            .filter(|step| !step.action.is_row())
+            .map(|step| step.subject)
+            .chain(
+                self.problems
+                    .iter()
+                    .filter(|p| p.blocks)
+                    .map(|problem| problem.subject),
+            )
+            .collect();
+        let mut ready = Readiness::default();
+        if self
+            .problems
+            .iter()
+            .any(|problem| problem.subject == Subject::Host)
+        {
+            return ready;
+        }
+        for stack in stacks {
+            if unfinished.contains(&Subject::Vpc(stack.vpc)) {
+                continue;
+            }
+            let segments = stack.segments.iter().map(|segment| segment.subnet);
+            let joined = segments.filter(|id| !unfinished.contains(&Subject::Subnet(*id)));
+            ready.segments.extend(joined);
+            let ports = stack
+                .ports
+                .iter()
+                .filter(|port| ready.segments.contains(&port.subnet));
+            let open = ports.filter(|port| !unfinished.contains(&Subject::Nic(port.nic)));
+            ready.nics.extend(open.map(|port| port.nic));
+        }
+        ready
     }
-    ready
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

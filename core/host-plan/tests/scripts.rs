@@ -3,9 +3,7 @@
 
 mod kernel;
 
-use host_plan::{
-    Action, Desired, FdbRow, FdbState, FdbTarget, HostState, Link, LinkKind, plan, readiness,
-};
+use host_plan::{Action, Desired, FdbRow, FdbState, FdbTarget, HostState, Link, LinkKind, plan};
 use model::{
     Capability, Encoding, Forwarding, IfName, MacAddr, Mtu, NicId, Port, Segment, Stack, SubnetId,
     Underlay, VlanId, Vni, VpcId,
@@ -111,7 +109,7 @@ impl World {
     }
 
     fn ready(&self) -> String {
-        let ready = readiness(&self.desired(), &self.state);
+        let ready = self.plan().readiness(&self.stacks);
         let all = ready.segments.iter().map(|id| format!("subnet {id}\n"));
         self.named(
             all.chain(ready.nics.iter().map(|id| format!("nic {id}\n")))
