@@ -1,1 +1,34 @@
 //! BGP-4 with EVPN: sessions, RIB, reflection, MAC-VRFs. No sockets, clock, RNG or tasks.
+//!
+//! A [`Speaker`] is one process's BGP. Callers hand in bytes and `now`, and carry out what
+//! `poll_*` returns:
+//!
+//! * `handle_*`: the network or the clock happened;
+//! * commands ([`Speaker::set_local`], [`Speaker::set_peers`], [`Speaker::stop`]): the state that
+//!   is wanted, as a whole;
+//! * `poll_*`: what to send ([`Speaker::poll_transmit`], first), what else to do
+//!   ([`Speaker::poll_action`]), when to come back ([`Speaker::poll_timeout`]);
+//! * getters: what was learned.
+//!
+//! What of which RFC is done, and where it departs from the letter, is in
+//! `docs/protocols/evpn.md`.
+
+mod codec;
+mod config;
+mod export;
+mod info;
+mod link;
+mod local;
+mod peer;
+mod rib;
+mod session;
+mod speaker;
+mod target;
+mod vrf;
+
+pub use config::{Config, ConnectMode, PeerConfig, PeerId, PeerRole, Role, Timing};
+pub use info::{PeerCounters, PeerInfo, RouteInfo, SessionState};
+pub use link::ConnId;
+pub use local::{BadLocalState, LocalEvi, LocalMac, LocalState, RouteTargets};
+pub use speaker::{Action, BadConfig, Event, Refused, Speaker, StopKind, Transmit};
+pub use target::{Rd, RouteTarget};

@@ -1,0 +1,686 @@
+//! Between the wire and our types: EVPN routes, path attributes, UPDATE messages.
+//!
+//! Routes and unknown attributes are kept as they came, so that a reflector hands on octet for
+//! octet what it does not understand (RFC 7606 §5.4 lets a speaker drop such routes; a fabric
+//! whose reflectors are older than its VTEPs cannot afford that).
+
+use crate::{Rd, RouteTarget};
+use bytes::{BufMut, Bytes, BytesMut};
+use model::MacAddr;
+use rustbgpd_wire as wire;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use wire::{ExtendedCommunity, NotificationCode, NotificationMessage, Origin, PathAttribute};
+
+/// AFI 25, SAFI 70: layer 2 VPN, EVPN (RFC 7432 §7).
+const FAMILY: [u8; 3] = [0, 25, 70];
+const MP_REACH: u8 = 14;
+const MP_UNREACH: u8 = 15;
+const EXTENDED_LENGTH: u8 = 0x10;
+/// Tunnel type VXLAN (RFC 8365 §5.1.3, IANA).
+const TUNNEL_VXLAN: u16 = 8;
+/// Longest message without RFC 8654.
+pub(crate) const MESSAGE_MAX_BYTES: usize = 4096;
+const HEADER_BYTES: usize = 19;
+
+/// What tells two routes apart. Labels and the Ethernet segment are no part of it
+/// (RFC 7432 §7.2). Type-3 routes sort first: they are announced first, so that a VTEP is on the
+/// flood list before frames for its MACs arrive.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum RouteKey {
+    /// Type 3 (RFC 7432 §7.3).
+    Imet {
+        rd: Rd,
+        tag: u32,
+        originator: IpAddr,
+    },
+    /// Type 2 (RFC 7432 §7.2).
+    MacIp {
+        rd: Rd,
+        tag: u32,
+        mac: MacAddr,
+        ip: Option<IpAddr>,
+    },
+    /// Any other type: the octets that identify it, or all of it if the type is unknown.
+    Other { kind: u8, id: Bytes },
+}
+
+impl RouteKey {
+    pub(crate) fn rd(&self) -> Option<Rd> {
+        match self {
+            Self::Imet { rd, .. } | Self::MacIp { rd, .. } => Some(*rd),
+            Self::Other { kind: 1..=11, id } => {
+                Some(Rd::from_bytes(id.get(..8)?.try_into().ok()?))
+            }
+            Self::Other { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for RouteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bits = |ip: &IpAddr| if ip.is_ipv4() { 32 } else { 128 };
+        match self {
+            Self::Imet {
+                tag, originator, ..
+            } => write!(f, "[3]:[{tag}]:[{}]:[{originator}]", bits(originator)),
+            Self::MacIp { tag, mac, ip, .. } => {
+                write!(f, "[2]:[{tag}]:[48]:[{mac}]")?;
+                match ip {
+                    Some(ip) => write!(f, ":[{}]:[{ip}]", bits(ip)),
+                    None => Ok(()),
+                }
+            }
+            Self::Other { kind, id } => {
+                write!(f, "[{kind}]:[")?;
+                id.iter().try_for_each(|octet| write!(f, "{octet:02x}"))?;
+                f.write_str("]")
+            }
+        }
+    }
+}
+
+/// A route as it stands in an UPDATE.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Nlri {
+    pub(crate) key: RouteKey,
+    /// `| type 1 | length 1 | value |`, as received.
+    pub(crate) raw: Bytes,
+    /// First label of a Type-2 route.
+    pub(crate) label: Option<u32>,
+}
+
+impl Nlri {
+    pub(crate) fn imet(rd: Rd, tag: u32, originator: IpAddr) -> Self {
+        Self::encode(&wire::EvpnRoute::Imet(wire::EvpnImet {
+            rd: wire::RouteDistinguisher(rd.to_bytes()),
+            ethernet_tag: wire::EthernetTagId(tag),
+            originator_ip: originator,
+        }))
+    }
+
+    pub(crate) fn mac_ip(rd: Rd, tag: u32, mac: MacAddr, ip: Option<IpAddr>, label: u32) -> Self {
+        Self::encode(&wire::EvpnRoute::MacIp(wire::EvpnMacIp {
+            rd: wire::RouteDistinguisher(rd.to_bytes()),
+            esi: wire::EthernetSegmentIdentifier::ZERO,
+            ethernet_tag: wire::EthernetTagId(tag),
+            mac: wire::MacAddress(mac.0),
+            ip,
+            label1: wire::MplsLabel::new(label),
+            label2: None,
+        }))
+    }
+
+    /// The route in the form that withdraws it: what is no part of the key is zero.
+    pub(crate) fn of_key(key: &RouteKey) -> Bytes {
+        let (kind, id) = match key {
+            RouteKey::Imet {
+                rd,
+                tag,
+                originator,
+            } => return Self::imet(*rd, *tag, *originator).raw,
+            RouteKey::MacIp { rd, tag, mac, ip } => {
+                return Self::mac_ip(*rd, *tag, *mac, *ip, 0).raw;
+            }
+            RouteKey::Other { kind, id } => (*kind, id),
+        };
+        let mut value = BytesMut::with_capacity(64);
+        match kind {
+            1 => {
+                value.put_slice(id);
+                value.put_bytes(0, 3);
+            }
+            5 => {
+                let prefix_bytes = id.len() - 13;
+                value.put_slice(&id[..8]);
+                value.put_bytes(0, 10);
+                value.put_slice(&id[8..]);
+                value.put_bytes(0, prefix_bytes + 3);
+            }
+            6 => {
+                value.put_slice(id);
+                value.put_u8(0);
+            }
+            _ => value.put_slice(id),
+        }
+        let mut raw = BytesMut::with_capacity(2 + value.len());
+        raw.put_u8(kind);
+        raw.put_u8(u8::try_from(value.len()).expect("it came with a length of one octet"));
+        raw.put_slice(&value);
+        raw.freeze()
+    }
+
+    fn encode(route: &wire::EvpnRoute) -> Self {
+        let mut raw = Vec::new();
+        wire::encode_evpn_nlri(std::slice::from_ref(route), &mut raw)
+            .expect("types 2 and 3 have no value that does not fit");
+        let raw = Bytes::from(raw);
+        Self::decode(raw).expect("what we encode decodes")
+    }
+
+    /// Reads one route of known framing. None if it is of a known type and malformed.
+    fn decode(raw: Bytes) -> Option<Self> {
+        let kind = raw[0];
+        let plain = |id: Bytes| RouteKey::Other { kind, id };
+        if !(1..=6).contains(&kind) {
+            let key = plain(raw.slice(2..));
+            return Some(Self {
+                key,
+                raw,
+                label: None,
+            });
+        }
+        let decoded = wire::decode_evpn_nlri(&raw).ok()?;
+        let (key, label) = match decoded.first()? {
+            wire::EvpnRoute::Imet(route) => {
+                let key = RouteKey::Imet {
+                    rd: Rd::from_bytes(route.rd.0),
+                    tag: route.ethernet_tag.0,
+                    originator: route.originator_ip,
+                };
+                (key, None)
+            }
+            wire::EvpnRoute::MacIp(route) => {
+                let key = RouteKey::MacIp {
+                    rd: Rd::from_bytes(route.rd.0),
+                    tag: route.ethernet_tag.0,
+                    mac: MacAddr(route.mac.0),
+                    ip: route.ip,
+                };
+                (key, Some(route.label1.as_vni()))
+            }
+            // Without the label, RFC 7432 §7.1.
+            wire::EvpnRoute::EadPerEs(_) | wire::EvpnRoute::EadPerEvi(_) => {
+                (plain(raw.slice(2..2 + 22)), None)
+            }
+            wire::EvpnRoute::IpPrefix(route) => {
+                // Distinguisher, tag, prefix length, prefix (RFC 9136 §3.1); not the segment.
+                let prefix_bytes = if route.gateway.is_ipv4() { 4 } else { 16 };
+                let mut id = BytesMut::with_capacity(29);
+                id.put_slice(&raw[2..10]);
+                id.put_slice(&raw[20..25 + prefix_bytes]);
+                (plain(id.freeze()), None)
+            }
+            // Without the flags, RFC 9251 §9.1.
+            wire::EvpnRoute::Smet(_) => (plain(raw.slice(2..raw.len() - 1)), None),
+            _ => (plain(raw.slice(2..)), None),
+        };
+        Some(Self { key, raw, label })
+    }
+}
+
+/// Path attributes of a route, without the two that carry routes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Attrs {
+    /// As received: 4 or 16 octets, or 32 with a link-local address.
+    next_hop_raw: Bytes,
+    pub(crate) next_hop: IpAddr,
+    list: Vec<PathAttribute>,
+    pub(crate) targets: Vec<RouteTarget>,
+    pub(crate) sequence: u32,
+    pub(crate) sticky: bool,
+    /// False if the route names encapsulations and VXLAN is not among them (RFC 8365 §5.1.3).
+    pub(crate) vxlan: bool,
+    /// Label and endpoint of ingress replication (RFC 6514 §5, tunnel type 6).
+    pub(crate) replication: Option<(u32, IpAddr)>,
+    pub(crate) local_pref: u32,
+    pub(crate) as_path_len: usize,
+    pub(crate) origin: u8,
+    pub(crate) med: u32,
+    pub(crate) originator: Option<Ipv4Addr>,
+    pub(crate) cluster_list: Vec<Ipv4Addr>,
+}
+
+/// What our own routes say beside what identifies them.
+pub(crate) struct OwnAttrs<'a> {
+    pub(crate) next_hop: IpAddr,
+    pub(crate) targets: &'a [RouteTarget],
+    pub(crate) sequence: u32,
+    pub(crate) sticky: bool,
+    /// VNI, for Type-3 routes.
+    pub(crate) replication: Option<u32>,
+}
+
+impl Attrs {
+    pub(crate) fn own(own: &OwnAttrs<'_>) -> Self {
+        let mut communities: Vec<ExtendedCommunity> = own
+            .targets
+            .iter()
+            .map(|target| ExtendedCommunity::new(u64::from_be_bytes(target.to_bytes())))
+            .collect();
+        communities.push(ExtendedCommunity::bgp_encapsulation(TUNNEL_VXLAN));
+        if own.sequence > 0 || own.sticky {
+            communities.push(ExtendedCommunity::mac_mobility(own.sticky, own.sequence));
+        }
+        let mut list = vec![
+            PathAttribute::Origin(Origin::Igp),
+            PathAttribute::AsPath(wire::AsPath { segments: vec![] }),
+            PathAttribute::LocalPref(100),
+            PathAttribute::ExtendedCommunities(communities),
+        ];
+        if let Some(vni) = own.replication {
+            list.push(PathAttribute::PmsiTunnel(
+                wire::PmsiTunnel::for_evpn_ingress_replication(vni, own.next_hop),
+            ));
+        }
+        let raw = match own.next_hop {
+            IpAddr::V4(address) => Bytes::copy_from_slice(&address.octets()),
+            IpAddr::V6(address) => Bytes::copy_from_slice(&address.octets()),
+        };
+        Self::new(raw, own.next_hop, list)
+    }
+
+    fn new(next_hop_raw: Bytes, next_hop: IpAddr, list: Vec<PathAttribute>) -> Self {
+        let mut attrs = Self {
+            next_hop_raw,
+            next_hop,
+            list: vec![],
+            targets: vec![],
+            sequence: 0,
+            sticky: false,
+            vxlan: true,
+            replication: None,
+            local_pref: 100,
+            as_path_len: 0,
+            origin: 2,
+            med: 0,
+            originator: None,
+            cluster_list: vec![],
+        };
+        for attribute in &list {
+            attrs.note(attribute);
+        }
+        attrs.list = list;
+        attrs
+    }
+
+    fn note(&mut self, attribute: &PathAttribute) {
+        match attribute {
+            PathAttribute::Origin(origin) => self.origin = *origin as u8,
+            PathAttribute::AsPath(path) => self.as_path_len = path.len(),
+            PathAttribute::LocalPref(value) => self.local_pref = *value,
+            PathAttribute::Med(value) => self.med = *value,
+            PathAttribute::OriginatorId(id) => self.originator = Some(*id),
+            PathAttribute::ClusterList(list) => self.cluster_list.clone_from(list),
+            PathAttribute::PmsiTunnel(tunnel) | PathAttribute::PmsiTunnelPartial(tunnel) => {
+                let endpoint = match tunnel.tunnel_identifier {
+                    wire::PmsiTunnelIdentifier::Ipv4(address) => IpAddr::V4(address),
+                    wire::PmsiTunnelIdentifier::Ipv6(address) => IpAddr::V6(address),
+                    _ => return,
+                };
+                if tunnel.tunnel_type == wire::PmsiTunnelType::IngressReplication {
+                    self.replication = Some((tunnel.mpls_label, endpoint));
+                }
+            }
+            PathAttribute::ExtendedCommunities(list)
+            | PathAttribute::ExtendedCommunitiesPartial(list) => self.note_communities(list),
+            _ => {}
+        }
+    }
+
+    fn note_communities(&mut self, list: &[ExtendedCommunity]) {
+        let mut encapsulations = vec![];
+        for community in list {
+            let raw = community.as_u64().to_be_bytes();
+            self.targets.extend(RouteTarget::from_bytes(raw));
+            encapsulations.extend(community.as_bgp_encapsulation());
+            if let Some((sticky, sequence)) = community.as_mac_mobility() {
+                (self.sticky, self.sequence) = (sticky, sequence);
+            }
+        }
+        self.vxlan = encapsulations.is_empty() || encapsulations.contains(&TUNNEL_VXLAN);
+    }
+
+    /// True if the AS path holds the AS: the route went round (RFC 4271 §9.1.2).
+    fn passed_through(&self, asn: u32) -> bool {
+        self.list
+            .iter()
+            .any(|a| matches!(a, PathAttribute::AsPath(path) if path.contains_asn(asn)))
+    }
+
+    /// The attributes on the wire, for a peer; reflected ones with the marks of RFC 4456 §8.
+    pub(crate) fn encode(&self, reflected: Option<&Reflected>, four_octet_as: bool) -> Vec<u8> {
+        let mut out = Vec::with_capacity(96);
+        let list = match reflected {
+            None => std::borrow::Cow::Borrowed(&self.list),
+            Some(marks) => std::borrow::Cow::Owned(self.with_marks(marks)),
+        };
+        // The codec fails for route-carrying attributes alone, and there are none in the list.
+        match wire::attribute::encode_path_attributes(&list, &mut out, four_octet_as, false) {
+            Ok(()) => out,
+            Err(_) => Vec::new(),
+        }
+    }
+
+    fn with_marks(&self, marks: &Reflected) -> Vec<PathAttribute> {
+        let mut clusters = vec![marks.cluster];
+        clusters.extend_from_slice(&self.cluster_list);
+        let mut list: Vec<_> = self
+            .list
+            .iter()
+            .filter(|a| !matches!(a, PathAttribute::ClusterList(_)))
+            .cloned()
+            .collect();
+        if self.originator.is_none() {
+            list.push(PathAttribute::OriginatorId(marks.originator));
+        }
+        list.push(PathAttribute::ClusterList(clusters));
+        list
+    }
+
+    pub(crate) fn next_hop_raw(&self) -> &Bytes {
+        &self.next_hop_raw
+    }
+}
+
+/// What a reflector adds to a route (RFC 4456 §8).
+pub(crate) struct Reflected {
+    /// BGP identifier of the peer the route came from; used if it has no ORIGINATOR_ID yet.
+    pub(crate) originator: Ipv4Addr,
+    /// Our cluster.
+    pub(crate) cluster: Ipv4Addr,
+}
+
+/// An UPDATE, read.
+#[derive(Debug, Default)]
+pub(crate) struct Update {
+    pub(crate) withdrawn: Vec<Nlri>,
+    pub(crate) announced: Vec<Nlri>,
+    /// None: treat what is announced as withdrawn (RFC 7606 §2).
+    pub(crate) attrs: Option<Arc<Attrs>>,
+    pub(crate) end_of_rib: bool,
+    /// Why `attrs` is none although routes were announced.
+    pub(crate) unusable: Option<Unusable>,
+    pub(crate) attributes_discarded: u64,
+    pub(crate) routes_discarded: u64,
+}
+
+/// Why announced routes count as withdrawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unusable {
+    /// An attribute is malformed or missing.
+    Malformed,
+    /// The route went round in a circle.
+    Loop,
+}
+
+/// Who reads an UPDATE, as far as it matters for loops and AS numbers.
+pub(crate) struct Reader {
+    pub(crate) asn: u32,
+    pub(crate) router_id: Ipv4Addr,
+    pub(crate) cluster: Ipv4Addr,
+    pub(crate) four_octet_as: bool,
+}
+
+/// Reads an UPDATE. An error means that its routes cannot be told apart, and the session has to
+/// go (RFC 7606 §7.11); everything else is dealt with here.
+pub(crate) fn read_update(
+    message: &wire::UpdateMessage,
+    reader: &Reader,
+) -> Result<Update, NotificationMessage> {
+    let sections = split_attributes(&message.path_attributes)?;
+    let mut update = Update::default();
+    if let Some(value) = &sections.unreach
+        && value.get(..3) == Some(&FAMILY)
+    {
+        let (routes, bad) = split_routes(value.slice(3..))?;
+        update.end_of_rib = routes.is_empty() && bad == 0 && sections.is_only_unreach();
+        (update.withdrawn, update.routes_discarded) = (routes, bad);
+    }
+    let Some(value) = &sections.reach else {
+        return Ok(update);
+    };
+    if value.get(..3) != Some(&FAMILY) {
+        return Ok(update);
+    }
+    let (next_hop_raw, routes) = split_reach(value)?;
+    let (routes, bad) = split_routes(routes)?;
+    update.announced = routes;
+    update.routes_discarded += bad;
+    read_attributes(&mut update, &sections, next_hop_raw, reader);
+    Ok(update)
+}
+
+fn read_attributes(update: &mut Update, sections: &Sections, next_hop_raw: Bytes, reader: &Reader) {
+    let rest = wire::UpdateMessage {
+        withdrawn_routes: Bytes::new(),
+        path_attributes: sections.rest.clone(),
+        nlri: Bytes::new(),
+    };
+    let Ok(parsed) = rest.parse_revised(reader.four_octet_as, true, false, &[]) else {
+        update.unusable = Some(Unusable::Malformed);
+        return;
+    };
+    let worst = parsed.malformed.iter().map(|m| m.disposition).max();
+    if worst > Some(wire::ErrorDisposition::AttributeDiscard) || sections.overrun {
+        update.unusable = Some(Unusable::Malformed);
+        return;
+    }
+    update.attributes_discarded = parsed.malformed.len() as u64;
+    let list: Vec<_> = parsed
+        .update
+        .attributes
+        .into_iter()
+        .filter(is_passed_on)
+        .collect();
+    let mandatory = list
+        .iter()
+        .filter(|a| matches!(a, PathAttribute::Origin(_) | PathAttribute::AsPath(_)))
+        .count();
+    let (Some(next_hop), 2) = (address_of(&next_hop_raw), mandatory) else {
+        update.unusable = Some(Unusable::Malformed);
+        return;
+    };
+    let attrs = Attrs::new(next_hop_raw, next_hop, list);
+    let looped = attrs.originator == Some(reader.router_id)
+        || attrs.cluster_list.contains(&reader.cluster)
+        || attrs.passed_through(reader.asn);
+    if looped {
+        update.unusable = Some(Unusable::Loop);
+    } else {
+        update.attrs = Some(Arc::new(attrs));
+    }
+}
+
+/// Unknown attributes travel on only if they are transitive (RFC 4271 §5); NEXT_HOP of the base
+/// protocol has no meaning beside MP_REACH_NLRI (RFC 4760 §3).
+fn is_passed_on(attribute: &PathAttribute) -> bool {
+    match attribute {
+        PathAttribute::Unknown(raw) => raw.flags & 0x40 != 0,
+        PathAttribute::NextHop(_)
+        | PathAttribute::MpReachNlri(_)
+        | PathAttribute::MpUnreachNlri(_) => false,
+        _ => true,
+    }
+}
+
+fn address_of(next_hop: &[u8]) -> Option<IpAddr> {
+    match next_hop.len() {
+        4 => {
+            let octets: [u8; 4] = next_hop.try_into().ok()?;
+            Some(IpAddr::from(octets))
+        }
+        16 | 32 => {
+            let octets: [u8; 16] = next_hop.get(..16)?.try_into().ok()?;
+            Some(IpAddr::V6(Ipv6Addr::from(octets)))
+        }
+        _ => None,
+    }
+}
+
+/// The attribute list, with the two that carry routes taken out.
+struct Sections {
+    reach: Option<Bytes>,
+    unreach: Option<Bytes>,
+    rest: Bytes,
+    /// The last attribute claims more octets than there are.
+    overrun: bool,
+}
+
+impl Sections {
+    fn is_only_unreach(&self) -> bool {
+        self.reach.is_none() && self.rest.is_empty() && !self.overrun
+    }
+}
+
+/// `| flags 1 | type 1 | length 1 or 2 | value |` each (RFC 4271 §4.3).
+fn split_attributes(list: &Bytes) -> Result<Sections, NotificationMessage> {
+    let mut sections = Sections {
+        reach: None,
+        unreach: None,
+        rest: Bytes::new(),
+        overrun: false,
+    };
+    let mut rest = BytesMut::new();
+    let mut left = list.clone();
+    while !left.is_empty() {
+        let Some((kind, head, total)) = attribute_extent(&left) else {
+            sections.overrun = true;
+            break;
+        };
+        let attribute = left.split_to(total);
+        let slot = match kind {
+            MP_REACH => &mut sections.reach,
+            MP_UNREACH => &mut sections.unreach,
+            _ => {
+                rest.put_slice(&attribute);
+                continue;
+            }
+        };
+        if slot.replace(attribute.slice(head..)).is_some() {
+            return Err(malformed_list()); // RFC 7606 §3 (g)
+        }
+    }
+    sections.rest = rest.freeze();
+    Ok(sections)
+}
+
+fn attribute_extent(left: &[u8]) -> Option<(u8, usize, usize)> {
+    let (flags, kind) = (*left.first()?, *left.get(1)?);
+    let (head, length) = if flags & EXTENDED_LENGTH == 0 {
+        (3, usize::from(*left.get(2)?))
+    } else {
+        let length = [*left.get(2)?, *left.get(3)?];
+        (4, usize::from(u16::from_be_bytes(length)))
+    };
+    (left.len() >= head + length).then_some((kind, head, head + length))
+}
+
+/// `| AFI 2 | SAFI 1 | length 1 | next hop | reserved 1 | routes |` (RFC 4760 §3).
+fn split_reach(value: &Bytes) -> Result<(Bytes, Bytes), NotificationMessage> {
+    let length = usize::from(*value.get(3).ok_or_else(malformed_list)?);
+    if value.len() < 4 + length + 1 {
+        return Err(malformed_list());
+    }
+    Ok((value.slice(4..4 + length), value.slice(4 + length + 1..)))
+}
+
+/// Routes, and the number of those dropped: EVPN routes carry their length, so one that is
+/// malformed inside does not hide the next.
+fn split_routes(mut left: Bytes) -> Result<(Vec<Nlri>, u64), NotificationMessage> {
+    let (mut routes, mut bad) = (vec![], 0);
+    while !left.is_empty() {
+        let total = 2 + usize::from(*left.get(1).ok_or_else(malformed_list)?);
+        if left.len() < total {
+            return Err(malformed_list());
+        }
+        // Copied out: a slice would keep the whole message alive for as long as the route.
+        let raw = Bytes::copy_from_slice(&left.split_to(total));
+        match Nlri::decode(raw) {
+            Some(route) => routes.push(route),
+            None => bad += 1,
+        }
+    }
+    Ok((routes, bad))
+}
+
+fn malformed_list() -> NotificationMessage {
+    NotificationMessage::new(
+        NotificationCode::UpdateMessage,
+        wire::notification::update_subcode::MALFORMED_ATTRIBUTE_LIST,
+        Bytes::new(),
+    )
+}
+
+/// UPDATEs that announce routes with the same attributes, each as full as it gets. A route that
+/// does not fit into `max_bytes` even alone is left out and counted.
+pub(crate) fn write_announcements(
+    attrs: &[u8],
+    next_hop: &[u8],
+    routes: &[Bytes],
+    max_bytes: usize,
+) -> (Vec<Bytes>, usize) {
+    let mut head = Vec::with_capacity(8 + next_hop.len());
+    head.extend_from_slice(&FAMILY);
+    head.push(u8::try_from(next_hop.len()).expect("next hops have at most 32 octets"));
+    head.extend_from_slice(next_hop);
+    head.push(0);
+    write_routes(MP_REACH, &head, attrs, routes, max_bytes)
+}
+
+/// UPDATEs that withdraw routes.
+pub(crate) fn write_withdrawals(routes: &[Bytes]) -> Vec<Bytes> {
+    write_routes(MP_UNREACH, &FAMILY, &[], routes, MESSAGE_MAX_BYTES).0
+}
+
+/// The UPDATE without routes that ends the first exchange (RFC 4724 §2).
+pub(crate) fn end_of_rib() -> Bytes {
+    one_update(MP_UNREACH, &FAMILY, &[], &[])
+}
+
+fn write_routes(
+    kind: u8,
+    head: &[u8],
+    attrs: &[u8],
+    routes: &[Bytes],
+    max_bytes: usize,
+) -> (Vec<Bytes>, usize) {
+    let fixed = HEADER_BYTES + 4 + 4 + head.len() + attrs.len();
+    let (mut messages, mut left_out) = (vec![], 0);
+    let mut from = 0;
+    while from < routes.len() {
+        let (mut until, mut size) = (from, fixed);
+        while let Some(route) = routes.get(until)
+            && size + route.len() <= MESSAGE_MAX_BYTES
+        {
+            (until, size) = (until + 1, size + route.len());
+        }
+        if until == from {
+            until += 1;
+            if fixed + routes[from].len() > max_bytes {
+                left_out += 1;
+                from = until;
+                continue;
+            }
+        }
+        messages.push(one_update(kind, head, attrs, &routes[from..until]));
+        from = until;
+    }
+    (messages, left_out)
+}
+
+/// The attribute with the routes goes first (RFC 7606 §5.1).
+fn one_update(kind: u8, head: &[u8], attrs: &[u8], routes: &[Bytes]) -> Bytes {
+    let value_bytes = head.len() + routes.iter().map(Bytes::len).sum::<usize>();
+    let list_bytes = 4 + value_bytes + attrs.len();
+    let total = HEADER_BYTES + 4 + list_bytes;
+    let length = |bytes: usize| u16::try_from(bytes).expect("messages are cut to 65535 octets");
+    let mut out = BytesMut::with_capacity(total);
+    out.put_bytes(0xff, 16);
+    out.put_u16(length(total));
+    out.put_u8(2);
+    out.put_u16(0);
+    out.put_u16(length(list_bytes));
+    out.put_u8(0x80 | EXTENDED_LENGTH);
+    out.put_u8(kind);
+    out.put_u16(length(value_bytes));
+    out.put_slice(head);
+    routes.iter().for_each(|route| out.put_slice(route));
+    out.put_slice(attrs);
+    out.freeze()
+}
+
+#[cfg(test)]
+#[path = "codec_tests.rs"]
+mod tests;

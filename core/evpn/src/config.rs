@@ -1,0 +1,136 @@
+//! What a speaker is told: who it is, whom it talks to, how patient it is.
+
+use model::Asn;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+/// A peer's address on the underlay. One peer has one session, whoever opened the connection.
+pub type PeerId = IpAddr;
+
+/// Who this speaker is. Fixed for its life; a change of any of these is a new speaker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// BGP identifier: unique in the fabric, not zero (RFC 6286 §2.1).
+    pub router_id: Ipv4Addr,
+    /// The fabric's AS. Every session is iBGP.
+    pub asn: Asn,
+    /// What it does.
+    pub role: Role,
+    /// Reflection cluster (RFC 4456 §7); the router id if none is given. Reflectors that serve the
+    /// same clients have different ones, so that each keeps the other's copy of a route.
+    pub cluster_id: Option<Ipv4Addr>,
+    /// The F bit (RFC 4724 §3): the kernel rows of an earlier speaker are still in place. False
+    /// after a boot, when peers do better to forget what they had from this host.
+    pub forwarding_preserved: bool,
+    /// How patient it is.
+    pub timing: Timing,
+    /// Spreads connection attempts of speakers that start together.
+    pub seed: u64,
+}
+
+/// What a speaker does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Announces what is behind this host and learns what is behind others. Sends its End-of-RIB
+    /// only after the first [`crate::Speaker::set_local`], which therefore must be complete.
+    Vtep,
+    /// Reflects between its clients and has no routes of its own.
+    Reflector,
+    /// Both in one process.
+    Both,
+}
+
+impl Role {
+    /// True if it has routes of its own.
+    pub fn is_vtep(self) -> bool {
+        matches!(self, Self::Vtep | Self::Both)
+    }
+
+    /// True if it passes routes on.
+    pub fn is_reflector(self) -> bool {
+        matches!(self, Self::Reflector | Self::Both)
+    }
+}
+
+/// How patient a speaker is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// Offered hold time, whole seconds, at least 3 (RFC 4271 §4.2); keepalives go at a third of
+    /// what is agreed.
+    pub hold_time: Duration,
+    /// What peers are told to wait for this speaker after its session drops, at most 4095 s
+    /// (RFC 4724 §3).
+    pub restart_time: Duration,
+    /// The least time for which a dropped reflector's routes are kept, if it announced less or no
+    /// graceful restart at all: that a reflector is gone says nothing about the VTEPs behind it.
+    pub reflector_retain: Duration,
+    /// How long after the session is back stale routes may wait for End-of-RIB.
+    pub stale_time: Duration,
+    /// How long after its start a speaker waits for End-of-RIB of its peers before it calls what
+    /// it has complete (RFC 4724 §4.1, selection deferral).
+    pub deferral: Duration,
+    /// From a peer that negotiated no graceful restart for EVPN no End-of-RIB need come: silence
+    /// this long after an UPDATE stands for it.
+    pub quiet: Duration,
+    /// First wait between connection attempts; doubles with each failure.
+    pub retry_min: Duration,
+    /// Longest wait between connection attempts.
+    pub retry_max: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            // RFC 4271 §10 suggests 90 s. A dead host's rows must not outlive it by that much.
+            hold_time: Duration::from_secs(9),
+            restart_time: Duration::from_secs(120),
+            reflector_retain: Duration::from_secs(120),
+            stale_time: Duration::from_secs(360),
+            deferral: Duration::from_secs(60),
+            quiet: Duration::from_secs(5),
+            retry_min: Duration::from_millis(250),
+            retry_max: Duration::from_secs(5),
+        }
+    }
+}
+
+/// One peer, as configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerConfig {
+    /// What the peer is to us.
+    pub role: PeerRole,
+    /// Who opens the connection.
+    pub connect: ConnectMode,
+}
+
+impl PeerConfig {
+    /// A reflector that we connect to.
+    pub const REFLECTOR: Self = Self {
+        role: PeerRole::Reflector,
+        connect: ConnectMode::Active,
+    };
+    /// A client that connects to us.
+    pub const CLIENT: Self = Self {
+        role: PeerRole::Client,
+        connect: ConnectMode::Passive,
+    };
+}
+
+/// What a peer is to us in terms of RFC 4456 §5.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PeerRole {
+    /// A non-client: it reflects to us, or is another reflector beside us.
+    Reflector,
+    /// A client of ours: what it announces goes to all others, and all goes to it.
+    Client,
+}
+
+/// Who opens the connection to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectMode {
+    /// We do; the peer may as well (RFC 4271 §6.8 settles it).
+    Active,
+    /// Only the peer does.
+    Passive,
+}

@@ -1,0 +1,100 @@
+//! What a person may ask a speaker.
+
+use crate::{PeerId, PeerRole, Rd, RouteTarget};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+/// One path to one route.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct RouteInfo {
+    /// The route, in text: `[2]:[tag]:[48]:[mac]:[bits]:[address]` and the like.
+    pub route: String,
+    /// Its distinguisher; none for types we do not read.
+    pub rd: Option<Rd>,
+    /// Its route targets.
+    pub targets: Vec<RouteTarget>,
+    /// MAC mobility sequence (RFC 7432 §7.7); 0 without the community.
+    pub sequence: u32,
+    /// The static bit.
+    pub sticky: bool,
+    /// The first label: the VNI.
+    pub label: Option<u32>,
+    /// The VTEP.
+    pub next_hop: IpAddr,
+    /// Whom it was learned from; none for our own.
+    pub from: Option<PeerId>,
+    /// Whether it is the one in use.
+    pub best: bool,
+    /// If it is not, what decided against it.
+    pub lost_by: Option<&'static str>,
+    /// True if its peer's session is down and it is kept for its return.
+    pub stale: bool,
+    /// Time since it was learned or last changed.
+    pub age: Duration,
+}
+
+/// One peer.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct PeerInfo {
+    /// Its address.
+    pub peer: PeerId,
+    /// What it is to us.
+    pub role: PeerRole,
+    /// State of its session.
+    pub state: SessionState,
+    /// Time in that state.
+    pub since: Duration,
+    /// Its BGP identifier, once it told.
+    pub router_id: Option<Ipv4Addr>,
+    /// Agreed hold time.
+    pub hold_time: Option<Duration>,
+    /// Paths held from it, stale ones included.
+    pub routes: usize,
+    /// How many of them are stale.
+    pub stale: usize,
+    /// True once its End-of-RIB came on the present session.
+    pub synced: bool,
+    /// Counters over the peer's life.
+    pub counters: PeerCounters,
+    /// Why the last session ended, or the last attempt failed.
+    pub last_error: Option<String>,
+}
+
+/// State of a peer's session (RFC 4271 §8.2.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SessionState {
+    /// Waiting: for the retry timer, or for the peer to connect.
+    Idle,
+    /// A TCP connection is being made.
+    Connect,
+    /// OPEN sent.
+    OpenSent,
+    /// OPEN received.
+    OpenConfirm,
+    /// Routes flow.
+    Established,
+}
+
+/// What went to and came from a peer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct PeerCounters {
+    /// Sessions that reached Established.
+    pub sessions: u64,
+    /// Messages received.
+    pub messages_in: u64,
+    /// Messages sent.
+    pub messages_out: u64,
+    /// UPDATEs received.
+    pub updates_in: u64,
+    /// UPDATEs sent.
+    pub updates_out: u64,
+    /// UPDATEs with a malformed attribute: their routes were withdrawn (RFC 7606).
+    pub treated_as_withdraw: u64,
+    /// Malformed attributes dropped (RFC 7606).
+    pub attributes_discarded: u64,
+    /// Malformed routes dropped.
+    pub routes_discarded: u64,
+    /// Routes dropped because they came round in a circle (RFC 4456 §8).
+    pub loops: u64,
+}

@@ -1,0 +1,212 @@
+//! What is behind this host, and the routes that announce it.
+
+use crate::codec::{Attrs, Nlri, OwnAttrs, RouteKey};
+use crate::vrf::{MacKey, is_usable_vtep};
+use crate::{Rd, RouteTarget};
+use model::{Asn, Encoding, MacAddr, Tag, Vni};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+/// Everything behind this host. Set as a whole; the speaker announces and withdraws the
+/// difference to what it announced before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalState {
+    /// This host's VTEP address: next hop of all its routes.
+    pub vtep: IpAddr,
+    /// EVPN instances in use here. Forwarding state is kept for these alone.
+    pub evis: BTreeMap<Vni, LocalEvi>,
+}
+
+impl LocalState {
+    /// A host with nothing behind it.
+    pub fn empty(vtep: IpAddr) -> Self {
+        Self {
+            vtep,
+            evis: BTreeMap::new(),
+        }
+    }
+}
+
+/// One EVPN instance (MAC-VRF) on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalEvi {
+    /// Whether routes carry Ethernet Tags.
+    pub encoding: Encoding,
+    /// Local part of the route distinguisher `router-id:index` (RFC 7432 §7.9, type 1). The
+    /// caller keeps it unique on the host and the same across restarts.
+    pub rd_index: u16,
+    /// Route targets.
+    pub targets: RouteTargets,
+    /// Broadcast domains in use here, each announced as a Type-3 route: `None` for
+    /// [`Encoding::VlanBased`], VLANs for [`Encoding::VlanAwareBundle`].
+    pub domains: BTreeSet<Tag>,
+    /// MACs behind this host, each in one of `domains`.
+    pub macs: BTreeMap<(Tag, MacAddr), LocalMac>,
+}
+
+impl LocalEvi {
+    /// An instance without domains or MACs, with automatic route targets.
+    pub fn new(encoding: Encoding, rd_index: u16) -> Self {
+        Self {
+            encoding,
+            rd_index,
+            targets: RouteTargets::Auto,
+            domains: BTreeSet::new(),
+            macs: BTreeMap::new(),
+        }
+    }
+}
+
+/// A MAC behind this host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LocalMac {
+    /// Its addresses: one Type-2 route each, beside the MAC-only one.
+    pub addresses: BTreeSet<IpAddr>,
+    /// The static bit (RFC 7432 §15.2): no other VTEP may take this MAC over.
+    pub sticky: bool,
+}
+
+/// Route targets of an instance.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum RouteTargets {
+    /// `AS:VNI` both ways, the AS cut to its low 16 bits as FRR does.
+    #[default]
+    Auto,
+    /// Exactly these. Import takes routes with any of them.
+    Manual {
+        /// Routes with one of these are taken in.
+        import: BTreeSet<RouteTarget>,
+        /// Put on our routes.
+        export: BTreeSet<RouteTarget>,
+    },
+}
+
+/// Local state that cannot be announced. Nothing of it was taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadLocalState {
+    /// Two instances would share a route distinguisher.
+    #[error("EVPN instances {0} and {1} have the same route distinguisher index {2}: give each its own")]
+    SharedRd(Vni, Vni, u16),
+    /// A tag that the encoding does not have.
+    #[error("EVPN instance {vni} is {encoding} and cannot have broadcast domain {tag:?}: vlan-based has none, vlan-aware-bundle a VLAN")]
+    WrongTag {
+        /// The instance.
+        vni: Vni,
+        /// Its encoding.
+        encoding: Encoding,
+        /// The tag.
+        tag: Tag,
+    },
+    /// A MAC in a broadcast domain that is not in use.
+    #[error("MAC {mac} of EVPN instance {vni} is in broadcast domain {tag:?}, which is not among the instance's domains: add it there")]
+    NoDomain {
+        /// The instance.
+        vni: Vni,
+        /// The MAC.
+        mac: MacAddr,
+        /// The tag.
+        tag: Tag,
+    },
+    /// A MAC that no interface has.
+    #[error("MAC {mac} of EVPN instance {vni} is not a unicast address")]
+    UnusableMac {
+        /// The instance.
+        vni: Vni,
+        /// The MAC.
+        mac: MacAddr,
+    },
+    /// A VTEP address that frames cannot be sent to.
+    #[error("VTEP address {0} is not a unicast address of a host")]
+    UnusableVtep(IpAddr),
+}
+
+/// A route of our own, as announced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OwnRoute {
+    pub(crate) nlri: Nlri,
+    pub(crate) attrs: Arc<Attrs>,
+}
+
+pub(crate) fn check(state: &LocalState) -> Result<(), BadLocalState> {
+    if !is_usable_vtep(state.vtep) {
+        return Err(BadLocalState::UnusableVtep(state.vtep));
+    }
+    let mut by_index: BTreeMap<u16, Vni> = BTreeMap::new();
+    for (vni, evi) in &state.evis {
+        if let Some(other) = by_index.insert(evi.rd_index, *vni) {
+            return Err(BadLocalState::SharedRd(other, *vni, evi.rd_index));
+        }
+        let tagged = evi.encoding == Encoding::VlanAwareBundle;
+        if let Some(tag) = evi.domains.iter().find(|tag| tag.is_some() != tagged) {
+            return Err(BadLocalState::WrongTag {
+                vni: *vni,
+                encoding: evi.encoding,
+                tag: *tag,
+            });
+        }
+        for (tag, mac) in evi.macs.keys() {
+            let (vni, tag, mac) = (*vni, *tag, *mac);
+            if !mac.is_usable() {
+                return Err(BadLocalState::UnusableMac { vni, mac });
+            }
+            if !evi.domains.contains(&tag) {
+                return Err(BadLocalState::NoDomain { vni, mac, tag });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// All routes that announce the state. `sequence` says with which mobility sequence a MAC is
+/// announced, and that it is not while another VTEP has it.
+pub(crate) fn routes(
+    state: &LocalState,
+    asn: Asn,
+    router_id: Ipv4Addr,
+    sequence: impl Fn(MacKey) -> Option<u32>,
+) -> BTreeMap<RouteKey, OwnRoute> {
+    let mut routes = BTreeMap::new();
+    for (vni, evi) in &state.evis {
+        let rd = Rd::of_instance(router_id, evi.rd_index);
+        let targets: Vec<RouteTarget> = match &evi.targets {
+            RouteTargets::Auto => vec![RouteTarget::auto(asn, *vni)],
+            RouteTargets::Manual { export, .. } => export.iter().copied().collect(),
+        };
+        let attrs = |sequence, sticky, replication| {
+            Arc::new(Attrs::own(&OwnAttrs {
+                next_hop: state.vtep,
+                targets: &targets,
+                sequence,
+                sticky,
+                replication,
+            }))
+        };
+        let mut put = |nlri: Nlri, attrs: &Arc<Attrs>| {
+            let attrs = Arc::clone(attrs);
+            routes.insert(nlri.key.clone(), OwnRoute { nlri, attrs });
+        };
+        let flood = attrs(0, false, Some(vni.get()));
+        for tag in &evi.domains {
+            put(Nlri::imet(rd, wire_tag(*tag), state.vtep), &flood);
+        }
+        let mut shared: BTreeMap<(u32, bool), Arc<Attrs>> = BTreeMap::new();
+        for ((tag, mac), held) in &evi.macs {
+            let Some(sequence) = sequence((*vni, *tag, *mac)) else {
+                continue;
+            };
+            let key = (sequence, held.sticky);
+            let attrs = shared.entry(key).or_insert_with(|| attrs(key.0, key.1, None));
+            let addresses = held.addresses.iter().copied().map(Some);
+            for ip in std::iter::once(None).chain(addresses) {
+                let nlri = Nlri::mac_ip(rd, wire_tag(*tag), *mac, ip, vni.get());
+                put(nlri, attrs);
+            }
+        }
+    }
+    routes
+}
+
+fn wire_tag(tag: Tag) -> u32 {
+    tag.map_or(0, |vlan| u32::from(vlan.get()))
+}

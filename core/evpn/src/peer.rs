@@ -1,0 +1,191 @@
+//! A peer: its connections, its session, and what is owed to it.
+
+use crate::codec::RouteKey;
+use crate::link::{ConnId, Link, Side};
+use crate::{PeerConfig, PeerCounters, PeerRole, SessionState, Timing};
+use rustbgpd_fsm as fsm;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) config: PeerConfig,
+    /// At most one established, one of ours under way, one of theirs under way.
+    pub(crate) links: BTreeMap<ConnId, Link>,
+    pub(crate) session: Option<Session>,
+    /// When to try to connect next.
+    pub(crate) retry_at: Option<Instant>,
+    pub(crate) failures: u32,
+    /// When to give up on the stale routes.
+    pub(crate) stale_until: Option<Instant>,
+    /// What the peer said on its last session about dropping out.
+    pub(crate) graceful: Graceful,
+    pub(crate) router_id: Option<Ipv4Addr>,
+    pub(crate) since: Instant,
+    pub(crate) counters: PeerCounters,
+    pub(crate) last_error: Option<String>,
+}
+
+/// An established session.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) conn: ConnId,
+    pub(crate) router_id: Ipv4Addr,
+    pub(crate) up_since: Instant,
+    pub(crate) four_octet_as: bool,
+    pub(crate) extended_messages: bool,
+    pub(crate) enhanced_refresh: bool,
+    pub(crate) hold_time: Duration,
+    /// The peer's R bit.
+    pub(crate) peer_restarting: bool,
+    /// End-of-RIB came, or silence stood for it.
+    pub(crate) synced: bool,
+    /// Silence until then stands for End-of-RIB.
+    pub(crate) quiet_at: Option<Instant>,
+    pub(crate) out: Out,
+}
+
+/// What is owed to an established peer. A route is named, not copied: what is sent is what is
+/// best at that time, so that a slow peer costs no memory and skips what has passed.
+#[derive(Debug)]
+pub(crate) struct Out {
+    pub(crate) dump: Dump,
+    pub(crate) dirty: BTreeSet<RouteKey>,
+    pub(crate) end_of_rib: bool,
+    /// The dump answers an enhanced route refresh: EoRR is owed (RFC 7313 §4).
+    pub(crate) refresh_end: bool,
+}
+
+/// How far the walk over all routes has come.
+#[derive(Debug)]
+pub(crate) enum Dump {
+    /// The last key sent. On the first walk, routes beyond it need no withdrawal.
+    After { key: Option<RouteKey>, first: bool },
+    Done,
+}
+
+impl Out {
+    pub(crate) fn new() -> Self {
+        Self {
+            dump: Dump::After {
+                key: None,
+                first: true,
+            },
+            dirty: BTreeSet::new(),
+            end_of_rib: false,
+            refresh_end: false,
+        }
+    }
+
+    pub(crate) fn note(&mut self, key: &RouteKey) {
+        let ahead = match &self.dump {
+            Dump::After { key: at, first: true } => at.as_ref().is_none_or(|at| key > at),
+            _ => false,
+        };
+        if !ahead {
+            self.dirty.insert(key.clone());
+        }
+    }
+}
+
+/// What a peer said about graceful restart (RFC 4724 §3, RFC 8538 §2).
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Graceful {
+    /// It keeps its EVPN forwarding over a restart: the time it asks for.
+    pub(crate) restart_time: Option<Duration>,
+    /// Both sides treat NOTIFICATIONs other than Hard Reset as a restart.
+    pub(crate) notifications: bool,
+}
+
+/// Why a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Down {
+    /// The connection broke, or a new one took its place.
+    Transport,
+    /// Nothing was heard for the hold time.
+    HoldExpired,
+    /// The peer ended it.
+    Told { hard_reset: bool },
+    /// We ended it over what the peer sent.
+    PeerError,
+    /// It is no longer configured, or this speaker withdraws all.
+    Removed,
+}
+
+impl Peer {
+    pub(crate) fn new(now: Instant, config: PeerConfig) -> Self {
+        Self {
+            config,
+            links: BTreeMap::new(),
+            session: None,
+            retry_at: None,
+            failures: 0,
+            stale_until: None,
+            graceful: Graceful::default(),
+            router_id: None,
+            since: now,
+            counters: PeerCounters::default(),
+            last_error: None,
+        }
+    }
+
+    pub(crate) fn state(&self) -> SessionState {
+        let state = |link: &Link| match link.fsm.state() {
+            fsm::SessionState::Idle if link.connected => SessionState::Idle,
+            fsm::SessionState::Idle
+            | fsm::SessionState::Connect
+            | fsm::SessionState::Active => SessionState::Connect,
+            fsm::SessionState::OpenSent => SessionState::OpenSent,
+            fsm::SessionState::OpenConfirm => SessionState::OpenConfirm,
+            fsm::SessionState::Established => SessionState::Established,
+        };
+        let most = self.links.values().map(state).max();
+        most.unwrap_or(SessionState::Idle)
+    }
+
+    /// A connection of the given side that is not (yet) the session.
+    pub(crate) fn pending(&self, side: Side) -> Option<ConnId> {
+        let mut links = self.links.iter();
+        links
+            .find(|(_, link)| link.side == side && !link.is_established())
+            .map(|(conn, _)| *conn)
+    }
+
+    /// How long the peer's routes outlive its session (RFC 4724 §4.2, RFC 8538 §4); none: they
+    /// go with it. A reflector's are kept even if it negotiated nothing, unless it said goodbye.
+    pub(crate) fn retention(&self, down: Down, timing: &Timing) -> Option<Duration> {
+        let asked = self.graceful.restart_time;
+        let negotiated = match down {
+            Down::Transport => asked,
+            Down::HoldExpired | Down::PeerError | Down::Told { hard_reset: false } => {
+                asked.filter(|_| self.graceful.notifications)
+            }
+            Down::Told { hard_reset: true } | Down::Removed => None,
+        };
+        let crashed = matches!(down, Down::Transport | Down::HoldExpired | Down::PeerError);
+        match self.config.role {
+            PeerRole::Reflector if crashed || negotiated.is_some() => {
+                Some(negotiated.unwrap_or_default().max(timing.reflector_retain))
+            }
+            _ => negotiated,
+        }
+    }
+
+    /// True if the peer's End-of-RIB came on the present session.
+    pub(crate) fn is_synced(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.synced)
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let links = self
+            .links
+            .values()
+            .flat_map(|link| [link.hold_at, link.keepalive_at]);
+        let quiet = self.session.as_ref().and_then(|session| session.quiet_at);
+        links
+            .chain([self.retry_at, self.stale_until, quiet])
+            .flatten()
+            .min()
+    }
+}

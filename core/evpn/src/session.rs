@@ -1,0 +1,526 @@
+//! Sessions: connections come and go, messages are dealt with, graceful restart is kept.
+
+use crate::link::{ConnId, EVPN, Side};
+use crate::peer::{Down, Dump, Graceful, Out, Peer, Session};
+use crate::rib::Source;
+use crate::speaker::{Action, Event, StopKind};
+use crate::{ConnectMode, PeerId, PeerRole, Speaker};
+use bytes::Bytes;
+use rustbgpd_fsm as fsm;
+use rustbgpd_wire as wire;
+use std::time::{Duration, Instant};
+use wire::notification::cease_subcode;
+use wire::{
+    Message, NotificationCode, NotificationMessage, OpenMessage, RouteRefreshMessage,
+    RouteRefreshSubtype,
+};
+
+/// A connection that comes this soon after its peer's session came up is the loser of a
+/// collision still under way, not a peer that started over.
+const COLLISION_WINDOW: Duration = Duration::from_secs(3);
+
+impl Speaker {
+    /// Feeds a connection's state machine and carries out what it says.
+    pub(crate) fn drive(&mut self, now: Instant, conn: ConnId, event: fsm::Event) {
+        let Some(id) = self.conns.get(&conn).copied() else {
+            return;
+        };
+        let cause = cause_of(&event);
+        let restart = self.restart_flags();
+        let Some(link) = self.link_mut(conn) else {
+            return;
+        };
+        let actions = link.fsm.handle_event(event);
+        for action in actions {
+            match action {
+                fsm::Action::SendOpen(open) => self.with_link(conn, |link| {
+                    link.send_open(open, restart);
+                }),
+                fsm::Action::SendKeepalive => {
+                    self.with_link(conn, |link| link.send(&Message::Keepalive));
+                }
+                fsm::Action::SendNotification(notification) => {
+                    let text = format!("sent NOTIFICATION: {}", describe(&notification));
+                    self.note_error(id, text);
+                    self.with_link(conn, |link| link.send(&Message::Notification(notification)));
+                }
+                fsm::Action::StartTimer(timer, secs) => {
+                    self.with_link(conn, |link| link.start_timer(now, timer, secs));
+                }
+                fsm::Action::StopTimer(timer) => {
+                    self.with_link(conn, |link| link.stop_timer(timer));
+                }
+                fsm::Action::SessionEstablished(agreed) => self.on_up(now, id, conn, &agreed),
+                fsm::Action::CloseTcpConnection => self.on_closed_by_us(now, id, conn, cause),
+                // Which connection to make when is decided per peer, not per connection; and the
+                // end of a session is taken from the close that always goes with it.
+                _ => {}
+            }
+        }
+        self.ready.insert(id);
+    }
+
+    fn with_link(&mut self, conn: ConnId, f: impl FnOnce(&mut crate::link::Link)) {
+        if let Some(link) = self.link_mut(conn) {
+            f(link);
+        }
+    }
+
+    fn note_error(&mut self, id: PeerId, text: String) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.last_error = Some(text);
+        }
+    }
+
+    pub(crate) fn on_message(&mut self, now: Instant, conn: ConnId, message: Message) {
+        let Some(id) = self.conns.get(&conn).copied() else {
+            return;
+        };
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        peer.counters.messages_in += 1;
+        let established = peer.session.as_ref().is_some_and(|s| s.conn == conn);
+        match message {
+            Message::Open(open) => self.on_open(now, id, conn, open),
+            Message::Keepalive => self.drive(now, conn, fsm::Event::KeepaliveReceived),
+            Message::Notification(notification) => {
+                let text = format!("received NOTIFICATION: {}", describe(&notification));
+                self.note_error(id, text);
+                let event = fsm::Event::NotificationReceived(notification);
+                self.drive(now, conn, event);
+            }
+            Message::Update(update) if established => {
+                self.drive(now, conn, fsm::Event::UpdateReceived);
+                self.on_update(now, id, conn, &update);
+            }
+            Message::Update(_) => self.drive(now, conn, fsm::Event::UpdateReceived),
+            Message::RouteRefresh(refresh) => {
+                let (afi, safi) = EVPN;
+                self.drive(now, conn, fsm::Event::RouteRefreshReceived { afi, safi });
+                if established {
+                    self.on_refresh(now, id, &refresh);
+                }
+            }
+            // The codec reads no other type: an unknown one is an error before it comes here.
+            _ => {}
+        }
+    }
+
+    /// An OPEN may be one of two connections' between the same peers (RFC 4271 §6.8).
+    fn on_open(&mut self, now: Instant, id: PeerId, conn: ConnId, open: OpenMessage) {
+        let theirs = open.bgp_identifier;
+        let ours = self.config.router_id;
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let Some(link) = peer.links.get_mut(&conn) else {
+            return;
+        };
+        link.peer_router_id = Some(theirs);
+        let side = link.side;
+        let other = peer
+            .links
+            .iter()
+            .find(|(c, link)| **c != conn && link.peer_router_id.is_some())
+            .map(|(c, link)| (*c, link.is_established()));
+        let loser = match (other, &peer.session) {
+            (None, _) => None,
+            (Some((other, true)), Some(session)) => {
+                // RFC 4724 §5: a peer that keeps its state may come back before we notice that
+                // it was gone.
+                let fresh = now.saturating_duration_since(session.up_since) < COLLISION_WINDOW;
+                let keeps = peer.retention(Down::Transport, &self.config.timing).is_some();
+                Some(if keeps && !fresh { other } else { conn })
+            }
+            (Some((other, _)), _) => {
+                let keep_theirs = u32::from(ours) < u32::from(theirs);
+                Some(if keep_theirs == (side == Side::Theirs) { other } else { conn })
+            }
+        };
+        if let Some(loser) = loser {
+            self.with_link(loser, |link| {
+                link.send(&Message::Notification(NotificationMessage::new(
+                    NotificationCode::Cease,
+                    cease_subcode::CONNECTION_COLLISION_RESOLUTION,
+                    Bytes::new(),
+                )));
+            });
+            self.lose_link(now, id, loser, Down::Transport, "a newer connection took its place");
+        }
+        if loser != Some(conn) {
+            self.drive(now, conn, fsm::Event::OpenReceived(open));
+        }
+    }
+
+    fn on_up(&mut self, now: Instant, id: PeerId, conn: ConnId, agreed: &fsm::NegotiatedSession) {
+        let quiet = self.config.timing.quiet;
+        let stale_time = self.config.timing.stale_time;
+        let peer = self.peers.get_mut(&id).expect("links belong to peers");
+        let family = agreed
+            .peer_gr_families
+            .iter()
+            .find(|family| (family.afi, family.safi) == EVPN);
+        let preserved = family.is_some_and(|family| family.forwarding_preserved);
+        peer.graceful = Graceful {
+            restart_time: family
+                .map(|_| Duration::from_secs(u64::from(agreed.peer_restart_time))),
+            notifications: agreed.peer_notification_gr,
+        };
+        peer.session = Some(Session {
+            conn,
+            router_id: agreed.peer_router_id,
+            up_since: now,
+            four_octet_as: agreed.four_octet_as,
+            extended_messages: agreed.peer_extended_message,
+            enhanced_refresh: agreed.peer_enhanced_route_refresh,
+            hold_time: Duration::from_secs(u64::from(agreed.hold_time)),
+            peer_restarting: agreed.peer_restart_state,
+            synced: false,
+            quiet_at: family.is_none().then_some(now + quiet),
+            out: Out::new(),
+        });
+        peer.router_id = Some(agreed.peer_router_id);
+        peer.since = now;
+        peer.failures = 0;
+        peer.retry_at = None;
+        peer.counters.sessions += 1;
+        peer.stale_until = peer.stale_until.map(|_| now + stale_time);
+        // RFC 4724 §4.2: what the peer did not preserve is gone at once. Not so a reflector's
+        // routes, which are about others' forwarding.
+        let forget = !preserved && peer.config.role == PeerRole::Client;
+        let others: Vec<ConnId> = peer.links.keys().filter(|c| **c != conn).copied().collect();
+        for other in others {
+            self.close_link(id, other);
+        }
+        let router_id = agreed.peer_router_id;
+        self.report(Event::SessionUp {
+            peer: id,
+            router_id,
+        });
+        if forget {
+            self.sweep_stale(id);
+        }
+        self.ready.insert(id);
+    }
+
+    /// The state machine closed a connection.
+    fn on_closed_by_us(&mut self, now: Instant, id: PeerId, conn: ConnId, cause: Down) {
+        let peer = self.peers.get(&id);
+        let reason = peer.and_then(|peer| peer.last_error.clone());
+        let reason = reason.unwrap_or_else(|| "the session's state machine gave up".to_owned());
+        self.lose_link(now, id, conn, cause, &reason);
+    }
+
+    pub(crate) fn on_disconnected(&mut self, now: Instant, conn: ConnId, reason: &str) {
+        if let Some(id) = self.conns.get(&conn).copied() {
+            self.note_error(id, reason.to_owned());
+            self.conns.remove(&conn);
+            self.lose_link(now, id, conn, Down::Transport, reason);
+            self.actions
+                .retain(|action| !matches!(action, Action::Close { conn: c, .. } if *c == conn));
+        }
+    }
+
+    /// A connection is over, for whatever reason: so is the session on it, if there is one.
+    fn lose_link(&mut self, now: Instant, id: PeerId, conn: ConnId, down: Down, reason: &str) {
+        self.close_link(id, conn);
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        if peer.session.as_ref().is_some_and(|s| s.conn == conn) {
+            peer.session = None;
+            peer.since = now;
+            self.on_down(now, id, down, reason);
+            self.schedule_retry(now, id);
+        } else if peer.session.is_none() && peer.links.is_empty() {
+            let retry_in = self.schedule_retry(now, id);
+            self.report(Event::AttemptFailed {
+                peer: id,
+                reason: reason.to_owned(),
+                retry_in,
+            });
+        }
+    }
+
+    /// Doubles the wait with each failure, and takes a random half off it, so that hosts that
+    /// lost the same reflector do not come back in step.
+    fn schedule_retry(&mut self, now: Instant, id: PeerId) -> Option<Duration> {
+        let random = self.random();
+        let timing = self.config.timing;
+        let peer = self.peers.get_mut(&id)?;
+        if self.stopped || peer.config.connect == ConnectMode::Passive {
+            return None;
+        }
+        let doubled = timing.retry_min.saturating_mul(1 << peer.failures.min(10));
+        let longest = doubled.min(timing.retry_max);
+        let part = u32::try_from(random % 500).expect("less than 500");
+        let wait = longest.saturating_mul(500 + part) / 1000;
+        peer.failures = peer.failures.saturating_add(1);
+        peer.retry_at = Some(now + wait);
+        Some(wait)
+    }
+
+    fn on_down(&mut self, now: Instant, id: PeerId, down: Down, reason: &str) {
+        let timing = self.config.timing;
+        let peer = self.peers.get_mut(&id).expect("sessions belong to peers");
+        let retained = peer
+            .retention(down, &timing)
+            .filter(|time| !time.is_zero());
+        peer.stale_until = retained.map(|time| now + time);
+        self.report(Event::SessionDown {
+            peer: id,
+            reason: reason.to_owned(),
+            retained,
+        });
+        if retained.is_some() {
+            // RFC 4724 §4.2 would have routes deleted that were stale already. They stay: a
+            // reflector that restarts twice in a row has still not said that they are gone.
+            for (key, change) in self.rib.mark_stale(id) {
+                self.on_change(&key, Some(change));
+            }
+        } else {
+            self.forget(id, false);
+        }
+    }
+
+    /// Removes a peer's paths: all, or the stale ones.
+    fn forget(&mut self, id: PeerId, only_stale: bool) -> usize {
+        let keys = self.rib.keys_of(id, only_stale);
+        for key in &keys {
+            let change = self.rib.remove(key, Source::Peer(id));
+            self.on_change(key, change);
+        }
+        keys.len()
+    }
+
+    pub(crate) fn sweep_stale(&mut self, id: PeerId) {
+        if let Some(peer) = self.peers.get_mut(&id)
+            && peer.stale_until.take().is_some()
+        {
+            let routes = self.forget(id, true);
+            if routes > 0 {
+                self.report(Event::StaleSwept { peer: id, routes });
+            }
+        }
+    }
+
+    /// The peer told everything: what it did not tell again is gone.
+    pub(crate) fn on_synced(&mut self, id: PeerId) {
+        let Some(session) = self.peers.get_mut(&id).and_then(|p| p.session.as_mut()) else {
+            return;
+        };
+        session.quiet_at = None;
+        if !std::mem::replace(&mut session.synced, true) {
+            self.report(Event::EndOfRib { peer: id });
+        }
+        self.sweep_stale(id);
+    }
+
+    fn on_refresh(&mut self, now: Instant, id: PeerId, refresh: &RouteRefreshMessage) {
+        if (refresh.afi(), refresh.safi()) != (Some(EVPN.0), Some(EVPN.1)) {
+            return;
+        }
+        let stale_time = self.config.timing.stale_time;
+        match refresh.subtype() {
+            RouteRefreshSubtype::Normal => self.send_all_again(id),
+            // RFC 7313 §4.2: between the two marks the peer tells everything again; what it
+            // leaves out is gone.
+            RouteRefreshSubtype::BoRR => {
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.stale_until = Some(now + stale_time);
+                }
+                for (key, change) in self.rib.mark_stale(id) {
+                    self.on_change(&key, Some(change));
+                }
+            }
+            RouteRefreshSubtype::EoRR => self.sweep_stale(id),
+            _ => {}
+        }
+    }
+
+    fn send_all_again(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let Some(session) = &mut peer.session else {
+            return;
+        };
+        if matches!(session.out.dump, Dump::After { first: true, .. }) {
+            return; // everything is on its way already
+        }
+        session.out.dump = Dump::After {
+            key: None,
+            first: false,
+        };
+        if session.enhanced_refresh {
+            session.out.refresh_end = true;
+            let conn = session.conn;
+            self.with_link(conn, |link| {
+                link.send(&refresh_mark(RouteRefreshSubtype::BoRR));
+            });
+        }
+        self.ready.insert(id);
+    }
+
+    pub(crate) fn on_link_timers(&mut self, now: Instant, id: PeerId) {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let mut events = vec![];
+        for (conn, link) in &mut peer.links {
+            if due(link.hold_at) {
+                link.hold_at = None;
+                events.push((*conn, fsm::Event::HoldTimerExpires));
+            } else if due(link.keepalive_at) {
+                link.keepalive_at = None;
+                events.push((*conn, fsm::Event::KeepaliveTimerExpires));
+            }
+        }
+        for (conn, event) in events {
+            self.drive(now, conn, event);
+        }
+    }
+
+    pub(crate) fn on_peer_timers(&mut self, now: Instant, id: PeerId) {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let (retry, stale) = (due(peer.retry_at), due(peer.stale_until));
+        let quiet = due(peer.session.as_ref().and_then(|s| s.quiet_at));
+        if retry {
+            peer.retry_at = None;
+            if peer.session.is_none() && peer.pending(Side::Ours).is_none() {
+                let conn = self.new_link(id, Side::Ours);
+                self.actions.push_back(Action::Connect { conn, peer: id });
+            }
+        }
+        if quiet {
+            self.on_synced(id);
+        }
+        if stale {
+            self.sweep_stale(id);
+        }
+    }
+
+    /// What follows from whatever just happened: local MACs that lost or won, and completeness.
+    pub(crate) fn settle(&mut self, now: Instant) {
+        self.sync_contested(now);
+        let Some(until) = self.deferral_until else {
+            return;
+        };
+        let missing: Vec<PeerId> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| !self.is_accounted_for(peer))
+            .map(|(id, _)| *id)
+            .collect();
+        let heard = self.peers.values().any(Peer::is_synced);
+        if now >= until || (heard && missing.is_empty()) {
+            self.deferral_until = None;
+            self.vrfs.set_complete();
+            self.ready.extend(self.peers.keys());
+            self.report(Event::Complete { missing });
+        }
+    }
+
+    /// Whether completeness need not wait for the peer: it told everything; it is a reflector
+    /// that cannot be reached while another can; or it waits for us (RFC 4724 §4.1, a peer with
+    /// the R bit), which between two reflectors would go on until both timers end. A client's R
+    /// bit is no excuse: it says when it told what is behind it.
+    fn is_accounted_for(&self, peer: &Peer) -> bool {
+        let reflector = peer.config.role == PeerRole::Reflector;
+        let unreachable = peer.session.is_none() && peer.failures > 0;
+        let waits = self.config.role.is_reflector()
+            && peer.session.as_ref().is_some_and(|s| s.peer_restarting);
+        peer.is_synced() || reflector && (unreachable || waits)
+    }
+
+    pub(crate) fn remove_peer(&mut self, now: Instant, id: PeerId) {
+        self.say_goodbye(id, cease_subcode::PEER_DECONFIGURED);
+        self.drop_links(id);
+        if let Some(peer) = self.peers.get_mut(&id)
+            && peer.session.take().is_some()
+        {
+            self.on_down(now, id, Down::Removed, "the peer is no longer configured");
+        } else {
+            self.forget(id, false);
+        }
+        self.peers.remove(&id);
+        self.ready.remove(&id);
+    }
+
+    pub(crate) fn stop_peer(&mut self, now: Instant, id: PeerId, kind: StopKind) {
+        if kind == StopKind::Withdraw {
+            self.flush_all(id);
+            self.say_goodbye(id, cease_subcode::ADMINISTRATIVE_SHUTDOWN);
+        }
+        self.drop_links(id);
+        let peer = self.peers.get_mut(&id).expect("the peer is configured");
+        (peer.retry_at, peer.session, peer.since) = (None, None, now);
+    }
+
+    /// Cease, in the form that also ends graceful restart where the peer knows it: Hard Reset
+    /// with the real reason inside (RFC 8538 §3.1).
+    fn say_goodbye(&mut self, id: PeerId, subcode: u8) {
+        let Some(peer) = self.peers.get(&id) else {
+            return;
+        };
+        let Some(session) = &peer.session else {
+            return;
+        };
+        let cease = NotificationCode::Cease;
+        let (subcode, data) = if peer.graceful.notifications {
+            let inside = Bytes::copy_from_slice(&[cease.as_u8(), subcode]);
+            (cease_subcode::HARD_RESET, inside)
+        } else {
+            (subcode, Bytes::new())
+        };
+        let conn = session.conn;
+        self.with_link(conn, |link| {
+            let notification = NotificationMessage::new(cease, subcode, data);
+            link.send(&Message::Notification(notification));
+        });
+    }
+
+    fn drop_links(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get(&id) else {
+            return;
+        };
+        let conns: Vec<ConnId> = peer.links.keys().copied().collect();
+        for conn in conns {
+            self.close_link(id, conn);
+        }
+    }
+}
+
+pub(crate) fn refresh_mark(subtype: RouteRefreshSubtype) -> Message {
+    Message::RouteRefresh(RouteRefreshMessage::new_with_subtype(
+        EVPN.0, EVPN.1, subtype,
+    ))
+}
+
+/// What the end of a session counts as, if this event leads to it.
+fn cause_of(event: &fsm::Event) -> Down {
+    match event {
+        fsm::Event::HoldTimerExpires => Down::HoldExpired,
+        fsm::Event::NotificationReceived(notification) => Down::Told {
+            hard_reset: notification.code == NotificationCode::Cease
+                && notification.subcode == cease_subcode::HARD_RESET,
+        },
+        fsm::Event::TcpConnectionFails => Down::Transport,
+        _ => Down::PeerError,
+    }
+}
+
+fn describe(notification: &NotificationMessage) -> String {
+    let what = wire::notification::description(notification.code, notification.subcode);
+    let said = wire::notification::decode_shutdown_communication(&notification.data)
+        .filter(|text| !text.is_empty() && notification.code == NotificationCode::Cease);
+    match said {
+        Some(text) => format!("{what} ({text:?})"),
+        None => what.to_owned(),
+    }
+}

@@ -1,0 +1,495 @@
+//! One process's BGP: its peers, its routes, its MAC-VRFs.
+
+use crate::codec::RouteKey;
+use crate::link::{ConnId, Link, Restart, Side, session_config};
+use crate::local::{self, OwnRoute};
+use crate::peer::Peer;
+use crate::rib::{Path, Rib, Source};
+use crate::vrf::Vrfs;
+use crate::{
+    BadLocalState, Config, ConnectMode, LocalState, PeerConfig, PeerId, PeerInfo,
+    RouteInfo,
+};
+use bytes::Bytes;
+use model::Forwarding;
+use rustbgpd_fsm as fsm;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+/// A BGP speaker for EVPN. See the crate's page for how it is driven.
+#[derive(Debug)]
+pub struct Speaker {
+    pub(crate) config: Config,
+    pub(crate) peers: BTreeMap<PeerId, Peer>,
+    pub(crate) conns: BTreeMap<ConnId, PeerId>,
+    pub(crate) rib: Rib,
+    pub(crate) vrfs: Vrfs,
+    pub(crate) local: Option<LocalState>,
+    pub(crate) announced: BTreeMap<RouteKey, OwnRoute>,
+    pub(crate) actions: VecDeque<Action>,
+    /// What closed connections still have to say.
+    pub(crate) last_words: VecDeque<Transmit>,
+    /// Peers that may have something to send.
+    pub(crate) ready: BTreeSet<PeerId>,
+    /// Until when completeness waits for peers; none once complete.
+    pub(crate) deferral_until: Option<Instant>,
+    pub(crate) stopped: bool,
+    next_conn: u64,
+    random: u64,
+}
+
+/// Bytes for a connection, in order: one or more whole messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transmit {
+    /// Where to.
+    pub conn: ConnId,
+    /// The peer at its other end.
+    pub peer: PeerId,
+    /// What.
+    pub bytes: Bytes,
+}
+
+/// Something to do beside sending bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Connect to the peer, then tell [`Speaker::handle_connected`] or
+    /// [`Speaker::handle_disconnected`].
+    Connect {
+        /// The name of the connection from now on.
+        conn: ConnId,
+        /// Whom to connect to.
+        peer: PeerId,
+    },
+    /// Send what was already given for the connection, then close it. Nothing more will be said
+    /// about it, and nothing need be reported.
+    Close {
+        /// The connection.
+        conn: ConnId,
+        /// The peer at its other end.
+        peer: PeerId,
+    },
+    /// Something worth telling a person.
+    Report(Event),
+}
+
+/// Something worth telling a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A session came up.
+    SessionUp {
+        /// With whom.
+        peer: PeerId,
+        /// Its BGP identifier.
+        router_id: Ipv4Addr,
+    },
+    /// A session ended.
+    SessionDown {
+        /// With whom.
+        peer: PeerId,
+        /// Why.
+        reason: String,
+        /// How long its routes are kept for its return; none: they are gone.
+        retained: Option<Duration>,
+    },
+    /// An attempt at a session failed.
+    AttemptFailed {
+        /// With whom.
+        peer: PeerId,
+        /// Why.
+        reason: String,
+        /// When the next attempt is made; none if it is for the peer to connect.
+        retry_in: Option<Duration>,
+    },
+    /// A peer said that it told everything (RFC 4724 §2).
+    EndOfRib {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// Stale routes of a peer were given up.
+    StaleSwept {
+        /// The peer.
+        peer: PeerId,
+        /// How many.
+        routes: usize,
+    },
+    /// What is learned is complete; rows that it lacks may go.
+    Complete {
+        /// Peers that did not say so in time.
+        missing: Vec<PeerId>,
+    },
+    /// A peer sent something malformed, and the session survived it (RFC 7606).
+    Malformed {
+        /// The peer.
+        peer: PeerId,
+        /// What was done about it.
+        what: &'static str,
+    },
+    /// A local MAC was taken over by another VTEP, or came back.
+    Mobility {
+        /// The instance.
+        vni: model::Vni,
+        /// The broadcast domain.
+        tag: model::Tag,
+        /// The MAC.
+        mac: model::MacAddr,
+        /// True if this host announces it (again).
+        here: bool,
+    },
+}
+
+/// A connection that was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The address is none of the peers'.
+    #[error("{0} is not a configured BGP peer: add the host, or see who connects from there")]
+    NotAPeer(PeerId),
+    /// The speaker was stopped.
+    #[error("the BGP speaker is stopping")]
+    Stopped,
+}
+
+/// A configuration that no speaker can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadConfig {
+    /// RFC 6286 §2.1.
+    #[error("BGP router id 0.0.0.0 is reserved: give the host's IPv4 underlay address or any other number unique in the fabric")]
+    ZeroRouterId,
+    /// RFC 4271 §4.2.
+    #[error("BGP hold time {0:?} is out of range: 3 to 65535 s")]
+    HoldTime(Duration),
+}
+
+/// How to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopKind {
+    /// To be back soon: connections close without NOTIFICATION, and peers keep our routes for
+    /// the restart time.
+    Restart,
+    /// For good: all routes are withdrawn, and sessions end with Hard Reset (RFC 8538 §3), or
+    /// Administrative Shutdown where the peer does not know it.
+    Withdraw,
+}
+
+impl Speaker {
+    /// A speaker without peers and routes.
+    pub fn new(now: Instant, config: Config) -> Result<Self, BadConfig> {
+        if config.router_id.is_unspecified() {
+            return Err(BadConfig::ZeroRouterId);
+        }
+        let hold = config.timing.hold_time;
+        if !(3..=65535).contains(&hold.as_secs()) {
+            return Err(BadConfig::HoldTime(hold));
+        }
+        Ok(Self {
+            peers: BTreeMap::new(),
+            conns: BTreeMap::new(),
+            rib: Rib::default(),
+            vrfs: Vrfs::new(config.asn, config.router_id),
+            local: None,
+            announced: BTreeMap::new(),
+            actions: VecDeque::new(),
+            last_words: VecDeque::new(),
+            ready: BTreeSet::new(),
+            deferral_until: Some(now + config.timing.deferral),
+            stopped: false,
+            next_conn: 1,
+            random: config.seed,
+            config,
+        })
+    }
+
+    // The network happened.
+
+    /// A TCP connection came in. Nothing is to be said on a refused one.
+    pub fn handle_accepted(&mut self, now: Instant, from: PeerId) -> Result<ConnId, Refused> {
+        if self.stopped {
+            return Err(Refused::Stopped);
+        }
+        let Some(peer) = self.peers.get_mut(&from) else {
+            return Err(Refused::NotAPeer(from));
+        };
+        // One half-open connection is enough: the peer started over.
+        if let Some(old) = peer.pending(Side::Theirs) {
+            self.close_link(from, old);
+        }
+        let conn = self.new_link(from, Side::Theirs);
+        self.drive(now, conn, fsm::Event::ManualStart);
+        self.drive(now, conn, fsm::Event::TcpConnectionAcknowledged);
+        Ok(conn)
+    }
+
+    /// A connection that [`Action::Connect`] asked for is there.
+    pub fn handle_connected(&mut self, now: Instant, conn: ConnId) {
+        let Some(link) = self.link_mut(conn) else {
+            return;
+        };
+        link.connected = true;
+        self.drive(now, conn, fsm::Event::ManualStart);
+        self.drive(now, conn, fsm::Event::TcpConnectionConfirmed);
+    }
+
+    /// Bytes came in. Whatever they are, no other peer's session suffers.
+    pub fn handle_bytes(&mut self, now: Instant, conn: ConnId, bytes: &[u8]) {
+        let Some(link) = self.link_mut(conn) else {
+            return;
+        };
+        link.receive(bytes);
+        while let Some(link) = self.link_mut(conn) {
+            match link.next_message() {
+                Ok(None) => break,
+                Ok(Some(message)) => self.on_message(now, conn, message),
+                Err(error) => self.drive(now, conn, fsm::Event::DecodeError(error)),
+            }
+        }
+        self.settle(now);
+    }
+
+    /// A connection broke, was closed by the peer, or could not be made.
+    pub fn handle_disconnected(&mut self, now: Instant, conn: ConnId, reason: &str) {
+        self.on_disconnected(now, conn, reason);
+        self.settle(now);
+    }
+
+    /// The transport has room for more of a connection, or for now has enough. A connection
+    /// starts with room.
+    pub fn handle_writable(&mut self, conn: ConnId, writable: bool) {
+        let Some(peer) = self.conns.get(&conn).copied() else {
+            return;
+        };
+        if let Some(link) = self.link_mut(conn) {
+            link.writable = writable;
+        }
+        if writable {
+            self.ready.insert(peer);
+        }
+    }
+
+    /// The instant of [`Self::poll_timeout`] has come. Harmless at any other time.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let peers: Vec<PeerId> = self.peers.keys().copied().collect();
+        for peer in peers {
+            self.on_link_timers(now, peer);
+            self.on_peer_timers(now, peer);
+        }
+        self.settle(now);
+    }
+
+    // Commands.
+
+    /// What is behind this host, all of it. The difference to before is announced and withdrawn.
+    /// The first call lets End-of-RIB go out: make it when everything local is known.
+    pub fn set_local(&mut self, now: Instant, state: LocalState) -> Result<(), BadLocalState> {
+        local::check(&state)?;
+        let remote = self
+            .rib
+            .best_after(None)
+            .filter(|(_, source, _)| *source != Source::Local)
+            .map(|(key, _, path)| (key, path));
+        self.vrfs.set_local(&state, remote);
+        let first = self.local.replace(state).is_none();
+        if first {
+            self.ready.extend(self.peers.keys());
+        }
+        self.sync_announcements(now);
+        Ok(())
+    }
+
+    /// The peers, all of them. Sessions of those that go end at once and their routes with them;
+    /// those that stay as they are notice nothing.
+    pub fn set_peers(&mut self, now: Instant, peers: BTreeMap<PeerId, PeerConfig>) {
+        let gone: Vec<PeerId> = self
+            .peers
+            .iter()
+            .filter(|(id, peer)| peers.get(id) != Some(&peer.config))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in gone {
+            self.remove_peer(now, id);
+        }
+        for (id, config) in peers {
+            self.peers.entry(id).or_insert_with(|| {
+                let mut peer = Peer::new(now, config);
+                peer.retry_at = (config.connect == ConnectMode::Active).then_some(now);
+                peer
+            });
+        }
+        self.settle(now);
+    }
+
+    /// Ends all sessions. The speaker is done after it; what it learned can still be read.
+    pub fn stop(&mut self, now: Instant, kind: StopKind) {
+        self.stopped = true;
+        if kind == StopKind::Withdraw {
+            let own: Vec<RouteKey> = self.announced.keys().cloned().collect();
+            for key in own {
+                let change = self.rib.remove(&key, Source::Local);
+                self.on_change(&key, change);
+            }
+            self.announced.clear();
+        }
+        let peers: Vec<PeerId> = self.peers.keys().copied().collect();
+        for peer in peers {
+            self.stop_peer(now, peer, kind);
+        }
+    }
+
+    // What to carry out.
+
+    /// The next bytes to send. Ask until there are none before asking [`Self::poll_action`].
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        if let Some(last) = self.last_words.pop_front() {
+            return Some(last);
+        }
+        while let Some(id) = self.ready.first().copied() {
+            if let Some((conn, bytes)) = self.next_for(id) {
+                return Some(Transmit {
+                    conn,
+                    peer: id,
+                    bytes,
+                });
+            }
+            self.ready.remove(&id);
+        }
+        None
+    }
+
+    /// The next thing to do beside sending.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When to call [`Self::handle_timeout`].
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let peers = self.peers.values().filter_map(Peer::next_deadline);
+        peers.chain(self.deferral_until).min()
+    }
+
+    // Getters.
+
+    /// What was learned, as rows.
+    pub fn forwarding(&self) -> &Forwarding {
+        self.vrfs.rows()
+    }
+
+    /// Grows whenever [`Self::forwarding`] changes.
+    pub fn forwarding_version(&self) -> u64 {
+        self.vrfs.version()
+    }
+
+    /// Who this speaker is.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Every path to every route.
+    pub fn routes(&self, now: Instant) -> Vec<RouteInfo> {
+        let info = |(key, source, path, lost): (&RouteKey, Source, &Path, Option<&'static str>)| {
+            RouteInfo {
+                route: key.to_string(),
+                rd: key.rd(),
+                targets: path.attrs.targets.clone(),
+                sequence: path.attrs.sequence,
+                sticky: path.attrs.sticky,
+                label: path.label.or(path.attrs.replication.map(|(label, _)| label)),
+                next_hop: path.attrs.next_hop,
+                from: match source {
+                    Source::Local => None,
+                    Source::Peer(peer) => Some(peer),
+                },
+                best: lost.is_none(),
+                lost_by: lost,
+                stale: path.stale,
+                age: now.saturating_duration_since(path.since),
+            }
+        };
+        self.rib.all().map(info).collect()
+    }
+
+    /// Every peer.
+    pub fn peers(&self, now: Instant) -> Vec<PeerInfo> {
+        let mut held: BTreeMap<PeerId, (usize, usize)> = BTreeMap::new();
+        for (_, source, path, _) in self.rib.all() {
+            if let Source::Peer(peer) = source {
+                let (all, stale) = held.entry(peer).or_default();
+                (*all, *stale) = (*all + 1, *stale + usize::from(path.stale));
+            }
+        }
+        let info = |(id, peer): (&PeerId, &Peer)| {
+            let (routes, stale) = held.get(id).copied().unwrap_or_default();
+            PeerInfo {
+                peer: *id,
+                role: peer.config.role,
+                state: peer.state(),
+                since: now.saturating_duration_since(peer.since),
+                router_id: peer.router_id,
+                hold_time: peer.session.as_ref().map(|session| session.hold_time),
+                routes,
+                stale,
+                synced: peer.is_synced(),
+                counters: peer.counters,
+                last_error: peer.last_error.clone(),
+            }
+        };
+        self.peers.iter().map(info).collect()
+    }
+
+    // Details.
+
+    pub(crate) fn cluster(&self) -> Ipv4Addr {
+        self.config.cluster_id.unwrap_or(self.config.router_id)
+    }
+
+    pub(crate) fn restart_flags(&self) -> Restart {
+        Restart {
+            restarting: self.deferral_until.is_some(),
+            forwarding_preserved: self.config.forwarding_preserved,
+        }
+    }
+
+    pub(crate) fn report(&mut self, event: Event) {
+        self.actions.push_back(Action::Report(event));
+    }
+
+    pub(crate) fn link_mut(&mut self, conn: ConnId) -> Option<&mut Link> {
+        let peer = self.conns.get(&conn)?;
+        self.peers.get_mut(peer)?.links.get_mut(&conn)
+    }
+
+    pub(crate) fn new_link(&mut self, id: PeerId, side: Side) -> ConnId {
+        let conn = ConnId(self.next_conn);
+        self.next_conn += 1;
+        let link = Link::new(side, session_config(&self.config));
+        self.conns.insert(conn, id);
+        let peer = self.peers.get_mut(&id).expect("links are made for peers");
+        peer.links.insert(conn, link);
+        conn
+    }
+
+    /// Forgets a connection and has it closed.
+    pub(crate) fn close_link(&mut self, id: PeerId, conn: ConnId) {
+        // What is queued must still go out, a NOTIFICATION above all.
+        self.conns.remove(&conn);
+        if let Some(peer) = self.peers.get_mut(&id)
+            && let Some(mut link) = peer.links.remove(&conn)
+        {
+            while let Some(bytes) = link.take_queued() {
+                self.last_words.push_back(Transmit {
+                    conn,
+                    peer: id,
+                    bytes,
+                });
+            }
+            self.actions.push_back(Action::Close { conn, peer: id });
+        }
+    }
+
+    /// A number that differs per call and seed (splitmix64).
+    pub(crate) fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
