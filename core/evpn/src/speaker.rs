@@ -219,14 +219,17 @@ impl Speaker {
         Ok(conn)
     }
 
-    /// A connection that [`Action::Connect`] asked for is there.
-    pub fn handle_connected(&mut self, now: Instant, conn: ConnId) {
+    /// A connection that [`Action::Connect`] asked for is there. False: it is not wanted any
+    /// more and should be dropped.
+    #[must_use]
+    pub fn handle_connected(&mut self, now: Instant, conn: ConnId) -> bool {
         let Some(link) = self.link_mut(conn) else {
-            return;
+            return false;
         };
         link.connected = true;
         self.drive(now, conn, fsm::Event::ManualStart);
         self.drive(now, conn, fsm::Event::TcpConnectionConfirmed);
+        true
     }
 
     /// Bytes came in. Whatever they are, no other peer's session suffers.

@@ -1,1 +1,152 @@
 //! Runs the pure EVPN speaker over TCP: sockets, MD5, GTSM, timers.
+//!
+//! [`SpeakerHandle::start`] spawns one task that owns the [`evpn::Speaker`]; the handle sends it
+//! commands and watches what it learned. Connections have a reader and a writer task each, with
+//! bounded queues to the owner.
+
+use evpn::{BadConfig, BadLocalState, Config, LocalState, PeerConfig, PeerInfo, RouteInfo, StopKind};
+use model::{Forwarding, Secret};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot, watch};
+
+mod event_loop;
+mod socket;
+mod transport;
+
+/// What a running speaker is made of.
+#[derive(Debug, Clone)]
+pub struct SpeakerConfig {
+    /// Who it is.
+    pub bgp: Config,
+    /// Source address of the connections that it makes; the kernel's choice if none is given.
+    pub local_address: Option<IpAddr>,
+    /// Where it takes connections: none for a pure client. Port 179 by convention.
+    pub listen: Vec<SocketAddr>,
+}
+
+/// A peer and how to reach it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// What it is to us.
+    pub config: PeerConfig,
+    /// TCP port to connect to, usually 179.
+    pub port: u16,
+    /// TCP-MD5 key (RFC 2385), if the session is signed. At most 80 octets.
+    pub password: Option<Secret>,
+    /// Generalized TTL security (RFC 5082): packets leave with TTL 255, and only such are taken.
+    /// Off for peers that are routers away or do not do it.
+    pub gtsm: bool,
+}
+
+impl Peer {
+    /// A peer on port 179 without password, with GTSM.
+    pub fn new(config: PeerConfig) -> Self {
+        Self {
+            config,
+            port: 179,
+            password: None,
+            gtsm: true,
+        }
+    }
+}
+
+/// A speaker that could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] BadConfig),
+    /// A listening socket could not be had.
+    #[error("listening for BGP on {address}: {source}; see who has the port with `ss -tlnp`, or set another")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+/// The speaker's task has ended, by [`SpeakerHandle::stop`] or a panic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the BGP speaker has stopped: start it again")]
+pub struct Stopped;
+
+/// Local state that was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SetLocalError {
+    /// It is wrong.
+    #[error(transparent)]
+    Bad(#[from] BadLocalState),
+    /// There is nobody to take it.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+/// A running speaker. Clones command the same one; when all are dropped it stops as by
+/// [`StopKind::Restart`].
+#[derive(Debug, Clone)]
+pub struct SpeakerHandle {
+    commands: mpsc::Sender<event_loop::Command>,
+    forwarding: watch::Receiver<Arc<Forwarding>>,
+    listening: Arc<[SocketAddr]>,
+}
+
+impl SpeakerHandle {
+    /// Starts a speaker in a task of the current runtime.
+    pub async fn start(config: SpeakerConfig) -> Result<Self, StartError> {
+        event_loop::start(config).await
+    }
+
+    /// What is behind this host, all of it; see [`evpn::Speaker::set_local`].
+    pub async fn set_local(&self, state: LocalState) -> Result<(), SetLocalError> {
+        Ok(self
+            .ask(|reply| event_loop::Command::SetLocal(Box::new(state), reply))
+            .await??)
+    }
+
+    /// The peers, all of them. A peer whose address, role, port, password or GTSM changes is a
+    /// new one.
+    pub async fn set_peers(&self, peers: BTreeMap<IpAddr, Peer>) -> Result<(), Stopped> {
+        self.ask(|reply| event_loop::Command::SetPeers(peers, reply))
+            .await
+    }
+
+    /// What was learned, and every change of it. The first value is what is known now.
+    pub fn forwarding(&self) -> watch::Receiver<Arc<Forwarding>> {
+        self.forwarding.clone()
+    }
+
+    /// Every path to every route.
+    pub async fn routes(&self) -> Result<Vec<RouteInfo>, Stopped> {
+        self.ask(event_loop::Command::Routes).await
+    }
+
+    /// Every peer.
+    pub async fn peers(&self) -> Result<Vec<PeerInfo>, Stopped> {
+        self.ask(event_loop::Command::Peers).await
+    }
+
+    /// Where it listens, with the ports that the kernel chose for port 0.
+    pub fn listening(&self) -> &[SocketAddr] {
+        &self.listening
+    }
+
+    /// Ends all sessions and the task, and waits until what there was to say is sent (or a
+    /// second has passed).
+    pub async fn stop(&self, kind: StopKind) -> Result<(), Stopped> {
+        self.ask(|reply| event_loop::Command::Stop(kind, reply))
+            .await
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> event_loop::Command,
+    ) -> Result<T, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.commands.send(command(reply)).await;
+        sent.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+}

@@ -1,0 +1,169 @@
+//! Sockets with the options that BGP wants: MD5, TTL, time-outs.
+
+use model::Secret;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpSocket};
+
+/// RFC 5082 §3: no router has lowered it.
+const TTL_OF_NEIGHBOURS: libc::c_int = 255;
+/// Longest key that the kernel takes.
+const MD5_KEY_MAX_BYTES: usize = 80;
+/// Connections waiting to be accepted: every host of a large fabric may come at once.
+const BACKLOG: u32 = 1024;
+
+/// A socket bound and listening, not yet taking keys.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = new_socket(address.ip())?;
+    socket.set_reuseaddr(true)?;
+    if address.is_ipv6() {
+        set(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, &1)?;
+    }
+    set_ttl(socket.as_fd(), address.ip())?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// A socket ready to connect to a peer.
+pub(crate) fn for_peer(
+    peer: IpAddr,
+    local: Option<IpAddr>,
+    password: Option<&Secret>,
+    gtsm: bool,
+    send_timeout: Duration,
+) -> io::Result<TcpSocket> {
+    let socket = new_socket(peer)?;
+    prepare(socket.as_fd(), peer, gtsm, send_timeout)?;
+    set_md5(socket.as_fd(), peer, password)?;
+    if let Some(local) = local {
+        socket.bind(SocketAddr::new(local, 0))?;
+    }
+    Ok(socket)
+}
+
+fn new_socket(family_of: IpAddr) -> io::Result<TcpSocket> {
+    match family_of {
+        IpAddr::V4(_) => TcpSocket::new_v4(),
+        IpAddr::V6(_) => TcpSocket::new_v6(),
+    }
+}
+
+/// Options of a connection, made or taken.
+pub(crate) fn prepare(
+    socket: BorrowedFd<'_>,
+    peer: IpAddr,
+    gtsm: bool,
+    send_timeout: Duration,
+) -> io::Result<()> {
+    set_ttl(socket, peer)?;
+    if gtsm {
+        let (level, option) = match peer {
+            IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MINTTL),
+            IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MINHOPCOUNT),
+        };
+        set(socket, level, option, &TTL_OF_NEIGHBOURS)?;
+    }
+    set(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, &1)?;
+    let millis = libc::c_int::try_from(send_timeout.as_millis()).unwrap_or(libc::c_int::MAX);
+    set(socket, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, &millis)
+}
+
+fn set_ttl(socket: BorrowedFd<'_>, family_of: IpAddr) -> io::Result<()> {
+    let (level, option) = match family_of {
+        IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TTL),
+        IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS),
+    };
+    set(socket, level, option, &TTL_OF_NEIGHBOURS)
+}
+
+/// `struct tcp_md5sig` of linux/tcp.h.
+#[repr(C)]
+struct Md5Signature {
+    /// `sockaddr_storage`: `| family 2 | port 2 | .. |`.
+    address: [u8; 128],
+    flags: u8,
+    prefix_len: u8,
+    key_len: u16,
+    interface: libc::c_int,
+    key: [u8; MD5_KEY_MAX_BYTES],
+}
+
+const _: () = assert!(size_of::<Md5Signature>() == 128 + 8 + MD5_KEY_MAX_BYTES);
+
+/// Signs segments to and from a peer with the key (RFC 2385); takes the key away for `None`.
+pub(crate) fn set_md5(
+    socket: BorrowedFd<'_>,
+    peer: IpAddr,
+    password: Option<&Secret>,
+) -> io::Result<()> {
+    let text = password.map_or(&[][..], |secret| secret.0.as_bytes());
+    if text.len() > MD5_KEY_MAX_BYTES {
+        let long = "the TCP-MD5 password is longer than 80 octets: choose a shorter one";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, long));
+    }
+    let mut signature = Md5Signature {
+        address: [0; 128],
+        flags: 0,
+        prefix_len: 0,
+        key_len: u16::try_from(text.len()).expect("at most 80"),
+        interface: 0,
+        key: [0; MD5_KEY_MAX_BYTES],
+    };
+    signature.key[..text.len()].copy_from_slice(text);
+    let family = match peer {
+        IpAddr::V4(address) => {
+            signature.address[4..8].copy_from_slice(&address.octets());
+            libc::AF_INET
+        }
+        IpAddr::V6(address) => {
+            signature.address[8..24].copy_from_slice(&address.octets());
+            libc::AF_INET6
+        }
+    };
+    let family = libc::sa_family_t::try_from(family).expect("families fit their type");
+    signature.address[..2].copy_from_slice(&family.to_ne_bytes());
+    match set(socket, libc::IPPROTO_TCP, libc::TCP_MD5SIG, &signature) {
+        // There was no key to take away, or the kernel has no keys at all.
+        Err(error)
+            if password.is_none()
+                && matches!(
+                    error.raw_os_error(),
+                    Some(libc::ENOENT | libc::ENOPROTOOPT | libc::EPERM)
+                ) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "no crate wraps TCP_MD5SIG, IP_MINTTL and IPV6_MINHOPCOUNT"
+)]
+fn set<T>(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: &T,
+) -> io::Result<()> {
+    let size = libc::socklen_t::try_from(size_of::<T>()).expect("options are small");
+    // SAFETY: the kernel reads `size` bytes from a live `T` and keeps no reference to it. Every
+    // `T` used here is an integer or a `repr(C)` struct of integers without padding.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            std::ptr::from_ref(value).cast(),
+            size,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
