@@ -79,6 +79,8 @@ fn tun_multi_queue() -> Result<()> {
             break Ok(());
         }
     };
+    // it may have ended by itself
+    let _ = ping.kill();
     let _ = ping.wait();
     ensure!(outcome.is_ok(), "no ARP request came out of either queue");
     Ok(())

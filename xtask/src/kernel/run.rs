@@ -153,6 +153,7 @@ impl Lab {
             env.push(pair("VPC_KERNEL_OUT", out.as_os_str()));
             env.push(pair("VPC_KERNEL_HOST", host.to_string()));
             env.push(pair("VPC_KERNEL_HOSTS", self.args.hosts.to_string()));
+            env.push(pair("VPC_XTASK", &self.init));
             env.extend(self.args.env.iter().cloned());
             write("argv", &nul_terminated(&self.args.command))?;
             write("env", &nul_terminated(&env))?;
@@ -420,15 +421,33 @@ fn inherited_env() -> Vec<OsString> {
             path.push(dir);
         }
     }
-    // TMPDIR may name a place the hosts do not have; /tmp they do
-    let ours = ["HOME", "PATH", "TMPDIR", "PWD", "OLDPWD"];
     let mut env: Vec<OsString> = std::env::vars_os()
-        .filter(|(name, _)| !ours.iter().any(|known| name == known))
+        .filter(|(name, _)| !name.to_str().is_some_and(stays_behind))
         .map(|(name, value)| pair(name, value))
         .collect();
     env.push(pair("HOME", "/root"));
     env.push(pair("PATH", path));
     env
+}
+
+/// What means something only to the process it was made for: where it was started, make's job server, the package
+/// cargo ran. TMPDIR may name a place the hosts do not have; /tmp they do.
+fn stays_behind(name: &str) -> bool {
+    [
+        "HOME",
+        "PATH",
+        "TMPDIR",
+        "PWD",
+        "OLDPWD",
+        "CARGO",
+        "MAKEFLAGS",
+        "MFLAGS",
+        "LD_LIBRARY_PATH",
+    ]
+    .contains(&name)
+        || ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_MAKEFLAGS"]
+            .iter()
+            .any(|start| name.starts_with(start))
 }
 
 fn pair(name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> OsString {
@@ -502,4 +521,23 @@ fn copy<W: Write + Send + 'static>(
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_pass_and_leftovers_of_cargo_run_stay() {
+        assert!(stays_behind("CARGO_PKG_NAME"));
+        assert!(stays_behind("CARGO_MAKEFLAGS"));
+        assert!(!stays_behind("CARGO_TARGET_DIR"));
+        assert!(!stays_behind("VPC_LAB_SPEAKER"));
+    }
+
+    #[test]
+    fn strings_come_back_as_they_went() {
+        let argv: Vec<OsString> = vec!["sh".into(), "-c".into(), "".into()];
+        assert_eq!(super::super::init::strings(&nul_terminated(&argv)), argv);
+    }
 }

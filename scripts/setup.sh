@@ -1,0 +1,95 @@
+#!/bin/bash
+# setup.sh            the Debian 12 packages that building, the demo and the tests need
+# setup.sh --kernel   also those that `cargo xtask kernel build` needs
+# Installs what is missing and nothing else; starts no service. Safe to run again.
+set -euo pipefail
+
+packages=(
+    gcc make pkg-config libc6-dev git curl ca-certificates jq procps
+    iproute2 nftables iputils-ping iputils-arping ndisc6 tcpdump ethtool iperf3 socat
+    frr gobgpd postgresql-15
+)
+kernel_packages=(bc binutils bison dpkg-dev e2fsprogs flex xz-utils)
+rust_needed=1.95
+
+fail() { echo "setup: $*" >&2; exit 1; }
+
+case "$*" in
+'') ;;
+--kernel) packages+=("${kernel_packages[@]}") ;;
+-h | --help) sed -n '2,4s/^# //p' "$0"; exit ;;
+*) fail "unknown argument '$*': none or --kernel" ;;
+esac
+[ "$(id -u)" = 0 ] || fail "installing packages needs root: run it as root (sudo $0 $*)"
+command -v apt-get dpkg-query >/dev/null || fail "no apt here: this script is for Debian 12; elsewhere install: ${packages[*]}"
+
+# prints those that are not installed
+missing() {
+    dpkg-query -W -f '${Package} ${db:Status-Status}\n' "$@" 2>/dev/null |
+        awk 'BEGIN { for (i = 1; i < ARGC; i++) want[ARGV[i]]; ARGC = 1 }
+             $2 == "installed" { delete want[$1] }
+             END { for (package in want) print package }' "$@" | sort
+}
+
+# While packages are installed, nothing of ours may start by itself: the lab runs FRR, GoBGP and PostgreSQL in
+# namespaces of its own. What was there before is put back whatever happens.
+policy=/usr/sbin/policy-rc.d
+policy_kept=$policy.before-vpc-setup
+no_cluster=/etc/postgresql-common/createcluster.d/vpc-setup.conf
+hold_services() {
+    [ -e $policy_kept ] || { [ -e $policy ] && mv $policy $policy_kept; } || true
+    cat >$policy <<POLICY
+#!/bin/sh
+# made by vpc's setup.sh for as long as it runs
+case "\$1" in frr* | gobgpd* | postgresql* | iperf3*) exit 101 ;; esac
+[ -x $policy_kept ] && exec $policy_kept "\$@"
+exit 0
+POLICY
+    chmod 755 $policy
+    mkdir -p ${no_cluster%/*}
+    echo 'create_main_cluster = false' >$no_cluster
+}
+release_services() {
+    rm -f $policy $no_cluster
+    rmdir --ignore-fail-on-non-empty ${no_cluster%/*} 2>/dev/null || true
+    [ ! -e $policy_kept ] || mv $policy_kept $policy
+}
+# a run that was killed could not
+! grep -qs "made by vpc's setup.sh" $policy || release_services
+
+mapfile -t wanted < <(missing "${packages[@]}")
+if [ ${#wanted[@]} -gt 0 ]; then
+    echo "setup: installing ${wanted[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    log=$(mktemp)
+    trap 'release_services; rm -f "$log"' EXIT
+    trap 'exit 130' INT TERM HUP
+    hold_services
+    apt=(apt-get -q -y -o DPkg::Lock::Timeout=600)
+    if ! "${apt[@]}" update >"$log" 2>&1; then
+        tail -n 5 "$log" >&2
+        fail "apt-get update failed (above): check the network and /etc/apt/sources.list*"
+    fi
+    if ! "${apt[@]}" install --no-install-recommends "${wanted[@]}" >"$log" 2>&1; then
+        tail -n 15 "$log" >&2
+        fail "apt-get install failed (above): repair that (often: dpkg --configure -a; apt-get -f install) and run this again"
+    fi
+    # a new package enables its unit for the next boot, which would start it after all
+    if [ -d /run/systemd/system ]; then
+        for package in "${wanted[@]}"; do
+            case $package in
+            frr) systemctl -q disable frr ;;
+            gobgpd) systemctl -q disable gobgpd ;;
+            postgresql-15) systemctl -q disable postgresql ;;
+            esac
+        done
+    fi
+fi
+
+PATH=$PATH:${HOME:-/root}/.cargo/bin
+command -v cargo >/dev/null ||
+    fail "cargo is not installed: install Rust $rust_needed or newer (https://rustup.rs), then run this again"
+rust=$(cargo --version | cut -d' ' -f2)
+[ "$(printf '%s\n' $rust_needed "$rust" | sort -V | head -n1)" = $rust_needed ] ||
+    fail "cargo is $rust, $rust_needed or newer is needed: run rustup update stable"
+echo "setup: ready (${#packages[@]} packages, cargo $rust)"
