@@ -1,1 +1,19 @@
 //! The host agent: one loop over one event enum, driving core/ with shell/linux.
+//!
+//! [`run`] starts the parts and waits: the kernel's thread and its monitor, the EVPN speaker, the
+//! stream from the management server, the host-local API on a unix socket. All of them talk to the
+//! loop in `turn`, which owns the state.
+
+mod bgp;
+mod disk;
+mod events;
+mod kernel;
+mod local_api;
+mod rd;
+mod run;
+mod server;
+mod turn;
+mod view;
+
+pub use disk::StateError;
+pub use run::{AgentError, Options, run};

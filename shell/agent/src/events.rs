@@ -1,0 +1,83 @@
+//! Everything that can happen to the agent.
+
+use api::tonic::Status;
+use host_plan::{HostState, Refused, Step};
+use model::{Forwarding, HostConfig, NicId, Port, Segment, Stack, VpcId};
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// What the loop takes, one at a time.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The management server sent a configuration.
+    Config(Box<HostConfig>),
+    /// A configuration is on disk.
+    Kept(model::Generation),
+    /// The connection to the management server came or went.
+    Server(ServerLink),
+    /// The speaker's forwarding state changed.
+    Forwarding(Arc<Forwarding>),
+    /// The kernel's thread looked.
+    Observed(Result<Box<HostState>, String>),
+    /// The kernel's thread acted.
+    Ran(Vec<(Step, Result<(), String>)>),
+    /// The local API asks for something.
+    Request(Request),
+    /// End the agent.
+    Stop {
+        /// Withdraw routes first.
+        withdraw: bool,
+        /// Answered when it is done.
+        done: Option<oneshot::Sender<()>>,
+    },
+}
+
+/// What the monitor saw: somebody changed something in the kernel; us, perhaps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Drift {
+    /// Something changed.
+    Changed,
+    /// Events were lost.
+    Lost,
+}
+
+/// The connection to the management server.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ServerLink {
+    /// `host:port`, while connected.
+    pub(crate) connected: Option<String>,
+    /// When our certificate ends.
+    pub(crate) certificate_until_ms: u64,
+}
+
+/// What the local API asks of the loop.
+#[derive(Debug)]
+pub(crate) enum Request {
+    AddStack(Stack, Reply<()>),
+    DeleteStack {
+        vpc: VpcId,
+        with_nics: bool,
+        reply: Reply<()>,
+    },
+    AddNic {
+        vpc: VpcId,
+        port: Port,
+        segment: Option<Segment>,
+        reply: Reply<()>,
+    },
+    DeleteNic(NicId, Reply<()>),
+}
+
+/// Where the answer goes.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, Status>>;
+
+/// A refusal as the API says it.
+pub(crate) fn status_of(refused: &Refused) -> Status {
+    let text = refused.to_string();
+    match refused {
+        Refused::Managed(_) | Refused::InUse { .. } => Status::failed_precondition(text),
+        Refused::Unknown(_) => Status::not_found(text),
+        Refused::Taken { .. } => Status::already_exists(text),
+        Refused::Invalid(_) => Status::invalid_argument(text),
+    }
+}

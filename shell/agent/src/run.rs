@@ -1,0 +1,220 @@
+//! Starting the parts of an agent, and ending them.
+
+use crate::bgp::{self, Bgp};
+use crate::disk::{Disk, StateError};
+use crate::events::Event;
+use crate::kernel::{KernelThread, chain, start_monitor};
+use crate::local_api::{self, Identity};
+use crate::server::ServerStream;
+use crate::turn::{self, Agent, Pace, Start};
+use api::{Credential, CredentialError};
+use host_plan::HostMachine;
+use model::{Generation, Mtu, Name, Underlay};
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, info};
+
+/// How an agent is run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The host's name, as it joined or will.
+    pub name: Name,
+    /// The VTEP's address, on an interface of this host.
+    pub underlay: IpAddr,
+    /// The credential that joining made; without one the host works by its local API alone.
+    pub credential: Option<PathBuf>,
+    /// Where the configuration and local stacks are kept: `/var/lib/vpc/agent`.
+    pub state_dir: PathBuf,
+    /// Gone after a reboot, as the kernel's objects are: `/run/vpc`.
+    pub run_dir: PathBuf,
+    /// The local API: `/run/vpc/agent.sock`.
+    pub socket: PathBuf,
+    /// Between full observations of the kernel.
+    pub resync_every: Duration,
+    /// A local stack without a NIC is removed after this long.
+    pub unused_stack_after: Duration,
+}
+
+impl Options {
+    /// The usual places and pace.
+    pub fn new(name: Name, underlay: IpAddr) -> Self {
+        Self {
+            name,
+            underlay,
+            credential: None,
+            state_dir: PathBuf::from("/var/lib/vpc/agent"),
+            run_dir: PathBuf::from("/run/vpc"),
+            socket: PathBuf::from("/run/vpc/agent.sock"),
+            resync_every: Duration::from_secs(30),
+            unused_stack_after: Duration::from_secs(600),
+        }
+    }
+}
+
+/// Why an agent does not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The kernel could not be reached.
+    #[error("opening the kernel's interfaces (is this root?)")]
+    Kernel(#[source] linux::Error),
+    /// The underlay's address is not on this host.
+    #[error(
+        "underlay address {0} is on no interface of this host: add it (ip address add), or give \
+         the right one"
+    )]
+    NoUnderlay(IpAddr),
+    /// The underlay's MTU leaves no room.
+    #[error("interface {0} of the underlay has MTU {1}, which no tunnel fits in: raise it")]
+    UnderlayMtu(model::IfName, u32),
+    /// State that cannot be read.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The credential cannot be used.
+    #[error(transparent)]
+    Credential(#[from] CredentialError),
+    /// The local API's socket.
+    #[error("listening on {path}")]
+    Socket {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Signals could not be watched.
+    #[error("watching for signals")]
+    Signals(#[source] io::Error),
+}
+
+/// Runs an agent until SIGTERM or SIGINT (routes stay at the peers for the restart time) or until
+/// the local API stops it. In every case the kernel keeps what it has.
+pub async fn run(options: Options) -> Result<(), AgentError> {
+    let disk = Disk::open(&options.state_dir)?;
+    let (managed, local, rds) = turn::kept(&disk)?;
+    let credential = options
+        .credential
+        .as_deref()
+        .map(Credential::load)
+        .transpose()?;
+    let found = managed
+        .as_ref()
+        .map_or(options.underlay, |config| config.underlay.address);
+    let underlay = underlay(found)?;
+    let listener = local_api::bind(&options.socket)
+        .await
+        .map_err(|source| AgentError::Socket {
+            path: options.socket.clone(),
+            source,
+        })?;
+
+    // Changes are watched from before the first look, so that none falls between.
+    let drift = start_monitor().map_err(AgentError::Kernel)?;
+    let (events, queue) = mpsc::channel(64);
+    let (kernel, capabilities) =
+        KernelThread::start(&options.run_dir, events.clone()).map_err(AgentError::Kernel)?;
+    let may_act = managed.is_some() || credential.is_none();
+    let mut bgp = Bgp::new(bgp::forwarding_is_preserved(&options.run_dir));
+    if let Some(config) = &managed {
+        bgp.configure(config.underlay.address, &config.bgp).await;
+    } else if credential.is_none() {
+        bgp.standalone();
+    }
+    let generation = managed
+        .as_ref()
+        .map_or(Generation(0), |config| config.generation);
+    info!(
+        name = %options.name, underlay = %underlay.address, mtu = %underlay.mtu, %generation,
+        enrolled = credential.is_some(), ?capabilities, "Agent starts"
+    );
+
+    let reader = bgp.reader();
+    let (agent, view) = Agent::new(Start {
+        machine: HostMachine::new(underlay, managed, local),
+        may_act,
+        disk,
+        kernel,
+        bgp,
+        rds,
+        pace: Pace {
+            resync_every: options.resync_every,
+            unused_stack_after: options.unused_stack_after,
+        },
+        events: events.clone(),
+    });
+    if let Some(credential) = credential {
+        let stream = ServerStream {
+            credential_file: options.credential.clone().unwrap_or_default(),
+            credential,
+            capabilities: capabilities.clone(),
+            state_dir: options.state_dir.clone(),
+            view: view.clone(),
+            events: events.clone(),
+        };
+        tokio::spawn(stream.run());
+    }
+    let (end_api, api_ends) = oneshot::channel::<()>();
+    let identity = Identity {
+        name: options.name.to_string(),
+        capabilities,
+    };
+    let api = tokio::spawn(local_api::serve(
+        listener,
+        view,
+        events.clone(),
+        reader,
+        identity,
+        async { drop(api_ends.await) },
+    ));
+    stop_on_signal(events)?;
+
+    let done = agent.run(queue, drift).await;
+    if let Some(done) = done {
+        drop(done.send(()));
+    }
+    drop(end_api);
+    // The answer to `Stop` is still on its way through the server; streams that never end are cut.
+    if let Ok(Ok(Err(error))) = tokio::time::timeout(Duration::from_secs(1), api).await {
+        error!(error = chain(&error), "The local API ended badly");
+    }
+    remove_socket(&options.socket);
+    Ok(())
+}
+
+fn underlay(address: IpAddr) -> Result<Underlay, AgentError> {
+    let interface = linux::underlay_interface(address)
+        .map_err(AgentError::Kernel)?
+        .ok_or(AgentError::NoUnderlay(address))?;
+    let mtu = Mtu::new(interface.mtu.min(65_535))
+        .map_err(|_| AgentError::UnderlayMtu(interface.name, interface.mtu))?;
+    Ok(Underlay { address, mtu })
+}
+
+fn stop_on_signal(events: mpsc::Sender<Event>) -> Result<(), AgentError> {
+    let mut term = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
+    tokio::spawn(async move {
+        tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }
+        // If the loop is gone, it has stopped already.
+        drop(
+            events
+                .send(Event::Stop {
+                    withdraw: false,
+                    done: None,
+                })
+                .await,
+        );
+    });
+    Ok(())
+}
+
+fn remove_socket(socket: &Path) {
+    if let Err(error) = std::fs::remove_file(socket)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        error!(%error, socket = %socket.display(), "Removing the socket failed");
+    }
+}

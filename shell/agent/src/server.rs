@@ -1,0 +1,243 @@
+//! The stream to the management server: reports up, configurations down, a certificate that renews
+//! itself. The data plane never waits for any of it.
+
+use crate::events::{Event, ServerLink};
+use crate::kernel::chain;
+use crate::view::View;
+use api::Credential;
+use api::tonic::{Code, Status};
+use api::v1;
+use model::{Capability, HostConfig, HostStatus};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tracing::{debug, error, info, warn};
+
+/// Reports while nothing changes. The server calls a host down after 8 s without one.
+const REPORT_EVERY: Duration = Duration::from_secs(2);
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+const RETRY_MOST: Duration = Duration::from_secs(5);
+/// A server that does not answer the opening of the stream is as good as gone.
+const OPEN_LIMIT: Duration = Duration::from_secs(10);
+/// After a failed renewal.
+const RENEW_RETRY: Duration = Duration::from_secs(10);
+
+/// What the stream needs of the agent.
+pub(crate) struct ServerStream {
+    pub(crate) credential_file: PathBuf,
+    pub(crate) credential: Credential,
+    pub(crate) capabilities: BTreeSet<Capability>,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) view: watch::Receiver<Arc<View>>,
+    pub(crate) events: mpsc::Sender<Event>,
+}
+
+/// Why a connection ended.
+enum Ended {
+    /// To be made anew with the certificate that was just renewed.
+    Renewed,
+    /// The agent is ending.
+    Closing,
+    Lost(String),
+    /// The server does not want us; asking again soon is of no use.
+    Refused(String),
+}
+
+impl ServerStream {
+    /// Keeps a stream up for as long as the agent lives.
+    pub(crate) async fn run(mut self) {
+        let mut pause = RETRY_FIRST;
+        loop {
+            let started = Instant::now();
+            let ended = self.connection().await;
+            self.link(None).await;
+            match ended {
+                Ended::Closing => return,
+                Ended::Renewed => continue,
+                Ended::Lost(reason) => {
+                    warn!(
+                        reason,
+                        "No connection to the management server; working on without it"
+                    );
+                }
+                Ended::Refused(reason) => {
+                    error!(reason, "The management server refuses this host");
+                    pause = RETRY_MOST;
+                }
+            }
+            if started.elapsed() > RETRY_MOST {
+                pause = RETRY_FIRST;
+            }
+            // Spread, so that the hosts of a fleet do not come back in one instant.
+            let jitter = 0.5 + rand::random::<f64>();
+            tokio::time::sleep(pause.mul_f64(jitter)).await;
+            pause = (pause * 2).min(RETRY_MOST);
+        }
+    }
+
+    async fn connection(&mut self) -> Ended {
+        let mut client = match api::connect_host(&self.credential).await {
+            Ok(client) => client,
+            Err(error) => return Ended::Lost(chain(&error)),
+        };
+        let (reports, outgoing) = mpsc::channel(4);
+        let report = self.report();
+        if reports.send(report).await.is_err() {
+            return Ended::Closing;
+        }
+        let opened = timeout(OPEN_LIMIT, client.sync(ReceiverStream::new(outgoing))).await;
+        let mut updates = match opened {
+            Err(_) => return Ended::Lost("the server did not answer in 10 s".to_owned()),
+            Ok(Err(status)) => return ended(&status),
+            Ok(Ok(response)) => response.into_inner(),
+        };
+        let server = self.credential.servers.first().cloned().unwrap_or_default();
+        info!(server, "Connected to the management server");
+        self.link(Some(server)).await;
+
+        let mut tick = interval(REPORT_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut renew_at = self.renew_at();
+        let mut last = None;
+        loop {
+            tokio::select! {
+                update = updates.message() => match update {
+                    Ok(Some(update)) => self.update(update).await,
+                    Ok(None) => return Ended::Lost("the server closed the stream".to_owned()),
+                    Err(status) => return ended(&status),
+                },
+                _ = tick.tick() => {
+                    if reports.send(self.report()).await.is_err() {
+                        return Ended::Lost("the stream broke".to_owned());
+                    }
+                }
+                changed = self.view.changed() => {
+                    if changed.is_err() {
+                        return Ended::Closing;
+                    }
+                    let now = self.reported();
+                    if last.as_ref() != Some(&now) {
+                        last = Some(now);
+                        if reports.send(self.report()).await.is_err() {
+                            return Ended::Lost("the stream broke".to_owned());
+                        }
+                    }
+                }
+                () = sleep_until(renew_at) => {
+                    match self.renew(&mut client).await {
+                        Ok(()) => return Ended::Renewed,
+                        Err(reason) => {
+                            warn!(reason, "Renewing the certificate failed; trying again");
+                            renew_at = Instant::now() + RENEW_RETRY;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The part of a report that is worth sending before its time.
+    fn reported(&mut self) -> (u64, u64, Vec<String>) {
+        let view = self.view.borrow_and_update();
+        let conditions = view
+            .conditions
+            .values()
+            .map(|c| format!("{}{}", c.object, c.message));
+        (view.desired().0, view.applied.0, conditions.collect())
+    }
+
+    fn report(&self) -> v1::HostReport {
+        let view = self.view.borrow();
+        let status = HostStatus {
+            last_checkin: model::UnixMillis(0),
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel_version: linux::kernel_version(),
+            capabilities: self.capabilities.clone(),
+            resources: linux::resources(&self.state_dir).unwrap_or_default(),
+            received: view.desired(),
+            applied: view.applied,
+            conditions: view
+                .conditions
+                .values()
+                .take(api::MAX_CONDITIONS)
+                .cloned()
+                .collect(),
+        };
+        let mut report = v1::HostReport::from(&status);
+        report.underlay_mtu = view.underlay.mtu.get().into();
+        report
+    }
+
+    async fn update(&mut self, update: v1::HostUpdate) {
+        if !update.servers.is_empty() && update.servers != self.credential.servers {
+            self.credential.servers = update.servers;
+            if let Err(error) = self.credential.save(&self.credential_file) {
+                warn!(error = chain(&error), "Keeping the list of servers failed");
+            }
+        }
+        let Some(config) = update.config else { return };
+        match HostConfig::try_from(config) {
+            Ok(config) => drop(self.events.send(Event::Config(Box::new(config))).await),
+            // A server that is newer than this agent, perhaps: what holds, holds on.
+            Err(error) => error!(%error, "The server sent a configuration that cannot be read"),
+        }
+    }
+
+    async fn renew(
+        &mut self,
+        client: &mut v1::host_sync_client::HostSyncClient<api::tonic::transport::Channel>,
+    ) -> Result<(), String> {
+        let (key, csr_der) = api::pki::host_csr().map_err(|error| chain(&error))?;
+        let answer = client
+            .renew_certificate(v1::RenewCertificateRequest { csr_der })
+            .await
+            .map_err(|status| status.message().to_owned())?
+            .into_inner();
+        let renewed = api::renewed(self.credential.servers.clone(), &answer, key);
+        renewed
+            .save(&self.credential_file)
+            .map_err(|error| chain(&error))?;
+        self.credential = renewed;
+        info!("Certificate renewed");
+        Ok(())
+    }
+
+    /// Two thirds into the certificate's life.
+    fn renew_at(&self) -> Instant {
+        let Ok((from, until)) = self.credential.validity() else {
+            return Instant::now();
+        };
+        let life = until.duration_since(from).unwrap_or_default();
+        let due = from + life * 2 / 3;
+        Instant::now() + due.duration_since(SystemTime::now()).unwrap_or_default()
+    }
+
+    async fn link(&self, connected: Option<String>) {
+        let until = self
+            .credential
+            .validity()
+            .map(|(_, until)| until)
+            .unwrap_or(UNIX_EPOCH);
+        let until = until.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let certificate_until_ms = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
+        let link = ServerLink {
+            connected,
+            certificate_until_ms,
+        };
+        if self.events.send(Event::Server(link)).await.is_err() {
+            debug!("The agent is ending");
+        }
+    }
+}
+
+fn ended(status: &Status) -> Ended {
+    let reason = status.message().to_owned();
+    match status.code() {
+        Code::Unauthenticated | Code::PermissionDenied => Ended::Refused(reason),
+        _ => Ended::Lost(reason),
+    }
+}

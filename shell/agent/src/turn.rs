@@ -1,0 +1,615 @@
+//! The loop: takes one event, decides with the pure machine, asks the kernel's thread.
+//!
+//! A pass is: observe, plan, run, observe again. What the second look shows is what counts: what
+//! is reported, announced by BGP and called done.
+
+use crate::bgp::{self, Bgp};
+use crate::disk::{Disk, StateError};
+use crate::events::{Drift, Event, Request, ServerLink, status_of};
+use crate::kernel::{DriftSignal, Job, KernelThread};
+use crate::rd::RdIndexes;
+use crate::view::{Counters, View};
+use host_plan::{HostMachine, HostState, Plan, Readiness, Scope, Step};
+use model::{Condition, Forwarding, Generation, HostConfig, ObjectId, Stack, UnixMillis};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::sleep_until;
+use tracing::{debug, error, info, warn};
+
+/// Changes seen by the monitor are let come together for this long; far less than the 2 s in which
+/// drift has to be repaired.
+const DRIFT_WINDOW: Duration = Duration::from_millis(100);
+/// After a failed observation.
+const OBSERVE_RETRY: Duration = Duration::from_millis(500);
+
+/// The agent's state, with one owner.
+pub(crate) struct Agent {
+    machine: HostMachine,
+    /// False on an enrolled host that has no configuration yet: what is in the kernel may be the
+    /// server's, so nothing is touched until it says what it wants.
+    may_act: bool,
+    disk: Disk,
+    kernel: KernelThread,
+    bgp: Bgp,
+    rds: RdIndexes,
+    pace: Pace,
+    stage: Stage,
+    /// When the next pass is due; none if nothing asks for one.
+    due: Option<Instant>,
+    full_due: Instant,
+    observed: Option<Arc<HostState>>,
+    ready: Readiness,
+    /// An input changed since the last time nothing was left to do: steps are no drift.
+    expecting: bool,
+    just_done: BTreeSet<String>,
+    asked: u64,
+    planned: u64,
+    settled: u64,
+    kept: Generation,
+    counters: Counters,
+    server: ServerLink,
+    started: UnixMillis,
+    view: watch::Sender<Arc<View>>,
+    events: mpsc::Sender<Event>,
+}
+
+/// How often things are done.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    /// Between full observations, with the insides of namespaces.
+    pub(crate) resync_every: Duration,
+    /// A local stack without a NIC is removed after this long.
+    pub(crate) unused_stack_after: Duration,
+}
+
+/// What the loop starts with.
+pub(crate) struct Start {
+    pub(crate) machine: HostMachine,
+    pub(crate) may_act: bool,
+    pub(crate) disk: Disk,
+    pub(crate) kernel: KernelThread,
+    pub(crate) bgp: Bgp,
+    pub(crate) rds: RdIndexes,
+    pub(crate) pace: Pace,
+    pub(crate) events: mpsc::Sender<Event>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Idle,
+    /// The kernel's thread looks; `readback` if it has just acted.
+    Observing {
+        readback: bool,
+    },
+    Running,
+}
+
+/// Whether the loop goes on.
+enum Next {
+    Turn,
+    End(Option<oneshot::Sender<()>>),
+}
+
+impl Agent {
+    pub(crate) fn new(start: Start) -> (Self, watch::Receiver<Arc<View>>) {
+        let now = Instant::now();
+        let kept = start
+            .machine
+            .managed()
+            .map_or(Generation(0), |config| config.generation);
+        let started = unix_now();
+        let view = watch::Sender::new(Arc::new(View {
+            started,
+            managed: start.machine.managed().cloned().map(Arc::new),
+            stacks: Arc::default(),
+            managed_vpcs: Arc::default(),
+            ready: Arc::default(),
+            conditions: Arc::default(),
+            observed: None,
+            underlay: start.machine.underlay(),
+            applied: Generation(0),
+            asked: 1,
+            settled: 0,
+            server: ServerLink::default(),
+            counters: Counters::default(),
+        }));
+        let receiver = view.subscribe();
+        let agent = Self {
+            machine: start.machine,
+            may_act: start.may_act,
+            disk: start.disk,
+            kernel: start.kernel,
+            bgp: start.bgp,
+            rds: start.rds,
+            pace: start.pace,
+            stage: Stage::Idle,
+            due: Some(now),
+            full_due: now,
+            observed: None,
+            ready: Readiness::default(),
+            expecting: true,
+            just_done: BTreeSet::new(),
+            asked: 1,
+            planned: 0,
+            settled: 0,
+            kept,
+            counters: Counters::default(),
+            server: ServerLink::default(),
+            started,
+            view,
+            events: start.events,
+        };
+        (agent, receiver)
+    }
+
+    /// Runs until it is told to stop.
+    pub(crate) async fn run(
+        mut self,
+        mut queue: mpsc::Receiver<Event>,
+        mut drift: DriftSignal,
+    ) -> Option<oneshot::Sender<()>> {
+        loop {
+            self.advance();
+            let wake = self.deadline();
+            let event = tokio::select! {
+                event = queue.recv() => event.expect("the loop holds a sender itself"),
+                seen = drift.next() => {
+                    self.drifted(seen);
+                    continue;
+                }
+                learned = self.bgp.forwarding_changed() => Event::Forwarding(learned),
+                () = sleep_until(wake.into()) => continue,
+            };
+            match self.handle(event).await {
+                Next::Turn => {}
+                Next::End(done) => return done,
+            }
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        let retry = self
+            .machine
+            .poll_timeout()
+            .filter(|_| self.stage == Stage::Idle);
+        let due = self.due.filter(|_| self.stage == Stage::Idle);
+        [retry, due, Some(self.full_due)]
+            .into_iter()
+            .flatten()
+            .min()
+            .expect("one is always set")
+    }
+
+    /// Starts a pass if one is due and none is under way.
+    fn advance(&mut self) {
+        if self.stage != Stage::Idle {
+            return;
+        }
+        let now = Instant::now();
+        let full = self.full_due <= now;
+        let retry = self.machine.poll_timeout().is_some_and(|at| at <= now);
+        if !full && !retry && self.due.is_none_or(|at| at > now) {
+            return;
+        }
+        self.due = None;
+        if full {
+            self.collect_unused();
+            if let Some(mtu) = bgp::own_mtu(self.machine.underlay().address) {
+                self.machine.set_own_mtu(mtu);
+            }
+            self.full_due = now + self.pace.resync_every;
+        }
+        let scope = self
+            .machine
+            .scope(self.observed.as_deref().filter(|_| !full));
+        self.observe(scope, false);
+    }
+
+    fn observe(&mut self, scope: Scope, readback: bool) {
+        self.stage = Stage::Observing { readback };
+        self.kernel.ask(Job::Observe(scope));
+    }
+
+    /// Asks for a pass now, because an input changed.
+    fn ask_pass(&mut self) {
+        self.asked += 1;
+        self.expecting = true;
+        self.due = Some(Instant::now());
+    }
+
+    fn drifted(&mut self, drift: Drift) {
+        let now = Instant::now();
+        match drift {
+            Drift::Changed => {
+                let soon = now + DRIFT_WINDOW;
+                self.due = Some(self.due.map_or(soon, |at| at.min(soon)));
+            }
+            Drift::Lost => {
+                warn!("Kernel events were lost; reading everything again");
+                self.counters.resyncs += 1;
+                self.full_due = now;
+            }
+        }
+    }
+
+    async fn handle(&mut self, event: Event) -> Next {
+        match event {
+            Event::Config(config) => self.configured(*config).await,
+            Event::Kept(generation) => {
+                self.kept = self.kept.max(generation);
+                self.publish();
+            }
+            Event::Server(link) => {
+                if link.connected.is_some() && link.connected != self.server.connected {
+                    self.counters.connects += 1;
+                }
+                self.server = link;
+                self.publish();
+            }
+            Event::Forwarding(forwarding) => self.learned(&forwarding),
+            Event::Observed(Ok(state)) => self.observed(*state),
+            Event::Observed(Err(error)) => {
+                error!(error, "Observing the kernel failed");
+                self.stage = Stage::Idle;
+                self.due = Some(Instant::now() + OBSERVE_RETRY);
+            }
+            Event::Ran(outcomes) => self.ran(outcomes),
+            Event::Request(request) => self.request(request),
+            Event::Stop { withdraw, done } => {
+                info!(withdraw, "Stopping; the data plane stays");
+                self.bgp.stop(withdraw).await;
+                return Next::End(done);
+            }
+        }
+        Next::Turn
+    }
+
+    async fn configured(&mut self, config: HostConfig) {
+        let generation = config.generation;
+        match self.machine.offer(config.clone()) {
+            Ok(false) => return self.keep_again(config),
+            Err(stale) => {
+                warn!(%stale, "Configuration refused");
+                return;
+            }
+            Ok(true) => {}
+        }
+        info!(%generation, stacks = config.stacks.len(), "Configuration received");
+        self.counters.configs += 1;
+        self.may_act = true;
+        self.bgp
+            .configure(self.machine.underlay().address, &config.bgp)
+            .await;
+        self.keep(config);
+        self.ask_pass();
+    }
+
+    /// The same generation again: after a failed write it is written now.
+    fn keep_again(&mut self, config: HostConfig) {
+        if self.kept < config.generation {
+            self.keep(config);
+        }
+    }
+
+    /// Writes a configuration to the disk beside the pass, not before it: the report says
+    /// "applied" only when both are done.
+    fn keep(&self, config: HostConfig) {
+        let (disk, events) = (self.disk.clone(), self.events.clone());
+        tokio::task::spawn_blocking(move || match disk.save(MANAGED, &config) {
+            Ok(()) => drop(events.blocking_send(Event::Kept(config.generation))),
+            Err(error) => error!(%error, "Keeping the configuration failed"),
+        });
+    }
+
+    fn learned(&mut self, forwarding: &Arc<Forwarding>) {
+        if self.machine.set_forwarding(Forwarding::clone(forwarding)) {
+            self.ask_pass();
+        }
+    }
+
+    fn observed(&mut self, state: HostState) {
+        let Stage::Observing { readback } = self.stage else {
+            unreachable!("the kernel's thread looks only when it is asked to")
+        };
+        self.stage = Stage::Idle;
+        self.planned = self.asked;
+        let (now, unix) = (Instant::now(), unix_now());
+        let (mut plan, ready) = self.machine.plan(&state, now, unix);
+        self.observed = Some(Arc::new(state));
+        if !self.may_act {
+            self.publish();
+            return;
+        }
+        self.withhold_what_does_not_hold(&mut plan);
+        self.take_readiness(ready, readback || plan.steps.is_empty());
+        if plan.steps.is_empty() {
+            self.expecting = self.asked > self.planned;
+            self.settled = self.planned;
+            self.announce();
+            self.publish();
+            return;
+        }
+        self.announce();
+        if !self.expecting {
+            self.counters.drift_repairs += plan.steps.len() as u64;
+            for step in &plan.steps {
+                warn!(%step, "Drift: repairing");
+            }
+        }
+        self.stage = Stage::Running;
+        self.kernel.ask(Job::Run(plan.steps));
+    }
+
+    /// A step that was just done and is in the plan again did not hold. Trying it in a circle
+    /// would help nobody: it counts as failed and waits.
+    fn withhold_what_does_not_hold(&mut self, plan: &mut Plan) {
+        let done = std::mem::take(&mut self.just_done);
+        if done.is_empty() {
+            return;
+        }
+        let again = |step: &Step| done.contains(&step.to_string());
+        let (failed, steps) = std::mem::take(&mut plan.steps).into_iter().partition(again);
+        plan.steps = steps;
+        let failed: Vec<Step> = failed;
+        let outcomes = failed.iter().map(|step| {
+            warn!(%step, "Done, but it did not hold");
+            let message = format!(
+                "{}: the kernel took it but does not show it; something on this host undoes it",
+                step.action
+            );
+            (step, Err(message))
+        });
+        self.machine.finished(outcomes, Instant::now(), unix_now());
+    }
+
+    /// NICs that became ready are taken at once; ones that are no longer, only when that was read
+    /// back: a port that is about to be changed keeps its routes meanwhile.
+    fn take_readiness(&mut self, ready: Readiness, certain: bool) {
+        if certain {
+            self.ready = ready;
+            return;
+        }
+        self.ready.segments.extend(ready.segments);
+        self.ready.nics.extend(ready.nics);
+    }
+
+    fn ran(&mut self, outcomes: Vec<(Step, Result<(), String>)>) {
+        self.counters.actions += outcomes.len() as u64;
+        self.counters.failed_actions += outcomes
+            .iter()
+            .filter(|(_, outcome)| outcome.is_err())
+            .count() as u64;
+        let done = outcomes.iter().filter(|(_, outcome)| outcome.is_ok());
+        self.just_done = done.map(|(step, _)| step.to_string()).collect();
+        let pairs = outcomes
+            .iter()
+            .map(|(step, outcome)| (step, outcome.clone()));
+        self.machine.finished(pairs, Instant::now(), unix_now());
+        let touched = outcomes
+            .iter()
+            .filter_map(|(step, _)| step.netns().cloned())
+            .collect();
+        self.observe(Scope { netns: touched }, true);
+    }
+
+    /// Tells the speaker what is behind this host.
+    fn announce(&mut self) {
+        let vnis = bgp::instances(self.machine.stacks(), &self.ready);
+        let before = self.rds.clone();
+        let rds = self.rds.assign(&vnis);
+        if self.rds != before
+            && let Err(error) = self.disk.save(RDS, &self.rds)
+        {
+            error!(%error, "Keeping route distinguishers failed");
+        }
+        let vtep = self.machine.underlay().address;
+        let local = bgp::local_state(vtep, self.machine.stacks(), &self.ready, &rds);
+        // Before the first convergence, what is missing may just not have been looked at.
+        if self.settled > 0 || !local.evis.is_empty() {
+            self.bgp.set_local(local);
+        }
+    }
+
+    fn request(&mut self, request: Request) {
+        match request {
+            Request::AddStack(stack, reply) => {
+                let before = self.machine.local().clone();
+                let result = self.machine.add_stack(stack, unix_now());
+                self.local_changed(before, result, reply);
+            }
+            Request::DeleteStack {
+                vpc,
+                with_nics,
+                reply,
+            } => {
+                let before = self.machine.local().clone();
+                if with_nics {
+                    let nics: Vec<_> = stack_of(self.machine.stacks(), vpc)
+                        .map(|stack| stack.ports.iter().map(|port| port.nic).collect())
+                        .unwrap_or_default();
+                    for nic in nics {
+                        // A refusal here comes back from `delete_stack` below.
+                        drop(self.machine.delete_nic(nic, unix_now()));
+                    }
+                }
+                let result = self.machine.delete_stack(vpc).map(drop);
+                self.local_changed(before, result, reply);
+            }
+            Request::AddNic {
+                vpc,
+                port,
+                segment,
+                reply,
+            } => {
+                let before = self.machine.local().clone();
+                let result = match segment {
+                    Some(segment) => self.machine.add_segment(vpc, segment),
+                    None => Ok(()),
+                }
+                .and_then(|()| self.machine.add_nic(vpc, port));
+                self.local_changed(before, result, reply);
+            }
+            Request::DeleteNic(nic, reply) => {
+                let before = self.machine.local().clone();
+                let result = self.machine.delete_nic(nic, unix_now());
+                self.local_changed(before, result, reply);
+            }
+        }
+    }
+
+    /// Answers a request of the local API: what is accepted is on disk before the answer, and what
+    /// cannot be kept is not accepted.
+    fn local_changed(
+        &mut self,
+        before: host_plan::LocalStacks,
+        result: Result<(), host_plan::Refused>,
+        reply: crate::events::Reply<()>,
+    ) {
+        let answer = match result {
+            Err(refused) => {
+                self.machine.restore_local(before);
+                Err(status_of(&refused))
+            }
+            Ok(()) => match self.disk.save(LOCAL, self.machine.local()) {
+                Err(error) => {
+                    self.machine.restore_local(before);
+                    Err(api::tonic::Status::unavailable(error.to_string()))
+                }
+                Ok(()) => {
+                    self.ask_pass();
+                    self.publish();
+                    Ok(())
+                }
+            },
+        };
+        if reply.send(answer).is_err() {
+            debug!("Nobody waits for the answer of the local API");
+        }
+    }
+
+    fn collect_unused(&mut self) {
+        let grace = self.pace.unused_stack_after.as_millis() as u64;
+        let gone = self.machine.collect_unused(unix_now(), grace);
+        if gone.is_empty() {
+            return;
+        }
+        for stack in gone {
+            info!(stack = stack.name, vpc = %stack.vpc, "Unused local stack collected");
+        }
+        if let Err(error) = self.disk.save(LOCAL, self.machine.local()) {
+            error!(%error, "Keeping the local stacks failed");
+        }
+        self.ask_pass();
+    }
+
+    fn publish(&mut self) {
+        let held = self
+            .machine
+            .managed()
+            .map_or(Generation(0), |config| config.generation);
+        let settled = self.settled == self.asked && self.stage == Stage::Idle;
+        let before = Arc::clone(&self.view.borrow());
+        let applied = if settled && self.may_act {
+            held.min(self.kept)
+        } else {
+            before.applied.min(held)
+        };
+        let same_input = before.asked == self.asked;
+        let conditions = conditions(&self.machine);
+        let view = View {
+            started: self.started,
+            managed: match &before.managed {
+                Some(config) if config.generation == held => Some(Arc::clone(config)),
+                _ => self.machine.managed().cloned().map(Arc::new),
+            },
+            stacks: match same_input && !before.stacks.is_empty() {
+                true => Arc::clone(&before.stacks),
+                false => Arc::new(self.machine.stacks().to_vec()),
+            },
+            managed_vpcs: Arc::new(
+                self.machine
+                    .managed()
+                    .into_iter()
+                    .flat_map(|config| config.stacks.iter().map(|stack| stack.vpc))
+                    .collect(),
+            ),
+            ready: Arc::new(self.ready.clone()),
+            conditions: Arc::new(conditions),
+            observed: self.observed.clone(),
+            underlay: self.machine.underlay(),
+            applied,
+            asked: self.asked,
+            settled: self.settled,
+            server: self.server.clone(),
+            counters: self.counters,
+        };
+        self.view.send_replace(Arc::new(view));
+    }
+}
+
+/// Names of the files in the state directory.
+pub(crate) const MANAGED: &str = "host-config";
+/// See [`MANAGED`].
+pub(crate) const LOCAL: &str = "local-stacks";
+/// See [`MANAGED`].
+pub(crate) const RDS: &str = "route-distinguishers";
+
+/// Reads what an earlier agent kept. A damaged configuration of the server is set aside, because
+/// the server has it; damaged local stacks are nowhere else, so the agent does not start.
+pub(crate) fn kept(
+    disk: &Disk,
+) -> Result<(Option<HostConfig>, host_plan::LocalStacks, RdIndexes), StateError> {
+    let managed = match disk.load(MANAGED) {
+        Err(damage @ StateError::Damaged { .. }) => {
+            let aside = disk.set_aside(MANAGED)?;
+            warn!(%damage, aside = %aside.display(), "Set aside; waiting for the server's copy");
+            None
+        }
+        other => other?,
+    };
+    let rds = match disk.load(RDS) {
+        Err(damage @ StateError::Damaged { .. }) => {
+            let aside = disk.set_aside(RDS)?;
+            warn!(%damage, aside = %aside.display(), "Set aside; route distinguishers start anew");
+            None
+        }
+        other => other?,
+    };
+    Ok((
+        managed,
+        disk.load(LOCAL)?.unwrap_or_default(),
+        rds.unwrap_or_default(),
+    ))
+}
+
+fn conditions(machine: &HostMachine) -> BTreeMap<ObjectId, Condition> {
+    let host = machine.managed().map(|config| ObjectId::Host(config.host));
+    machine
+        .troubles()
+        .iter()
+        .filter_map(|(subject, trouble)| {
+            let object = Option::<ObjectId>::from(*subject).or(host)?;
+            let condition = Condition {
+                object,
+                message: trouble.message.clone(),
+                since: trouble.since,
+                attempts: trouble.attempts,
+            };
+            Some((object, condition))
+        })
+        .collect()
+}
+
+fn stack_of(stacks: &[Stack], vpc: model::VpcId) -> Option<&Stack> {
+    stacks.iter().find(|stack| stack.vpc == vpc)
+}
+
+/// The wall clock.
+pub(crate) fn unix_now() -> UnixMillis {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

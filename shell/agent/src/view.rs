@@ -1,0 +1,86 @@
+//! What the agent shows of itself: a snapshot that the loop publishes and others read.
+
+use crate::events::ServerLink;
+use host_plan::{HostState, Readiness};
+use model::{
+    Condition, Generation, HostConfig, NicId, ObjectId, Stack, SubnetId, Underlay, UnixMillis,
+    VpcId,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// One moment of the agent.
+#[derive(Debug, Clone)]
+pub(crate) struct View {
+    /// When the agent started.
+    pub(crate) started: UnixMillis,
+    /// The server's configuration, if there is one.
+    pub(crate) managed: Option<Arc<HostConfig>>,
+    /// Everything desired, of both origins.
+    pub(crate) stacks: Arc<Vec<Stack>>,
+    /// Which of them came from the server.
+    pub(crate) managed_vpcs: Arc<BTreeSet<VpcId>>,
+    /// What carries traffic.
+    pub(crate) ready: Arc<Readiness>,
+    /// What is wrong.
+    pub(crate) conditions: Arc<BTreeMap<ObjectId, Condition>>,
+    /// What was last read from the kernel.
+    pub(crate) observed: Option<Arc<HostState>>,
+    /// Host's place on the underlay.
+    pub(crate) underlay: Underlay,
+    /// The newest configuration made true.
+    pub(crate) applied: Generation,
+    /// Grows whenever an input of the plan changes; what was asked before is done once `settled`
+    /// has reached what it was then.
+    pub(crate) asked: u64,
+    /// The last value of `asked` for which nothing was left to do.
+    pub(crate) settled: u64,
+    /// The connection to the management server.
+    pub(crate) server: ServerLink,
+    /// Since the start.
+    pub(crate) counters: Counters,
+}
+
+/// Since the agent started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counters {
+    /// Differences that the agent did not make, and put right.
+    pub(crate) drift_repairs: u64,
+    /// Full readings after lost events.
+    pub(crate) resyncs: u64,
+    /// Steps run.
+    pub(crate) actions: u64,
+    /// Steps that failed.
+    pub(crate) failed_actions: u64,
+    /// Configurations taken.
+    pub(crate) configs: u64,
+    /// Connections to the server.
+    pub(crate) connects: u64,
+}
+
+impl View {
+    /// The newest configuration held.
+    pub(crate) fn desired(&self) -> Generation {
+        self.managed
+            .as_ref()
+            .map_or(Generation(0), |config| config.generation)
+    }
+
+    /// Conditions of these objects.
+    pub(crate) fn conditions_of(
+        &self,
+        objects: impl IntoIterator<Item = ObjectId>,
+    ) -> Vec<&Condition> {
+        objects
+            .into_iter()
+            .filter_map(|object| self.conditions.get(&object))
+            .collect()
+    }
+
+    /// A stack carries traffic: all of its segments and NICs do.
+    pub(crate) fn stack_ready(&self, stack: &Stack) -> bool {
+        let segment = |id: &SubnetId| self.ready.segments.contains(id);
+        let nic = |id: &NicId| self.ready.nics.contains(id);
+        stack.segments.iter().all(|s| segment(&s.subnet)) && stack.ports.iter().all(|p| nic(&p.nic))
+    }
+}
