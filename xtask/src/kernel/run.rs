@@ -90,6 +90,7 @@ pub(super) fn run(args: Args) -> Result<u8> {
         geteuid().is_root(),
         "boot test kernels: needs root for namespaces and taps; run it as root"
     );
+    room_for_memory(&args)?;
     let kernel = super::build::ensure()?;
     let started = Instant::now();
     let init = std::env::current_exe().context("find this program's own file")?;
@@ -105,6 +106,20 @@ pub(super) fn run(args: Args) -> Result<u8> {
     fs::remove_dir_all(&lab.dir).with_context(|| format!("remove {}", lab.dir.display()))?;
     drop(lock);
     outcome
+}
+
+/// A host that cannot get the memory it was promised dies of a bus error in the middle of its work.
+fn room_for_memory(args: &Args) -> Result<()> {
+    let shm = nix::sys::statvfs::statvfs(SHM).with_context(|| format!("look at {SHM}"))?;
+    let free = (shm.blocks_available() * shm.fragment_size()) >> 20;
+    let wanted = u64::from(args.hosts) * u64::from(args.mem);
+    ensure!(
+        wanted <= free,
+        "boot test kernels: {wanted} MiB of memory asked for, {free} MiB free in {SHM}, where it would lie; \
+         give less --mem or enlarge it: mount -o remount,size={}m {SHM}",
+        wanted * 5 / 4
+    );
+    Ok(())
 }
 
 /// Makes a directory of our own and locks it; removes those whose runner is gone.
