@@ -10,6 +10,7 @@ use model::{
     Attachment, Capability, Encapsulation, Encoding, EviForwarding, Forwarding, IfName, MacAddr,
     Mtu, NetnsName, Port, Segment, Stack, Tag, Underlay, VlanId, Vni,
 };
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -48,6 +49,8 @@ pub(crate) struct Want {
     pub(crate) problems: Vec<Problem>,
     /// Whose interfaces stay as they are, because what they should become cannot be said.
     pub(crate) frozen: BTreeSet<Subject>,
+    /// Where each tunnel sends a MAC: its table has no VLAN in the key.
+    behind: BTreeMap<(IfName, MacAddr), IpAddr>,
 }
 
 #[derive(Debug, Clone)]
@@ -432,7 +435,9 @@ impl Want {
     }
 
     /// Remote rows of one segment. Two for each remote MAC: the bridge's says "into the tunnel",
-    /// the tunnel's says to which VTEP.
+    /// the tunnel's says to which VTEP. In a bundle the same MAC may come from two VTEPs in two
+    /// VLANs, which the kernel cannot tell apart; our allocator never does that, and of a foreign
+    /// pair the first segment's holds, so that the two do not take turns.
     fn rows(
         &mut self,
         stack: &Stack,
@@ -462,6 +467,10 @@ impl Want {
             self.fdb.insert(row, subject);
         }
         for ((_, mac), vtep) in evi.macs.iter().filter(|((of, _), _)| *of == tag) {
+            let vtep = match self.behind.entry((tunnel.clone(), *mac)) {
+                Entry::Vacant(entry) => entry.insert(*vtep),
+                Entry::Occupied(entry) => &*entry.into_mut(),
+            };
             let targets = [
                 (tunnel.clone(), FdbTarget::Vtep(*vtep)),
                 (
