@@ -43,8 +43,12 @@ impl Cause {
             Self::Nft(_) | Self::Garbled(_) => None,
             Self::InTheWay(_) => Some("remove it or give it another name"),
             Self::Kernel { .. } | Self::Io(_) => match self.errno()? {
-                libc::EPERM | libc::EACCES => Some("run as root with CAP_NET_ADMIN and CAP_SYS_ADMIN"),
-                libc::EOPNOTSUPP => Some("this kernel lacks the feature: see the host's capabilities"),
+                libc::EPERM | libc::EACCES => {
+                    Some("run as root with CAP_NET_ADMIN and CAP_SYS_ADMIN")
+                }
+                libc::EOPNOTSUPP => {
+                    Some("this kernel lacks the feature: see the host's capabilities")
+                }
                 libc::ENOSPC | libc::ENOMEM | libc::ENFILE | libc::EMFILE => {
                     Some("the host ran out of memory, file descriptors or table space")
                 }

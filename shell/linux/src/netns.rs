@@ -1,38 +1,246 @@
 //! Network namespaces: entering, making, removing; whose they are.
+//!
+//! Named ones are where `ip netns` has them, and made the way it makes them: a bind mount of the
+//! namespace on a file in a shared mount. Which of them are ours is kept beside: a file of the same
+//! name in the state directory that holds the namespace's inode number, so that one that somebody
+//! removed and made anew is not taken for ours.
 
-use crate::error::Error;
+use crate::error::{Cause, Doing, Error};
 use model::NetnsName;
-use std::os::fd::OwnedFd;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::fstat;
+use nix::sys::statfs::{FsType, statfs};
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
 /// Where named namespaces are, as `ip netns` has it.
 pub const NETNS_DIR: &str = "/run/netns";
+const OF_THIS_THREAD: &str = "/proc/thread-self/ns/net";
+/// `NSFS_MAGIC`.
+const NSFS: FsType = FsType(0x6e73_6673);
 
 /// An open network namespace; it lives at least as long as this.
 #[derive(Debug)]
-pub struct Netns(#[expect(dead_code, reason = "skeleton")] OwnedFd);
+pub struct Netns(File);
 
 impl Netns {
     /// The one of this name.
     pub fn named(name: &NetnsName) -> Result<Netns, Error> {
-        let _ = name;
-        unimplemented!()
+        Self::find(name).and_then(|found| {
+            found.ok_or_else(|| {
+                Error::new(
+                    format!("enter namespace {name}"),
+                    io::Error::from_raw_os_error(libc::ENOENT),
+                )
+            })
+        })
+    }
+
+    /// The one of this name; none if there is none.
+    pub(crate) fn find(name: &NetnsName) -> Result<Option<Netns>, Error> {
+        match File::open(path_of(name)) {
+            Ok(file) => Ok(Some(Netns(file))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).doing(|| format!("open namespace {name}")),
+        }
     }
 
     /// The one of the calling thread.
     pub fn current() -> Result<Netns, Error> {
-        unimplemented!()
+        File::open(OF_THIS_THREAD)
+            .map(Netns)
+            .doing(|| format!("open {OF_THIS_THREAD}"))
+    }
+
+    pub(crate) fn raw(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+
+    /// Moves the calling thread into it.
+    pub(crate) fn enter(&self) -> Result<(), Cause> {
+        Ok(setns(&self.0, CloneFlags::CLONE_NEWNET)?)
     }
 }
 
-/// Runs `work` on a thread of its own inside a namespace and waits for it.
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Runs `work` on a thread of its own inside a namespace and waits for it. Sockets, sysctls and
+/// child processes made there are the namespace's.
 pub fn in_netns<T: Send>(netns: &Netns, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
-    let _ = (netns, work);
-    unimplemented!()
+    on_own_thread(|| {
+        netns
+            .enter()
+            .doing(|| "enter a network namespace".to_owned())?;
+        Ok(work())
+    })
 }
 
 /// Starts a process inside a namespace.
 pub fn spawn_in_netns(netns: &Netns, command: &mut Command) -> Result<Child, Error> {
-    let _ = (netns, command);
-    unimplemented!()
+    let program = command.get_program().to_string_lossy().into_owned();
+    in_netns(netns, || command.spawn())?.doing(|| format!("start {program} in a namespace"))
+}
+
+/// Runs `work` on a thread that nothing else will use.
+pub(crate) fn on_own_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let result = std::thread::scope(|scope| scope.spawn(work).join());
+    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Runs `work` on a thread in a namespace that is gone with it.
+pub(crate) fn in_new_netns<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Error> {
+    on_own_thread(|| {
+        unshare(CloneFlags::CLONE_NEWNET).doing(|| "make a network namespace".to_owned())?;
+        Ok(work())
+    })
+}
+
+fn path_of(name: &NetnsName) -> PathBuf {
+    Path::new(NETNS_DIR).join(name.as_str())
+}
+
+/// Remembers which named namespaces are ours.
+#[derive(Debug)]
+pub(crate) struct Marks {
+    directory: PathBuf,
+}
+
+impl Marks {
+    pub(crate) fn open(state_dir: &Path) -> Result<Self, Error> {
+        let directory = state_dir.join("netns");
+        fs::create_dir_all(&directory).doing(|| format!("make {}", directory.display()))?;
+        Ok(Self { directory })
+    }
+
+    fn path_of(&self, name: &NetnsName) -> PathBuf {
+        self.directory.join(name.as_str())
+    }
+
+    /// The namespaces that are there and ours.
+    pub(crate) fn ours(&self) -> Result<BTreeSet<NetnsName>, Error> {
+        let doing = || format!("list {}", self.directory.display());
+        let mut ours = BTreeSet::new();
+        for entry in fs::read_dir(&self.directory).doing(doing)? {
+            let name = entry.doing(doing)?.file_name();
+            let Some(name) = name.to_str().and_then(|n| NetnsName::new(n).ok()) else {
+                continue;
+            };
+            if self.is_ours(&name) {
+                ours.insert(name);
+            }
+        }
+        Ok(ours)
+    }
+
+    pub(crate) fn is_ours(&self, name: &NetnsName) -> bool {
+        let marked = fs::read_to_string(self.path_of(name))
+            .ok()
+            .and_then(|text| text.trim().parse::<u64>().ok());
+        let there = nix::sys::stat::stat(&path_of(name)).ok();
+        marked.is_some() && marked == there.map(|there| there.st_ino)
+    }
+
+    /// Makes namespaces; one that is there already stays whose it is. One thread makes them all.
+    pub(crate) fn create(&self, names: &[&NetnsName]) -> Vec<Result<(), Cause>> {
+        on_own_thread(|| {
+            if let Err(cause) = prepare_directory() {
+                let errno = cause.errno().unwrap_or(libc::EIO);
+                return names.iter().map(|_| Err(Cause::kernel(errno))).collect();
+            }
+            names.iter().map(|name| self.create_here(name)).collect()
+        })
+    }
+
+    /// The marker goes first: killed in between, it marks nothing, while a namespace without a
+    /// marker would be foreign for ever.
+    fn create_here(&self, name: &NetnsName) -> Result<(), Cause> {
+        let path = path_of(name);
+        if is_namespace(&path) {
+            return Ok(());
+        }
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)?;
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        let inode = fstat(File::open(OF_THIS_THREAD)?)?.st_ino;
+        fs::write(self.path_of(name), inode.to_string())?;
+        mount(
+            Some(OF_THIS_THREAD),
+            &path,
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        )?;
+        Ok(())
+    }
+
+    /// Removes a namespace if it is ours.
+    pub(crate) fn delete(&self, name: &NetnsName) -> Result<(), Cause> {
+        let path = path_of(name);
+        let marker = self.path_of(name);
+        if !path.exists() {
+            return remove_if_there(&marker);
+        }
+        if !self.is_ours(name) {
+            if marker.exists() && !is_namespace(&path) {
+                // Killed between marker and mount: the file is ours, and nothing is on it.
+                remove_if_there(&path)?;
+                return remove_if_there(&marker);
+            }
+            return Err(Cause::InTheWay(format!(
+                "{} was not made by this agent",
+                path.display()
+            )));
+        }
+        umount2(&path, MntFlags::MNT_DETACH)?;
+        remove_if_there(&path)?;
+        remove_if_there(&marker)
+    }
+}
+
+fn remove_if_there(path: &Path) -> Result<(), Cause> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn is_namespace(path: &Path) -> bool {
+    statfs(path).is_ok_and(|fs| fs.filesystem_type() == NSFS)
+}
+
+/// `/run/netns` as a shared mount, so that namespaces made here are seen in other mount namespaces
+/// and their removal there too.
+fn prepare_directory() -> Result<(), Cause> {
+    let share = || {
+        let flags = MsFlags::MS_SHARED | MsFlags::MS_REC;
+        mount(None::<&str>, NETNS_DIR, None::<&str>, flags, None::<&str>)
+    };
+    fs::create_dir_all(NETNS_DIR)?;
+    match share() {
+        // Not a mount yet.
+        Err(nix::Error::EINVAL) => {
+            let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+            mount(
+                Some(NETNS_DIR),
+                NETNS_DIR,
+                None::<&str>,
+                flags,
+                None::<&str>,
+            )?;
+            Ok(share()?)
+        }
+        other => Ok(other?),
+    }
 }

@@ -1,1 +1,821 @@
+//! Our nftables tables: the rules by one `nft` document, set elements by netlink.
+//!
+//! `table bridge vpc` guards ports, `table inet vpc` guards the tunnel. The rules look everything
+//! up in sets, so that a port costs set elements and no `nft` process.
 
+use crate::attr::{self, Message};
+use crate::error::Cause;
+use crate::socket::{Socket, acknowledgement};
+use crate::sys;
+use host_plan::Guard;
+use model::{IfName, MacAddr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::process::{Command, Stdio};
+
+/// One of our sets. The name says what its elements allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Set {
+    /// Interfaces other than `n-*` that are ports: they start closed too.
+    Ports,
+    /// Port and source MAC.
+    Macs,
+    /// The same for link-layer options of ND. `nft` 1.0.6 does not take the bytes of an option for a
+    /// MAC, nor those of an ND target for an IPv6 address: they get sets of their own.
+    NdMacs,
+    /// Port and source address.
+    Ipv4,
+    /// Port and source address.
+    Ipv6,
+    /// The same for targets of ND.
+    NdTargets,
+    /// Underlay addresses that tunnel packets are taken from.
+    Vteps4,
+    /// The same, IPv6.
+    Vteps6,
+}
+
+/// Bytes of an interface name in a key: `IFNAMSIZ`.
+const NAME: usize = 16;
+
+impl Set {
+    const ALL: [Set; 8] = [
+        Set::Ports,
+        Set::Macs,
+        Set::NdMacs,
+        Set::Ipv4,
+        Set::Ipv6,
+        Set::NdTargets,
+        Set::Vteps4,
+        Set::Vteps6,
+    ];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Ports => "ports",
+            Self::Macs => "macs",
+            Self::NdMacs => "nd-macs",
+            Self::Ipv4 => "ipv4",
+            Self::Ipv6 => "ipv6",
+            Self::NdTargets => "nd-targets",
+            Self::Vteps4 => "vteps4",
+            Self::Vteps6 => "vteps6",
+        }
+    }
+
+    const fn family(self) -> u8 {
+        match self {
+            Self::Vteps4 | Self::Vteps6 => sys::NFPROTO_INET,
+            _ => sys::NFPROTO_BRIDGE,
+        }
+    }
+
+    const fn key_bytes(self) -> usize {
+        match self {
+            Self::Ports => NAME,
+            // Each part of a concatenation is padded to 4 bytes.
+            Self::Macs | Self::NdMacs => NAME + 8,
+            Self::Ipv4 => NAME + 4,
+            Self::Ipv6 | Self::NdTargets => NAME + 16,
+            Self::Vteps4 => 4,
+            Self::Vteps6 => 16,
+        }
+    }
+}
+
+/// Elements of our sets, by their keys as the kernel has them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Elements(BTreeMap<Set, BTreeSet<Vec<u8>>>);
+
+impl Elements {
+    fn of(&self, set: Set) -> impl Iterator<Item = &Vec<u8>> {
+        self.0.get(&set).into_iter().flatten()
+    }
+
+    fn insert(&mut self, set: Set, key: Vec<u8>) {
+        debug_assert_eq!(key.len(), set.key_bytes());
+        self.0.entry(set).or_default().insert(key);
+    }
+
+    fn contains(&self, set: Set, key: &[u8]) -> bool {
+        self.0.get(&set).is_some_and(|keys| keys.contains(key))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.values().all(BTreeSet::is_empty)
+    }
+
+    /// What is in `self` and not in `other`.
+    fn without(&self, other: &Elements) -> Elements {
+        let mut rest = Elements::default();
+        for (set, keys) in &self.0 {
+            for key in keys.iter().filter(|key| !other.contains(*set, key)) {
+                rest.insert(*set, key.clone());
+            }
+        }
+        rest
+    }
+
+    fn extend(&mut self, other: &Elements) {
+        for (set, keys) in &other.0 {
+            self.0.entry(*set).or_default().extend(keys.iter().cloned());
+        }
+    }
+
+    /// The elements that make a guard.
+    pub(crate) fn guard(link: &IfName, guard: &Guard) -> Elements {
+        let mut elements = Elements::default();
+        if !starts_closed(link) {
+            elements.insert(Set::Ports, name_key(link));
+        }
+        for mac in &guard.macs {
+            for set in [Set::Macs, Set::NdMacs] {
+                elements.insert(set, mac_key(link, *mac));
+            }
+        }
+        for address in &guard.addresses {
+            match address {
+                IpAddr::V4(ip) => elements.insert(Set::Ipv4, key(link, &ip.octets())),
+                IpAddr::V6(ip) => {
+                    for set in [Set::Ipv6, Set::NdTargets] {
+                        elements.insert(set, key(link, &ip.octets()));
+                    }
+                }
+            }
+        }
+        elements
+    }
+
+    /// The element that closes a port that is not one by its name.
+    pub(crate) fn closed(link: &IfName) -> Elements {
+        let mut elements = Elements::default();
+        if !starts_closed(link) {
+            elements.insert(Set::Ports, name_key(link));
+        }
+        elements
+    }
+
+    pub(crate) fn vteps(vteps: &BTreeSet<IpAddr>) -> Elements {
+        let mut elements = Elements::default();
+        for vtep in vteps {
+            match vtep {
+                IpAddr::V4(ip) => elements.insert(Set::Vteps4, ip.octets().to_vec()),
+                IpAddr::V6(ip) => elements.insert(Set::Vteps6, ip.octets().to_vec()),
+            }
+        }
+        elements
+    }
+
+    /// All that are there for this port, its place in `ports` included.
+    fn of_port(&self, link: &IfName) -> Elements {
+        let name = name_key(link);
+        let mut elements = Elements::default();
+        for (set, keys) in &self.0 {
+            if matches!(set, Set::Vteps4 | Set::Vteps6) {
+                continue;
+            }
+            // Keys are ordered, and those of a port have its name in front.
+            for key in keys.range(name.clone()..) {
+                if !key.starts_with(&name) {
+                    break;
+                }
+                elements.insert(*set, key.clone());
+            }
+        }
+        elements
+    }
+
+    fn of_tunnel(&self) -> Elements {
+        let tunnel = |set: &Set| matches!(set, Set::Vteps4 | Set::Vteps6);
+        Elements(
+            self.0
+                .iter()
+                .filter(|(set, _)| tunnel(set))
+                .map(|(set, keys)| (*set, keys.clone()))
+                .collect(),
+        )
+    }
+
+    /// The guards that these elements make. One whose sets disagree is told as empty, which no
+    /// wanted guard is, so that it is set anew.
+    pub(crate) fn guards(&self) -> BTreeMap<IfName, Guard> {
+        let mut guards: BTreeMap<IfName, Guard> = BTreeMap::new();
+        let mut torn = BTreeSet::new();
+        for (set, keys) in &self.0 {
+            for key in keys {
+                let Some(link) = link_of(key) else { continue };
+                if matches!(set, Set::Vteps4 | Set::Vteps6) {
+                    continue;
+                }
+                let guard = guards.entry(link.clone()).or_default();
+                let rest = &key[NAME..];
+                let twin = match set {
+                    Set::Macs | Set::NdMacs => {
+                        let octets = *rest
+                            .first_chunk::<6>()
+                            .expect("keys have their set's length");
+                        guard.macs.insert(MacAddr(octets));
+                        Some(if *set == Set::Macs {
+                            Set::NdMacs
+                        } else {
+                            Set::Macs
+                        })
+                    }
+                    Set::Ipv4 => {
+                        guard.addresses.extend(attr::ip(rest));
+                        None
+                    }
+                    Set::Ipv6 | Set::NdTargets => {
+                        guard.addresses.extend(attr::ip(rest));
+                        Some(if *set == Set::Ipv6 {
+                            Set::NdTargets
+                        } else {
+                            Set::Ipv6
+                        })
+                    }
+                    Set::Ports | Set::Vteps4 | Set::Vteps6 => None,
+                };
+                if twin.is_some_and(|twin| !self.contains(twin, key)) {
+                    torn.insert(link);
+                }
+            }
+        }
+        for (link, guard) in &mut guards {
+            let open = !starts_closed(link) && !self.contains(Set::Ports, &name_key(link));
+            if open || torn.contains(link) {
+                *guard = Guard::default();
+            }
+        }
+        guards
+    }
+
+    pub(crate) fn tunnel_sources(&self) -> BTreeSet<IpAddr> {
+        [Set::Vteps4, Set::Vteps6]
+            .into_iter()
+            .flat_map(|set| self.of(set))
+            .filter_map(|key| attr::ip(key))
+            .collect()
+    }
+}
+
+/// The rules know our own ports by their name.
+fn starts_closed(link: &IfName) -> bool {
+    link.as_str().starts_with("n-")
+}
+
+fn name_key(link: &IfName) -> Vec<u8> {
+    let mut key = link.as_str().as_bytes().to_vec();
+    key.resize(NAME, 0);
+    key
+}
+
+fn key(link: &IfName, rest: &[u8]) -> Vec<u8> {
+    let mut key = name_key(link);
+    key.extend_from_slice(rest);
+    key
+}
+
+fn mac_key(link: &IfName, mac: MacAddr) -> Vec<u8> {
+    let mut key = key(link, &mac.0);
+    key.extend_from_slice(&[0; 2]);
+    key
+}
+
+fn link_of(key: &[u8]) -> Option<IfName> {
+    IfName::new(attr::text(key.get(..NAME)?)?).ok()
+}
+
+/// The rules. Each chain says yes to what it knows and ends in a counter and a drop, so that a
+/// frame too short for the bytes that a rule looks at is dropped as well.
+const BRIDGE_RULES: &[(&str, &[&str])] = &[
+    (
+        "arp",
+        &[
+            "arp htype != 1 counter name spoofed-arp drop",
+            "arp ptype != 0x0800 counter name spoofed-arp drop",
+            "arp hlen != 6 counter name spoofed-arp drop",
+            "arp plen != 4 counter name spoofed-arp drop",
+            "iifname . arp saddr ether != @macs counter name spoofed-arp drop",
+            // Probes before an address is used (RFC 5227).
+            "arp operation request arp saddr ip 0.0.0.0 accept",
+            "iifname . arp saddr ip @ipv4 accept",
+            "counter name spoofed-arp drop",
+        ],
+    ),
+    (
+        "from-ipv4",
+        &[
+            "iifname . ip saddr @ipv4 accept",
+            // A DHCP client that has no address yet.
+            "ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept",
+            "counter name spoofed-ipv4 drop",
+        ],
+    ),
+    (
+        "advertisement",
+        &[
+            "iifname . ip6 saddr != @ipv6 counter name spoofed-nd drop",
+            "iifname . @th,64,128 != @nd-targets counter name spoofed-nd drop",
+            "ip6 length 24 accept",
+            "ip6 length 32 @th,192,16 0x0201 iifname . @th,208,48 @nd-macs accept",
+            "counter name spoofed-nd drop",
+        ],
+    ),
+    (
+        "discovery",
+        &[
+            // ND never needs extension headers, and fragments of it must be ignored (RFC 6980).
+            "ip6 nexthdr != icmpv6 counter name spoofed-nd drop",
+            "icmpv6 type nd-neighbor-advert goto advertisement",
+            // Detection of a duplicate of an address that is the port's.
+            "ip6 saddr :: iifname . @th,64,128 @nd-targets accept",
+            "iifname . ip6 saddr != @ipv6 counter name spoofed-nd drop",
+            "ip6 length 24 accept",
+            "ip6 length 32 @th,192,16 0x0101 iifname . @th,208,48 @nd-macs accept",
+            "counter name spoofed-nd drop",
+        ],
+    ),
+    (
+        "from-ipv6",
+        &[
+            "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } goto discovery",
+            "iifname . ip6 saddr @ipv6 accept",
+            "ip6 saddr :: icmpv6 type { nd-router-solicit, mld-listener-report, mld-listener-done, mld2-listener-report } accept",
+            "counter name spoofed-ipv6 drop",
+        ],
+    ),
+    (
+        "port",
+        &[
+            "iifname . ether saddr != @macs counter name spoofed-mac drop",
+            "ether type { 0x8100, 0x88a8 } counter name tagged drop",
+            "ether type vmap { arp : goto arp, ip : goto from-ipv4, ip6 : goto from-ipv6 }",
+            "counter name other-ethertype drop",
+        ],
+    ),
+    (
+        "prerouting",
+        &["iifname \"n-*\" goto port", "iifname @ports goto port"],
+    ),
+];
+
+const INET_RULES: &[(&str, &[&str])] = &[
+    (
+        "prerouting",
+        &[
+            // Where bridge-nf-call-iptables is on, tenants' frames pass here. They are not the
+            // host's: their addresses overlap, so they must not meet in its connection tracking.
+            "iifname \"b-*\" notrack accept",
+            "udp dport 4789 ip saddr @vteps4 notrack accept",
+            "udp dport 4789 ip6 saddr @vteps6 notrack accept",
+            "udp dport 4789 counter name foreign-tunnel drop",
+        ],
+    ),
+    ("output", &["udp dport 4789 notrack"]),
+];
+
+const COUNTERS: &[&str] = &[
+    "spoofed-mac",
+    "spoofed-arp",
+    "spoofed-ipv4",
+    "spoofed-ipv6",
+    "spoofed-nd",
+    "tagged",
+    "other-ethertype",
+];
+
+fn hook(family: u8, chain: &str) -> &'static str {
+    match (family, chain) {
+        (sys::NFPROTO_BRIDGE, "prerouting") => {
+            "type filter hook prerouting priority -300; policy accept;"
+        }
+        (sys::NFPROTO_INET, "prerouting") => {
+            "type filter hook prerouting priority raw; policy accept;"
+        }
+        (sys::NFPROTO_INET, "output") => "type filter hook output priority raw; policy accept;",
+        _ => "",
+    }
+}
+
+/// The rules and sets, without elements.
+fn tables() -> String {
+    let mut text = String::from("table bridge vpc {\n");
+    text.push_str(
+        "\tset ports { type ifname; }\n\
+         \tset macs { type ifname . ether_addr; }\n\
+         \tset nd-macs { typeof iifname . @th,208,48; }\n\
+         \tset ipv4 { type ifname . ipv4_addr; }\n\
+         \tset ipv6 { type ifname . ipv6_addr; }\n\
+         \tset nd-targets { typeof iifname . @th,64,128; }\n",
+    );
+    for counter in COUNTERS {
+        writeln!(text, "\tcounter {counter} {{ }}").expect("a String takes everything");
+    }
+    chains(&mut text, sys::NFPROTO_BRIDGE, BRIDGE_RULES);
+    text.push_str(
+        "}\ntable inet vpc {\n\
+         \tset vteps4 { type ipv4_addr; }\n\
+         \tset vteps6 { type ipv6_addr; }\n\
+         \tcounter foreign-tunnel { }\n",
+    );
+    chains(&mut text, sys::NFPROTO_INET, INET_RULES);
+    text.push_str("}\n");
+    text
+}
+
+fn chains(text: &mut String, family: u8, chains: &[(&str, &[&str])]) {
+    for (chain, rules) in chains {
+        writeln!(text, "\tchain {chain} {{ {}", hook(family, chain))
+            .expect("a String takes everything");
+        for rule in *rules {
+            writeln!(text, "\t\t{rule}").expect("a String takes everything");
+        }
+        text.push_str("\t}\n");
+    }
+}
+
+/// Names the wording: an empty chain of this name says which one is installed.
+fn marker() -> String {
+    // FNV-1a, 64 bits: not against an adversary, only against forgetting to count.
+    let hash = tables()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+    format!("wording-{hash:016x}")
+}
+
+/// One transaction: our tables as this version words them, with these elements.
+fn document(elements: &Elements) -> String {
+    let mut text = String::new();
+    for family in ["bridge", "inet"] {
+        // `delete` fails where there is none, so there is one first.
+        writeln!(text, "add table {family} vpc\ndelete table {family} vpc")
+            .expect("a String takes everything");
+    }
+    text.push_str(&tables());
+    let marker = marker();
+    for family in ["bridge", "inet"] {
+        writeln!(text, "add chain {family} vpc {marker}").expect("a String takes everything");
+    }
+    for set in Set::ALL {
+        let mut keys = elements
+            .of(set)
+            .filter_map(|key| words(set, key))
+            .peekable();
+        if keys.peek().is_none() {
+            continue;
+        }
+        let family = if set.family() == sys::NFPROTO_INET {
+            "inet"
+        } else {
+            "bridge"
+        };
+        let keys = keys.collect::<Vec<_>>().join(", ");
+        writeln!(text, "add element {family} vpc {} {{ {keys} }}", set.name())
+            .expect("a String takes everything");
+    }
+    text
+}
+
+/// A key in nft's words.
+fn words(set: Set, key: &[u8]) -> Option<String> {
+    match set {
+        Set::Vteps4 | Set::Vteps6 => Some(attr::ip(key)?.to_string()),
+        Set::Ports => Some(format!("\"{}\"", link_of(key)?)),
+        Set::Macs => {
+            let octets = *key.get(NAME..)?.first_chunk()?;
+            Some(format!("\"{}\" . {}", link_of(key)?, MacAddr(octets)))
+        }
+        Set::Ipv4 => {
+            let ip = Ipv4Addr::from(*key.get(NAME..)?.first_chunk::<4>()?);
+            Some(format!("\"{}\" . {ip}", link_of(key)?))
+        }
+        Set::Ipv6 => {
+            let ip = Ipv6Addr::from(*key.get(NAME..)?.first_chunk::<16>()?);
+            Some(format!("\"{}\" . {ip}", link_of(key)?))
+        }
+        // Integers to nft.
+        Set::NdMacs | Set::NdTargets => {
+            let bytes = if set == Set::NdMacs { 6 } else { 16 };
+            let mut hex = String::new();
+            for byte in key.get(NAME..NAME + bytes)? {
+                write!(hex, "{byte:02x}").expect("a String takes everything");
+            }
+            Some(format!("\"{}\" . 0x{hex}", link_of(key)?))
+        }
+    }
+}
+
+/// Our part of nftables in one namespace.
+#[derive(Debug)]
+pub(crate) struct Nft {
+    socket: Socket,
+    /// The elements as they are, as far as we know: read at each observation, and kept by what we
+    /// change. A change that does not apply to what is there reads them again.
+    known: Option<Elements>,
+}
+
+/// A change of elements for one action.
+pub(crate) enum Change<'a> {
+    /// A port's guard becomes exactly this.
+    Set(&'a IfName, &'a Guard),
+    /// A port's guard goes; it stays closed.
+    Clear(&'a IfName),
+    /// An interface becomes a port, closed.
+    Close(&'a IfName),
+    /// An interface is no port any more.
+    Forget(&'a IfName),
+    /// Tunnel packets are taken from exactly these.
+    Vteps(&'a BTreeSet<IpAddr>),
+}
+
+impl Nft {
+    pub(crate) fn open() -> Result<Self, Cause> {
+        Ok(Self {
+            socket: Socket::netfilter()?,
+            known: None,
+        })
+    }
+
+    /// Reads all elements. A set that is not there has none.
+    pub(crate) fn elements(&mut self) -> Result<&Elements, Cause> {
+        let mut elements = Elements::default();
+        for set in Set::ALL {
+            let mut request = Message::new(message(sys::NFT_MSG_GETSETELEM), 0);
+            request
+                .header(&[set.family(), 0, 0, 0])
+                .put_text(sys::NFTA_SET_ELEM_LIST_TABLE, "vpc")
+                .put_text(sys::NFTA_SET_ELEM_LIST_SET, set.name());
+            let result = self.socket.dump(request, |_, payload| {
+                for key in parse_elements(payload) {
+                    if key.len() == set.key_bytes() {
+                        elements.insert(set, key.to_vec());
+                    }
+                }
+            });
+            match result {
+                Err(cause) if cause.errno() == Some(libc::ENOENT) => {}
+                other => other?,
+            }
+        }
+        Ok(self.known.insert(elements))
+    }
+
+    /// Our tables are there in this version's wording: marker and number of rules of each chain.
+    pub(crate) fn is_installed(&mut self) -> Result<bool, Cause> {
+        let marker = marker();
+        for (family, rules) in [
+            (sys::NFPROTO_BRIDGE, BRIDGE_RULES),
+            (sys::NFPROTO_INET, INET_RULES),
+        ] {
+            let mut request = Message::new(message(sys::NFT_MSG_GETCHAIN), 0);
+            request
+                .header(&[family, 0, 0, 0])
+                .put_text(sys::NFTA_CHAIN_TABLE, "vpc")
+                .put_text(sys::NFTA_CHAIN_NAME, &marker);
+            match self.socket.get(request, |_| {}) {
+                Err(cause) if cause.errno() == Some(libc::ENOENT) => return Ok(false),
+                other => other?,
+            }
+            let mut request = Message::new(message(sys::NFT_MSG_GETRULE), 0);
+            request
+                .header(&[family, 0, 0, 0])
+                .put_text(sys::NFTA_RULE_TABLE, "vpc");
+            let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+            self.socket.dump(request, |_, payload| {
+                let attributes = payload.get(4..).unwrap_or_default();
+                if let Some(chain) =
+                    attr::attribute(attributes, sys::NFTA_RULE_CHAIN).and_then(attr::text)
+                {
+                    *counts.entry(chain.to_owned()).or_default() += 1;
+                }
+            })?;
+            let wanted = rules.iter().map(|(chain, rules)| (*chain, rules.len()));
+            if wanted.collect::<BTreeMap<_, _>>()
+                != counts.iter().map(|(c, n)| (c.as_str(), *n)).collect()
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Installs our tables, unless they are there already; elements stay.
+    pub(crate) fn install(&mut self) -> Result<(), Cause> {
+        if self.is_installed()? {
+            return Ok(());
+        }
+        let document = document(self.elements()?);
+        let mut nft = Command::new("nft")
+            .args(["-f", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => {
+                    Cause::Nft("not found: install Debian's package nftables".into())
+                }
+                _ => error.into(),
+            })?;
+        let written = nft
+            .stdin
+            .take()
+            .expect("stdin was asked for")
+            .write_all(document.as_bytes());
+        let output = nft.wait_with_output()?;
+        if !output.status.success() {
+            let words = String::from_utf8_lossy(&output.stderr);
+            return Err(Cause::Nft(words.trim().to_owned()));
+        }
+        Ok(written?)
+    }
+
+    /// Makes changes, together if the kernel takes them together.
+    pub(crate) fn change(&mut self, changes: &[Change<'_>]) -> Vec<Result<(), Cause>> {
+        if self.change_together(changes).is_ok() {
+            return changes.iter().map(|_| Ok(())).collect();
+        }
+        changes
+            .iter()
+            .map(|change| {
+                // What was believed of the sets may be the reason.
+                self.known = None;
+                self.change_together(std::slice::from_ref(change))
+            })
+            .collect()
+    }
+
+    fn change_together(&mut self, changes: &[Change<'_>]) -> Result<(), Cause> {
+        if self.known.is_none() {
+            self.elements()?;
+        }
+        let known = self.known.take().unwrap_or_default();
+        let (mut remove, mut wanted) = (Elements::default(), Elements::default());
+        for change in changes {
+            let (old, new) = match change {
+                Change::Set(link, guard) => (known.of_port(link), Elements::guard(link, guard)),
+                Change::Clear(link) => (known.of_port(link), Elements::closed(link)),
+                Change::Close(link) => (Elements::default(), Elements::closed(link)),
+                Change::Forget(link) => (known.of_port(link), Elements::default()),
+                Change::Vteps(vteps) => (known.of_tunnel(), Elements::vteps(vteps)),
+            };
+            // Later changes of the same port win.
+            wanted = wanted.without(&old);
+            remove.extend(&old);
+            wanted.extend(&new);
+        }
+        let add = wanted.without(&known);
+        let remove = remove.without(&wanted);
+        if !add.is_empty() || !remove.is_empty() {
+            self.commit(&remove, &add)?;
+        }
+        let mut now = known.without(&remove);
+        now.extend(&add);
+        self.known = Some(now);
+        Ok(())
+    }
+
+    /// One transaction.
+    fn commit(&mut self, remove: &Elements, add: &Elements) -> Result<(), Cause> {
+        /// Elements in one message: its nest has 16 bits of length.
+        const ELEMENTS: usize = 800;
+        let mut requests = Vec::new();
+        for (kind, flags, elements) in [
+            (sys::NFT_MSG_DELSETELEM, 0, remove),
+            (sys::NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, add),
+        ] {
+            for set in Set::ALL {
+                let keys: Vec<_> = elements.of(set).collect();
+                for keys in keys.chunks(ELEMENTS) {
+                    let mut request = Message::new(message(kind), flags);
+                    request
+                        .header(&[set.family(), 0, 0, 0])
+                        .put_text(sys::NFTA_SET_ELEM_LIST_TABLE, "vpc")
+                        .put_text(sys::NFTA_SET_ELEM_LIST_SET, set.name())
+                        .nest(sys::NFTA_SET_ELEM_LIST_ELEMENTS, |m| {
+                            for key in keys {
+                                m.nest(sys::NFTA_LIST_ELEM, |m| {
+                                    m.nest(sys::NFTA_SET_ELEM_KEY, |m| {
+                                        m.put(sys::NFTA_DATA_VALUE, key);
+                                    });
+                                });
+                            }
+                        });
+                    requests.push(request);
+                }
+            }
+        }
+        transaction(&mut self.socket, &mut requests)
+    }
+}
+
+/// Type of an nftables message: subsystem and number.
+pub(crate) const fn message(kind: u8) -> u16 {
+    (libc::NFNL_SUBSYS_NFTABLES as u16) << 8 | kind as u16
+}
+
+/// Runs requests as one transaction: all or none.
+pub(crate) fn transaction(socket: &mut Socket, requests: &mut [Message]) -> Result<(), Cause> {
+    let frame = |kind: i32| {
+        let mut message = Message::new(kind as u16, 0);
+        // `struct nfgenmsg`: `| family 1 | version 1 | subsystem 2, big endian |`.
+        message.header(&[0, 0, 0, libc::NFNL_SUBSYS_NFTABLES as u8]);
+        message
+    };
+    let begin = socket.next_sequence();
+    let mut datagram = frame(libc::NFNL_MSG_BATCH_BEGIN).finish(begin).to_vec();
+    let mut last = begin;
+    for request in requests.iter_mut() {
+        request.add_flags(libc::NLM_F_ACK);
+        last = socket.next_sequence();
+        datagram.extend_from_slice(request.finish(last));
+    }
+    let end = socket.next_sequence();
+    datagram.extend_from_slice(frame(libc::NFNL_MSG_BATCH_END).finish(end));
+    let count = last.wrapping_sub(begin);
+    let mut answered = 0;
+    let mut outcome = Ok(());
+    socket.exchange(&datagram, |answer| {
+        let position = answer.sequence.wrapping_sub(begin);
+        if i32::from(answer.kind) != libc::NLMSG_ERROR || position > count + 1 {
+            return false;
+        }
+        let result = acknowledgement(answer);
+        if outcome.is_ok() {
+            outcome = result;
+        }
+        answered += 1;
+        // What is wrong with the whole is told of its first message, and then nothing else comes.
+        answered == count || position == 0
+    })?;
+    outcome
+}
+
+/// The keys in a message with elements.
+fn parse_elements(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let attributes = payload.get(4..).unwrap_or_default();
+    attr::attribute(attributes, sys::NFTA_SET_ELEM_LIST_ELEMENTS)
+        .into_iter()
+        .flat_map(attr::attributes)
+        .filter_map(|(_, element)| {
+            let key = attr::attribute(element, sys::NFTA_SET_ELEM_KEY)?;
+            attr::attribute(key, sys::NFTA_DATA_VALUE)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn link(name: &str) -> IfName {
+        IfName::new(name).unwrap()
+    }
+
+    fn guard() -> impl Strategy<Value = Guard> {
+        let macs = proptest::collection::btree_set(any::<[u8; 6]>().prop_map(MacAddr), 1..3);
+        let addresses = proptest::collection::btree_set(any::<IpAddr>(), 0..4);
+        (macs, addresses).prop_map(|(macs, addresses)| Guard { macs, addresses })
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(payload in proptest::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(parse_elements(&payload).count() <= payload.len());
+        }
+
+        #[test]
+        fn guards_survive_their_elements(one in guard(), two in guard()) {
+            let mut elements = Elements::guard(&link("n-0000000001"), &one);
+            elements.extend(&Elements::guard(&link("eth7"), &two));
+            let guards = elements.guards();
+            prop_assert_eq!(guards.get(&link("n-0000000001")), Some(&one));
+            prop_assert_eq!(guards.get(&link("eth7")), Some(&two));
+            prop_assert_eq!(guards.len(), 2);
+            // Any element that is missing shows, save that an IPv4 address just is not there.
+            let all: Vec<_> = elements.0.iter().flat_map(|(s, ks)| ks.iter().map(|k| (*s, k.clone()))).collect();
+            for (set, key) in all {
+                let mut torn = elements.clone();
+                torn.0.get_mut(&set).unwrap().remove(&key);
+                prop_assert_ne!(torn.guards(), elements.guards(), "{:?} {:?}", set, key);
+            }
+        }
+    }
+
+    #[test]
+    fn one_ports_elements_are_not_anothers() {
+        let mut all = Elements::guard(&link("n-1"), &Guard::default());
+        let guard = Guard {
+            macs: [MacAddr([2, 0, 0, 0, 0, 1])].into(),
+            addresses: ["10.0.0.1".parse().unwrap()].into(),
+        };
+        let eleven = Elements::guard(&link("n-11"), &guard);
+        all.extend(&eleven);
+        assert!(all.of_port(&link("n-1")).is_empty());
+        assert_eq!(all.of_port(&link("n-11")), eleven);
+    }
+}

@@ -1,1 +1,303 @@
+//! What is there: a few dumps, put together.
 
+use crate::attr::{self, Message};
+use crate::error::{Cause, Doing, Error};
+use crate::fdb::{self, RawFdb, RawNeighbour};
+use crate::link::{self, RawLink};
+use crate::netns::{Netns, in_netns};
+use crate::socket::Socket;
+use crate::sys;
+use host_plan::{
+    BridgePort, FdbRow, FdbTarget, InsideLink, Link, LinkKind, Neighbour, NetnsState, Scope,
+    VlanMembership,
+};
+use ipnet::IpNet;
+use model::{IfName, MacAddr, NetnsName, VlanId, Vni};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// Namespaces that are open at a time.
+const OPEN_NAMESPACES: usize = 128;
+
+/// All interfaces of the socket's namespace.
+pub(crate) fn raw_links(socket: &mut Socket) -> Result<Vec<RawLink>, Cause> {
+    let mut links = Vec::new();
+    socket.dump(link::get_all(), |kind, payload| {
+        if kind == libc::RTM_NEWLINK {
+            links.extend(RawLink::parse(payload));
+        }
+    })?;
+    Ok(links)
+}
+
+type PortVlans = HashMap<u32, BTreeMap<VlanId, VlanMembership>>;
+
+pub(crate) fn port_vlans(socket: &mut Socket) -> Result<PortVlans, Cause> {
+    let mut vlans = HashMap::new();
+    socket.dump(link::get_port_vlans(), |_, payload| {
+        vlans.extend(link::parse_port_vlans(payload));
+    })?;
+    Ok(vlans)
+}
+
+/// Interfaces, told by name.
+pub(crate) fn links(
+    raw: &[RawLink],
+    mut vlans: PortVlans,
+    namespaces: &HashMap<i32, NetnsName>,
+) -> BTreeMap<IfName, Link> {
+    let names: HashMap<u32, &str> = raw.iter().map(|l| (l.index, l.name.as_str())).collect();
+    raw.iter()
+        .filter_map(|raw| {
+            let name = IfName::new(raw.name.as_str()).ok()?;
+            let port = raw.port.and_then(|flags| {
+                Some(BridgePort {
+                    bridge: IfName::new(*names.get(&raw.master?)?).ok()?,
+                    isolated: flags.isolated,
+                    learning: flags.learning,
+                    unicast_flood: flags.unicast_flood,
+                    neigh_suppress: flags.neigh_suppress,
+                    vlans: vlans.remove(&raw.index).unwrap_or_default(),
+                })
+            });
+            let link = Link {
+                index: raw.index,
+                kind: kind(raw, namespaces),
+                alias: raw.alias.clone(),
+                mac: raw.mac.unwrap_or(MacAddr::ZERO),
+                mtu: raw.mtu,
+                up: raw.up,
+                ipv6_disabled: raw.ipv6_disabled,
+                port,
+            };
+            Some((name, link))
+        })
+        .collect()
+}
+
+fn kind(raw: &RawLink, namespaces: &HashMap<i32, NetnsName>) -> LinkKind {
+    let is = |kind| raw.data_u8(kind).is_some_and(|value| value != 0);
+    let other = || LinkKind::Other(raw.kind.clone());
+    match raw.kind.as_str() {
+        "bridge" => LinkKind::Bridge {
+            vlan_filtering: is(sys::IFLA_BR_VLAN_FILTERING),
+            default_pvid: raw.data_u16(sys::IFLA_BR_VLAN_DEFAULT_PVID).unwrap_or(0),
+            mcast_snooping: is(sys::IFLA_BR_MCAST_SNOOPING),
+        },
+        "vxlan" => LinkKind::Vxlan {
+            vni: raw
+                .data_u32(sys::IFLA_VXLAN_ID)
+                .filter(|_| !is(sys::IFLA_VXLAN_COLLECT_METADATA))
+                .and_then(|vni| Vni::new(vni).ok()),
+            local: raw
+                .data_ip(sys::IFLA_VXLAN_LOCAL)
+                .or_else(|| raw.data_ip(sys::IFLA_VXLAN_LOCAL6)),
+            port: raw.data_u16(sys::IFLA_VXLAN_PORT).map_or(0, u16::from_be),
+            learning: is(sys::IFLA_VXLAN_LEARNING),
+        },
+        "vlan" => match raw
+            .data_u16(sys::IFLA_VLAN_ID)
+            .map(|vlan| VlanId::new(vlan))
+        {
+            Some(Ok(vlan)) => LinkKind::Vlan {
+                parent: raw.link.unwrap_or(0),
+                vlan,
+            },
+            _ => other(),
+        },
+        "veth" => LinkKind::Veth {
+            peer: raw.link.unwrap_or(0),
+            peer_netns: raw.link_netns.and_then(|id| namespaces.get(&id).cloned()),
+            peer_is_local: raw.link_netns.is_none() && raw.link.is_some_and(|peer| peer != 0),
+        },
+        "tun" if raw.data_u8(sys::IFLA_TUN_TYPE).map(u32::from) == Some(sys::IFF_TAP) => {
+            LinkKind::Tap {
+                multi_queue: is(sys::IFLA_TUN_MULTI_QUEUE),
+                vnet_hdr: is(sys::IFLA_TUN_VNET_HDR),
+            }
+        }
+        _ => other(),
+    }
+}
+
+/// FDB rows of bridge ports and VXLAN devices. Rows of a bridge itself and of the multicast filters
+/// of other devices are left out.
+pub(crate) fn fdb(
+    socket: &mut Socket,
+    links: &BTreeMap<IfName, Link>,
+) -> Result<BTreeSet<FdbRow>, Cause> {
+    let devices: HashMap<u32, (&IfName, &Link)> = links
+        .iter()
+        .filter(|(_, link)| link.port.is_some() || matches!(link.kind, LinkKind::Vxlan { .. }))
+        .map(|(name, link)| (link.index, (name, link)))
+        .collect();
+    let mut rows = BTreeSet::new();
+    socket.dump(fdb::get_all(), |_, payload| {
+        let Some(raw) = RawFdb::parse(payload) else {
+            return;
+        };
+        let Some((name, link)) = devices.get(&raw.index) else {
+            return;
+        };
+        let target = match (raw.master, raw.dst) {
+            (Some(_), _) => FdbTarget::Bridge(raw.vlan),
+            (None, Some(vtep)) if matches!(link.kind, LinkKind::Vxlan { .. }) => {
+                FdbTarget::Vtep(vtep)
+            }
+            (None, _) => return,
+        };
+        rows.insert(FdbRow {
+            dev: (*name).clone(),
+            mac: raw.mac,
+            target,
+            state: raw.state,
+        });
+    })?;
+    Ok(rows)
+}
+
+/// Permanent rows of the ARP and ND tables of bridges and VLAN devices.
+pub(crate) fn neighbours(
+    socket: &mut Socket,
+    links: &BTreeMap<IfName, Link>,
+) -> Result<BTreeSet<Neighbour>, Cause> {
+    let devices: HashMap<u32, &IfName> = links
+        .iter()
+        .filter(|(_, link)| matches!(link.kind, LinkKind::Bridge { .. } | LinkKind::Vlan { .. }))
+        .map(|(name, link)| (link.index, name))
+        .collect();
+    let mut rows = BTreeSet::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let result = socket.dump(fdb::get_neighbours(family), |_, payload| {
+            let Some(raw) = RawNeighbour::parse(payload) else {
+                return;
+            };
+            if raw.ip.is_multicast() {
+                return;
+            }
+            if let Some(dev) = devices.get(&raw.index) {
+                rows.insert(Neighbour {
+                    dev: (*dev).clone(),
+                    ip: raw.ip,
+                    mac: raw.mac,
+                    ours: raw.protocol == sys::PROTOCOL,
+                });
+            }
+        });
+        match result {
+            // A kernel without IPv6.
+            Err(cause) if cause.errno() == Some(libc::EOPNOTSUPP) => {}
+            other => other?,
+        }
+    }
+    Ok(rows)
+}
+
+/// What was found in the namespaces of a scope.
+#[derive(Debug, Default)]
+pub(crate) struct Namespaces {
+    pub(crate) states: BTreeMap<NetnsName, NetnsState>,
+    /// Names by the number that our namespace has for them.
+    pub(crate) names: HashMap<i32, NetnsName>,
+}
+
+/// Looks into namespaces. One that has an interface of ours has a number in our namespace, and the
+/// kernel lists its interfaces through our own socket; the others are entered.
+pub(crate) fn namespaces(socket: &mut Socket, scope: &Scope) -> Result<Namespaces, Error> {
+    let mut found = Namespaces::default();
+    let all: Vec<&NetnsName> = scope.netns.iter().collect();
+    for names in all.chunks(OPEN_NAMESPACES) {
+        let mut open = Vec::with_capacity(names.len());
+        for name in names {
+            if let Some(netns) = Netns::find(name)? {
+                open.push((*name, netns));
+            }
+        }
+        let mut questions: Vec<Message> = open
+            .iter()
+            .map(|(_, netns)| {
+                let mut question = Message::new(sys::RTM_GETNSID, 0);
+                question
+                    .header(&[libc::AF_UNSPEC as u8])
+                    .put(sys::NETNSA_FD, &netns.raw().to_ne_bytes());
+                question
+            })
+            .collect();
+        let mut ids = vec![None; open.len()];
+        let results = socket.ask(&mut questions, |position, payload| {
+            ids[position] = payload
+                .get(4..)
+                .and_then(|attributes| attr::attribute(attributes, sys::NETNSA_NSID))
+                .and_then(attr::u32)
+                .map(|id| id as i32)
+                .filter(|id| *id >= 0);
+        });
+        for (((name, netns), id), result) in open.iter().zip(ids).zip(results) {
+            let doing = || format!("look into namespace {name}");
+            let state = match (id, result) {
+                (Some(id), Ok(())) => {
+                    found.names.insert(id, (*name).clone());
+                    inside(socket, Some(id)).doing(doing)?
+                }
+                // Not a namespace: a file that somebody left there.
+                (_, Err(cause)) if cause.errno() == Some(libc::EINVAL) => continue,
+                (_, Err(cause)) => return Err(cause).doing(doing),
+                (None, Ok(())) => {
+                    in_netns(netns, || inside(&mut Socket::route()?, None))?.doing(doing)?
+                }
+            };
+            found.states.insert((*name).clone(), state);
+        }
+    }
+    Ok(found)
+}
+
+fn inside(socket: &mut Socket, id: Option<i32>) -> Result<NetnsState, Cause> {
+    let mut request = link::get_all();
+    if let Some(id) = id {
+        request.put(sys::IFLA_TARGET_NETNSID, &id.to_ne_bytes());
+    }
+    let mut links: HashMap<u32, (IfName, InsideLink)> = HashMap::new();
+    socket.dump(request, |_, payload| {
+        let Some(raw) = RawLink::parse(payload) else {
+            return;
+        };
+        let Ok(name) = IfName::new(raw.name) else {
+            return;
+        };
+        let link = InsideLink {
+            index: raw.index,
+            mac: raw.mac.unwrap_or(MacAddr::ZERO),
+            mtu: raw.mtu,
+            up: raw.up,
+            addresses: BTreeSet::new(),
+        };
+        links.insert(raw.index, (name, link));
+    })?;
+    let mut request = link::get_addresses();
+    if let Some(id) = id {
+        request.put(sys::IFA_TARGET_NETNSID, &id.to_ne_bytes());
+    }
+    socket.dump(request, |_, payload| {
+        if let Some((index, address)) = link::parse_address(payload)
+            && let Some((_, link)) = links.get_mut(&index)
+        {
+            link.addresses.insert(address);
+        }
+    })?;
+    Ok(NetnsState {
+        links: links.into_values().collect(),
+    })
+}
+
+/// Addresses of one interface of the socket's namespace.
+pub(crate) fn addresses_of(socket: &mut Socket, index: u32) -> Result<Vec<IpNet>, Cause> {
+    let mut addresses = Vec::new();
+    socket.dump(link::get_addresses(), |_, payload| {
+        if let Some((owner, address)) = link::parse_address(payload)
+            && owner == index
+        {
+            addresses.push(address);
+        }
+    })?;
+    Ok(addresses)
+}

@@ -3,7 +3,8 @@
 //! `linux/netfilter/nfnetlink.h`, `linux/pkt_sched.h`, `linux/pkt_cls.h`, `linux/bpf.h` and
 //! `linux/if_tun.h`.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use model::IfName;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// `NDA_PROTOCOL` of the neighbour rows that we make. In `/etc/iproute2/rt_protos` it is free.
 pub const PROTOCOL: u8 = 118;
@@ -15,7 +16,7 @@ macro_rules! numbers {
 numbers! { u16:
     IFLA_ADDRESS = 1, IFLA_IFNAME = 3, IFLA_MTU = 4, IFLA_LINK = 5, IFLA_MASTER = 10,
     IFLA_LINKINFO = 18, IFLA_IFALIAS = 20, IFLA_AF_SPEC = 26, IFLA_GROUP = 27,
-    IFLA_NET_NS_FD = 28, IFLA_EXT_MASK = 29, IFLA_NUM_TX_QUEUES = 31, IFLA_NUM_RX_QUEUES = 32,
+    IFLA_NET_NS_FD = 28, IFLA_EXT_MASK = 29,
     IFLA_LINK_NETNSID = 37, IFLA_TARGET_NETNSID = 46,
     IFLA_INFO_KIND = 1, IFLA_INFO_DATA = 2, IFLA_INFO_SLAVE_KIND = 4, IFLA_INFO_SLAVE_DATA = 5,
     IFLA_INET6_CONF = 2, IFLA_INET6_ADDR_GEN_MODE = 8,
@@ -23,8 +24,8 @@ numbers! { u16:
     IFLA_BRPORT_LEARNING = 8, IFLA_BRPORT_UNICAST_FLOOD = 9, IFLA_BRPORT_NEIGH_SUPPRESS = 32,
     IFLA_BRPORT_ISOLATED = 33, IFLA_BRIDGE_VLAN_INFO = 2,
     IFLA_VXLAN_ID = 1, IFLA_VXLAN_LOCAL = 4, IFLA_VXLAN_TTL = 5, IFLA_VXLAN_LEARNING = 7,
-    IFLA_VXLAN_PORT = 15, IFLA_VXLAN_LOCAL6 = 17, IFLA_VXLAN_UDP_CSUM = 18,
-    IFLA_VXLAN_UDP_ZERO_CSUM6_TX = 19, IFLA_VXLAN_UDP_ZERO_CSUM6_RX = 20,
+    IFLA_VXLAN_PORT = 15, IFLA_VXLAN_LOCAL6 = 17,
+    IFLA_VXLAN_UDP_ZERO_CSUM6_RX = 20,
     IFLA_VXLAN_COLLECT_METADATA = 25, IFLA_VXLAN_DF = 29,
     IFLA_VLAN_ID = 1, VETH_INFO_PEER = 1,
     IFLA_TUN_TYPE = 3, IFLA_TUN_VNET_HDR = 5, IFLA_TUN_MULTI_QUEUE = 7,
@@ -33,7 +34,7 @@ numbers! { u16:
     IFA_ADDRESS = 1, IFA_LOCAL = 2, IFA_FLAGS = 8, IFA_TARGET_NETNSID = 10,
     NFTA_TABLE_NAME = 1, NFTA_RULE_TABLE = 1, NFTA_RULE_CHAIN = 2,
     NFTA_CHAIN_TABLE = 1, NFTA_CHAIN_NAME = 3,
-    NFTA_SET_TABLE = 1, NFTA_SET_NAME = 2, NFTA_SET_FLAGS = 3, NFTA_SET_KEY_TYPE = 4,
+    NFTA_SET_TABLE = 1, NFTA_SET_NAME = 2, NFTA_SET_KEY_TYPE = 4,
     NFTA_SET_KEY_LEN = 5, NFTA_SET_ID = 10,
     NFTA_SET_ELEM_LIST_TABLE = 1, NFTA_SET_ELEM_LIST_SET = 2, NFTA_SET_ELEM_LIST_ELEMENTS = 3,
     NFTA_SET_ELEM_KEY = 1, NFTA_DATA_VALUE = 1, NFTA_LIST_ELEM = 1,
@@ -45,9 +46,9 @@ numbers! { u16:
 numbers! { u8:
     NTF_SELF = 0x02, NTF_MASTER = 0x04, NTF_EXT_LEARNED = 0x10,
     NFPROTO_INET = 1, NFPROTO_BRIDGE = 7,
-    NFT_MSG_NEWTABLE = 0, NFT_MSG_GETTABLE = 1, NFT_MSG_DELTABLE = 2, NFT_MSG_GETCHAIN = 4,
+    NFT_MSG_NEWTABLE = 0, NFT_MSG_GETCHAIN = 4,
     NFT_MSG_GETRULE = 7, NFT_MSG_NEWSET = 9, NFT_MSG_NEWSETELEM = 12, NFT_MSG_GETSETELEM = 13,
-    NFT_MSG_DELSETELEM = 14,
+    NFT_MSG_DELSETELEM = 14, NFT_MSG_NEWGEN = 15,
     IN6_ADDR_GEN_MODE_EUI64 = 0, IN6_ADDR_GEN_MODE_NONE = 1,
 }
 numbers! { u32:
@@ -80,4 +81,99 @@ pub(crate) fn set_netlink_option(
     } else {
         Err(std::io::Error::last_os_error())
     }
+}
+
+/// A request about an interface, with flags.
+pub(crate) fn ifreq(name: &IfName, flags: libc::c_short) -> libc::ifreq {
+    // SAFETY: `ifreq` is a name and a union of plain numbers and pointers; all zeroes is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.as_str().bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = flags;
+    request
+}
+
+nix::ioctl_readwrite_bad!(get_index, libc::SIOCGIFINDEX, libc::ifreq);
+
+/// The number of an interface in the namespace of `socket`.
+pub(crate) fn index_of(socket: BorrowedFd<'_>, name: &IfName) -> Result<u32, nix::Error> {
+    let mut request = ifreq(name, 0);
+    // SAFETY: the descriptor is open and the pointer is to a live `ifreq` that the kernel fills.
+    unsafe { get_index(socket.as_raw_fd(), &raw mut request) }?;
+    // SAFETY: SIOCGIFINDEX succeeded, so the kernel wrote the index into the union.
+    Ok(unsafe { request.ifr_ifru.ifru_ifindex } as u32)
+}
+
+/// `struct tcp_md5sig` (`linux/tcp.h`):
+/// `| address 128 | flags 1 | prefix 1 | key length 2 | ifindex 4 | key 80 |`.
+const TCP_MD5SIG_BYTES: usize = 216;
+
+/// Tries to set a TCP-MD5 key (RFC 2385) on a socket that is closed again.
+pub(crate) fn try_tcp_md5() -> std::io::Result<()> {
+    let socket = std::net::TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+    let mut key = [0_u8; TCP_MD5SIG_BYTES];
+    key[..2].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
+    key[4..8].copy_from_slice(&std::net::Ipv4Addr::LOCALHOST.octets());
+    key[130..132].copy_from_slice(&1_u16.to_ne_bytes());
+    key[136] = b'k';
+    // SAFETY: the descriptor is open, and the pointer and length are of a live array.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_MD5SIG,
+            key.as_ptr().cast(),
+            TCP_MD5SIG_BYTES as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error())
+    }
+}
+
+/// Loads a `BPF_PROG_TYPE_SCHED_CLS` program.
+pub(crate) fn load_classifier(instructions: &[u8]) -> std::io::Result<OwnedFd> {
+    /// The head of `union bpf_attr` for `BPF_PROG_LOAD`; what is left out is zero to the kernel.
+    #[repr(C)]
+    struct ProgramLoad {
+        kind: u32,
+        instructions: u32,
+        first: u64,
+        license: u64,
+        log_level: u32,
+        log_bytes: u32,
+        log: u64,
+        kernel_version: u32,
+        flags: u32,
+    }
+    const BPF_PROG_LOAD: libc::c_long = 5;
+    const SCHED_CLS: u32 = 3;
+    let request = ProgramLoad {
+        kind: SCHED_CLS,
+        instructions: (instructions.len() / 8) as u32,
+        first: instructions.as_ptr() as u64,
+        license: c"MIT".as_ptr() as u64,
+        log_level: 0,
+        log_bytes: 0,
+        log: 0,
+        kernel_version: 0,
+        flags: 0,
+    };
+    // SAFETY: the request and what it points to live until the call returns, and its length is given.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_LOAD,
+            &raw const request,
+            size_of::<ProgramLoad>(),
+        )
+    };
+    if fd < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded, so this is a new descriptor that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
