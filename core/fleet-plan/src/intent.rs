@@ -3,6 +3,7 @@
 use crate::list::object_name;
 use crate::pool::Pool;
 use crate::{Command, Context, Decision, Delta, Hold, Refusal, RequestId, RequestRecord, Resource};
+use ipnet::IpNet;
 use model::{
     Account, AccountId, Attachment, Cluster, Host, HostId, IfName, Kind, Name, NetnsName, Nic,
     NicId, Object, ObjectId, Revision, Subnet, SubnetId, UnixMillis, Vpc, VpcId,
@@ -29,6 +30,9 @@ pub struct Intent {
     nics_by_host: BTreeSet<(HostId, NicId)>,
     devices: BTreeMap<(HostId, Device), NicId>,
     underlays: BTreeMap<IpAddr, HostId>,
+    /// Prefixes of subnets by their first address. They do not overlap, so the last one that
+    /// begins before an address is the only one that can hold it.
+    prefixes: BTreeMap<(VpcId, IpAddr), (IpNet, SubnetId)>,
     pools: BTreeMap<PoolKey, Pool>,
     hold_ends: BTreeMap<(UnixMillis, Resource), Revision>,
     requests: BTreeMap<RequestId, RequestRecord>,
@@ -123,6 +127,7 @@ impl Intent {
             nics_by_host: BTreeSet::new(),
             devices: BTreeMap::new(),
             underlays: BTreeMap::new(),
+            prefixes: BTreeMap::new(),
             pools: BTreeMap::new(),
             hold_ends: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -430,6 +435,18 @@ impl Intent {
         self.underlays.get(&address).copied()
     }
 
+    /// A subnet of `vpc` that shares addresses with `cidr`.
+    pub(crate) fn overlapping(&self, vpc: VpcId, cidr: IpNet) -> Option<(IpNet, SubnetId)> {
+        let ((owner, _), (other, subnet)) = self
+            .prefixes
+            .range(..=(vpc, cidr.broadcast()))
+            .next_back()?;
+        // Begins at or before the last address of `cidr`: they overlap unless it ends too early.
+        let same_family = other.addr().is_ipv4() == cidr.addr().is_ipv4();
+        (*owner == vpc && same_family && other.broadcast() >= cidr.network())
+            .then_some((*other, *subnet))
+    }
+
     pub(crate) fn all_subnets(&self) -> impl Iterator<Item = &Subnet> {
         self.subnets.values()
     }
@@ -535,6 +552,16 @@ impl Intent {
                 self.vpcs.insert(o.id, o);
             }
             Object::Subnet(o) => {
+                for prefix in prefixes_of(&o) {
+                    if let Some((_, other)) = self.overlapping(o.vpc, prefix) {
+                        return Err(shared(
+                            ObjectId::Subnet(other),
+                            format!("addresses of {prefix}"),
+                        ));
+                    }
+                    self.prefixes
+                        .insert((o.vpc, prefix.network()), (prefix, o.id));
+                }
                 self.subnets.insert(o.id, o);
             }
             Object::Nic(o) => {
@@ -582,6 +609,9 @@ impl Intent {
                 self.vpcs.remove(&o.id);
             }
             Object::Subnet(o) => {
+                for prefix in prefixes_of(o) {
+                    self.prefixes.remove(&(o.vpc, prefix.network()));
+                }
                 self.subnets.remove(&o.id);
             }
             Object::Nic(o) => {
@@ -694,6 +724,11 @@ pub(crate) fn missing(id: ObjectId) -> Refusal {
         kind: id.kind(),
         what: bare_id(id),
     }
+}
+
+pub(crate) fn prefixes_of(subnet: &Subnet) -> impl Iterator<Item = IpNet> + use<> {
+    let prefixes = [subnet.v4.map(IpNet::V4), subnet.v6.map(IpNet::V6)];
+    prefixes.into_iter().flatten()
 }
 
 fn bare_id(id: ObjectId) -> String {

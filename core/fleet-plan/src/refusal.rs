@@ -155,7 +155,7 @@ pub enum Refusal {
         id: RequestId,
     },
     /// Nothing left to hand out.
-    #[error("{what} are used up{}: {remedy}", next_free(.frees, .now))]
+    #[error("{what} are used up{}{remedy}", next_free(.frees, .now))]
     Exhausted {
         /// As in "the IPv4 addresses of subnet default/blue/web (10.4.1.0/24)".
         what: String,
@@ -465,9 +465,9 @@ fn seconds(until: &UnixMillis, now: &UnixMillis) -> String {
 fn next_free(frees: &Option<UnixMillis>, now: &UnixMillis) -> String {
     match frees {
         Some(until) => format!(
-            ", and the next one on hold is free in {}",
+            ", and the next one on hold is free in {}: wait, ",
             seconds(until, now)
         ),
-        None => String::new(),
+        None => ": ".to_owned(),
     }
 }

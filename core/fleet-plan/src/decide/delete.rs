@@ -27,14 +27,10 @@ impl Work<'_> {
         what: &'static str,
         blockers: impl Iterator<Item = ObjectId>,
     ) -> Refusal {
-        let mut by = Vec::new();
-        let mut count = 0;
-        for blocker in blockers {
-            if count < limits::NAMED_BLOCKERS {
-                by.push(self.intent.path(blocker));
-            }
-            count += 1;
-        }
+        let mut by: Vec<String> = blockers.map(|blocker| self.intent.path(blocker)).collect();
+        let count = by.len();
+        by.sort();
+        by.truncate(limits::NAMED_BLOCKERS);
         Refusal::InUse {
             object: self.intent.describe(id),
             action,

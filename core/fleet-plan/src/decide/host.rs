@@ -82,7 +82,7 @@ impl Work<'_> {
                 automatic: false,
             });
         }
-        match self.intent.hosts().next() {
+        match self.intent.hosts().min_by_key(|host| &host.name) {
             Some(other) if other.underlay.is_ipv4() != address.is_ipv4() => Err(bad(format!(
                 "host {} has {}, and tunnel endpoints of IPv4 and IPv6 do not reach each other; \
                  give an address of the same family",

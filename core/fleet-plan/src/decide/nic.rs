@@ -1,7 +1,7 @@
 //! NICs: host, attachment, MAC and addresses.
 
 use super::Work;
-use crate::intent::{Device, PoolKey, Scope, missing};
+use crate::intent::{Device, PoolKey, Scope, missing, prefixes_of};
 use crate::{AttachmentSpec, CreateNic, Refusal, Resource};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use model::{
@@ -233,11 +233,10 @@ impl<'a> Work<'a> {
 }
 
 fn outside(subnet: &Subnet, name: String, address: IpAddr) -> Refusal {
-    let cidrs = [subnet.v4.map(IpNet::V4), subnet.v6.map(IpNet::V6)];
     Refusal::AddressOutside {
         address,
         subnet: name,
-        cidrs: cidrs.into_iter().flatten().collect(),
+        cidrs: prefixes_of(subnet).collect(),
     }
 }
 

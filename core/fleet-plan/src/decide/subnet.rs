@@ -1,7 +1,6 @@
 //! Subnets: prefixes, VLAN, VNI and MTU.
 
 use super::Work;
-use super::vpc::overlap;
 use crate::intent::{PoolKey, Scope};
 use crate::{CreateSubnet, Refusal, Resource};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -54,19 +53,12 @@ impl<'a> Work<'a> {
                 cidrs: vpc.cidrs.clone(),
             });
         }
-        for subnet in self.intent.subnets_of(vpc.id) {
-            let others = [subnet.v4.map(IpNet::V4), subnet.v6.map(IpNet::V6)];
-            if let Some(other) = others
-                .into_iter()
-                .flatten()
-                .find(|other| overlap(&cidr, other))
-            {
-                return Err(Refusal::CidrOverlap {
-                    cidr,
-                    other,
-                    owner: self.intent.describe(ObjectId::Subnet(subnet.id)),
-                });
-            }
+        if let Some((other, subnet)) = self.intent.overlapping(vpc.id, cidr) {
+            return Err(Refusal::CidrOverlap {
+                cidr,
+                other,
+                owner: self.intent.describe(ObjectId::Subnet(subnet)),
+            });
         }
         Ok(())
     }

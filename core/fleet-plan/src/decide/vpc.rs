@@ -1,7 +1,7 @@
 //! VPCs: prefixes and the VNI.
 
 use super::{Work, limits};
-use crate::intent::{PoolKey, Scope};
+use crate::intent::{PoolKey, Scope, prefixes_of};
 use crate::{CreateVpc, Refusal, Resource, UpdateVpc};
 use ipnet::IpNet;
 use model::{Kind, Object, ObjectId, Vni, Vpc, VpcId, canonical_cidr};
@@ -64,11 +64,7 @@ impl Work<'_> {
             .intent
             .subnets_of(vpc)
             .filter(|subnet| {
-                let prefixes = [subnet.v4.map(IpNet::V4), subnet.v6.map(IpNet::V6)];
-                prefixes
-                    .iter()
-                    .flatten()
-                    .any(|prefix| !cidrs.iter().any(|cidr| cidr.contains(prefix)))
+                prefixes_of(subnet).any(|prefix| !cidrs.iter().any(|cidr| cidr.contains(&prefix)))
             })
             .map(|subnet| ObjectId::Subnet(subnet.id))
             .collect();
@@ -124,6 +120,6 @@ fn check_cidrs(path: &str, cidrs: &[IpNet]) -> Result<(), Refusal> {
     Ok(())
 }
 
-pub(super) fn overlap(a: &IpNet, b: &IpNet) -> bool {
+fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
 }

@@ -1,0 +1,438 @@
+//! A small language for tests: one command a line, in the words of the command line.
+
+use fleet_plan::{
+    Command, Context, CreateAccount, CreateHost, CreateNic, CreateSubnet, CreateVpc, Decision,
+    Expect, Intent, IssuedRow, Refusal, RequestId, Rollout, UpdateHost, UpdateVpc,
+};
+use model::{
+    AccountId, Asn, Change, Cluster, Encoding, HostConfig, HostId, Kind, Labels, MacAddr, Mtu,
+    Name, Object, ObjectId, Reflector, Revision, Role, SubnetId, UnixMillis, VlanId, Vni, VpcId,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::str::FromStr;
+
+/// A cluster that commands are tried on.
+pub(crate) struct World {
+    pub(crate) intent: Intent,
+    pub(crate) rollout: Rollout,
+    pub(crate) now: UnixMillis,
+    issued: BTreeMap<HostId, IssuedRow>,
+    seed: u64,
+    last: Option<Command>,
+}
+
+/// Words of one line: what is before the first known key, then key and value pairs.
+struct Line<'a> {
+    words: Vec<&'a str>,
+}
+
+impl<'a> Line<'a> {
+    fn arg(&self, place: usize) -> &'a str {
+        self.words
+            .get(place)
+            .unwrap_or_else(|| panic!("word {place} is missing in {:?}", self.words))
+    }
+
+    fn all(&self, key: &str) -> Vec<&'a str> {
+        let pairs = self.words.windows(2);
+        pairs
+            .filter(|pair| pair[0] == key)
+            .map(|pair| pair[1])
+            .collect()
+    }
+
+    fn get<T: FromStr>(&self, key: &str) -> Option<T> {
+        self.all(key).first().map(|text| parsed(text))
+    }
+
+    fn labels(&self) -> Labels {
+        let pairs = self.all("label");
+        pairs
+            .iter()
+            .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+            .map(|(key, value)| (key.replace("\\n", "\n"), value.replace("\\n", "\n")))
+            .collect()
+    }
+
+    fn cidrs<T: FromStr>(&self) -> Vec<T> {
+        let has_length = |word: &&&str| word.contains('/') && !word.contains('=');
+        self.words[2..]
+            .iter()
+            .filter(has_length)
+            .map(|w| parsed(w))
+            .collect()
+    }
+}
+
+fn reflectors() -> Vec<Reflector> {
+    vec![Reflector {
+        address: "192.0.2.1".parse().unwrap(),
+        port: 179,
+        password: None,
+    }]
+}
+
+fn parsed<T: FromStr>(text: &str) -> T {
+    text.parse()
+        .unwrap_or_else(|_| panic!("{text:?} is not what the script needs"))
+}
+
+fn parsed_unless_none(text: &str) -> Option<Name> {
+    (text != "none").then(|| parsed(text))
+}
+
+fn roles(text: &str) -> BTreeSet<Role> {
+    text.split(',')
+        .filter(|word| *word != "none")
+        .map(|word| match word {
+            "compute" => Role::Compute,
+            "route" => Role::Route,
+            "management" => Role::Management,
+            "storage" => Role::Storage,
+            other => panic!("no role {other}"),
+        })
+        .collect()
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::with_mtu(1500)
+    }
+
+    pub(crate) fn with_mtu(mtu: u32) -> Self {
+        let intent = Intent::new(Cluster {
+            id: "lab".to_owned(),
+            asn: Asn::new(64512).unwrap(),
+            underlay_mtu: Mtu::new(mtu).unwrap(),
+            hold_millis: 60_000,
+        });
+        Self {
+            rollout: Rollout::new(Vec::new(), &intent, reflectors()),
+            issued: BTreeMap::new(),
+            intent,
+            now: UnixMillis(1_000_000),
+            seed: 0,
+            last: None,
+        }
+    }
+
+    pub(crate) fn reflectors(&self) -> Vec<Reflector> {
+        reflectors()
+    }
+
+    /// Runs one line and says what came of it.
+    pub(crate) fn line(&mut self, line: &str) -> String {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["clock", millis] => {
+                self.now.0 += parsed::<u64>(millis);
+                return String::new();
+            }
+            ["mtu", mtu] => {
+                *self = Self::with_mtu(parsed(mtu));
+                return String::new();
+            }
+            ["configs"] => {
+                let issued = self.rollout.poll(&self.intent);
+                self.issued.extend(
+                    issued
+                        .iter()
+                        .map(|issued| (issued.row.host, issued.row.clone())),
+                );
+                return issued
+                    .iter()
+                    .map(|issued| self.show_config(&issued.config))
+                    .collect();
+            }
+            ["restart"] => {
+                // What a server does that starts over what the store kept.
+                let rows = self.issued.values().cloned().collect();
+                self.intent = Intent::from_rows(self.intent.to_rows()).unwrap();
+                self.rollout = Rollout::new(rows, &self.intent, reflectors());
+                return String::new();
+            }
+            _ => {}
+        }
+        match self.run(line) {
+            Ok(decision) => self.show_decision(&decision),
+            Err(refusal) => format!("refused, {}: {refusal}\n", refusal.code()),
+        }
+    }
+
+    /// Decides and applies one line.
+    pub(crate) fn run(&mut self, line: &str) -> Result<Decision, Refusal> {
+        let line = Line {
+            words: line.split_whitespace().collect(),
+        };
+        let command = match line.words.as_slice() {
+            // The same command, with the ids it had, although its names may be gone.
+            ["again", ..] => self.last.clone().expect("there was a command before"),
+            _ => self.command(&line)?,
+        };
+        self.last = Some(command.clone());
+        self.seed += 1;
+        let context = Context {
+            now: self.now,
+            seed: self.seed,
+            request: line.get::<RequestId>("request"),
+            actor: line.get("actor").unwrap_or_else(|| "admin".to_owned()),
+        };
+        let decision = self.intent.decide(command, &context)?;
+        self.intent.apply(&decision);
+        self.rollout.note(&self.intent, &decision.delta);
+        Ok(decision)
+    }
+
+    fn command(&self, line: &Line<'_>) -> Result<Command, Refusal> {
+        let path = line.arg(1);
+        Ok(match line.arg(0) {
+            "account" => Command::CreateAccount(CreateAccount {
+                name: parsed(path),
+                labels: line.labels(),
+            }),
+            "vpc" => {
+                let (account, name) = self.below::<AccountId>(Kind::Account, path)?;
+                Command::CreateVpc(CreateVpc {
+                    account,
+                    name,
+                    cidrs: line.cidrs(),
+                    vni: line.get::<u32>("vni").map(|raw| Vni::new(raw).unwrap()),
+                    encoding: line.get::<Encoding>("encoding").unwrap_or_default(),
+                    labels: line.labels(),
+                })
+            }
+            "subnet" => {
+                let (vpc, name) = self.below::<VpcId>(Kind::Vpc, path)?;
+                Command::CreateSubnet(CreateSubnet {
+                    vpc,
+                    name,
+                    cidrs: line.cidrs(),
+                    vlan: line.get::<u16>("vlan").map(|raw| VlanId::new(raw).unwrap()),
+                    vni: line.get::<u32>("vni").map(|raw| Vni::new(raw).unwrap()),
+                    mtu: line.get::<u32>("mtu").map(|raw| Mtu::new(raw).unwrap()),
+                    labels: line.labels(),
+                })
+            }
+            "nic" => {
+                let (subnet, name) = self.below::<SubnetId>(Kind::Subnet, path)?;
+                Command::CreateNic(CreateNic {
+                    subnet,
+                    name,
+                    host: self.host(line.arg(2))?,
+                    attachment: parsed(line.arg(3)),
+                    mac: line.get::<MacAddr>("mac"),
+                    addresses: line.all("ip").iter().map(|text| parsed(text)).collect(),
+                    labels: line.labels(),
+                })
+            }
+            "host" => Command::CreateHost(CreateHost {
+                name: parsed(path),
+                roles: roles(line.all("roles").first().unwrap_or(&"compute")),
+                underlay: parsed(line.arg(2)),
+                zone: line.get::<Name>("zone"),
+                labels: line.labels(),
+            }),
+            "update-host" => Command::UpdateHost(UpdateHost {
+                host: self.host(path)?,
+                expect: expect(line),
+                roles: line.all("roles").first().map(|text| roles(text)),
+                zone: line
+                    .all("zone")
+                    .first()
+                    .map(|text| parsed_unless_none(text)),
+                draining: line.get("draining"),
+                labels: None,
+            }),
+            "update-vpc" => Command::UpdateVpc(UpdateVpc {
+                vpc: id(self.intent.resolve(Kind::Vpc, None, path)?),
+                expect: expect(line),
+                cidrs: Some(line.cidrs()).filter(|cidrs| !cidrs.is_empty()),
+                labels: Some(line.labels()).filter(|labels| !labels.is_empty()),
+            }),
+            "set-labels" => Command::SetLabels {
+                object: self.intent.resolve(kind(path), None, line.arg(2))?,
+                expect: expect(line),
+                labels: line.labels(),
+            },
+            "delete" => Command::Delete {
+                object: self.intent.resolve(kind(path), None, line.arg(2))?,
+                expect: expect(line),
+            },
+            other => panic!("no command {other}"),
+        })
+    }
+
+    fn below<T: FromObject>(&self, kind: Kind, path: &str) -> Result<(T, Name), Refusal> {
+        let (parent, name) = path.rsplit_once('/').expect("a path has a parent");
+        // What no longer has a name can still be asked for: an id nobody has.
+        let parent = match parent {
+            "gone" => T::gone(),
+            parent => T::from(self.intent.resolve(kind, None, parent)?),
+        };
+        Ok((parent, parsed(name)))
+    }
+
+    fn host(&self, name: &str) -> Result<HostId, Refusal> {
+        match name {
+            "gone" => Ok(HostId::from_random(0)),
+            name => Ok(id(self.intent.resolve(Kind::Host, None, name)?)),
+        }
+    }
+
+    fn show_decision(&self, decision: &Decision) -> String {
+        if decision.is_noop() {
+            return format!("nothing to do: {}\n", show(&self.intent, &decision.object));
+        }
+        let mut out = String::new();
+        for change in &decision.delta.changes {
+            out.push_str(&self.show_change(change));
+        }
+        for hold in &decision.delta.holds {
+            let millis = hold.until.0 - self.now.0;
+            writeln!(out, "  {} is on hold for {millis} ms", hold.resource).unwrap();
+        }
+        out
+    }
+
+    fn show_change(&self, change: &Change) -> String {
+        let sign = if change.deleted { '-' } else { '+' };
+        let object = show(&self.intent, &change.object);
+        format!("{sign} {} {object}\n", change.revision)
+    }
+
+    fn show_config(&self, config: &HostConfig) -> String {
+        let host = self.intent.path(ObjectId::Host(config.host));
+        let mut out = format!("{host} generation {}\n", config.generation);
+        for stack in &config.stacks {
+            writeln!(out, "  {} vni {} {}", stack.name, stack.vni, stack.encoding).unwrap();
+            for segment in &stack.segments {
+                let nets = [
+                    segment.v4.map(|net| net.to_string()),
+                    segment.v6.map(|net| net.to_string()),
+                ];
+                writeln!(
+                    out,
+                    "    {} vlan {} vni {} mtu {} {}",
+                    segment.name,
+                    segment.vlan,
+                    segment.vni,
+                    segment.mtu,
+                    nets.into_iter().flatten().collect::<Vec<_>>().join(" ")
+                )
+                .unwrap();
+            }
+            for port in &stack.ports {
+                writeln!(
+                    out,
+                    "    {} {} {:?}",
+                    port.name, port.attachment, port.addresses
+                )
+                .unwrap();
+            }
+        }
+        out
+    }
+}
+
+fn show(intent: &Intent, object: &Object) -> String {
+    let labels: String = object
+        .meta()
+        .labels
+        .iter()
+        .map(|(key, value)| format!(" {key}={value}"))
+        .collect();
+    let text = match object {
+        Object::Account(account) => format!("account {}", account.name),
+        Object::Vpc(vpc) => {
+            let cidrs: Vec<String> = vpc.cidrs.iter().map(ToString::to_string).collect();
+            let owner = intent.path(ObjectId::Account(vpc.account));
+            format!(
+                "vpc {owner}/{} {} vni {} {}",
+                vpc.name,
+                cidrs.join(" "),
+                vpc.vni,
+                vpc.encoding
+            )
+        }
+        Object::Subnet(subnet) => {
+            let owner = intent.path(ObjectId::Vpc(subnet.vpc));
+            let nets = [
+                subnet.v4.map(|net| net.to_string()),
+                subnet.v6.map(|net| net.to_string()),
+            ];
+            let nets: Vec<String> = nets.into_iter().flatten().collect();
+            format!(
+                "subnet {owner}/{} {} vlan {} vni {} mtu {}",
+                subnet.name,
+                nets.join(" "),
+                subnet.vlan,
+                subnet.vni,
+                subnet.mtu
+            )
+        }
+        Object::Nic(nic) => {
+            let owner = intent.path(ObjectId::Subnet(nic.subnet));
+            let host = intent.path(ObjectId::Host(nic.placement.host));
+            format!(
+                "nic {owner}/{} {} {:?} on {host} {}",
+                nic.name, nic.mac, nic.addresses, nic.placement.attachment
+            )
+        }
+        Object::Host(host) => {
+            let zone = host
+                .zone
+                .as_ref()
+                .map_or(String::new(), |zone| format!(" zone {zone}"));
+            let draining = if host.draining { " draining" } else { "" };
+            format!(
+                "host {} {} {:?}{zone}{draining}",
+                host.name, host.underlay, host.roles
+            )
+        }
+    };
+    text + &labels
+}
+
+fn expect(line: &Line<'_>) -> Expect {
+    line.get("version")
+        .map_or(Expect::Any, |raw| Expect::Exactly(Revision(raw)))
+}
+
+fn kind(text: &str) -> Kind {
+    match text {
+        "account" => Kind::Account,
+        "vpc" => Kind::Vpc,
+        "subnet" => Kind::Subnet,
+        "nic" => Kind::Nic,
+        "host" => Kind::Host,
+        other => panic!("no kind {other}"),
+    }
+}
+
+fn id<T: FromObject>(object: ObjectId) -> T {
+    T::from(object)
+}
+
+pub(crate) trait FromObject {
+    fn from(object: ObjectId) -> Self;
+    fn gone() -> Self;
+}
+
+macro_rules! from_object {
+    ($($kind:ident $id:ident),+) => {$(
+        impl FromObject for $id {
+            fn from(object: ObjectId) -> Self {
+                match object {
+                    ObjectId::$kind(id) => id,
+                    other => panic!("{other} is of another kind"),
+                }
+            }
+            fn gone() -> Self {
+                $id::from_random(0)
+            }
+        }
+    )+};
+}
+
+from_object!(Account AccountId, Vpc VpcId, Subnet SubnetId, Host HostId);
