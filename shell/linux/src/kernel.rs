@@ -334,7 +334,7 @@ impl Kernel {
         /// What was to be removed is not there, or its interface is not.
         const GONE: &[i32] = &[libc::ENOENT, libc::ENODEV, libc::ESRCH];
         let mut index = |name: &'a IfName| match indices.get(name) {
-            Some(index) => Ok(*index),
+            Some(index) => Ok::<u32, Cause>(*index),
             None => {
                 let index = self.index_of(name)?;
                 indices.insert(name, index);
