@@ -1,0 +1,24 @@
+//! The store on both engines, and what only a file can suffer.
+
+mod cluster;
+mod damage;
+mod postgres;
+mod speed;
+mod suite;
+
+use suite::CASES;
+
+#[test]
+fn the_suite_on_sqlite() {
+    suite::run_all(CASES, |_| {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let location = store::Location::Sqlite(dir.path().join("vpc.db"));
+        (location, Some(dir))
+    });
+}
+
+#[test]
+fn the_suite_on_postgres() {
+    let server = postgres::Server::start();
+    suite::run_all(CASES, |name| (server.database(name), ()));
+}
