@@ -8,6 +8,7 @@ use rcgen::{
     PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PublicKeyData, SanType,
 };
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
+use sha2::{Digest, Sha256};
 use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
@@ -237,6 +238,14 @@ impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Authority({}, {})", self.cluster, self.fingerprint())
     }
+}
+
+/// SHA-256, in hex, of the public key of a signing request that is signed by it.
+pub fn csr_key(csr: &[u8]) -> Result<String, BadCsr> {
+    let csr = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))
+        .map_err(BadCsr::Unreadable)?;
+    let hash = Sha256::digest(csr.public_key.der_bytes());
+    Ok(hash.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// A new key for a host (PEM) and the request (DER) to have it certified.

@@ -12,7 +12,7 @@
 mod authority;
 mod identity;
 
-pub use authority::{Authority, BadCsr, IssueError, Issued, Lifetimes, host_csr};
+pub use authority::{Authority, BadCsr, IssueError, Issued, Lifetimes, csr_key, host_csr};
 pub use identity::{BadIdentity, Identity, Role, identify};
 
 use rustls::pki_types::CertificateDer;

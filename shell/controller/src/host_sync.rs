@@ -1,0 +1,183 @@
+//! The HostSync service: what agents call.
+
+use crate::auth;
+use crate::cluster::ClusterContext;
+use crate::owner::{Event, GENERATION_MAX, Handle, Push, Session, chain, removed};
+use api::tonic::{Request, Response, Status, Streaming};
+use api::{Field, v1};
+use model::{Condition, HostId, HostStatus, ObjectId};
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tracing::{debug, info};
+use v1::host_sync_server::HostSync;
+
+pub(crate) struct Service {
+    pub(crate) owner: Handle,
+    pub(crate) cluster: Arc<ClusterContext>,
+}
+
+type Updates = ReceiverStream<Result<v1::HostUpdate, Status>>;
+
+#[api::tonic::async_trait]
+impl HostSync for Service {
+    type SyncStream = Updates;
+
+    async fn sync(
+        &self,
+        request: Request<Streaming<v1::HostReport>>,
+    ) -> Result<Response<Updates>, Status> {
+        let host = auth::host(&request, &self.cluster.id)?;
+        let (answer, answered) = oneshot::channel();
+        self.owner
+            .send(Event::HostConnected { host, answer })
+            .await?;
+        let session = answered
+            .await
+            .map_err(|_| Status::unavailable("the server is stopping: connect again"))??;
+        // One place: what was not taken yet is replaced by what is newer, in the session.
+        let (out, updates) = mpsc::channel(1);
+        tokio::spawn(serve(
+            self.owner.clone(),
+            Arc::clone(&self.cluster),
+            host,
+            session,
+            request.into_inner(),
+            out,
+        ));
+        Ok(Response::new(ReceiverStream::new(updates)))
+    }
+
+    async fn renew_certificate(
+        &self,
+        request: Request<v1::RenewCertificateRequest>,
+    ) -> Result<Response<v1::Certificate>, Status> {
+        let host = auth::host(&request, &self.cluster.id)?;
+        let member = self
+            .owner
+            .read(move |state| state.intent.host(host).is_some())
+            .await?;
+        if !member {
+            return Err(removed(host));
+        }
+        let csr = Field::root("csr_der");
+        let authority = &self.cluster.authority;
+        let issued = authority
+            .issue_host(
+                host,
+                &request.into_inner().csr_der,
+                self.cluster.lifetimes.host,
+            )
+            .map_err(|error| csr.bad(chain(&error)))?;
+        info!(target: "audit", actor = %format_args!("host/{host}"), action = "renew certificate", object = %host, "Changed");
+        Ok(Response::new(api::certificate(
+            &issued,
+            authority.certificate(),
+        )))
+    }
+}
+
+/// Carries reports in and configurations out until either side ends it.
+async fn serve(
+    owner: Handle,
+    cluster: Arc<ClusterContext>,
+    host: HostId,
+    mut session: Session,
+    mut reports: Streaming<v1::HostReport>,
+    out: mpsc::Sender<Result<v1::HostUpdate, Status>>,
+) {
+    let end = tokio::select! {
+        end = take_reports(&owner, host, session.id, &mut reports) => end,
+        end = push_configs(&cluster, host, &mut session, &out) => end,
+        () = out.closed() => None,
+    };
+    if let Some(status) = end {
+        debug!(%host, reason = status.message(), "Host stream ended");
+        // The host may be gone already.
+        drop(out.send(Err(status)).await);
+    }
+    let session = session.id;
+    // Refused only when the server stops.
+    drop(owner.send(Event::HostDisconnected { host, session }).await);
+}
+
+async fn take_reports(
+    owner: &Handle,
+    host: HostId,
+    session: u64,
+    reports: &mut Streaming<v1::HostReport>,
+) -> Option<Status> {
+    loop {
+        let report = match reports.message().await {
+            Ok(Some(report)) => report,
+            Ok(None) => return None,
+            Err(status) => return Some(status),
+        };
+        let underlay_mtu = report.underlay_mtu;
+        let status = match checked(host, report) {
+            Ok(status) => status,
+            Err(status) => return Some(status),
+        };
+        let event = Event::HostReported {
+            host,
+            session,
+            status: Box::new(status),
+            underlay_mtu,
+        };
+        if let Err(status) = owner.send(event).await {
+            return Some(status);
+        }
+    }
+}
+
+fn checked(host: HostId, report: v1::HostReport) -> Result<HostStatus, Status> {
+    let mut status = HostStatus::try_from(report)?;
+    for (name, generation) in [
+        ("received_generation", status.received),
+        ("applied_generation", status.applied),
+    ] {
+        if generation.0 > GENERATION_MAX {
+            return Err(Field::root(name).bad("no host gets there").into());
+        }
+    }
+    // A host speaks of itself, not of others.
+    status
+        .conditions
+        .retain(|Condition { object, .. }| match object {
+            ObjectId::Host(id) => *id == host,
+            _ => true,
+        });
+    Ok(status)
+}
+
+async fn push_configs(
+    cluster: &ClusterContext,
+    host: HostId,
+    session: &mut Session,
+    out: &mpsc::Sender<Result<v1::HostUpdate, Status>>,
+) -> Option<Status> {
+    session.pushed.mark_changed();
+    loop {
+        if session.pushed.changed().await.is_err() {
+            return Some(Status::unavailable("the server is stopping: connect again"));
+        }
+        // Room first, so that what is sent is the newest when it is sent.
+        let Ok(room) = out.reserve().await else {
+            return None;
+        };
+        let push = session.pushed.borrow_and_update().clone();
+        match push {
+            Push::Nothing => {}
+            Push::Config(config) => room.send(Ok(v1::HostUpdate {
+                config: Some(config.as_ref().into()),
+                servers: cluster.settings.servers.clone(),
+            })),
+            Push::Replaced => {
+                return Some(Status::aborted(
+                    "this host connected again: this stream is the older one",
+                ));
+            }
+            Push::Removed => return Some(removed(host)),
+        }
+    }
+}

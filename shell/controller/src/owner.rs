@@ -1,0 +1,920 @@
+//! The one owner of the server's state: one loop over one enum of events.
+//!
+//! Changes that wait together are decided one on the other, committed in one transaction and only
+//! then answered, broadcast and planned. Nobody reads the intent between decision and commit.
+
+use crate::state::State;
+use api::tonic::{Code as Grpc, Status};
+use api::v1;
+use fleet_plan::{
+    Code, Command, Context, CreateHost, Decision, Delta, Issued, JoinToken, Refusal, RequestId,
+    Rollout, TokenSecret,
+};
+use model::{
+    Change, Generation, Host, HostConfig, HostId, HostStatus, Liveness, Object, Revision,
+    UnixMillis,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use store::{Store, StoreError};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+use tracing::{debug, error, info, warn};
+
+use crate::request::Unresolved;
+
+/// Changes committed together at most.
+const BATCH: usize = 256;
+/// How often time-driven work is looked at: liveness, and what other servers committed.
+const TICK: Duration = Duration::from_millis(200);
+/// How often host reports are saved, and (with several servers) read.
+const STATUS_EVERY: Duration = Duration::from_secs(1);
+/// A report that says nothing new is saved this often, so that a restarted server knows roughly.
+const STALE_SAVE_MILLIS: u64 = 10_000;
+/// With another server committing at the same time, changes go one by one for a while.
+const CONTENDED: Duration = Duration::from_secs(2);
+/// A server that is back within this time does not take its hosts for down.
+const RESTART_MILLIS: u64 = 60_000;
+const CONFLICTS: u32 = 100;
+/// No host gets here by itself; one that claims to is not believed.
+pub(crate) const GENERATION_MAX: u64 = 1 << 62;
+
+/// Everything that happens to the server.
+pub(crate) enum Event {
+    Change(PendingChange),
+    Read(Box<dyn FnOnce(&State) + Send>),
+    Join(Box<PendingJoin>),
+    HostConnected {
+        host: HostId,
+        answer: oneshot::Sender<Result<Session, Status>>,
+    },
+    HostReported {
+        host: HostId,
+        session: u64,
+        status: Box<HostStatus>,
+        underlay_mtu: u32,
+    },
+    HostDisconnected {
+        host: HostId,
+        session: u64,
+    },
+    Tick,
+    Stop,
+}
+
+/// A change somebody waits for.
+pub(crate) struct PendingChange {
+    unresolved: Unresolved,
+    context: Context,
+    answer: oneshot::Sender<Result<Done, Status>>,
+}
+
+/// A host that wants to join; its token's secret was found right.
+pub(crate) struct PendingJoin {
+    pub(crate) create: CreateHost,
+    pub(crate) request: RequestId,
+    pub(crate) secret: TokenSecret,
+    pub(crate) token: JoinToken,
+    pub(crate) address: IpAddr,
+    pub(crate) answer: oneshot::Sender<Result<Host, Status>>,
+}
+
+/// A change that was made.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) revision: Revision,
+    pub(crate) view: v1::change::Object,
+}
+
+/// A host's stream.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) id: u64,
+    pub(crate) pushed: watch::Receiver<Push>,
+}
+
+/// The newest thing to tell a host; what was not sent before is forgotten.
+#[derive(Debug, Clone)]
+pub(crate) enum Push {
+    Nothing,
+    Config(Arc<HostConfig>),
+    /// The host connected again.
+    Replaced,
+    /// The host was removed.
+    Removed,
+}
+
+/// What watchers are told.
+#[derive(Debug, Clone)]
+pub(crate) enum Live {
+    Changes(Arc<Vec<Change>>),
+    Liveness(v1::HostLiveness),
+}
+
+/// How everybody else talks to the owner.
+#[derive(Clone)]
+pub(crate) struct Handle {
+    events: mpsc::Sender<Event>,
+    live: broadcast::Sender<Live>,
+    progress: watch::Receiver<u64>,
+}
+
+/// The loop and what belongs to it.
+pub(crate) struct Owner {
+    state: State,
+    store: Arc<Store>,
+    shared_store: bool,
+    events: mpsc::Receiver<Event>,
+    live: broadcast::Sender<Live>,
+    progress: watch::Sender<u64>,
+    peers: watch::Sender<BTreeSet<IpAddr>>,
+    sessions: BTreeMap<HostId, (u64, watch::Sender<Push>)>,
+    next_session: u64,
+    /// Issued, but not on disk yet: no host has it.
+    unsaved: BTreeMap<HostId, Issued>,
+    staleness: Staleness,
+    /// The last change that watchers were told of.
+    announced: Revision,
+    contended_until: Instant,
+    statuses_at: Instant,
+}
+
+/// Whether the intent in memory is that of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Staleness {
+    Current,
+    /// The store may have gone on.
+    Behind,
+    /// Decisions were applied that the store does not have.
+    Ahead,
+}
+
+/// What a change comes to, with the name of what it does.
+type Outcome = Result<(Decision, &'static str), Refusal>;
+
+impl Handle {
+    /// Makes a change, durably, or says why not.
+    pub(crate) async fn change(
+        &self,
+        actor: String,
+        request: Option<RequestId>,
+        unresolved: Unresolved,
+    ) -> Result<Done, Status> {
+        let (answer, answered) = oneshot::channel();
+        let context = Context {
+            now: now(),
+            seed: rand::random(),
+            request,
+            actor,
+        };
+        self.send(Event::Change(PendingChange {
+            unresolved,
+            context,
+            answer,
+        }))
+        .await?;
+        answered.await.map_err(|_| stopping())?
+    }
+
+    /// Asks the state something.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&State) -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let (answer, answered) = oneshot::channel();
+        let ask = move |state: &State| {
+            // Nobody waits any more: the client went away.
+            drop(answer.send(question(state)));
+        };
+        self.send(Event::Read(Box::new(ask))).await?;
+        answered.await.map_err(|_| stopping())
+    }
+
+    pub(crate) async fn send(&self, event: Event) -> Result<(), Status> {
+        self.events.send(event).await.map_err(|_| stopping())
+    }
+
+    /// Changes from now on. A gap in the revisions means: read the store.
+    pub(crate) fn live(&self) -> broadcast::Receiver<Live> {
+        self.live.subscribe()
+    }
+
+    /// Wakes when a host made progress.
+    pub(crate) fn progress(&self) -> watch::Receiver<u64> {
+        self.progress.clone()
+    }
+}
+
+impl Owner {
+    /// The owner of `state`, and the way to reach it. `shared_store`: other servers may write.
+    pub(crate) fn new(
+        state: State,
+        store: Arc<Store>,
+        shared_store: bool,
+    ) -> (Self, Handle, watch::Receiver<BTreeSet<IpAddr>>) {
+        let (events_in, events) = mpsc::channel(4096);
+        let (live, _) = broadcast::channel(4096);
+        let (progress, progress_out) = watch::channel(0);
+        let (peers, peers_out) = watch::channel(underlays(&state));
+        let handle = Handle {
+            events: events_in,
+            live: live.clone(),
+            progress: progress_out,
+        };
+        let owner = Self {
+            announced: state.intent.revision(),
+            state,
+            store,
+            shared_store,
+            events,
+            live,
+            progress,
+            peers,
+            sessions: BTreeMap::new(),
+            next_session: 1,
+            unsaved: BTreeMap::new(),
+            staleness: Staleness::Current,
+            contended_until: Instant::now(),
+            statuses_at: Instant::now(),
+        };
+        (owner, handle, peers_out)
+    }
+
+    /// Runs until it is told to stop.
+    pub(crate) async fn run(mut self) {
+        self.issue().await;
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let first = tokio::select! {
+                event = self.events.recv() => event.unwrap_or(Event::Stop),
+                _ = tick.tick() => Event::Tick,
+            };
+            let mut events = vec![first];
+            while events.len() < BATCH
+                && let Ok(event) = self.events.try_recv()
+            {
+                events.push(event);
+            }
+            self.state.now = now();
+            if self.turn(events).await {
+                self.save_statuses(true).await;
+                return;
+            }
+        }
+    }
+
+    /// Takes a batch of events; true if one of them was to stop.
+    async fn turn(&mut self, events: Vec<Event>) -> bool {
+        let mut changes = Vec::new();
+        let mut joins = Vec::new();
+        let mut reads = Vec::new();
+        let mut stop = false;
+        for event in events {
+            match event {
+                Event::Change(change) => changes.push(change),
+                Event::Join(join) => joins.push(join),
+                Event::Read(read) => reads.push(read),
+                Event::HostConnected { host, answer } => {
+                    // Refused only if the host went away again; its disconnect is on the way.
+                    drop(answer.send(self.connect(host).await));
+                }
+                Event::HostReported {
+                    host,
+                    session,
+                    status,
+                    underlay_mtu,
+                } => self.reported(host, session, *status, underlay_mtu),
+                Event::HostDisconnected { host, session } => {
+                    if self
+                        .sessions
+                        .get(&host)
+                        .is_some_and(|(id, _)| *id == session)
+                    {
+                        self.sessions.remove(&host);
+                        debug!(%host, "Host disconnected");
+                    }
+                }
+                Event::Tick => self.tick().await,
+                Event::Stop => stop = true,
+            }
+        }
+        self.commit(changes).await;
+        for join in joins {
+            self.join(*join).await;
+        }
+        self.issue().await;
+        if !reads.is_empty() && self.make_current().await.is_ok() {
+            for read in reads {
+                read(&self.state);
+            }
+        }
+        stop
+    }
+
+    // Changes.
+
+    async fn commit(&mut self, mut changes: Vec<PendingChange>) {
+        while !changes.is_empty() {
+            let limit = if Instant::now() < self.contended_until {
+                1
+            } else {
+                BATCH
+            };
+            let rest = changes.split_off(changes.len().min(limit));
+            self.commit_together(changes).await;
+            changes = rest;
+        }
+    }
+
+    /// Decides each on the one before it, commits all, answers all.
+    async fn commit_together(&mut self, changes: Vec<PendingChange>) {
+        for _ in 0..CONFLICTS {
+            if let Err(status) = self.make_current().await {
+                return answer_all(changes, &status);
+            }
+            let (outcomes, applied) = self.decide(&changes);
+            let decisions: Vec<Decision> = outcomes
+                .iter()
+                .filter_map(|outcome| outcome.as_ref().ok())
+                .map(|(decision, _)| decision.clone())
+                .collect();
+            match self.store.commit_all(&decisions).await {
+                Ok(()) => {
+                    if let Some(last) = decisions.get(applied) {
+                        self.state.intent.apply(last);
+                    }
+                    self.committed(&decisions);
+                    self.answer(changes, outcomes);
+                    return;
+                }
+                Err(StoreError::Conflict { base }) => {
+                    debug!(%base, "Another server was faster, deciding again");
+                    self.contended_until = Instant::now() + CONTENDED;
+                    self.undo(applied);
+                }
+                Err(error) => {
+                    self.undo(applied);
+                    return answer_all(changes, &self.store_failed(&error));
+                }
+            }
+        }
+        answer_all(
+            changes,
+            &Status::aborted("other servers changed the store again and again: try again"),
+        );
+    }
+
+    /// What each change comes to. All decisions but the last are applied already; how many that
+    /// is comes with it.
+    fn decide(&mut self, changes: &[PendingChange]) -> (Vec<Outcome>, usize) {
+        let mut outcomes: Vec<Outcome> = Vec::new();
+        let mut applied = 0;
+        let mut waiting: Option<Decision> = None;
+        for change in changes {
+            if let Some(decision) = waiting.take() {
+                self.state.intent.apply(&decision);
+                applied += 1;
+            }
+            let intent = &self.state.intent;
+            let outcome = (change.unresolved)(intent).and_then(|command| {
+                let action = action(&command);
+                Ok((intent.decide(command, &change.context)?, action))
+            });
+            waiting = outcome.as_ref().ok().map(|(decision, _)| decision.clone());
+            // A refusal changes nothing, and leaves nothing to apply.
+            outcomes.push(outcome);
+        }
+        (outcomes, applied)
+    }
+
+    fn undo(&mut self, applied: usize) {
+        if applied > 0 {
+            self.staleness = Staleness::Ahead;
+        } else {
+            self.fall_behind();
+        }
+    }
+
+    fn answer(&self, changes: Vec<PendingChange>, outcomes: Vec<Outcome>) {
+        for (change, outcome) in changes.into_iter().zip(outcomes) {
+            let answer = match outcome {
+                Ok((decision, action)) => {
+                    if !decision.is_noop() {
+                        audit(&change.context.actor, action, &decision, None);
+                    }
+                    Ok(Done {
+                        revision: decision.object.meta().revision,
+                        view: self.state.view_with_status(&decision.object),
+                    })
+                }
+                Err(refusal) => Err(refused(refusal)),
+            };
+            // The client may have gone; what it asked for is done all the same.
+            drop(change.answer.send(answer));
+        }
+    }
+
+    async fn join(&mut self, join: PendingJoin) {
+        let answer = self.try_join(&join).await;
+        drop(join.answer.send(answer));
+    }
+
+    async fn try_join(&mut self, join: &PendingJoin) -> Result<Host, Status> {
+        let context = Context {
+            now: self.state.now,
+            seed: rand::random(),
+            request: Some(join.request.clone()),
+            actor: format!("token/{}", join.token.id),
+        };
+        for _ in 0..CONFLICTS {
+            self.make_current().await?;
+            let command = Command::CreateHost(join.create.clone());
+            let decided = self.state.intent.decide(command, &context);
+            // A repeated request finds its token used, by itself.
+            let repeated = decided.as_ref().is_ok_and(Decision::is_noop);
+            if !repeated {
+                join.token
+                    .check(&join.secret, context.now)
+                    .map_err(|refusal| Status::permission_denied(refusal.to_string()))?;
+            }
+            let decision = decided.map_err(refused)?;
+            match self
+                .store
+                .commit_join(&decision, &join.secret, context.now)
+                .await
+            {
+                Ok(()) => {}
+                Err(StoreError::Conflict { .. }) => {
+                    self.fall_behind();
+                    continue;
+                }
+                Err(StoreError::Token(refusal)) => {
+                    return Err(Status::permission_denied(refusal.to_string()));
+                }
+                Err(error) => {
+                    self.fall_behind();
+                    return Err(self.store_failed(&error));
+                }
+            }
+            self.state.intent.apply(&decision);
+            self.committed(std::slice::from_ref(&decision));
+            if !decision.is_noop() {
+                audit(&context.actor, "join host", &decision, Some(join.address));
+            }
+            return match decision.object {
+                Object::Host(host) => match self.state.intent.host(host.id) {
+                    Some(host) => Ok(host.clone()),
+                    None => Err(Status::permission_denied(format!(
+                        "host {} was removed: join again with a new token",
+                        host.name
+                    ))),
+                },
+                _ => Err(Status::internal("a join made no host: this is a bug")),
+            };
+        }
+        Err(Status::aborted(
+            "other servers changed the store again and again: try again",
+        ))
+    }
+
+    /// Tells everybody what was committed and applied.
+    fn committed(&mut self, decisions: &[Decision]) {
+        let mut changes = Vec::new();
+        for decision in decisions {
+            self.state.rollout.note(&self.state.intent, &decision.delta);
+            changes.extend(decision.delta.changes.iter().cloned());
+        }
+        self.announce(changes);
+    }
+
+    fn announce(&mut self, changes: Vec<Change>) {
+        let Some(last) = changes.last() else {
+            return;
+        };
+        self.announced = last.revision;
+        if changes
+            .iter()
+            .any(|change| matches!(change.object, Object::Host(_)))
+        {
+            self.hosts_changed();
+        }
+        // Nobody watches: nobody to tell.
+        drop(self.live.send(Live::Changes(Arc::new(changes))));
+        self.progress.send_modify(|count| *count += 1);
+    }
+
+    fn hosts_changed(&mut self) {
+        self.state.forget_removed();
+        let intent = &self.state.intent;
+        self.sessions.retain(|host, (_, push)| {
+            let there = intent.host(*host).is_some();
+            if !there {
+                push.send_replace(Push::Removed);
+            }
+            there
+        });
+        self.unsaved.retain(|host, _| intent.host(*host).is_some());
+        let underlays = underlays(&self.state);
+        self.peers.send_if_modified(|peers| {
+            let changed = *peers != underlays;
+            *peers = underlays;
+            changed
+        });
+    }
+
+    /// Makes the intent in memory that of the store, after something went wrong.
+    async fn make_current(&mut self) -> Result<(), Status> {
+        let outcome = match self.staleness {
+            Staleness::Current => return Ok(()),
+            Staleness::Behind => self.store.catch_up(&mut self.state.intent).await,
+            Staleness::Ahead => match self.store.load().await {
+                Ok(intent) => {
+                    self.state.intent = intent;
+                    // Hosts may have been planned from what was undone.
+                    self.state.rollout.note_all(&self.state.intent);
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            },
+        };
+        if let Err(error) = outcome {
+            return Err(self.store_failed(&error));
+        }
+        self.staleness = Staleness::Current;
+        if self.state.intent.revision() > self.announced {
+            self.announce_foreign().await;
+        }
+        Ok(())
+    }
+
+    /// Tells everybody what was committed elsewhere, or by us without our knowing.
+    async fn announce_foreign(&mut self) {
+        match self.store.changes_since(self.announced, usize::MAX).await {
+            Ok(history) => {
+                // The store may have gone on since; that comes with the next catching up.
+                let known = self.state.intent.revision();
+                let changes = history.changes.into_iter();
+                let changes: Vec<Change> = changes.take_while(|c| c.revision <= known).collect();
+                let delta = Delta {
+                    changes,
+                    ..Delta::default()
+                };
+                self.state.rollout.note(&self.state.intent, &delta);
+                self.announce(delta.changes);
+            }
+            Err(error) => {
+                // Watchers find the gap at the next change.
+                warn!(
+                    error = chain(&error),
+                    "Reading what other servers changed failed"
+                );
+                self.state.rollout.note_all(&self.state.intent);
+                self.hosts_changed();
+            }
+        }
+    }
+
+    fn store_failed(&self, failure: &StoreError) -> Status {
+        error!(error = chain(failure), "The store failed");
+        Status::unavailable(format!(
+            "{}; nothing of this request was done as far as the server knows: try again, creates with the same request_id",
+            chain(failure)
+        ))
+    }
+
+    // Configurations.
+
+    /// Plans what changed, saves the generations, and only then gives them to the hosts.
+    async fn issue(&mut self) {
+        // Another server's generations can win a few times over, not for ever.
+        for _ in 0..5 {
+            for issued in self.state.replan() {
+                self.unsaved.insert(issued.row.host, issued);
+            }
+            if self.unsaved.is_empty() {
+                break;
+            }
+            let rows: Vec<_> = self
+                .unsaved
+                .values()
+                .map(|issued| issued.row.clone())
+                .collect();
+            match self.store.save_issued(&rows).await {
+                Ok(winners) => {
+                    self.unsaved.clear();
+                    for winner in winners {
+                        self.state.rollout.adopt(winner);
+                    }
+                    self.progress.send_modify(|count| *count += 1);
+                }
+                Err(error) => {
+                    warn!(
+                        error = chain(&error),
+                        "Keeping issued generations failed, trying again"
+                    );
+                    break;
+                }
+            }
+        }
+        self.push();
+    }
+
+    /// Gives each connected host its newest configuration, if it has another.
+    fn push(&self) {
+        for (host, (_, push)) in &self.sessions {
+            let Some(config) = self.state.config(*host) else {
+                continue;
+            };
+            if self.unsaved.contains_key(host) {
+                continue;
+            }
+            push.send_if_modified(|pushed| {
+                if matches!(pushed, Push::Config(old) if Arc::ptr_eq(old, config)) {
+                    return false;
+                }
+                debug!(%host, generation = %config.generation, "Configuration issued");
+                *pushed = Push::Config(Arc::clone(config));
+                true
+            });
+        }
+    }
+
+    // Hosts.
+
+    async fn connect(&mut self, host: HostId) -> Result<Session, Status> {
+        if self.state.intent.host(host).is_none() && self.shared_store {
+            // It may have joined at another server a moment ago.
+            self.fall_behind();
+            self.make_current().await?;
+        }
+        if self.state.intent.host(host).is_none() {
+            return Err(removed(host));
+        }
+        if let Some((_, old)) = self.sessions.remove(&host) {
+            old.send_replace(Push::Replaced);
+        }
+        let id = self.next_session;
+        self.next_session += 1;
+        // Its configuration follows at the end of the turn.
+        let (push, pushed) = watch::channel(Push::Nothing);
+        self.sessions.insert(host, (id, push));
+        debug!(%host, "Host connected");
+        Ok(Session { id, pushed })
+    }
+
+    fn fall_behind(&mut self) {
+        if self.staleness == Staleness::Current {
+            self.staleness = Staleness::Behind;
+        }
+    }
+
+    fn reported(&mut self, host: HostId, session: u64, status: HostStatus, underlay_mtu: u32) {
+        let current = self
+            .sessions
+            .get(&host)
+            .is_some_and(|(id, _)| *id == session);
+        if !current || self.state.intent.host(host).is_none() {
+            return;
+        }
+        let now = self.state.now;
+        let known = self.state.hosts.entry(host).or_default();
+        let status = HostStatus {
+            last_checkin: now,
+            ..status
+        };
+        let same = HostStatus {
+            last_checkin: now,
+            resources: status.resources,
+            ..known.status.clone()
+        };
+        let news = same != status || known.underlay_mtu != underlay_mtu;
+        known.unsaved |=
+            news || self.shared_store || now.0.saturating_sub(known.saved_at.0) > STALE_SAVE_MILLIS;
+        let received = status.received;
+        known.status = status;
+        known.underlay_mtu = underlay_mtu;
+        self.refresh_liveness(host);
+        if news {
+            self.progress.send_modify(|count| *count += 1);
+        }
+        let wanted = self.state.wanted(host);
+        if received > wanted && wanted > Generation(0) && received.0 < GENERATION_MAX {
+            // The store was restored from a backup: the host refuses what is older than it has.
+            warn!(%host, %received, %wanted, "Host holds a newer configuration than ever issued, issuing past it");
+            self.state.rollout.adopt(fleet_plan::IssuedRow {
+                host,
+                generation: received,
+                digest: fleet_plan::Digest("unknown".to_owned()),
+            });
+        }
+    }
+
+    fn refresh_liveness(&mut self, host: HostId) {
+        let liveness = self.state.liveness(host);
+        let Some(known) = self.state.hosts.get_mut(&host) else {
+            return;
+        };
+        if known.shown == liveness {
+            return;
+        }
+        known.shown = liveness;
+        let Some(row) = self.state.intent.host(host) else {
+            return;
+        };
+        match liveness {
+            Liveness::Down => {
+                warn!(%host, name = %row.name, "Host is down: it stopped checking in")
+            }
+            Liveness::Up | Liveness::Joining => info!(%host, name = %row.name, "Host is up"),
+        }
+        drop(
+            self.live
+                .send(Live::Liveness(self.state.liveness_view(row))),
+        );
+        self.progress.send_modify(|count| *count += 1);
+    }
+
+    // Time.
+
+    async fn tick(&mut self) {
+        let hosts: Vec<HostId> = self.state.hosts.keys().copied().collect();
+        for host in hosts {
+            self.refresh_liveness(host);
+        }
+        if self.shared_store {
+            self.fall_behind();
+            // Its failure was logged, and the next tick tries again.
+            drop(self.make_current().await);
+        }
+        if self.statuses_at.elapsed() >= STATUS_EVERY {
+            self.statuses_at = Instant::now();
+            self.save_statuses(false).await;
+            if self.shared_store {
+                self.read_statuses().await;
+            }
+        }
+    }
+
+    async fn save_statuses(&mut self, all: bool) {
+        let due: Vec<(HostId, HostStatus)> = self
+            .state
+            .hosts
+            .iter()
+            .filter(|(_, known)| known.unsaved || all)
+            .map(|(host, known)| (*host, known.status.clone()))
+            .collect();
+        if let Err(error) = self.store.save_statuses(&due).await {
+            warn!(
+                error = chain(&error),
+                "Keeping host reports failed, trying again"
+            );
+            return;
+        }
+        for (host, _) in due {
+            if let Some(known) = self.state.hosts.get_mut(&host) {
+                known.unsaved = false;
+                known.saved_at = self.state.now;
+            }
+        }
+    }
+
+    /// Reports of hosts that are connected to another server.
+    async fn read_statuses(&mut self) {
+        let statuses = match self.store.statuses().await {
+            Ok(statuses) => statuses,
+            Err(error) => {
+                warn!(
+                    error = chain(&error),
+                    "Reading host reports failed, trying again"
+                );
+                return;
+            }
+        };
+        for (host, status) in statuses {
+            if self.sessions.contains_key(&host) || self.state.intent.host(host).is_none() {
+                continue;
+            }
+            let known = self.state.hosts.entry(host).or_default();
+            if known.status.last_checkin < status.last_checkin {
+                known.status = status;
+                self.progress.send_modify(|count| *count += 1);
+            }
+            self.refresh_liveness(host);
+        }
+    }
+}
+
+/// Loads what the store holds into a state, every host planned at the first turn.
+pub(crate) async fn load(
+    store: &Store,
+    reflectors: Vec<model::Reflector>,
+) -> Result<State, StoreError> {
+    let intent = store.load().await?;
+    let rollout = Rollout::new(store.issued().await?, &intent, reflectors);
+    let statuses = store.statuses().await?;
+    let now = now();
+    let mut state = State::new(intent, rollout, now);
+    for (host, mut status) in statuses {
+        let saved_at = status.last_checkin;
+        // Hosts could not check in while this server was down: those that were there lately get
+        // the usual time to come back.
+        if now.0.saturating_sub(saved_at.0) < RESTART_MILLIS {
+            status.last_checkin = now;
+        }
+        let known = crate::state::Known {
+            shown: fleet_plan::liveness(Some(&status), now),
+            saved_at,
+            status,
+            underlay_mtu: 0,
+            unsaved: false,
+        };
+        state.hosts.insert(host, known);
+    }
+    Ok(state)
+}
+
+/// A refusal as clients get it.
+pub(crate) fn refused(refusal: Refusal) -> Status {
+    let code = match refusal.code() {
+        Code::NotFound => Grpc::NotFound,
+        Code::AlreadyExists => Grpc::AlreadyExists,
+        Code::InUse | Code::Held | Code::UnsuitableHost => Grpc::FailedPrecondition,
+        Code::Invalid | Code::RequestReused => Grpc::InvalidArgument,
+        Code::Exhausted => Grpc::ResourceExhausted,
+        Code::VersionConflict => Grpc::Aborted,
+    };
+    let mut status = Status::new(code, refusal.to_string());
+    if let Ok(reason) = refusal.code().as_str().parse() {
+        status.metadata_mut().insert("vpc-reason", reason);
+    }
+    status
+}
+
+pub(crate) fn removed(host: HostId) -> Status {
+    Status::permission_denied(format!(
+        "host {host} is not a member of this cluster any more: it was removed; join again with a new token"
+    ))
+}
+
+/// An error with its causes.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}
+
+pub(crate) fn now() -> UnixMillis {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn answer_all(changes: Vec<PendingChange>, status: &Status) {
+    for change in changes {
+        drop(change.answer.send(Err(status.clone())));
+    }
+}
+
+fn stopping() -> Status {
+    Status::unavailable("the server is stopping: try again")
+}
+
+fn underlays(state: &State) -> BTreeSet<IpAddr> {
+    state.intent.hosts().map(|host| host.underlay).collect()
+}
+
+fn audit(actor: &str, action: &'static str, decision: &Decision, from: Option<IpAddr>) {
+    let from = from.map(tracing::field::display);
+    info!(
+        target: "audit",
+        actor,
+        action,
+        object = %decision.object.id(),
+        revision = %decision.revision(),
+        from,
+        "Changed"
+    );
+}
+
+const fn action(command: &Command) -> &'static str {
+    match command {
+        Command::CreateAccount(_) => "create account",
+        Command::CreateVpc(_) => "create vpc",
+        Command::CreateSubnet(_) => "create subnet",
+        Command::CreateNic(_) => "create nic",
+        Command::CreateHost(_) => "create host",
+        Command::SetLabels { .. } => "set labels",
+        Command::UpdateVpc(_) => "update vpc",
+        Command::UpdateHost(_) => "update host",
+        Command::Delete { .. } => "delete",
+    }
+}

@@ -1,0 +1,256 @@
+//! What the server knows: the intent, the hosts' configurations, and how the hosts are.
+
+use api::v1;
+use fleet_plan::{Intent, Issued, Rollout, liveness};
+use model::{
+    Change, Condition, Generation, Host, HostConfig, HostId, HostStatus, Liveness, Nic, NicId,
+    Object, ObjectId, Port, UnixMillis,
+};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Owned by the loop in `owner.rs`; everybody else asks it.
+pub(crate) struct State {
+    pub(crate) intent: Intent,
+    pub(crate) rollout: Rollout,
+    pub(crate) hosts: BTreeMap<HostId, Known>,
+    /// The generation of its host's configuration that last changed a NIC. None yet for one that
+    /// was not planned.
+    nic_generations: BTreeMap<NicId, Generation>,
+    /// What `nic_generations` was computed from.
+    planned: BTreeMap<HostId, Arc<HostConfig>>,
+    /// By the server's clock, when the event at hand was taken.
+    pub(crate) now: UnixMillis,
+}
+
+/// How a host is.
+#[derive(Debug, Clone)]
+pub(crate) struct Known {
+    pub(crate) status: HostStatus,
+    pub(crate) underlay_mtu: u32,
+    /// As the watchers were told.
+    pub(crate) shown: Liveness,
+    /// Changed since it was saved.
+    pub(crate) unsaved: bool,
+    pub(crate) saved_at: UnixMillis,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self {
+            status: HostStatus::default(),
+            underlay_mtu: 0,
+            shown: Liveness::Joining,
+            unsaved: false,
+            saved_at: UnixMillis(0),
+        }
+    }
+}
+
+impl State {
+    pub(crate) const fn new(intent: Intent, rollout: Rollout, now: UnixMillis) -> Self {
+        Self {
+            intent,
+            rollout,
+            hosts: BTreeMap::new(),
+            nic_generations: BTreeMap::new(),
+            planned: BTreeMap::new(),
+            now,
+        }
+    }
+
+    /// Plans the hosts that changed. The answer has to be saved before the hosts get it.
+    pub(crate) fn replan(&mut self) -> Vec<Issued> {
+        let issued = self.rollout.poll(&self.intent);
+        let hosts: Vec<HostId> = self.intent.hosts().map(|host| host.id).collect();
+        for host in hosts {
+            let Some(config) = self.rollout.config(host) else {
+                continue;
+            };
+            let old = self.planned.get(&host);
+            if !old.is_some_and(|old| Arc::ptr_eq(old, config)) {
+                note_ports(&mut self.nic_generations, old.map(Arc::as_ref), config);
+                self.planned.insert(host, Arc::clone(config));
+            }
+        }
+        issued
+    }
+
+    /// Forgets what is known of hosts that were removed.
+    pub(crate) fn forget_removed(&mut self) {
+        let intent = &self.intent;
+        self.hosts.retain(|host, _| intent.host(*host).is_some());
+        self.planned.retain(|host, config| {
+            let there = intent.host(*host).is_some();
+            if !there {
+                for port in config.stacks.iter().flat_map(|stack| &stack.ports) {
+                    self.nic_generations.remove(&port.nic);
+                }
+            }
+            there
+        });
+    }
+
+    /// The newest configuration of a host.
+    pub(crate) fn config(&self, host: HostId) -> Option<&Arc<HostConfig>> {
+        self.rollout.config(host)
+    }
+
+    pub(crate) fn wanted(&self, host: HostId) -> Generation {
+        self.config(host)
+            .map_or(Generation(0), |config| config.generation)
+    }
+
+    pub(crate) fn liveness(&self, host: HostId) -> Liveness {
+        liveness(self.hosts.get(&host).map(|known| &known.status), self.now)
+    }
+
+    /// An object as clients see it.
+    pub(crate) fn view(&self, object: &Object) -> v1::change::Object {
+        use v1::change::Object as View;
+        match object {
+            Object::Account(account) => View::Account(account.into()),
+            Object::Vpc(vpc) => View::Vpc((vpc, self.path(object)).into()),
+            Object::Subnet(subnet) => View::Subnet((subnet, self.path(object)).into()),
+            Object::Nic(nic) => View::Nic(self.nic_view(nic, None)),
+            Object::Host(host) => View::Host(api::host(host, None)),
+        }
+    }
+
+    /// As [`State::view`], and how it is.
+    pub(crate) fn view_with_status(&self, object: &Object) -> v1::change::Object {
+        use v1::change::Object as View;
+        match object {
+            Object::Nic(nic) => View::Nic(self.nic_view(nic, Some(self.nic_status(nic)))),
+            Object::Host(host) => View::Host(api::host(host, Some(self.host_status(host)))),
+            Object::Account(_) | Object::Vpc(_) | Object::Subnet(_) => self.view(object),
+        }
+    }
+
+    pub(crate) fn change_view(&self, change: &Change) -> v1::Change {
+        v1::Change {
+            revision: change.revision.0,
+            at_unix_ms: change.at.0,
+            deleted: change.deleted,
+            object: Some(self.view(&change.object)),
+        }
+    }
+
+    /// A path, also of an object that is gone as long as its parents are there.
+    fn path(&self, object: &Object) -> String {
+        let below = |parent, name| format!("{}/{name}", self.intent.path(parent));
+        match object {
+            Object::Account(account) => account.name.to_string(),
+            Object::Host(host) => host.name.to_string(),
+            Object::Vpc(vpc) => below(ObjectId::Account(vpc.account), &vpc.name),
+            Object::Subnet(subnet) => below(ObjectId::Vpc(subnet.vpc), &subnet.name),
+            Object::Nic(nic) => below(ObjectId::Subnet(nic.subnet), &nic.name),
+        }
+    }
+
+    fn nic_view(&self, nic: &Nic, status: Option<v1::NicStatus>) -> v1::Nic {
+        let host = self.intent.path(ObjectId::Host(nic.placement.host));
+        let path = format!(
+            "{}/{}",
+            self.intent.path(ObjectId::Subnet(nic.subnet)),
+            nic.name
+        );
+        api::nic(nic, path, host, status)
+    }
+
+    fn nic_status(&self, nic: &Nic) -> v1::NicStatus {
+        use v1::nic_status::State as Wire;
+        let known = self.hosts.get(&nic.placement.host);
+        let generation = self.nic_generations.get(&nic.id).copied();
+        let applied = known.map_or(Generation(0), |known| known.status.applied);
+        let conditions: Vec<&Condition> = known
+            .iter()
+            .flat_map(|known| &known.status.conditions)
+            .filter(|condition| match condition.object {
+                ObjectId::Nic(id) => id == nic.id,
+                ObjectId::Subnet(id) => id == nic.subnet,
+                ObjectId::Vpc(id) => {
+                    self.intent.subnet(nic.subnet).map(|subnet| subnet.vpc) == Some(id)
+                }
+                ObjectId::Account(_) | ObjectId::Host(_) => false,
+            })
+            .collect();
+        let state = match generation {
+            None => Wire::Pending,
+            Some(_) if self.liveness(nic.placement.host) == Liveness::Down => Wire::HostDown,
+            Some(_) if !conditions.is_empty() => Wire::Failed,
+            Some(generation) if applied >= generation => Wire::Applied,
+            Some(_) => Wire::Pending,
+        };
+        v1::NicStatus {
+            state: state.into(),
+            generation: generation.unwrap_or_default().0,
+            applied_generation: applied.0,
+            conditions: conditions.into_iter().map(Into::into).collect(),
+        }
+    }
+
+    pub(crate) fn host_status(&self, host: &Host) -> v1::HostStatus {
+        let known = self.hosts.get(&host.id).cloned().unwrap_or_default();
+        let mut status = v1::HostStatus::from(&known.status);
+        status.liveness = v1::Liveness::from(self.liveness(host.id)).into();
+        status.wanted_generation = self.wanted(host.id).0;
+        status.underlay_mtu = known.underlay_mtu;
+        let needed = u32::from(self.intent.cluster().underlay_mtu.get());
+        if known.underlay_mtu != 0 && known.underlay_mtu < needed {
+            status.conditions.push(v1::Condition {
+                kind: v1::Kind::Host.into(),
+                object_id: host.id.to_string(),
+                message: format!(
+                    "the underlay interface of host {} carries {} bytes and the cluster's underlay MTU is {needed}: large packets will be lost; raise it on the interface and on the switches",
+                    host.name, known.underlay_mtu
+                ),
+                since_unix_ms: 0,
+                attempts: 0,
+            });
+        }
+        status
+    }
+
+    pub(crate) fn liveness_view(&self, host: &Host) -> v1::HostLiveness {
+        let known = self.hosts.get(&host.id);
+        v1::HostLiveness {
+            host_id: host.id.to_string(),
+            host_name: host.name.to_string(),
+            liveness: v1::Liveness::from(self.liveness(host.id)).into(),
+            last_checkin_unix_ms: known.map_or(0, |known| known.status.last_checkin.0),
+        }
+    }
+}
+
+/// Gives the new generation to every NIC whose port or segment differs, and forgets those gone.
+fn note_ports(
+    generations: &mut BTreeMap<NicId, Generation>,
+    old: Option<&HostConfig>,
+    new: &HostConfig,
+) {
+    fn ports(config: &HostConfig) -> BTreeMap<NicId, (&Port, Option<&model::Segment>)> {
+        config
+            .stacks
+            .iter()
+            .flat_map(|stack| {
+                let segments: BTreeMap<_, _> =
+                    stack.segments.iter().map(|s| (s.subnet, s)).collect();
+                stack
+                    .ports
+                    .iter()
+                    .map(move |port| (port.nic, (port, segments.get(&port.subnet).copied())))
+            })
+            .collect()
+    }
+    let before = old.map(ports).unwrap_or_default();
+    let after = ports(new);
+    for nic in before.keys().filter(|nic| !after.contains_key(nic)) {
+        generations.remove(nic);
+    }
+    for (nic, port) in after {
+        if before.get(&nic) != Some(&port) {
+            generations.insert(nic, new.generation);
+        }
+    }
+}
