@@ -127,6 +127,8 @@ impl Frr {
         let (dir, text) = rig.subdir(netns);
         std::fs::write(dir.join("bgpd.conf"), config).unwrap();
         std::fs::write(dir.join("zebra.conf"), "").unwrap();
+        // FRR drops to its own user, which has to make sockets and files there.
+        rig.give(&dir, "frr");
         let frr = Self {
             netns,
             sockets: text,
@@ -145,8 +147,8 @@ impl Frr {
             format!("{dir}/zserv.api"),
         );
         let mut args = vec![
-            program.as_str(), "-f", &conf, "-i", &pid, "-z", &api, "--vty_socket", dir, "-u",
-            "root", "-g", "root", "-P", "0", "--log", "stdout",
+            program.as_str(), "-f", &conf, "-i", &pid, "-z", &api, "--vty_socket", dir,
+            "-P", "0", "--log", "stdout",
         ];
         args.extend(more);
         rig.daemon(daemon, self.netns, &args);

@@ -135,6 +135,12 @@ impl Rig {
         (path, text)
     }
 
+    /// Hands a directory of the rig's to another user.
+    pub(crate) fn give(&self, dir: &Path, user: &str) {
+        run(Command::new("chmod").arg("755").arg(self.dir.path()));
+        run(Command::new("chown").args(["-R", user]).arg(dir));
+    }
+
     /// Runs a test body inside the namespace `ours`, on a thread of its own: a namespace belongs
     /// to a thread, and the speaker's tasks have to stay on it.
     pub(crate) fn run<F>(self, body: impl FnOnce(Box<Self>) -> F + Send + 'static)
