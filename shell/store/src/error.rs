@@ -181,6 +181,9 @@ enum Cause {
 impl Cause {
     fn of(error: &sqlx::Error) -> Self {
         let code = match error {
+            sqlx::Error::Database(error) if error.message().starts_with("no such ") => {
+                return Self::Damaged;
+            }
             sqlx::Error::Database(error) => error.code().map(|code| code.into_owned()),
             sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::Tls(_) => {
                 return Self::Unreachable;
@@ -198,6 +201,8 @@ impl Cause {
                 "57P01" | "57P02" | "57P03" => Self::Unreachable,
                 code if code.starts_with("08") => Self::Unreachable,
                 "XX001" | "XX002" => Self::Damaged,
+                // Our statements do not change: a table or column that is missing was taken away.
+                "42P01" | "42703" => Self::Damaged,
                 _ => Self::Other,
             };
         }
@@ -207,6 +212,16 @@ impl Cause {
             Ok(13) => Self::Full,
             _ => Self::Other,
         }
+    }
+}
+
+/// True if a table is missing.
+pub(crate) fn no_such_table(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => {
+            error.code().as_deref() == Some("42P01") || error.message().starts_with("no such table")
+        }
+        _ => false,
     }
 }
 

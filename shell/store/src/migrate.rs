@@ -9,13 +9,8 @@ pub(crate) const MIGRATIONS: &[&str] = &[include_str!("../migrations/0001_start/
 /// The version of the schema that this program reads and writes.
 pub(crate) const KNOWN: i64 = MIGRATIONS.len() as i64;
 
-/// The schema's version in the database; 0 if there is none yet.
+/// The schema's version in the database; fails if there is none yet.
 pub(crate) async fn version(tx: &mut Tx) -> Result<i64, sqlx::Error> {
-    tx.execute(
-        "CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL PRIMARY KEY)",
-        vec![],
-    )
-    .await?;
     let rows = tx
         .query(
             "SELECT CAST(COALESCE(MAX(version), 0) AS BIGINT) FROM schema_version",
@@ -25,8 +20,11 @@ pub(crate) async fn version(tx: &mut Tx) -> Result<i64, sqlx::Error> {
     rows.first().map_or(Ok(0), |row| row.int(0))
 }
 
-/// Runs the migrations after `version`.
-pub(crate) async fn migrate(tx: &mut Tx, version: i64) -> Result<(), sqlx::Error> {
+/// Runs the migrations that the database has not seen.
+pub(crate) async fn migrate(tx: &mut Tx) -> Result<(), sqlx::Error> {
+    tx.script("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL PRIMARY KEY)")
+        .await?;
+    let version = version(tx).await?;
     for (next, sql) in (1_i64..).zip(MIGRATIONS) {
         if next > version {
             tx.script(sql).await?;

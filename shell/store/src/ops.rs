@@ -3,6 +3,7 @@
 
 use crate::checksum::checksum;
 use crate::engine::{Arg, Row, Tx};
+use crate::error::no_such_table;
 use crate::migrate;
 use crate::rows::{Unreadable, body, checked, key, parse, unsigned};
 use crate::store::{History, enrolled};
@@ -54,13 +55,15 @@ struct Head {
 }
 
 pub(crate) async fn schema_version(mut tx: Tx) -> Done<i64> {
-    let version = migrate::version(&mut tx).await?;
-    Ok((tx, version))
+    match migrate::version(&mut tx).await {
+        Ok(version) => Ok((tx, version)),
+        Err(error) if no_such_table(&error) => Err(Fail::NotInitialised),
+        Err(error) => Err(error.into()),
+    }
 }
 
-pub(crate) async fn migrate_fresh(mut tx: Tx) -> Done<()> {
-    let version = migrate::version(&mut tx).await?;
-    migrate::migrate(&mut tx, version).await?;
+pub(crate) async fn migrate(mut tx: Tx) -> Done<()> {
+    migrate::migrate(&mut tx).await?;
     Ok((tx, ()))
 }
 

@@ -1,6 +1,6 @@
 //! A store: everything that may be asked of it.
 
-use crate::engine::{Engine, Tx};
+use crate::engine::{Engine, Tx, find_damage};
 use crate::error::worth_repeating;
 use crate::ops::{self, Fail};
 use crate::{Location, StoreError, migrate};
@@ -46,9 +46,7 @@ impl Store {
             create_private(path)?;
         }
         let store = Self::connect(location).await?;
-        store
-            .write("preparing the tables", ops::migrate_fresh)
-            .await?;
+        store.write("preparing the tables", ops::migrate).await?;
         let action = "setting up the cluster";
         store.write(action, |tx| ops::init(tx, cluster)).await?;
         Ok(store)
@@ -59,9 +57,10 @@ impl Store {
     pub async fn open(location: &Location) -> Result<Self, StoreError> {
         if let Location::Sqlite(path) = location {
             check_file(path)?;
+            check_structure(path).await?;
         }
         let store = Self::connect(location).await?;
-        let whole = store.check_and_migrate().await;
+        let whole = store.check_schema().await;
         if whole.is_err() {
             store.close().await;
         }
@@ -299,27 +298,10 @@ impl Store {
         })
     }
 
-    async fn check_and_migrate(&self) -> Result<(), StoreError> {
-        if let Engine::Sqlite { writer, .. } = &self.engine {
-            let found: Vec<String> = sqlx::query_scalar("PRAGMA quick_check(3)")
-                .fetch_all(writer)
-                .await
-                .map_err(|source| StoreError::engine(&self.location, "checking", source))?;
-            if found != ["ok"] {
-                return Err(StoreError::Corrupt {
-                    location: self.location.clone(),
-                    what: found.join("; "),
-                });
-            }
-        }
+    async fn check_schema(&self) -> Result<(), StoreError> {
         let version = self
-            .write("reading the schema version", ops::schema_version)
+            .read("reading the schema version", ops::schema_version)
             .await?;
-        if version == 0 {
-            return Err(StoreError::NotInitialised {
-                location: self.location.clone(),
-            });
-        }
         if version > migrate::KNOWN {
             return Err(StoreError::NewerSchema {
                 location: self.location.clone(),
@@ -328,7 +310,7 @@ impl Store {
             });
         }
         if version < migrate::KNOWN {
-            self.write("bringing the tables up to date", ops::migrate_fresh)
+            self.write("bringing the tables up to date", ops::migrate)
                 .await?;
         }
         self.revision().await.map(|_| ())
@@ -435,6 +417,20 @@ fn check_file(path: &Path) -> Result<(), StoreError> {
         set_private(path)?;
     }
     Ok(())
+}
+
+async fn check_structure(path: &Path) -> Result<(), StoreError> {
+    let location = path.display().to_string();
+    let found = find_damage(path)
+        .await
+        .map_err(|source| StoreError::engine(&location, "checking the structure", source))?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    Err(StoreError::Corrupt {
+        location,
+        what: found.join("; "),
+    })
 }
 
 fn create_private(path: &Path) -> Result<(), StoreError> {

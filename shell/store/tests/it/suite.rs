@@ -21,6 +21,7 @@ macro_rules! cases {
 cases! {
     a_store_gives_back_what_it_was_given,
     a_store_is_set_up_once,
+    opening_makes_nothing,
     a_stale_decision_is_refused_whole,
     two_servers_never_hand_out_the_same_thing,
     a_batch_is_committed_whole_or_not_at_all,
@@ -122,6 +123,29 @@ async fn a_store_is_set_up_once(location: Location) {
     assert_eq!(intent.cluster(), &settings());
     assert_eq!(intent.revision(), Revision(1));
     store.close().await;
+}
+
+async fn opening_makes_nothing(location: Location) {
+    if let Location::Sqlite(path) = &location {
+        // As `vpc server init` leaves it that was killed before it was done.
+        let empty = sqlx::sqlite::SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true);
+        let pool = sqlx::SqlitePool::connect_with(empty).await.unwrap();
+        sqlx::query("CREATE TABLE unrelated (x BIGINT)")
+            .execute(&pool)
+            .await
+            .unwrap();
+        pool.close().await;
+    }
+    let raw = Raw::open(&location).await;
+    let before = raw.schema().await;
+    let error = Store::open(&location).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("the store {location} belongs to no cluster yet: run `vpc server init`")
+    );
+    assert_eq!(raw.schema().await, before);
 }
 
 async fn a_stale_decision_is_refused_whole(location: Location) {
