@@ -235,4 +235,55 @@ mod tests {
             prop_assert_eq!(raw.state, row.state);
         }
     }
+
+    /// Why `NTF_EXT_LEARNED` is our stamp there.
+    #[test]
+    fn the_kernel_keeps_no_protocol_on_fdb_rows() {
+        use crate::attr::attribute;
+        use crate::link;
+        use crate::netns::in_new_netns;
+        use crate::socket::Socket;
+        use model::{IfName, Mtu, Vni};
+
+        let told = in_new_netns(|| {
+            let mut socket = Socket::route().unwrap();
+            let (bridge, tunnel) = (IfName::new("b-1").unwrap(), IfName::new("t-7").unwrap());
+            let (mac, mtu) = (MacAddr([2, 0, 0, 0, 0, 1]), Mtu::new(1400).unwrap());
+            let create = link::create_bridge(&bridge, mac, mtu, false);
+            socket.request(create).unwrap();
+            let (vni, local) = (Vni::new(7).unwrap(), "192.0.2.1".parse().unwrap());
+            let create = link::create_vxlan(&tunnel, vni, local, 4789, mac, mtu);
+            socket.request(create).unwrap();
+            let index = |name: &IfName| nix::net::if_::if_nametoindex(name.as_str()).unwrap();
+            socket
+                .request(link::set_master(&tunnel, index(&bridge)))
+                .unwrap();
+            let row = |target| FdbRow {
+                dev: tunnel.clone(),
+                mac: MacAddr([2, 0, 0, 0, 0, 5]),
+                target,
+                state: FdbState::ExternLearned,
+            };
+            for target in [
+                FdbTarget::Vtep("192.0.2.2".parse().unwrap()),
+                FdbTarget::Bridge(None),
+            ] {
+                let mut request = add(&row(target), index(&tunnel));
+                request.put_u8(sys::NDA_PROTOCOL, sys::PROTOCOL);
+                socket.request(request).unwrap();
+            }
+            let mut told = Vec::new();
+            socket
+                .dump(get_all(), |_, payload| {
+                    let raw = RawFdb::parse(payload).unwrap();
+                    if raw.mac == MacAddr([2, 0, 0, 0, 0, 5]) {
+                        let kept = attribute(&payload[12..], sys::NDA_PROTOCOL).is_some();
+                        told.push((raw.state, kept));
+                    }
+                })
+                .unwrap();
+            told
+        });
+        assert_eq!(told.unwrap(), [(FdbState::ExternLearned, false); 2]);
+    }
 }

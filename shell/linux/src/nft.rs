@@ -118,6 +118,16 @@ impl Elements {
         rest
     }
 
+    fn remove(&mut self, other: &Elements) {
+        for (set, keys) in &other.0 {
+            if let Some(there) = self.0.get_mut(set) {
+                keys.iter().for_each(|key| {
+                    there.remove(key);
+                });
+            }
+        }
+    }
+
     fn extend(&mut self, other: &Elements) {
         for (set, keys) in &other.0 {
             self.0.entry(*set).or_default().extend(keys.iter().cloned());
@@ -291,17 +301,17 @@ fn link_of(key: &[u8]) -> Option<IfName> {
 /// frame too short for the bytes that a rule looks at is dropped as well.
 const BRIDGE_RULES: &[(&str, &[&str])] = &[
     (
-        "arp",
+        "from-arp",
         &[
-            "arp htype != 1 counter name spoofed-arp drop",
-            "arp ptype != 0x0800 counter name spoofed-arp drop",
-            "arp hlen != 6 counter name spoofed-arp drop",
-            "arp plen != 4 counter name spoofed-arp drop",
-            "iifname . arp saddr ether != @macs counter name spoofed-arp drop",
+            "arp htype != 1 counter name \"spoofed-arp\" drop",
+            "arp ptype != 0x0800 counter name \"spoofed-arp\" drop",
+            "arp hlen != 6 counter name \"spoofed-arp\" drop",
+            "arp plen != 4 counter name \"spoofed-arp\" drop",
+            "iifname . arp saddr ether != @macs counter name \"spoofed-arp\" drop",
             // Probes before an address is used (RFC 5227).
             "arp operation request arp saddr ip 0.0.0.0 accept",
             "iifname . arp saddr ip @ipv4 accept",
-            "counter name spoofed-arp drop",
+            "counter name \"spoofed-arp\" drop",
         ],
     ),
     (
@@ -310,31 +320,31 @@ const BRIDGE_RULES: &[(&str, &[&str])] = &[
             "iifname . ip saddr @ipv4 accept",
             // A DHCP client that has no address yet.
             "ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept",
-            "counter name spoofed-ipv4 drop",
+            "counter name \"spoofed-ipv4\" drop",
         ],
     ),
     (
         "advertisement",
         &[
-            "iifname . ip6 saddr != @ipv6 counter name spoofed-nd drop",
-            "iifname . @th,64,128 != @nd-targets counter name spoofed-nd drop",
+            "iifname . ip6 saddr != @ipv6 counter name \"spoofed-nd\" drop",
+            "iifname . @th,64,128 != @nd-targets counter name \"spoofed-nd\" drop",
             "ip6 length 24 accept",
             "ip6 length 32 @th,192,16 0x0201 iifname . @th,208,48 @nd-macs accept",
-            "counter name spoofed-nd drop",
+            "counter name \"spoofed-nd\" drop",
         ],
     ),
     (
         "discovery",
         &[
             // ND never needs extension headers, and fragments of it must be ignored (RFC 6980).
-            "ip6 nexthdr != icmpv6 counter name spoofed-nd drop",
+            "ip6 nexthdr != icmpv6 counter name \"spoofed-nd\" drop",
             "icmpv6 type nd-neighbor-advert goto advertisement",
             // Detection of a duplicate of an address that is the port's.
             "ip6 saddr :: iifname . @th,64,128 @nd-targets accept",
-            "iifname . ip6 saddr != @ipv6 counter name spoofed-nd drop",
+            "iifname . ip6 saddr != @ipv6 counter name \"spoofed-nd\" drop",
             "ip6 length 24 accept",
             "ip6 length 32 @th,192,16 0x0101 iifname . @th,208,48 @nd-macs accept",
-            "counter name spoofed-nd drop",
+            "counter name \"spoofed-nd\" drop",
         ],
     ),
     (
@@ -343,16 +353,16 @@ const BRIDGE_RULES: &[(&str, &[&str])] = &[
             "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } goto discovery",
             "iifname . ip6 saddr @ipv6 accept",
             "ip6 saddr :: icmpv6 type { nd-router-solicit, mld-listener-report, mld-listener-done, mld2-listener-report } accept",
-            "counter name spoofed-ipv6 drop",
+            "counter name \"spoofed-ipv6\" drop",
         ],
     ),
     (
         "port",
         &[
-            "iifname . ether saddr != @macs counter name spoofed-mac drop",
-            "ether type { 0x8100, 0x88a8 } counter name tagged drop",
-            "ether type vmap { arp : goto arp, ip : goto from-ipv4, ip6 : goto from-ipv6 }",
-            "counter name other-ethertype drop",
+            "iifname . ether saddr != @macs counter name \"spoofed-mac\" drop",
+            "ether type { 0x8100, 0x88a8 } counter name \"tagged\" drop",
+            "ether type vmap { arp : goto from-arp, ip : goto from-ipv4, ip6 : goto from-ipv6 }",
+            "counter name \"other-ethertype\" drop",
         ],
     ),
     (
@@ -370,7 +380,7 @@ const INET_RULES: &[(&str, &[&str])] = &[
             "iifname \"b-*\" notrack accept",
             "udp dport 4789 ip saddr @vteps4 notrack accept",
             "udp dport 4789 ip6 saddr @vteps6 notrack accept",
-            "udp dport 4789 counter name foreign-tunnel drop",
+            "udp dport 4789 counter name \"foreign-tunnel\" drop",
         ],
     ),
     ("output", &["udp dport 4789 notrack"]),
@@ -654,28 +664,23 @@ impl Nft {
             self.elements()?;
         }
         let known = self.known.take().unwrap_or_default();
-        let (mut remove, mut wanted) = (Elements::default(), Elements::default());
+        let mut wanted = known.clone();
         for change in changes {
             let (old, new) = match change {
-                Change::Set(link, guard) => (known.of_port(link), Elements::guard(link, guard)),
-                Change::Clear(link) => (known.of_port(link), Elements::closed(link)),
+                Change::Set(link, guard) => (wanted.of_port(link), Elements::guard(link, guard)),
+                Change::Clear(link) => (wanted.of_port(link), Elements::closed(link)),
                 Change::Close(link) => (Elements::default(), Elements::closed(link)),
-                Change::Forget(link) => (known.of_port(link), Elements::default()),
-                Change::Vteps(vteps) => (known.of_tunnel(), Elements::vteps(vteps)),
+                Change::Forget(link) => (wanted.of_port(link), Elements::default()),
+                Change::Vteps(vteps) => (wanted.of_tunnel(), Elements::vteps(vteps)),
             };
-            // Later changes of the same port win.
-            wanted = wanted.without(&old);
-            remove.extend(&old);
+            wanted.remove(&old);
             wanted.extend(&new);
         }
-        let add = wanted.without(&known);
-        let remove = remove.without(&wanted);
+        let (add, remove) = (wanted.without(&known), known.without(&wanted));
         if !add.is_empty() || !remove.is_empty() {
             self.commit(&remove, &add)?;
         }
-        let mut now = known.without(&remove);
-        now.extend(&add);
-        self.known = Some(now);
+        self.known = Some(wanted);
         Ok(())
     }
 

@@ -1,0 +1,456 @@
+//! What a port may send, with real frames: a NIC that is not to be trusted sends, another on the
+//! same bridge listens. Run as root.
+
+mod lab;
+
+use host_plan::{Action, Guard};
+use lab::frames::*;
+use lab::*;
+use model::{Capability, MacAddr};
+
+/// NIC 1 sends these, and then what it may; returns which of them NIC 2 got.
+fn arrived(frames: &[(&str, Vec<u8>)]) -> Vec<String> {
+    let listener = inside_of("b", || Wire::open("eth0"));
+    let sender = inside_of("a", || Wire::open("eth0"));
+    for (_, frame) in frames {
+        sender.send(frame);
+    }
+    sender.send(&last(1));
+    let got = listener.until(&last(1));
+    frames
+        .iter()
+        .filter(|(_, frame)| got.contains(frame))
+        .map(|(name, _)| (*name).to_owned())
+        .collect()
+}
+
+fn names(frames: &[(&str, Vec<u8>)]) -> Vec<String> {
+    frames.iter().map(|(name, _)| (*name).to_owned()).collect()
+}
+
+const OWN_V6: &str = "fd00::1";
+const OTHER_V6: &str = "fd00::2";
+const ALL_NODES: &str = "ff02::1";
+
+fn own_link_local() -> String {
+    mac(1).link_local().to_string()
+}
+
+fn honest() -> Vec<(&'static str, Vec<u8>)> {
+    let own = mac(1);
+    let local = own_link_local();
+    vec![
+        (
+            "ARP request",
+            broadcast(own, 0x0806, &arp(1, own, "10.0.0.1", "10.0.0.9")),
+        ),
+        (
+            "ARP probe",
+            broadcast(own, 0x0806, &arp(1, own, "0.0.0.0", "10.0.0.1")),
+        ),
+        (
+            "gratuitous ARP",
+            broadcast(own, 0x0806, &arp(2, own, "10.0.0.1", "10.0.0.1")),
+        ),
+        (
+            "IPv4",
+            broadcast(own, 0x0800, &ipv4_udp("10.0.0.1", "10.0.0.255", 9, 9)),
+        ),
+        (
+            "DHCP",
+            broadcast(own, 0x0800, &ipv4_udp("0.0.0.0", "255.255.255.255", 68, 67)),
+        ),
+        (
+            "IPv6",
+            broadcast(own, 0x86dd, &ipv6(OWN_V6, ALL_NODES, 59, &[])),
+        ),
+        (
+            "IPv6 link-local",
+            broadcast(own, 0x86dd, &ipv6(&local, ALL_NODES, 59, &[])),
+        ),
+        (
+            "NS",
+            broadcast(
+                own,
+                0x86dd,
+                &nd(135, OWN_V6, ALL_NODES, OTHER_V6, &link_layer(1, own)),
+            ),
+        ),
+        (
+            "NS without option",
+            broadcast(own, 0x86dd, &nd(135, OWN_V6, ALL_NODES, OTHER_V6, &[])),
+        ),
+        (
+            "DAD",
+            broadcast(own, 0x86dd, &nd(135, "::", ALL_NODES, OWN_V6, &[])),
+        ),
+        (
+            "DAD with a nonce",
+            broadcast(
+                own,
+                0x86dd,
+                &nd(135, "::", ALL_NODES, OWN_V6, &[14, 1, 1, 2, 3, 4, 5, 6]),
+            ),
+        ),
+        (
+            "NA",
+            broadcast(
+                own,
+                0x86dd,
+                &nd(136, OWN_V6, ALL_NODES, OWN_V6, &link_layer(2, own)),
+            ),
+        ),
+        (
+            "NA of link-local",
+            broadcast(
+                own,
+                0x86dd,
+                &nd(136, &local, ALL_NODES, &local, &link_layer(2, own)),
+            ),
+        ),
+        (
+            "RS",
+            broadcast(
+                own,
+                0x86dd,
+                &ipv6("::", "ff02::2", 58, &[133, 0, 0, 0, 0, 0, 0, 0]),
+            ),
+        ),
+    ]
+}
+
+fn spoofed() -> Vec<(&'static str, Vec<u8>)> {
+    let (own, other) = (mac(1), mac(2));
+    let tagged = [&[0, 5, 8, 0][..], &ipv4_udp("10.0.0.1", "10.0.0.255", 9, 9)].concat();
+    let mut short_arp = arp(2, other, "10.0.0.2", "10.0.0.1");
+    short_arp[4] = 8; // a longer hardware address moves what follows
+    let fragment = [
+        &[58, 0, 0, 1, 0, 0, 0, 7][..],
+        &nd(136, OWN_V6, ALL_NODES, OTHER_V6, &[])[40..],
+    ]
+    .concat();
+    vec![
+        (
+            "MAC",
+            broadcast(other, 0x0800, &ipv4_udp("10.0.0.1", "10.0.0.255", 9, 9)),
+        ),
+        (
+            "group MAC",
+            broadcast(
+                MacAddr([3, 0, 0, 0, 0, 1]),
+                0x0800,
+                &ipv4_udp("10.0.0.1", "10.0.0.255", 9, 9),
+            ),
+        ),
+        (
+            "ARP MAC",
+            broadcast(own, 0x0806, &arp(2, other, "10.0.0.1", "10.0.0.9")),
+        ),
+        (
+            "ARP address",
+            broadcast(own, 0x0806, &arp(2, own, "10.0.0.2", "10.0.0.9")),
+        ),
+        (
+            "ARP request address",
+            broadcast(own, 0x0806, &arp(1, own, "10.0.0.254", "10.0.0.9")),
+        ),
+        (
+            "ARP reply of nobody",
+            broadcast(own, 0x0806, &arp(2, own, "0.0.0.0", "10.0.0.9")),
+        ),
+        ("ARP of another length", broadcast(own, 0x0806, &short_arp)),
+        (
+            "IPv4",
+            broadcast(own, 0x0800, &ipv4_udp("10.0.0.2", "10.0.0.255", 9, 9)),
+        ),
+        (
+            "IPv4 of nobody",
+            broadcast(own, 0x0800, &ipv4_udp("0.0.0.0", "10.0.0.255", 9, 9)),
+        ),
+        (
+            "IPv6",
+            broadcast(own, 0x86dd, &ipv6(OTHER_V6, ALL_NODES, 59, &[])),
+        ),
+        (
+            "IPv6 link-local",
+            broadcast(
+                own,
+                0x86dd,
+                &ipv6(&other.link_local().to_string(), ALL_NODES, 59, &[]),
+            ),
+        ),
+        (
+            "IPv6 of nobody",
+            broadcast(own, 0x86dd, &ipv6("::", ALL_NODES, 59, &[])),
+        ),
+        (
+            "NA of another",
+            broadcast(
+                own,
+                0x86dd,
+                &nd(136, OWN_V6, ALL_NODES, OTHER_V6, &link_layer(2, own)),
+            ),
+        ),
+        (
+            "NA of another, no option",
+            broadcast(own, 0x86dd, &nd(136, OWN_V6, ALL_NODES, OTHER_V6, &[])),
+        ),
+        (
+            "NA with another's MAC",
+            broadcast(
+                own,
+                0x86dd,
+                &nd(136, OWN_V6, ALL_NODES, OWN_V6, &link_layer(2, other)),
+            ),
+        ),
+        (
+            "NA from another",
+            broadcast(
+                own,
+                0x86dd,
+                &nd(136, OTHER_V6, ALL_NODES, OWN_V6, &link_layer(2, own)),
+            ),
+        ),
+        (
+            "NA with two options",
+            broadcast(
+                own,
+                0x86dd,
+                &nd(
+                    136,
+                    OWN_V6,
+                    ALL_NODES,
+                    OWN_V6,
+                    &[link_layer(2, own), link_layer(2, other)].concat(),
+                ),
+            ),
+        ),
+        (
+            "NS with another's MAC",
+            broadcast(
+                own,
+                0x86dd,
+                &nd(135, OWN_V6, ALL_NODES, OTHER_V6, &link_layer(1, other)),
+            ),
+        ),
+        (
+            "DAD of another's address",
+            broadcast(own, 0x86dd, &nd(135, "::", ALL_NODES, OTHER_V6, &[])),
+        ),
+        (
+            "fragmented NA",
+            broadcast(own, 0x86dd, &ipv6(OWN_V6, ALL_NODES, 44, &fragment)),
+        ),
+        ("802.1Q", broadcast(own, 0x8100, &tagged)),
+        ("802.1ad", broadcast(own, 0x88a8, &tagged)),
+        ("LLDP", broadcast(own, 0x88cc, &[2, 7, 4, 2, 0, 0, 0, 0, 1])),
+        ("LLC", broadcast(own, 40, &[0xaa, 0xaa, 3])),
+        ("MPLS", broadcast(own, 0x8847, &[0; 20])),
+    ]
+}
+
+#[test]
+fn a_port_sends_what_is_its_own() {
+    lab(|lab| {
+        if !lab.can(Capability::NftBridge) {
+            return;
+        }
+        lab.bridge_with_nics(&["a", "b"]);
+        let frames = honest();
+        assert_eq!(arrived(&frames), names(&frames));
+    });
+}
+
+#[test]
+fn a_port_sends_nothing_else() {
+    lab(|lab| {
+        if !lab.can(Capability::NftBridge) {
+            return;
+        }
+        lab.bridge_with_nics(&["a", "b"]);
+        let frames = spoofed();
+        assert_eq!(arrived(&frames), Vec::<String>::new());
+        // Each has been counted under its name. (Frames with a group source never enter a bridge.)
+        let counted: u64 = json("nft -j list counters table bridge vpc")["nftables"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|object| object["counter"]["packets"].as_u64())
+            .sum();
+        assert!(
+            counted >= frames.len() as u64 - 1,
+            "{counted} of {}",
+            frames.len()
+        );
+        // The control: without the guard all of them would arrive, so it is the guard that stops them.
+        tool("nft flush ruleset");
+        let free = arrived(&frames);
+        assert!(free.len() >= frames.len() - 3, "{free:?}");
+    });
+}
+
+#[test]
+fn a_port_starts_closed_and_closes_again() {
+    lab(|lab| {
+        if !lab.can(Capability::NftBridge) {
+            return;
+        }
+        lab.bridge_with_nics(&["a", "b"]);
+        lab.act_twice([Action::ClearGuard {
+            link: ifname("n-a"),
+        }]);
+        let listener = inside_of("b", || Wire::open("eth0"));
+        let sender = inside_of("a", || Wire::open("eth0"));
+        for (_, frame) in honest() {
+            sender.send(&frame);
+        }
+        lab.act([Action::SetGuard {
+            link: ifname("n-a"),
+            guard: guard(1),
+        }]);
+        sender.send(&last(1));
+        assert_eq!(listener.until(&last(1)), Vec::<Vec<u8>>::new());
+    });
+}
+
+#[test]
+fn an_adopted_interface_starts_closed_too() {
+    lab(|lab| {
+        if !lab.can(Capability::NftBridge) {
+            return;
+        }
+        lab.bridge_with_nics(&["b"]);
+        tool("ip link add eth7 type veth peer name far");
+        tool("ip link set far up");
+        let link = ifname("eth7");
+        let stamp = host_plan::Stamp::Adopted(model::NicId::from_random(3));
+        lab.act([
+            Action::Adopt {
+                name: link.clone(),
+                stamp,
+            },
+            Action::Enslave {
+                link: link.clone(),
+                bridge: ifname("b-1"),
+            },
+            Action::SetPortFlags {
+                link: link.clone(),
+                flags: open_port(),
+            },
+            Action::SetUp { link: link.clone() },
+        ]);
+        let listener = inside_of("b", || Wire::open("eth0"));
+        let far = Wire::open("far");
+        far.send(&last(7));
+        lab.act([Action::SetGuard {
+            link,
+            guard: guard(7),
+        }]);
+        let allowed = broadcast(mac(7), 0x0800, &ipv4_udp("10.0.0.7", "10.0.0.255", 9, 9));
+        far.send(&allowed);
+        assert_eq!(listener.until(&allowed), Vec::<Vec<u8>>::new());
+    });
+}
+
+#[test]
+fn a_guard_is_replaced_whole() {
+    lab(|lab| {
+        lab.act([Action::InstallFirewall]);
+        let link = ifname("n-1");
+        let set = |guard: Guard| Action::SetGuard {
+            link: ifname("n-1"),
+            guard,
+        };
+        lab.act_twice([set(guard(1)), set(guard(2))]);
+        assert_eq!(lab.observe().guards[&link], guard(2));
+        // Somebody took an element away; what we believe of the sets is wrong, and it still works.
+        tool(
+            "nft delete element bridge vpc ipv4 { n-1 . 10.0.0.2 }"
+                .replace("{ n-1", "{ \"n-1\"")
+                .as_str(),
+        );
+        lab.act_twice([set(guard(3))]);
+        assert_eq!(lab.observe().guards[&link], guard(3));
+        tool("nft delete element bridge vpc macs { \"n-1\" . 02:00:00:00:00:03 }");
+        assert_ne!(lab.observe().guards[&link], guard(3));
+        lab.act([set(guard(3))]);
+        assert_eq!(lab.observe().guards[&link], guard(3));
+        lab.act_twice([Action::ClearGuard { link: link.clone() }]);
+        assert!(lab.observe().guards.is_empty());
+    });
+}
+
+#[test]
+fn another_wording_is_replaced_and_elements_stay() {
+    lab(|lab| {
+        assert!(!lab.observe().firewall);
+        let vteps = [ip("192.0.2.2"), ip("2001:db8::2")].into();
+        lab.act_twice([
+            Action::InstallFirewall,
+            Action::SetVteps(vteps),
+            Action::SetGuard {
+                link: ifname("n-1"),
+                guard: guard(1),
+            },
+            Action::SetGuard {
+                link: ifname("eth7"),
+                guard: guard(7),
+            },
+        ]);
+        tool("nft add table inet theirs");
+        let before = lab.observe();
+        assert!(before.firewall && before.guards.len() == 2 && before.vteps.len() == 2);
+        // A rule too many, a rule too few, a table that is gone: each shows.
+        for damage in [
+            "nft add rule bridge vpc port accept",
+            "nft flush chain inet vpc output",
+            "nft flush chain bridge vpc prerouting",
+        ] {
+            tool(damage);
+            assert!(!lab.observe().firewall, "{damage}");
+            lab.act([Action::InstallFirewall]);
+            assert_eq!(lab.observe(), before, "{damage}");
+        }
+        tool("nft delete table inet vpc");
+        assert!(!lab.observe().firewall);
+        lab.act([Action::InstallFirewall]);
+        let after = lab.observe();
+        assert!(after.firewall && after.vteps.is_empty() && after.guards == before.guards);
+        assert!(tool("nft list tables").contains("theirs"));
+    });
+}
+
+#[test]
+fn tunnel_packets_come_from_known_ends_only() {
+    lab(|lab| {
+        tool("ip link add u0 type veth peer name u1");
+        tool("ip netns add peer");
+        tool("ip link set u1 netns peer");
+        tool("ip addr add 192.0.2.1/24 dev u0");
+        tool("ip link set u0 up");
+        inside_of("peer", || {
+            tool("ip addr add 192.0.2.2/24 dev u1");
+            tool("ip addr add 192.0.2.3/24 dev u1");
+            tool("ip link set u1 up");
+        });
+        lab.act([
+            Action::InstallFirewall,
+            Action::SetVteps([ip("192.0.2.2")].into()),
+        ]);
+        let receiver = std::net::UdpSocket::bind("192.0.2.1:4789").unwrap();
+        receiver.set_read_timeout(Some(SOON)).unwrap();
+        inside_of("peer", || {
+            for from in ["192.0.2.3", "192.0.2.2"] {
+                let socket = std::net::UdpSocket::bind((from, 0)).unwrap();
+                socket.send_to(from.as_bytes(), "192.0.2.1:4789").unwrap();
+            }
+        });
+        let mut buffer = [0; 64];
+        let length = receiver.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"192.0.2.2");
+        let counter = json("nft -j list counter inet vpc foreign-tunnel");
+        assert_eq!(counter["nftables"][1]["counter"]["packets"], 1);
+        lab.act_twice([Action::SetVteps([].into())]);
+        assert!(lab.observe().vteps.is_empty());
+    });
+}
