@@ -69,7 +69,7 @@ mod tests {
         let mut indexes = RdIndexes::default();
         indexes.by_vni = all
             .iter()
-            .zip(1..)
+            .zip(1..=u16::MAX)
             .map(|(vni, index)| (*vni, index))
             .collect();
         let used: BTreeSet<Vni> = (2..=65_536).map(vni).collect();

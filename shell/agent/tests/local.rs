@@ -1,0 +1,389 @@
+//! An agent with no management server, in a network namespace of its own: the local API makes
+//! stacks and NICs, the kernel's tables show them, a restart touches nothing, drift is repaired.
+
+use agent::Options;
+use api::tonic::transport::Channel;
+use api::v1;
+use model::Name;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Runs a test on a thread with its own network and mounts; all of it is gone with the thread.
+fn isolated(test: impl AsyncFnOnce(Host) + Send + 'static) {
+    let run = move || {
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("tests run as root");
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+        mount(
+            Some("run"),
+            "/run",
+            Some("tmpfs"),
+            MsFlags::empty(),
+            None::<&str>,
+        )
+        .unwrap();
+        mount(
+            Some("sys"),
+            "/sys",
+            Some("sysfs"),
+            MsFlags::empty(),
+            None::<&str>,
+        )
+        .unwrap();
+        sh("ip link set dev lo up");
+        sh("ip link add name under type veth peer name far");
+        sh("ip address add 100.64.0.2/24 dev under");
+        sh("ip link set dev under up");
+        sh("ip link set dev far up");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        runtime.block_on(test(Host {
+            dir: dir.path().to_owned(),
+        }));
+    };
+    std::thread::Builder::new()
+        .spawn(run)
+        .unwrap()
+        .join()
+        .unwrap();
+}
+
+struct Host {
+    dir: PathBuf,
+}
+
+struct Running {
+    task: tokio::task::JoinHandle<Result<(), agent::AgentError>>,
+    socket: PathBuf,
+}
+
+impl Host {
+    fn options(&self) -> Options {
+        let mut options = Options::new(Name::new("h1").unwrap(), "100.64.0.2".parse().unwrap());
+        options.state_dir = self.dir.join("state");
+        options
+    }
+
+    async fn agent(&self) -> Running {
+        let options = self.options();
+        let socket = options.socket.clone();
+        let task = tokio::spawn(agent::run(options));
+        wait_for("the agent's socket", || {
+            if socket.exists() {
+                Ok(())
+            } else {
+                Err("it is not there".to_owned())
+            }
+        })
+        .await;
+        Running { task, socket }
+    }
+}
+
+impl Running {
+    async fn l2(&self) -> v1::l2_client::L2Client<Channel> {
+        api::connect_l2(&self.socket).await.unwrap()
+    }
+
+    async fn status(&self) -> v1::AgentStatus {
+        let mut control = api::connect_agent(&self.socket).await.unwrap();
+        control
+            .status(v1::AgentStatusRequest {})
+            .await
+            .unwrap()
+            .into_inner()
+    }
+
+    async fn stop(self) {
+        let mut control = api::connect_agent(&self.socket).await.unwrap();
+        control
+            .stop(v1::StopRequest { withdraw: false })
+            .await
+            .unwrap();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+/// Waits for a state without holding up the agent, which shares this thread.
+async fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        match probe() {
+            Ok(value) => return value,
+            Err(seen) => assert!(Instant::now() < deadline, "{what}: last seen:\n{seen}"),
+        }
+        let pause = timeout(Duration::from_millis(10), std::future::pending::<()>());
+        pause.await.unwrap_err();
+    }
+}
+
+fn sh(command: &str) -> String {
+    let output = Command::new("sh").args(["-c", command]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command}: {text}{error}");
+    text
+}
+
+/// Runs a program that needs the agent to answer meanwhile.
+async fn sh_beside(command: &str) {
+    let output = tokio::process::Command::new("sh")
+        .args(["-c", command])
+        .output()
+        .await
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{command}: {text}");
+}
+
+fn json(command: &str) -> Value {
+    let text = sh(command);
+    serde_json::from_str(if text.trim().is_empty() { "[]" } else { &text }).unwrap()
+}
+
+/// What the kernel has, without what changes by itself.
+fn dump() -> String {
+    let text = sh(
+        "ip -d link; ip -d address; ip neigh show nud permanent; bridge -d fdb | sort; \
+                   bridge -d link; bridge vlan 2>/dev/null; nft list ruleset",
+    );
+    let mut out = String::new();
+    let mut after = "";
+    for word in text.split_inclusive(char::is_whitespace) {
+        let counts = matches!(after, "packets" | "bytes") || after.ends_with("_timer");
+        // Duplicate address detection goes on for a second after an interface came up.
+        let passing = word.trim() == "tentative";
+        out.push_str(if counts || passing { "" } else { word });
+        if !word.trim().is_empty() {
+            after = word.trim();
+        }
+    }
+    out
+}
+
+fn difference(was: &str, now: &str) -> String {
+    let (was, now): (Vec<_>, Vec<_>) = (was.lines().collect(), now.lines().collect());
+    let lost = was
+        .iter()
+        .filter(|line| !now.contains(line))
+        .map(|line| format!("- {line}\n"));
+    let new = now
+        .iter()
+        .filter(|line| !was.contains(line))
+        .map(|line| format!("+ {line}\n"));
+    lost.chain(new).collect()
+}
+
+const VPC: &str = "00000000v1";
+const SUBNET: &str = "00000000s1";
+
+fn stack(encoding: v1::Encoding) -> v1::Stack {
+    let bundle = encoding == v1::Encoding::VlanAwareBundle;
+    v1::Stack {
+        vpc_id: VPC.to_owned(),
+        name: "blue".to_owned(),
+        vni: 100,
+        encoding: encoding.into(),
+        segments: vec![v1::Segment {
+            subnet_id: SUBNET.to_owned(),
+            name: "blue/web".to_owned(),
+            vlan: 10,
+            vni: if bundle { 100 } else { 101 },
+            mtu: 1400,
+            ipv4_cidr: "10.4.1.0/24".to_owned(),
+            ipv6_cidr: "fd00:4:1::/64".to_owned(),
+        }],
+        ports: Vec::new(),
+    }
+}
+
+fn port(number: u8, kind: v1::attachment::Kind) -> v1::Port {
+    v1::Port {
+        nic_id: format!("00000000n{number}"),
+        name: format!("blue/web/a{number}"),
+        subnet_id: SUBNET.to_owned(),
+        mac: format!("02:00:00:00:01:{number:02x}"),
+        addresses: vec![format!("10.4.1.1{number}"), format!("fd00:4:1::1{number}")],
+        attachment: Some(v1::Attachment { kind: Some(kind) }),
+    }
+}
+
+fn netns(name: &str) -> v1::attachment::Kind {
+    let (netns, device) = (name.to_owned(), "eth0".to_owned());
+    v1::attachment::Kind::Netns(v1::attachment::Netns { netns, device })
+}
+
+async fn add_all(l2: &mut v1::l2_client::L2Client<Channel>, encoding: v1::Encoding) {
+    let request = v1::AddStackRequest {
+        stack: Some(stack(encoding)),
+        wait_ms: 0,
+    };
+    l2.add_stack(request).await.unwrap();
+    sh("ip link add name lent type veth peer name lent-far");
+    let kinds = [
+        netns("a1"),
+        netns("a2"),
+        v1::attachment::Kind::Tap(v1::attachment::Tap {}),
+        v1::attachment::Kind::Existing(v1::attachment::Existing {
+            ifname: "lent".to_owned(),
+        }),
+    ];
+    for (number, kind) in (1..).zip(kinds) {
+        let request = v1::AddNicRequest {
+            vpc_id: VPC.to_owned(),
+            port: Some(port(number, kind)),
+            segment: None,
+            wait_ms: 20_000,
+        };
+        let state = l2.add_nic(request).await.unwrap().into_inner();
+        assert!(state.ready, "{state:?}");
+    }
+}
+
+fn every_attachment_works(encoding: v1::Encoding) {
+    isolated(async move |host| {
+        let agent = host.agent().await;
+        let mut l2 = agent.l2().await;
+        add_all(&mut l2, encoding).await;
+
+        for (from, to) in [
+            ("a1", "10.4.1.12"),
+            ("a2", "10.4.1.11"),
+            ("a1", "fd00:4:1::12"),
+        ] {
+            sh_beside(&format!("ip netns exec {from} ping -c 1 -W 5 {to}")).await;
+        }
+        let inside = json("ip -n a1 -j -d link show dev eth0");
+        assert_eq!(inside[0]["mtu"], 1400);
+        assert_eq!(inside[0]["address"], "02:00:00:00:01:01");
+        let tap = json("ip -j -d link show dev n-00000000n3");
+        assert_eq!(tap[0]["linkinfo"]["info_data"]["multi_queue"], true);
+        assert_eq!(tap[0]["linkinfo"]["info_data"]["vnet_hdr"], true);
+        let tunnel = json("ip -j -d link show type vxlan");
+        assert_eq!(tunnel.as_array().unwrap().len(), 1);
+        assert_eq!(tunnel[0]["linkinfo"]["info_data"]["learning"], false);
+        for link in json("ip -j -d link").as_array().unwrap() {
+            let name = link["ifname"].as_str().unwrap();
+            let ours = link["ifalias"]
+                .as_str()
+                .is_some_and(|alias| alias.starts_with("vpc:"));
+            if ours && !name.starts_with("s-") {
+                let off = sh(&format!("cat /proc/sys/net/ipv6/conf/{name}/disable_ipv6"));
+                assert_eq!(off.trim(), "1", "IPv6 is on on {name}");
+            }
+        }
+
+        // A restart touches nothing.
+        let before = dump();
+        agent.stop().await;
+        let agent = host.agent().await;
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let status = agent.status().await;
+            if status.converged && status.nics == 4 {
+                assert_eq!(
+                    status.counters.unwrap().actions,
+                    0,
+                    "a restart must change nothing"
+                );
+                break;
+            }
+            assert!(Instant::now() < deadline, "{status:?}");
+        }
+        let after = dump();
+        assert_eq!(after, before, "{}", difference(&before, &after));
+
+        // What is lent is given back; everything else is gone.
+        let request = v1::DeleteStackRequest {
+            vpc_id: VPC.to_owned(),
+            with_nics: true,
+            wait_ms: 20_000,
+        };
+        agent.l2().await.delete_stack(request).await.unwrap();
+        let left = json("ip -j link");
+        let left = left
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|link| link["ifname"].as_str().unwrap());
+        let mut left: Vec<&str> = left.collect();
+        left.sort_unstable();
+        assert_eq!(left, ["far", "lent", "lent-far", "lo", "under"]);
+        assert_eq!(std::fs::read_dir("/run/netns").unwrap().count(), 0);
+        agent.stop().await;
+    });
+}
+
+#[test]
+fn every_attachment_works_vlan_based() {
+    every_attachment_works(v1::Encoding::VlanBased);
+}
+
+#[test]
+fn every_attachment_works_in_a_bundle() {
+    every_attachment_works(v1::Encoding::VlanAwareBundle);
+}
+
+#[test]
+fn drift_is_repaired() {
+    isolated(async |host| {
+        let agent = host.agent().await;
+        let mut l2 = agent.l2().await;
+        add_all(&mut l2, v1::Encoding::VlanBased).await;
+        let filtering = Path::new("/sys/class/net/b-00000000v1").exists();
+        let vlan = if filtering { " vlan 10" } else { "" };
+        let good = dump();
+        for damage in [
+            "ip link set dev n-00000000n1 down",
+            "ip link set dev t-101 down",
+            "ip link set dev t-101 nomaster",
+            "ip link set dev n-00000000n1 mtu 1300",
+            &format!("bridge fdb del 02:00:00:00:01:01 dev n-00000000n1 master{vlan}"),
+            "bridge link set dev n-00000000n2 learning on",
+            "nft flush set bridge vpc macs",
+            "nft delete table bridge vpc",
+        ] {
+            sh(damage);
+            wait_for(damage, || {
+                let now = dump();
+                if now == good {
+                    Ok(())
+                } else {
+                    Err(difference(&good, &now))
+                }
+            })
+            .await;
+        }
+        let counters = agent.status().await.counters.unwrap();
+        assert!(counters.drift_repairs >= 8, "{counters:?}");
+        agent.stop().await;
+    });
+}
+
+#[test]
+fn a_second_agent_and_one_without_an_underlay_do_not_start() {
+    isolated(async |host| {
+        let agent = host.agent().await;
+        let mut options = host.options();
+        options.state_dir = host.dir.join("other");
+        let error = agent::run(options.clone()).await.unwrap_err();
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert!(cause.contains("another agent"), "{cause}");
+
+        options.socket = host.dir.join("other.sock");
+        options.underlay = "100.64.0.99".parse().unwrap();
+        let error = agent::run(options).await.unwrap_err().to_string();
+        assert!(error.contains("100.64.0.99 is on no interface"), "{error}");
+        agent.stop().await;
+    });
+}
