@@ -34,7 +34,8 @@ CREATE TABLE changes (
 CREATE TABLE holds (
     resource TEXT NOT NULL PRIMARY KEY,
     ends BIGINT NOT NULL,
-    revision BIGINT NOT NULL
+    revision BIGINT NOT NULL,
+    checksum BIGINT NOT NULL
 );
 CREATE INDEX holds_by_end ON holds (ends);
 
@@ -43,7 +44,8 @@ CREATE TABLE requests (
     id TEXT NOT NULL PRIMARY KEY,
     ends BIGINT NOT NULL,
     revision BIGINT NOT NULL,
-    body TEXT NOT NULL
+    body TEXT NOT NULL,
+    checksum BIGINT NOT NULL
 );
 CREATE INDEX requests_by_end ON requests (ends);
 
@@ -52,7 +54,8 @@ CREATE TABLE tokens (
     id TEXT NOT NULL PRIMARY KEY,
     used BIGINT NOT NULL,
     expires BIGINT NOT NULL,
-    body TEXT NOT NULL
+    body TEXT NOT NULL,
+    checksum BIGINT NOT NULL
 );
 
 -- What hosts reported last.
@@ -66,5 +69,6 @@ CREATE TABLE statuses (
 CREATE TABLE issued (
     host TEXT NOT NULL PRIMARY KEY,
     generation BIGINT NOT NULL,
-    digest TEXT NOT NULL
+    digest TEXT NOT NULL,
+    checksum BIGINT NOT NULL
 );

@@ -5,7 +5,7 @@ use crate::checksum::checksum;
 use crate::engine::{Arg, Row, Tx};
 use crate::error::no_such_table;
 use crate::migrate;
-use crate::rows::{Unreadable, body, checked, key, parse, unsigned};
+use crate::rows::{Unreadable, body, checked, key, parse, unsigned, verify};
 use crate::store::{History, enrolled};
 use fleet_plan::{
     Decision, Delta, Digest, Hold, Intent, IssuedRow, JoinToken, RequestRecord, Resource, Rows,
@@ -101,6 +101,7 @@ pub(crate) async fn load(mut tx: Tx) -> Done<Intent> {
         .collect::<Result<_, _>>()?;
     let holds = holds_after(&mut tx, Revision(0)).await?;
     let requests = requests_after(&mut tx, Revision(0)).await?;
+    check_history(&mut tx, &head).await?;
     let intent = Intent::from_rows(Rows {
         cluster: head.cluster,
         revision: head.revision,
@@ -129,11 +130,11 @@ pub(crate) async fn commit_join(
     now: UnixMillis,
     kept: u64,
 ) -> Done<()> {
-    // A repeated request: its token was spent the first time.
+    let host = enrolled(decision).expect("the caller decided on the creation of a host");
     if decision.is_noop() {
+        check_spent(&mut tx, token, host, now).await?;
         return Ok((tx, ()));
     }
-    let host = enrolled(decision).expect("the caller decided on the creation of a host");
     spend(&mut tx, token, host, now).await?;
     commit(tx, std::slice::from_ref(decision), kept).await
 }
@@ -169,13 +170,16 @@ pub(crate) async fn history(mut tx: Tx, after: Revision, limit: usize) -> Done<H
 }
 
 pub(crate) async fn create_token(mut tx: Tx, token: &JoinToken) -> Done<()> {
+    let (id, text) = (token.id.to_string(), body(token));
+    let sum = checksum(&["token", &id, &text]);
     tx.execute(
-        "INSERT INTO tokens (id, used, expires, body) VALUES ($1, $2, $3, $4)",
+        "INSERT INTO tokens (id, used, expires, body, checksum) VALUES ($1, $2, $3, $4, $5)",
         vec![
-            token.id.to_string().into(),
+            id.into(),
             i64::from(token.used.is_some()).into(),
             token.expires.0.into(),
-            body(token).into(),
+            text.into(),
+            sum.into(),
         ],
     )
     .await?;
@@ -189,10 +193,13 @@ pub(crate) async fn token(mut tx: Tx, id: TokenId) -> Done<Option<JoinToken>> {
 
 pub(crate) async fn tokens(mut tx: Tx) -> Done<Vec<JoinToken>> {
     let tokens = tx
-        .query("SELECT body FROM tokens ORDER BY id", vec![])
+        .query(
+            "SELECT id, body, checksum, used FROM tokens ORDER BY id",
+            vec![],
+        )
         .await?
         .iter()
-        .map(|row| parse("a join token", &row.text(0)?))
+        .map(token_row)
         .collect::<Result<_, _>>()?;
     Ok((tx, tokens))
 }
@@ -267,23 +274,25 @@ pub(crate) async fn save_issued(mut tx: Tx, rows: &[IssuedRow]) -> Done<Vec<Issu
     for (host, row) in ordered {
         let kept = tx
             .execute(
-                "INSERT INTO issued (host, generation, digest) \
-                 SELECT CAST($1 AS TEXT), CAST($2 AS BIGINT), CAST($3 AS TEXT) \
+                "INSERT INTO issued (host, generation, digest, checksum) \
+                 SELECT CAST($1 AS TEXT), CAST($2 AS BIGINT), CAST($3 AS TEXT), CAST($4 AS BIGINT) \
                  WHERE EXISTS (SELECT 1 FROM objects WHERE kind = 'host' AND id = $1) \
                  ON CONFLICT (host) DO UPDATE \
-                 SET generation = excluded.generation, digest = excluded.digest \
+                 SET generation = excluded.generation, digest = excluded.digest, \
+                 checksum = excluded.checksum \
                  WHERE issued.generation < excluded.generation",
                 vec![
                     host.to_string().into(),
                     row.generation.0.into(),
                     row.digest.0.as_str().into(),
+                    issued_checksum(row).into(),
                 ],
             )
             .await?;
         if kept == 0 {
             let stored = tx
                 .query(
-                    "SELECT host, generation, digest FROM issued WHERE host = $1",
+                    "SELECT host, generation, digest, checksum FROM issued WHERE host = $1",
                     vec![host.to_string().into()],
                 )
                 .await?;
@@ -301,7 +310,7 @@ pub(crate) async fn save_issued(mut tx: Tx, rows: &[IssuedRow]) -> Done<Vec<Issu
 pub(crate) async fn issued(mut tx: Tx) -> Done<Vec<IssuedRow>> {
     let rows = tx
         .query(
-            "SELECT host, generation, digest FROM issued ORDER BY host",
+            "SELECT host, generation, digest, checksum FROM issued ORDER BY host",
             vec![],
         )
         .await?
@@ -344,30 +353,10 @@ async fn commit_one(tx: &mut Tx, decision: &Decision) -> Result<(), Fail> {
         record(tx, change).await?;
     }
     for hold in &delta.holds {
-        tx.execute(
-            "INSERT INTO holds (resource, ends, revision) VALUES ($1, $2, $3) \
-             ON CONFLICT (resource) DO UPDATE SET ends = excluded.ends, revision = excluded.revision",
-            vec![
-                body(&hold.resource).into(),
-                hold.until.0.into(),
-                hold.revision.0.into(),
-            ],
-        )
-        .await?;
+        record_hold(tx, hold).await?;
     }
     for request in &delta.requests {
-        tx.execute(
-            "INSERT INTO requests (id, ends, revision, body) VALUES ($1, $2, $3, $4) \
-             ON CONFLICT (id) DO UPDATE \
-             SET ends = excluded.ends, revision = excluded.revision, body = excluded.body",
-            vec![
-                request.id.as_str().into(),
-                request.until.0.into(),
-                request.revision.0.into(),
-                body(request).into(),
-            ],
-        )
-        .await?;
+        record_request(tx, request).await?;
     }
     Ok(())
 }
@@ -413,6 +402,44 @@ async fn record(tx: &mut Tx, change: &Change) -> Result<(), Fail> {
             kind.into(),
             id.into(),
             change.revision.0.into(),
+            text.into(),
+            sum.into(),
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+async fn record_hold(tx: &mut Tx, hold: &Hold) -> Result<(), Fail> {
+    let resource = body(&hold.resource);
+    let (ends, revision) = (hold.until.0.to_string(), hold.revision.0.to_string());
+    let sum = checksum(&["hold", &resource, &ends, &revision]);
+    tx.execute(
+        "INSERT INTO holds (resource, ends, revision, checksum) VALUES ($1, $2, $3, $4) \
+         ON CONFLICT (resource) DO UPDATE \
+         SET ends = excluded.ends, revision = excluded.revision, checksum = excluded.checksum",
+        vec![
+            resource.into(),
+            hold.until.0.into(),
+            hold.revision.0.into(),
+            sum.into(),
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+async fn record_request(tx: &mut Tx, request: &RequestRecord) -> Result<(), Fail> {
+    let text = body(request);
+    let sum = checksum(&["request", request.id.as_str(), &text]);
+    tx.execute(
+        "INSERT INTO requests (id, ends, revision, body, checksum) VALUES ($1, $2, $3, $4, $5) \
+         ON CONFLICT (id) DO UPDATE SET ends = excluded.ends, revision = excluded.revision, \
+         body = excluded.body, checksum = excluded.checksum",
+        vec![
+            request.id.as_str().into(),
+            request.until.0.into(),
+            request.revision.0.into(),
             text.into(),
             sum.into(),
         ],
@@ -468,6 +495,33 @@ fn check_reachable(head: &Head, after: Revision) -> Result<(), Fail> {
     Ok(())
 }
 
+/// That history begins and ends where `head` says.
+async fn check_history(tx: &mut Tx, head: &Head) -> Result<(), Fail> {
+    let rows = tx
+        .query(
+            "SELECT COUNT(*), COALESCE(MIN(revision), 0), COALESCE(MAX(revision), 0) FROM changes",
+            vec![],
+        )
+        .await?;
+    let Some(row) = rows.first() else {
+        return Ok(());
+    };
+    let (count, first, last) = (unsigned(row, 0)?, unsigned(row, 1)?, unsigned(row, 2)?);
+    let expected = match head.revision.0.checked_sub(head.horizon.0) {
+        Some(0) => (0, 0, 0),
+        Some(count) => (count, head.horizon.0 + 1, head.revision.0),
+        None => (u64::MAX, 0, 0),
+    };
+    if (count, first, last) == expected {
+        return Ok(());
+    }
+    Err(Fail::Damaged(format!(
+        "its history should lead from revision {} to {}, but it has {count} changes from {first} \
+         to {last}",
+        head.horizon, head.revision
+    )))
+}
+
 async fn changes_after(tx: &mut Tx, after: Revision, limit: i64) -> Result<Vec<Change>, Fail> {
     let rows = tx
         .query(
@@ -494,17 +548,20 @@ async fn changes_after(tx: &mut Tx, after: Revision, limit: i64) -> Result<Vec<C
 async fn holds_after(tx: &mut Tx, after: Revision) -> Result<Vec<Hold>, Fail> {
     let rows = tx
         .query(
-            "SELECT resource, ends, revision FROM holds WHERE revision > $1 ORDER BY resource",
+            "SELECT resource, ends, revision, checksum FROM holds WHERE revision > $1 ORDER BY resource",
             vec![after.0.into()],
         )
         .await?;
     rows.iter()
         .map(|row| {
-            let resource: Resource = parse("a hold", &row.text(0)?)?;
+            let (text, ends, revision) = (row.text(0)?, unsigned(row, 1)?, unsigned(row, 2)?);
+            let parts = ["hold", &text, &ends.to_string(), &revision.to_string()];
+            verify("a hold", &parts, row.int(3)?)?;
+            let resource: Resource = parse("a hold", &text)?;
             Ok(Hold {
                 resource,
-                until: UnixMillis(unsigned(row, 1)?),
-                revision: Revision(unsigned(row, 2)?),
+                until: UnixMillis(ends),
+                revision: Revision(revision),
             })
         })
         .collect()
@@ -513,26 +570,32 @@ async fn holds_after(tx: &mut Tx, after: Revision) -> Result<Vec<Hold>, Fail> {
 async fn requests_after(tx: &mut Tx, after: Revision) -> Result<Vec<RequestRecord>, Fail> {
     let rows = tx
         .query(
-            "SELECT body FROM requests WHERE revision > $1 ORDER BY id",
+            "SELECT id, body, checksum FROM requests WHERE revision > $1 ORDER BY id",
             vec![after.0.into()],
         )
         .await?;
     rows.iter()
-        .map(|row| Ok(parse("a request record", &row.text(0)?)?))
+        .map(|row| {
+            let id = row.text(0)?;
+            let what = format!("request {id}");
+            Ok(checked(
+                &what,
+                &["request", &id],
+                &row.text(1)?,
+                row.int(2)?,
+            )?)
+        })
         .collect()
 }
 
 async fn find_token(tx: &mut Tx, id: TokenId) -> Result<Option<JoinToken>, Fail> {
     let rows = tx
         .query(
-            "SELECT body FROM tokens WHERE id = $1",
+            "SELECT id, body, checksum, used FROM tokens WHERE id = $1",
             vec![id.to_string().into()],
         )
         .await?;
-    match rows.first() {
-        None => Ok(None),
-        Some(row) => Ok(Some(parse("a join token", &row.text(0)?)?)),
-    }
+    rows.first().map(token_row).transpose()
 }
 
 /// Marks a token used if it is good. The update names what it expects, so that of two servers
@@ -551,16 +614,37 @@ async fn spend(
         used: Some(TokenUse { host, at: now }),
         ..token
     };
+    let (id, text) = (secret.id.to_string(), body(&spent));
+    let sum = checksum(&["token", &id, &text]);
     let marked = tx
         .execute(
-            "UPDATE tokens SET used = 1, body = $2 WHERE id = $1 AND used = 0",
-            vec![secret.id.to_string().into(), body(&spent).into()],
+            "UPDATE tokens SET used = 1, body = $2, checksum = $3 WHERE id = $1 AND used = 0",
+            vec![id.into(), text.into(), sum.into()],
         )
         .await?;
     if marked == 0 {
         return Err(Fail::Token(TokenRefusal::Used { id: secret.id }));
     }
     Ok(spent)
+}
+
+/// Whoever repeats an enrolment must hold the token that it was done with.
+async fn check_spent(
+    tx: &mut Tx,
+    secret: &TokenSecret,
+    host: HostId,
+    now: UnixMillis,
+) -> Result<(), Fail> {
+    let token = find_token(tx, secret.id)
+        .await?
+        .ok_or(Fail::Token(TokenRefusal::Unknown))?;
+    match token.check(secret, now) {
+        Err(TokenRefusal::Used { .. }) if token.used.is_some_and(|used| used.host == host) => {
+            Ok(())
+        }
+        Err(refusal) => Err(Fail::Token(refusal)),
+        Ok(()) => Err(Fail::Token(TokenRefusal::Unknown)),
+    }
 }
 
 fn object(row: &Row) -> Result<Object, Fail> {
@@ -570,12 +654,34 @@ fn object(row: &Row) -> Result<Object, Fail> {
     Ok(object)
 }
 
+fn token_row(row: &Row) -> Result<JoinToken, Fail> {
+    let id = row.text(0)?;
+    let what = format!("join token {id}");
+    let token: JoinToken = checked(&what, &["token", &id], &row.text(1)?, row.int(2)?)?;
+    if i64::from(token.used.is_some()) != row.int(3)? {
+        return Err(Fail::Damaged(format!("{what} is used and unused")));
+    }
+    Ok(token)
+}
+
 fn issued_row(row: &Row) -> Result<IssuedRow, Fail> {
-    Ok(IssuedRow {
+    let issued = IssuedRow {
         host: id_of(&row.text(0)?)?,
         generation: Generation(unsigned(row, 1)?),
         digest: Digest(row.text(2)?),
-    })
+    };
+    if issued_checksum(&issued) != row.int(3)? {
+        return Err(Fail::Damaged(format!(
+            "the generation of host {} does not match its checksum",
+            issued.host
+        )));
+    }
+    Ok(issued)
+}
+
+fn issued_checksum(row: &IssuedRow) -> i64 {
+    let (host, generation) = (row.host.to_string(), row.generation.to_string());
+    checksum(&["issued", &host, &generation, &row.digest.0])
 }
 
 fn id_of(text: &str) -> Result<HostId, Fail> {

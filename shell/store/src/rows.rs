@@ -44,12 +44,18 @@ pub(crate) fn checked<T: DeserializeOwned>(
 ) -> Result<T, Unreadable> {
     let mut all = parts.to_vec();
     all.push(text);
-    if checksum(&all) != written {
-        return Err(Unreadable::Damaged(format!(
-            "{what} does not match its checksum"
-        )));
-    }
+    verify(what, &all, written)?;
     parse(what, text)
+}
+
+/// That `parts` are what was written.
+pub(crate) fn verify(what: &str, parts: &[&str], written: i64) -> Result<(), Unreadable> {
+    if checksum(parts) == written {
+        return Ok(());
+    }
+    Err(Unreadable::Damaged(format!(
+        "{what} does not match its checksum"
+    )))
 }
 
 pub(crate) fn unsigned(row: &Row, column: usize) -> Result<u64, Unreadable> {

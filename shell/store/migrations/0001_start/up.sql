@@ -29,7 +29,8 @@ CREATE TABLE changes (
 CREATE TABLE holds (
     resource TEXT NOT NULL PRIMARY KEY,
     ends BIGINT NOT NULL,
-    revision BIGINT NOT NULL
+    revision BIGINT NOT NULL,
+    checksum BIGINT NOT NULL
 );
 CREATE INDEX holds_by_end ON holds (ends);
 
@@ -38,7 +39,8 @@ CREATE TABLE requests (
     id TEXT NOT NULL PRIMARY KEY,
     ends BIGINT NOT NULL,
     revision BIGINT NOT NULL,
-    body TEXT NOT NULL
+    body TEXT NOT NULL,
+    checksum BIGINT NOT NULL
 );
 CREATE INDEX requests_by_end ON requests (ends);
 
@@ -47,7 +49,8 @@ CREATE TABLE tokens (
     id TEXT NOT NULL PRIMARY KEY,
     used BIGINT NOT NULL,
     expires BIGINT NOT NULL,
-    body TEXT NOT NULL
+    body TEXT NOT NULL,
+    checksum BIGINT NOT NULL
 );
 
 -- What hosts reported last.
@@ -61,5 +64,6 @@ CREATE TABLE statuses (
 CREATE TABLE issued (
     host TEXT NOT NULL PRIMARY KEY,
     generation BIGINT NOT NULL,
-    digest TEXT NOT NULL
+    digest TEXT NOT NULL,
+    checksum BIGINT NOT NULL
 );

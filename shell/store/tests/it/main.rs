@@ -22,3 +22,10 @@ fn the_suite_on_postgres() {
     let server = postgres::Server::start();
     suite::run_all(CASES, |name| (server.database(name), ()));
 }
+
+/// As CockroachDB has it always: transactions fail with 40001 and are run again.
+#[test]
+fn the_suite_on_serializable_postgres() {
+    let server = postgres::Server::start();
+    suite::run_all(CASES, |name| (server.serializable_database(name), ()));
+}

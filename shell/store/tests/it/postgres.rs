@@ -74,14 +74,24 @@ impl Server {
         self.location(name)
     }
 
-    pub(crate) fn location(&self, database: &str) -> Location {
+    /// A database whose transactions are serializable unless they say otherwise.
+    pub(crate) fn serializable_database(&self, name: &str) -> Location {
+        let location = self.database(name);
+        self.psql(
+            "postgres",
+            &format!("ALTER DATABASE {name} SET default_transaction_isolation = serializable"),
+        );
+        location
+    }
+
+    fn location(&self, database: &str) -> Location {
         let dir = self.dir.path().display().to_string().replace('/', "%2F");
         format!("postgres://vpc@{dir}/{database}")
             .parse()
             .expect("a location")
     }
 
-    pub(crate) fn psql(&self, database: &str, sql: &str) -> String {
+    fn psql(&self, database: &str, sql: &str) -> String {
         let done = command("psql")
             .args([
                 "-X",

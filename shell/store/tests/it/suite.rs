@@ -1,7 +1,9 @@
 //! What must hold on every engine. Each case gets a fresh place for a store.
 
 use crate::cluster::{NOW, Server, account, delete, host, name, nic, settings};
-use fleet_plan::{Digest, IssuedRow, JoinToken, Rollout, TokenRefusal, TokenSecret};
+use fleet_plan::{
+    Decision, Delta, Digest, IssuedRow, JoinToken, Rollout, TokenRefusal, TokenSecret,
+};
 use model::{Generation, HostId, HostStatus, Object, ObjectId, Revision, Role, UnixMillis};
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
@@ -39,6 +41,7 @@ cases! {
     another_servers_generation_wins_if_higher,
     a_newer_schema_is_left_alone,
     altered_rows_are_found,
+    every_table_is_checked,
     the_schema_is_the_sum_of_its_migrations,
 }
 
@@ -419,6 +422,21 @@ async fn a_refused_enrolment_costs_no_token(location: Location) {
     store.commit_join(&decision, &secret, NOW).await.unwrap();
     server.intent.apply(&decision);
     assert_eq!(store.load().await.unwrap(), server.intent);
+    // A repeated join finds its host again, with its own token only.
+    let again = Decision {
+        delta: Delta::default(),
+        ..decision.clone()
+    };
+    store.commit_join(&again, &secret, NOW).await.unwrap();
+    for (secret, expected) in [
+        (&wrong, TokenRefusal::Unknown),
+        (&token(8).0, TokenRefusal::Unknown),
+    ] {
+        match store.commit_join(&again, secret, NOW).await {
+            Err(StoreError::Token(refusal)) => assert_eq!(refusal, expected),
+            other => panic!("{other:?}"),
+        }
+    }
     let second = server.decide(host("c2", 2));
     match store.commit_join(&second, &secret, NOW).await {
         Err(StoreError::Token(TokenRefusal::Used { .. })) => {}
@@ -586,7 +604,100 @@ async fn altered_rows_are_found(location: Location) {
              backup in its place"
         )
     );
-    raw.run("DELETE FROM objects WHERE kind = 'nic'").await;
+    store.close().await;
+}
+
+async fn every_table_is_checked(location: Location) {
+    let store = fresh(&location).await;
+    let mut server = Server::start(&store, 1).await;
+    let (subnet, host) = server.furnish().await;
+    let made = server
+        .run_as(nic(subnet, host, "a"), Some("r1"))
+        .await
+        .unwrap();
+    server.run(delete(made.id())).await.unwrap();
+    let (secret, token) = token(7);
+    store.create_token(&token).await.unwrap();
+    let digest = Digest("d".to_owned());
+    let row = IssuedRow {
+        host,
+        generation: Generation(3),
+        digest,
+    };
+    store.save_issued(&[row]).await.unwrap();
+    let raw = Raw::open(&location).await;
+    for (damage, repair, expected) in [
+        (
+            "UPDATE head SET revision = 7",
+            "UPDATE head SET revision = 6",
+            "from revision 0 to 7",
+        ),
+        (
+            "UPDATE head SET revision = 5",
+            "UPDATE head SET revision = 6",
+            "from revision 0 to 5",
+        ),
+        (
+            "UPDATE head SET horizon = 1",
+            "UPDATE head SET horizon = 0",
+            "from revision 1 to 6",
+        ),
+        (
+            "UPDATE head SET cluster = REPLACE(cluster, '60000', '60001')",
+            "UPDATE head SET cluster = REPLACE(cluster, '60001', '60000')",
+            "the cluster does not match its checksum",
+        ),
+        (
+            "UPDATE objects SET revision = revision + 1 WHERE kind = 'vpc'",
+            "UPDATE objects SET revision = revision - 1 WHERE kind = 'vpc'",
+            "does not match its checksum",
+        ),
+        (
+            "UPDATE changes SET body = REPLACE(body, 'blue', 'blub') WHERE revision = 2",
+            "UPDATE changes SET body = REPLACE(body, 'blub', 'blue') WHERE revision = 2",
+            "change 2 does not match its checksum",
+        ),
+        (
+            "UPDATE holds SET ends = ends - 1",
+            "UPDATE holds SET ends = ends + 1",
+            "a hold does not match its checksum",
+        ),
+        (
+            "UPDATE requests SET body = REPLACE(body, '\"a\"', '\"b\"')",
+            "UPDATE requests SET body = REPLACE(body, '\"b\"', '\"a\"')",
+            "request r1 does not match its checksum",
+        ),
+        (
+            "UPDATE tokens SET body = REPLACE(body, 'compute', 'storage')",
+            "UPDATE tokens SET body = REPLACE(body, 'storage', 'compute')",
+            "join token 0000000007 does not match its checksum",
+        ),
+        (
+            "UPDATE tokens SET used = 1",
+            "UPDATE tokens SET used = 0",
+            "join token 0000000007 is used and unused",
+        ),
+        (
+            "UPDATE issued SET generation = generation - 1",
+            "UPDATE issued SET generation = generation + 1",
+            "does not match its checksum",
+        ),
+        (
+            "ALTER TABLE issued RENAME COLUMN digest TO digesu",
+            "ALTER TABLE issued RENAME COLUMN digesu TO digest",
+            "digest",
+        ),
+    ] {
+        read_all(&store, &secret).await.unwrap();
+        raw.run(damage).await;
+        match read_all(&store, &secret).await {
+            Err(StoreError::Corrupt { what, .. }) => {
+                assert!(what.contains(expected), "{damage}: {what}");
+            }
+            other => panic!("{damage}: {other:?}"),
+        }
+        raw.run(repair).await;
+    }
     raw.run("DELETE FROM objects WHERE kind = 'vpc'").await;
     assert!(
         matches!(store.load().await, Err(StoreError::Corrupt { .. })),
@@ -596,6 +707,15 @@ async fn altered_rows_are_found(location: Location) {
     let error = store.changes_since(Revision(0), 9).await.unwrap_err();
     assert!(error.to_string().contains("change 2 is missing"), "{error}");
     store.close().await;
+}
+
+async fn read_all(store: &Store, token: &TokenSecret) -> Result<(), StoreError> {
+    store.load().await?;
+    store.changes_since(Revision(0), 100).await?;
+    store.token(token.id).await?;
+    store.tokens().await?;
+    store.issued().await?;
+    Ok(())
 }
 
 async fn the_schema_is_the_sum_of_its_migrations(location: Location) {
