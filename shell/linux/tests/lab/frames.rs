@@ -8,6 +8,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 /// An AF_PACKET socket on an interface of the thread's namespace.
 pub struct Wire(OwnedFd);
 
+static ON: i32 = 1;
+
 impl Wire {
     pub fn open(device: &str) -> Wire {
         let protocol = (libc::ETH_P_ALL as u16).to_be();
@@ -31,6 +33,19 @@ impl Wire {
             )
         };
         assert_eq!(bound, 0, "bind: {}", std::io::Error::last_os_error());
+        /// `PACKET_IGNORE_OUTGOING`: what the listener's own system says is not what it heard.
+        const IGNORE_OUTGOING: i32 = 23;
+        // SAFETY: the pointer and length are of a live i32.
+        let set = unsafe {
+            libc::setsockopt(
+                fd.as_raw_fd(),
+                libc::SOL_PACKET,
+                IGNORE_OUTGOING,
+                (&raw const ON).cast(),
+                size_of::<i32>() as u32,
+            )
+        };
+        assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
         let timeout = nix::sys::time::TimeVal::new(SOON.as_secs() as i64, 0);
         nix::sys::socket::setsockopt(&fd, nix::sys::socket::sockopt::ReceiveTimeout, &timeout)
             .unwrap();
