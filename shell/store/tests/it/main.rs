@@ -1,5 +1,8 @@
 //! The store on both engines, and what only a file can suffer.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+#![expect(clippy::print_stdout, reason = "figures for whoever runs the test")]
+
 mod cluster;
 mod damage;
 mod postgres;

@@ -125,7 +125,7 @@ impl Drop for Server {
         if kill(pid, Signal::SIGQUIT).is_ok()
             && let Err(error) = self.process.wait()
         {
-            eprintln!("waiting for PostgreSQL: {error}");
+            println!("waiting for PostgreSQL: {error}");
         }
     }
 }
