@@ -1,6 +1,8 @@
 //! Network namespaces with real daemons in them, gone again when the test is over, however it
 //! ends. Everything is named after the process and a counter, so that tests run side by side.
 
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 use std::fs::File;

@@ -1,0 +1,318 @@
+//! Speakers over real TCP on loopback addresses: keys, TTLs, garbage, strangers, broken
+//! connections.
+
+mod rig;
+
+use evpn::{
+    Config, LocalEvi, LocalMac, LocalState, PeerConfig, PeerInfo, Role, SessionState, StopKind,
+    Timing,
+};
+use model::{Asn, Encoding, Secret, Vni};
+use rig::{Rig, until};
+use speaker::{Peer, SpeakerConfig, SpeakerHandle};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn vni() -> Vni {
+    Vni::new(100).unwrap()
+}
+
+fn config(router_id: &str, role: Role) -> Config {
+    Config {
+        router_id: router_id.parse().unwrap(),
+        asn: Asn::new(4_200_000_000).unwrap(),
+        role,
+        cluster_id: None,
+        forwarding_preserved: true,
+        timing: Timing::default(),
+        seed: 7,
+    }
+}
+
+async fn reflector(address: &str, peers: BTreeMap<IpAddr, Peer>) -> SpeakerHandle {
+    let handle = SpeakerHandle::start(SpeakerConfig {
+        bgp: config("10.0.0.101", Role::Reflector),
+        local_address: Some(ip(address)),
+        listen: vec![SocketAddr::new(ip(address), 0)],
+    })
+    .await
+    .unwrap();
+    handle.set_peers(peers).await.unwrap();
+    handle
+}
+
+fn clients(addresses: &[&str]) -> BTreeMap<IpAddr, Peer> {
+    let peer = |a: &&str| (ip(a), Peer::new(PeerConfig::CLIENT));
+    addresses.iter().map(peer).collect()
+}
+
+/// A VTEP `10.0.0.n` with MAC and address numbered likewise, which connects from `address`.
+async fn vtep(n: u8, address: &str, to: SocketAddr, password: Option<&str>) -> SpeakerHandle {
+    let id = Ipv4Addr::new(10, 0, 0, n);
+    let handle = SpeakerHandle::start(SpeakerConfig {
+        bgp: config(&id.to_string(), Role::Vtep),
+        local_address: Some(ip(address)),
+        listen: vec![],
+    })
+    .await
+    .unwrap();
+    let mut evi = LocalEvi::new(Encoding::VlanBased, 1);
+    evi.domains.insert(None);
+    let mac = model::MacAddr([2, 0, 0, 0, 0, n]);
+    let addresses = BTreeSet::from([IpAddr::from(Ipv4Addr::new(10, 4, 1, n))]);
+    let sticky = false;
+    evi.macs.insert((None, mac), LocalMac { addresses, sticky });
+    let mut state = LocalState::empty(id.into());
+    state.evis.insert(vni(), evi);
+    handle.set_local(state).await.unwrap();
+    handle.set_peers(to_reflector(to, password)).await.unwrap();
+    handle
+}
+
+fn to_reflector(to: SocketAddr, password: Option<&str>) -> BTreeMap<IpAddr, Peer> {
+    let mut peer = Peer::new(PeerConfig::REFLECTOR);
+    peer.port = to.port();
+    peer.password = password.map(|text| Secret(text.to_owned()));
+    BTreeMap::from([(to.ip(), peer)])
+}
+
+/// Waits until the speaker has the MAC of VTEP `n` there, or has nothing of it.
+async fn sees(handle: &SpeakerHandle, n: u8, wanted: bool) {
+    let vtep = IpAddr::from(Ipv4Addr::new(10, 0, 0, n));
+    let mac = (None, model::MacAddr([2, 0, 0, 0, 0, n]));
+    let watch = handle.forwarding();
+    until("the row is as it should be", PATIENCE, async || {
+        let rows = watch.borrow().clone();
+        let is = rows.evis.get(&vni()).is_some_and(|evi| {
+            evi.macs.get(&mac) == Some(&vtep) && evi.flood.contains(&(None, vtep))
+        });
+        (is == wanted).then_some(()).ok_or(format!("{rows:#?}"))
+    })
+    .await;
+}
+
+async fn peer_of(handle: &SpeakerHandle, peer: &str) -> PeerInfo {
+    let peers = handle.peers().await.unwrap();
+    peers.into_iter().find(|p| p.peer == ip(peer)).unwrap()
+}
+
+fn on_one_thread(body: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(body);
+}
+
+#[test]
+fn two_vteps_learn_each_other_and_forget() {
+    on_one_thread(async {
+        let rr = reflector("127.0.1.101", clients(&["127.0.1.1", "127.0.1.2"])).await;
+        let at = rr.listening()[0];
+        let c1 = vtep(1, "127.0.1.1", at, None).await;
+        let c2 = vtep(2, "127.0.1.2", at, None).await;
+        sees(&c1, 2, true).await;
+        sees(&c2, 1, true).await;
+        let routes = c1.routes().await.unwrap();
+        assert_eq!(routes.len(), 6, "{routes:#?}");
+        // A host taken off the list goes, and its routes with it.
+        rr.set_peers(clients(&["127.0.1.2"])).await.unwrap();
+        sees(&c2, 1, false).await;
+        // One that is put back returns by itself.
+        rr.set_peers(clients(&["127.0.1.1", "127.0.1.2"]))
+            .await
+            .unwrap();
+        sees(&c2, 1, true).await;
+        c1.stop(StopKind::Withdraw).await.unwrap();
+        sees(&c2, 1, false).await;
+    });
+}
+
+#[test]
+fn ipv6_underlay_with_keys() {
+    let rig = Rig::new(&[]);
+    for address in ["fd00:99::1", "fd00:99::2", "fd00:99::101"] {
+        rig.ip("ours", &["addr", "add", address, "dev", "lo"]);
+    }
+    rig.run(async |_rig| {
+        let mut peers = clients(&["fd00:99::1", "fd00:99::2"]);
+        for peer in peers.values_mut() {
+            peer.password = Some(Secret("fabric".to_owned()));
+        }
+        let rr = reflector("fd00:99::101", peers).await;
+        let at = rr.listening()[0];
+        let c1 = vtep(1, "fd00:99::1", at, Some("fabric")).await;
+        let c2 = vtep(2, "fd00:99::2", at, Some("fabric")).await;
+        sees(&c1, 2, true).await;
+        sees(&c2, 1, true).await;
+    });
+}
+
+#[test]
+fn a_wrong_or_missing_key_is_refused() {
+    on_one_thread(async {
+        let mut peers = clients(&["127.0.2.1", "127.0.2.2", "127.0.2.3"]);
+        for peer in peers.values_mut() {
+            peer.password = Some(Secret("right".to_owned()));
+        }
+        let rr = reflector("127.0.2.101", peers).await;
+        let at = rr.listening()[0];
+        let c1 = vtep(1, "127.0.2.1", at, Some("right")).await;
+        let wrong = vtep(2, "127.0.2.2", at, Some("wrong")).await;
+        let none = vtep(3, "127.0.2.3", at, None).await;
+        for handle in [&wrong, &none] {
+            until("the attempt has failed", PATIENCE, async || {
+                let peer = peer_of(handle, "127.0.2.101").await;
+                let failed = peer.last_error.as_ref();
+                let failed = failed.is_some_and(|text| text.starts_with("connecting to"));
+                failed.then_some(()).ok_or(format!("{peer:#?}"))
+            })
+            .await;
+        }
+        for (address, up) in [("127.0.2.1", true), ("127.0.2.2", false), ("127.0.2.3", false)] {
+            let peer = peer_of(&rr, address).await;
+            assert_eq!(peer.state == SessionState::Established, up, "{peer:#?}");
+            assert_eq!(peer.counters.messages_in > 0, up, "{peer:#?}");
+        }
+        // The key is put right: the session comes up without a restart of anything.
+        wrong.set_peers(to_reflector(at, Some("right"))).await.unwrap();
+        sees(&c1, 2, true).await;
+    });
+}
+
+/// A connection to the reflector that is not a speaker's.
+async fn raw(from: &str, to: SocketAddr, ttl: u32) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::new(ip(from), 0)).unwrap();
+    let stream = socket.connect(to).await.unwrap();
+    stream.set_ttl(ttl).unwrap();
+    stream
+}
+
+/// All that comes until the end, as types of BGP messages.
+async fn message_types(mut stream: TcpStream) -> Vec<u8> {
+    let mut bytes = vec![];
+    // A reset ends it as well.
+    stream.read_to_end(&mut bytes).await.ok();
+    let (mut types, mut at) = (vec![], 0);
+    while at + 19 <= bytes.len() {
+        types.push(bytes[at + 18]);
+        at += usize::from(u16::from_be_bytes([bytes[at + 16], bytes[at + 17]]));
+    }
+    types
+}
+
+const OPEN: u8 = 1;
+const NOTIFICATION: u8 = 3;
+
+#[test]
+fn garbage_and_strangers_disturb_nobody() {
+    on_one_thread(async {
+        let names = ["127.0.3.1", "127.0.3.2", "127.0.3.9"];
+        let rr = reflector("127.0.3.101", clients(&names)).await;
+        let at = rr.listening()[0];
+        let c1 = vtep(1, "127.0.3.1", at, None).await;
+        let c2 = vtep(2, "127.0.3.2", at, None).await;
+        sees(&c1, 2, true).await;
+        sees(&c2, 1, true).await;
+
+        // A stranger gets not a byte.
+        let mut stranger = raw("127.0.3.77", at, 255).await;
+        stranger.write_all(b"hello").await.ok();
+        assert_eq!(message_types(stranger).await, Vec::<u8>::new());
+
+        // A peer that sends garbage is told so and closed.
+        let mut garbage = raw("127.0.3.9", at, 255).await;
+        garbage.write_all(&[0x42; 4096]).await.unwrap();
+        assert_eq!(message_types(garbage).await, [OPEN, NOTIFICATION]);
+
+        // From farther away than the next host, the same is not even read (RFC 5082): a second
+        // connection takes the first one's place, and only that one is answered.
+        let mut far = raw("127.0.3.9", at, 64).await;
+        far.write_all(&[0x42; 4096]).await.unwrap();
+        let mut near = raw("127.0.3.9", at, 255).await;
+        near.write_all(&[0x42; 4096]).await.unwrap();
+        assert_eq!(message_types(near).await, [OPEN, NOTIFICATION]);
+        assert_eq!(message_types(far).await, [OPEN]);
+
+        for address in ["127.0.3.1", "127.0.3.2"] {
+            let peer = peer_of(&rr, address).await;
+            assert_eq!(peer.state, SessionState::Established);
+            assert_eq!(peer.counters.sessions, 1);
+        }
+    });
+}
+
+#[test]
+fn a_broken_connection_costs_no_row() {
+    on_one_thread(async {
+        let rr = reflector("127.0.4.101", clients(&["127.0.4.1", "127.0.4.2"])).await;
+        let at = rr.listening()[0];
+        // c1's connections go through a wire that can be cut.
+        let wire = TcpListener::bind("127.0.4.101:0").await.unwrap();
+        wire.set_ttl(255).unwrap();
+        let through = wire.local_addr().unwrap();
+        let (cut, mut cuts) = tokio::sync::mpsc::channel::<()>(1);
+        tokio::spawn(async move {
+            loop {
+                let (mut near, _) = wire.accept().await.unwrap();
+                let mut far = raw("127.0.4.1", at, 255).await;
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                    _ = cuts.recv() => {
+                        near.set_zero_linger().unwrap();
+                        far.set_zero_linger().unwrap();
+                    }
+                }
+            }
+        });
+        let c1 = vtep(1, "127.0.4.1", through, None).await;
+        let c2 = vtep(2, "127.0.4.2", at, None).await;
+        sees(&c1, 2, true).await;
+        sees(&c2, 1, true).await;
+        let mut seen = [c1.forwarding(), c2.forwarding()];
+        until("all is quiet", PATIENCE, async || {
+            let quiet = seen.iter().all(|watch| watch.borrow().complete);
+            quiet.then_some(()).ok_or("not complete".to_owned())
+        })
+        .await;
+        seen.iter_mut().for_each(|watch| watch.mark_unchanged());
+        for sessions in 2..5 {
+            cut.send(()).await.unwrap();
+            until("the session is back", PATIENCE, async || {
+                let peer = peer_of(&rr, "127.0.4.1").await;
+                let back = peer.counters.sessions == sessions && peer.synced;
+                back.then_some(()).ok_or(format!("{peer:#?}"))
+            })
+            .await;
+        }
+        for watch in &seen {
+            assert!(!watch.has_changed().unwrap(), "{:#?}", watch.borrow());
+        }
+    });
+}
+
+#[test]
+fn a_taken_port_is_explained() {
+    on_one_thread(async {
+        let rr = reflector("127.0.5.101", BTreeMap::new()).await;
+        let error = SpeakerHandle::start(SpeakerConfig {
+            bgp: config("10.0.0.102", Role::Reflector),
+            local_address: None,
+            listen: rr.listening().to_vec(),
+        })
+        .await
+        .unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("127.0.5.101") && text.contains("ss -tlnp"), "{text}");
+    });
+}
