@@ -1,1 +1,7 @@
-fn main() {}
+//! The `vpc` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vpc::main()
+}

@@ -1,0 +1,179 @@
+//! The tree of commands. What each does is in `commands`.
+
+use crate::commands::{
+    account, agent, completion, doctor, evpn, host, l2, nic, server, subnet, vpc, watch,
+};
+use crate::connect::ServerAccess;
+use crate::failure::Outcome;
+use crate::lab;
+use crate::output::Format;
+use clap::{Args, Parser, Subcommand};
+use std::time::Duration;
+
+/// Private networks for plain Linux hosts
+#[derive(Debug, Parser)]
+#[command(
+    name = "vpc",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Examples:
+  vpc lab demo                                   a whole cluster on this machine
+  vpc create blue --cidr 10.4.0.0/16             a VPC
+  vpc subnet create blue/web --cidr 10.4.1.0/24
+  vpc nic create blue/web/a1 --host c1 --attach netns:a1 --wait
+  vpc show blue
+  vpc host list -o json"
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// How to show results: a table for people, or JSON with stable field names
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "VPC_OUTPUT",
+        value_name = "FORMAT",
+        default_value = "table",
+        hide_default_value = true,
+        hide_env = true
+    )]
+    pub(crate) output: Format,
+    #[command(flatten)]
+    pub(crate) server: ServerAccess,
+}
+
+/// How long to wait for hosts.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Wait {
+    /// Return when the hosts concerned reported the change done
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// How long --wait waits at most, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, requires = "wait",
+          value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) timeout: u32,
+}
+
+impl Wait {
+    /// The deadline, if there is to be any waiting.
+    pub(crate) fn deadline(self) -> Option<Duration> {
+        self.wait.then(|| Duration::from_secs(self.timeout.into()))
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The management server
+    #[command(subcommand)]
+    Server(server::Server),
+    /// The agent of this host
+    #[command(subcommand)]
+    Agent(agent::Agent),
+    /// Hosts of the cluster
+    #[command(subcommand)]
+    Host(host::Host),
+    /// Accounts (tenants)
+    #[command(subcommand)]
+    Account(account::Account),
+    /// Create a VPC
+    Create(vpc::Create),
+    /// List VPCs
+    List(vpc::List),
+    /// Show a VPC with its subnets and NICs
+    Show(vpc::Show),
+    /// Delete a VPC
+    Delete(vpc::Delete),
+    /// Subnets
+    #[command(subcommand)]
+    Subnet(subnet::Subnet),
+    /// Network interfaces of workloads
+    #[command(subcommand)]
+    Nic(nic::Nic),
+    /// Changes as they happen
+    Watch(watch::Watch),
+    /// EVPN sessions and routes of this host's agent
+    #[command(subcommand)]
+    Evpn(evpn::Evpn),
+    /// What this host can do, what is missing and the remedy
+    Doctor(doctor::Doctor),
+    /// A whole cluster on this machine, each host its own set of namespaces
+    #[command(subcommand)]
+    Lab(lab::cli::Lab),
+    /// VPCs on this host, by its agent's own API
+    #[command(subcommand, hide = true)]
+    Stack(l2::Stack),
+    /// NICs on this host, by its agent's own API
+    #[command(subcommand, hide = true)]
+    Port(l2::Port),
+    /// Words for the shell to complete
+    Completion(completion::Completion),
+}
+
+impl Cli {
+    /// Does it.
+    pub(crate) fn run(self) -> Outcome {
+        let global = self.global;
+        match self.command {
+            Command::Server(command) => command.run(&global),
+            Command::Agent(command) => command.run(&global),
+            Command::Host(command) => command.run(&global),
+            Command::Account(command) => command.run(&global),
+            Command::Create(command) => command.run(&global),
+            Command::List(command) => command.run(&global),
+            Command::Show(command) => command.run(&global),
+            Command::Delete(command) => command.run(&global),
+            Command::Subnet(command) => command.run(&global),
+            Command::Nic(command) => command.run(&global),
+            Command::Watch(command) => command.run(&global),
+            Command::Evpn(command) => command.run(&global),
+            Command::Doctor(command) => command.run(&global),
+            Command::Lab(command) => command.run(&global),
+            Command::Stack(command) => command.run(&global),
+            Command::Port(command) => command.run(&global),
+            Command::Completion(command) => command.run(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_tree_is_sound_and_every_command_has_an_example() {
+        let mut root = Cli::command();
+        root.build();
+        root.clone().debug_assert();
+        let mut without = Vec::new();
+        visit(&root, "vpc", &mut without);
+        assert_eq!(without, Vec::<String>::new());
+    }
+
+    fn visit(command: &clap::Command, path: &str, without: &mut Vec<String>) {
+        for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+            let path = format!("{path} {}", sub.get_name());
+            if sub.get_name() == "help" {
+                continue;
+            }
+            let example = sub
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            if !sub.has_subcommands() && !example.contains("vpc ") {
+                without.push(path.clone());
+            }
+            visit(sub, &path, without);
+        }
+    }
+}

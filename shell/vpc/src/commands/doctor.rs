@@ -1,0 +1,310 @@
+//! `vpc doctor`: needs no server and no agent.
+
+use super::host::credential_state;
+use crate::cli::Global;
+use crate::connect::{AGENT_SOCKET, HOST_CREDENTIAL};
+use crate::failure::{Failure, Outcome, with_causes};
+use crate::output::{Format, Row, ago, json, print, time};
+use clap::Args;
+use model::Capability;
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// `vpc doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  vpc doctor
+  vpc doctor -o json
+
+Exit status 1 if something is missing that the agent cannot do without.")]
+pub(crate) struct Doctor {}
+
+/// What was found of one thing.
+#[derive(Debug, Serialize)]
+struct Finding {
+    check: &'static str,
+    #[serde(flatten)]
+    verdict: Verdict,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(tag = "verdict", rename_all = "snake_case")]
+enum Verdict {
+    /// As it should be.
+    Ok { detail: String },
+    /// It works without, in another way.
+    Fallback { detail: String, remedy: String },
+    /// It does not work without.
+    Missing { detail: String, remedy: String },
+}
+
+impl Doctor {
+    /// Does it.
+    pub(crate) fn run(self, global: &Global) -> Outcome {
+        let mut findings = vec![root(), kernel(), nft(), tun()];
+        findings.extend(capabilities());
+        findings.push(agent_here());
+        findings.push(credential());
+        match global.output {
+            Format::Json => json(&findings)?,
+            Format::Table => {
+                global.output.many(&findings)?;
+                for finding in &findings {
+                    if let Verdict::Fallback { remedy, .. } | Verdict::Missing { remedy, .. } =
+                        &finding.verdict
+                    {
+                        print(&format!("\n{}: {remedy}", finding.check))?;
+                    }
+                }
+            }
+        }
+        let missing: Vec<&str> = findings
+            .iter()
+            .filter(|finding| matches!(finding.verdict, Verdict::Missing { .. }))
+            .map(|finding| finding.check)
+            .collect();
+        match missing.is_empty() {
+            true => Ok(()),
+            false => Err(
+                Failure::new(format!("this host lacks {}", missing.join(", ")))
+                    .hint("the remedies are above"),
+            ),
+        }
+    }
+}
+
+impl Row for Finding {
+    const COLUMNS: &'static [&'static str] = &["check", "verdict", "detail"];
+    fn cells(&self) -> Vec<String> {
+        let (verdict, detail) = match &self.verdict {
+            Verdict::Ok { detail } => ("ok", detail),
+            Verdict::Fallback { detail, .. } => ("fallback", detail),
+            Verdict::Missing { detail, .. } => ("MISSING", detail),
+        };
+        vec![self.check.to_owned(), verdict.to_owned(), detail.clone()]
+    }
+}
+
+fn ok(check: &'static str, detail: impl Into<String>) -> Finding {
+    let detail = detail.into();
+    Finding {
+        check,
+        verdict: Verdict::Ok { detail },
+    }
+}
+
+fn fallback(check: &'static str, detail: impl Into<String>, remedy: &str) -> Finding {
+    Finding {
+        check,
+        verdict: Verdict::Fallback {
+            detail: detail.into(),
+            remedy: remedy.to_owned(),
+        },
+    }
+}
+
+fn missing(check: &'static str, detail: impl Into<String>, remedy: &str) -> Finding {
+    Finding {
+        check,
+        verdict: Verdict::Missing {
+            detail: detail.into(),
+            remedy: remedy.to_owned(),
+        },
+    }
+}
+
+fn root() -> Finding {
+    match nix::unistd::geteuid().is_root() {
+        true => ok("root", "yes"),
+        false => missing(
+            "root",
+            "not root: what follows is guesswork",
+            "run it as root; the agent has to change interfaces, namespaces and nftables",
+        ),
+    }
+}
+
+fn kernel() -> Finding {
+    ok("kernel", linux::kernel_version())
+}
+
+fn nft() -> Finding {
+    let found = Command::new("nft")
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output();
+    match found {
+        Ok(output) if output.status.success() => {
+            ok("nft", String::from_utf8_lossy(&output.stdout).trim())
+        }
+        Ok(output) => missing(
+            "nft",
+            format!("nft: {}", output.status),
+            "reinstall nftables",
+        ),
+        Err(error) => missing("nft", format!("nft: {error}"), "apt-get install nftables"),
+    }
+}
+
+fn tun() -> Finding {
+    match fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun")
+    {
+        Ok(_) => ok("/dev/net/tun", "can be opened"),
+        Err(error) => fallback(
+            "/dev/net/tun",
+            error.to_string(),
+            "modprobe tun; without it NICs of virtual machines (--attach tap) fail",
+        ),
+    }
+}
+
+/// What each capability is called here, and what its absence means.
+struct Meaning {
+    capability: Capability,
+    name: &'static str,
+    without: Without,
+}
+
+enum Without {
+    Fallback(&'static str, &'static str),
+    Missing(&'static str),
+}
+
+const MEANINGS: &[Meaning] = &[
+    Meaning {
+        capability: Capability::Vxlan,
+        name: "vxlan",
+        without: Without::Missing("modprobe vxlan, or a kernel with CONFIG_VXLAN"),
+    },
+    Meaning {
+        capability: Capability::NftBridge,
+        name: "nft-bridge",
+        without: Without::Missing(
+            "modprobe nf_tables, or a kernel with CONFIG_NF_TABLES_BRIDGE: ports are guarded there",
+        ),
+    },
+    Meaning {
+        capability: Capability::VlanFiltering,
+        name: "vlan-filtering",
+        without: Without::Fallback(
+            "one bridge per subnet instead of one per VPC; the wire is the same",
+            "a kernel with CONFIG_BRIDGE_VLAN_FILTERING, as distributions ship",
+        ),
+    },
+    Meaning {
+        capability: Capability::VlanDevices,
+        name: "vlan-devices",
+        without: Without::Fallback(
+            "ARP and ND of a filtered bridge are not suppressed",
+            "modprobe 8021q, or a kernel with CONFIG_VLAN_8021Q",
+        ),
+    },
+    Meaning {
+        capability: Capability::Tap,
+        name: "tap",
+        without: Without::Fallback(
+            "no NICs for virtual machines",
+            "modprobe tun, or a kernel with CONFIG_TUN",
+        ),
+    },
+    Meaning {
+        capability: Capability::ClsBpf,
+        name: "cls-bpf",
+        without: Without::Fallback(
+            "no vlan-aware-bundle where bridges do not filter VLANs",
+            "a kernel with CONFIG_NET_CLS_BPF and CONFIG_NET_CLS_ACT",
+        ),
+    },
+    Meaning {
+        capability: Capability::TcpMd5,
+        name: "tcp-md5",
+        without: Without::Fallback(
+            "BGP sessions cannot be signed",
+            "a kernel with CONFIG_TCP_MD5SIG",
+        ),
+    },
+];
+
+fn capabilities() -> Vec<Finding> {
+    let found = match probe() {
+        Ok(found) => found,
+        Err(error) => {
+            return vec![missing(
+                "capabilities",
+                with_causes(&error),
+                "the kernel could not be asked: run it as root, outside of a restricted container",
+            )];
+        }
+    };
+    MEANINGS
+        .iter()
+        .map(
+            |meaning| match (&meaning.without, found.contains(&meaning.capability)) {
+                (_, true) => ok(meaning.name, "yes"),
+                (Without::Missing(remedy), false) => missing(meaning.name, "no", remedy),
+                (Without::Fallback(instead, remedy), false) => {
+                    fallback(meaning.name, format!("no: {instead}"), remedy)
+                }
+            },
+        )
+        .collect()
+}
+
+fn probe() -> Result<BTreeSet<Capability>, linux::Error> {
+    linux::Kernel::open(Path::new("/run/vpc"))?
+        .capabilities()
+        .cloned()
+}
+
+fn agent_here() -> Finding {
+    match UnixStream::connect(AGENT_SOCKET) {
+        Ok(_) => ok(
+            "agent",
+            format!("listens at {AGENT_SOCKET}; see `vpc agent status`"),
+        ),
+        Err(error) => fallback(
+            "agent",
+            format!("does not answer at {AGENT_SOCKET}: {error}"),
+            "systemctl start vpc-agent, or vpc agent run",
+        ),
+    }
+}
+
+fn credential() -> Finding {
+    let path = Path::new(HOST_CREDENTIAL);
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return fallback(
+                "credential",
+                "this host did not join a cluster",
+                "vpc host join, with a token of `vpc host token create`",
+            );
+        }
+        _ => {}
+    }
+    match credential_state(path) {
+        Ok((_, until)) if ago(until) != "0s" => missing(
+            "credential",
+            format!("{HOST_CREDENTIAL} ended {} ago", ago(until)),
+            "remove the host with `vpc host remove`, remove the file, join again",
+        ),
+        Ok((_, until)) => ok(
+            "credential",
+            format!("{HOST_CREDENTIAL}, good until {}", time(until)),
+        ),
+        Err(failure) => missing(
+            "credential",
+            failure.message(),
+            "remove the file and join again",
+        ),
+    }
+}

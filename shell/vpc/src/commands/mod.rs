@@ -1,0 +1,16 @@
+//! What each command does: ask, wait, show.
+
+pub(crate) mod account;
+pub(crate) mod agent;
+pub(crate) mod completion;
+pub(crate) mod doctor;
+pub(crate) mod evpn;
+pub(crate) mod host;
+pub(crate) mod l2;
+mod logging;
+pub(crate) mod nic;
+mod request;
+pub(crate) mod server;
+pub(crate) mod subnet;
+pub(crate) mod vpc;
+pub(crate) mod watch;

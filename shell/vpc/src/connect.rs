@@ -1,0 +1,127 @@
+//! Reaching the server and the agent of this host, and what to say when they refuse.
+
+use crate::failure::{Failure, Outcome, with_causes};
+use api::ConnectError;
+use api::CredentialError;
+use api::tonic::transport::Channel;
+use api::tonic::{Code, Status};
+use api::v1;
+use api::v1::agent_control_client::AgentControlClient;
+use api::v1::l2_client::L2Client;
+use api::v1::management_client::ManagementClient;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Where the administrator's credential is after `vpc server init`.
+pub(crate) const ADMIN_CREDENTIAL: &str = "/etc/vpc/admin.toml";
+/// Where the host's credential is after `vpc host join`.
+pub(crate) const HOST_CREDENTIAL: &str = "/etc/vpc/host.toml";
+/// Where the agent of this host listens.
+pub(crate) const AGENT_SOCKET: &str = "/run/vpc/agent.sock";
+
+/// How to reach the server.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ServerAccess {
+    /// Credential file of an administrator
+    #[arg(long, global = true, env = "VPC_CREDENTIAL", value_name = "FILE",
+          default_value = ADMIN_CREDENTIAL, hide_default_value = true)]
+    pub(crate) credential: PathBuf,
+}
+
+/// How to reach the agent of this host.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct AgentAccess {
+    /// Socket of this host's agent
+    #[arg(long, env = "VPC_AGENT_SOCKET", value_name = "PATH",
+          default_value = AGENT_SOCKET)]
+    pub(crate) socket: PathBuf,
+}
+
+impl ServerAccess {
+    /// A client of the management API.
+    pub(crate) async fn management(&self) -> Outcome<ManagementClient<Channel>> {
+        let path = &self.credential;
+        api::connect_admin(path).await.map_err(|error| {
+            let failure = Failure::new(with_causes(&error));
+            match &error {
+                ConnectError::Credential(CredentialError::Read { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound =>
+                {
+                    failure.hint(format!(
+                        "name a credential with --credential or VPC_CREDENTIAL; `vpc server init` \
+                         writes {ADMIN_CREDENTIAL} on the management host"
+                    ))
+                }
+                ConnectError::Unreachable { .. } => failure.hint(format!(
+                    "is the server up, and are the `servers` in {} where it is? On the management \
+                     host: systemctl status vpc-server",
+                    path.display()
+                )),
+                ConnectError::Credential(_) | ConnectError::Tls(_) => failure,
+            }
+        })
+    }
+}
+
+impl AgentAccess {
+    /// A client of the agent itself.
+    pub(crate) async fn agent(&self) -> Outcome<AgentControlClient<Channel>> {
+        api::connect_agent(&self.socket)
+            .await
+            .map_err(|error| self.unreachable(&error))
+    }
+
+    /// A client of the agent's L2 service.
+    pub(crate) async fn l2(&self) -> Outcome<L2Client<Channel>> {
+        api::connect_l2(&self.socket)
+            .await
+            .map_err(|error| self.unreachable(&error))
+    }
+
+    fn unreachable(&self, error: &ConnectError) -> Failure {
+        Failure::new(with_causes(error)).hint(no_agent(&self.socket))
+    }
+}
+
+fn no_agent(socket: &Path) -> String {
+    format!(
+        "start it with `vpc agent run` or systemctl start vpc-agent; {} needs root",
+        socket.display()
+    )
+}
+
+/// A call that was refused: what was being done, why not, what to do.
+pub(crate) fn refused(doing: &str, status: &Status) -> Failure {
+    let reason = match status.message() {
+        "" => status.code().description(),
+        message => message,
+    };
+    let failure = Failure::new(format!("{doing}: {reason}"));
+    match status.code() {
+        Code::Unauthenticated | Code::PermissionDenied => {
+            failure.hint("use the credential of an administrator of this cluster (--credential)")
+        }
+        Code::Unavailable => {
+            failure.hint("the server went away or cannot reach its database; try again")
+        }
+        Code::Aborted => failure.hint("somebody else changed it; look at it again, then repeat"),
+        Code::DeadlineExceeded => failure.hint(
+            "the change is accepted and hosts go on with it; `vpc host list` shows who is behind",
+        ),
+        Code::Unimplemented => {
+            failure.hint("the other side is of another version; upgrade the older")
+        }
+        Code::NotFound => failure
+            .hint("check the name; `vpc list`, `vpc nic list` and the like show what there is"),
+        _ => failure,
+    }
+}
+
+/// What `id:9k3v0c7m2a` and `blue/web` mean in a request.
+pub(crate) fn reference(text: &str) -> v1::Ref {
+    let by = match text.strip_prefix("id:") {
+        Some(id) => v1::r#ref::By::Id(id.to_owned()),
+        None => v1::r#ref::By::Path(text.to_owned()),
+    };
+    v1::Ref { by: Some(by) }
+}

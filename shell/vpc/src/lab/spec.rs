@@ -1,0 +1,201 @@
+//! Which hosts a lab has: from `--hosts` to names, roles and addresses.
+
+use super::state::{HostKind, LabHost};
+use crate::failure::{Failure, Outcome};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The underlay, inside RFC 6598's range for networks between carriers: unlikely to be a tenant's.
+const UNDERLAY: [u8; 3] = [100, 64, 0];
+/// Prefix length of the underlay and of the outside's IPv4 network.
+pub(crate) const V4_LENGTH: u8 = 24;
+/// The outside network, from RFC 5737's documentation range.
+const OUTSIDE_V4: [u8; 3] = [198, 51, 100];
+/// The outside network, from RFC 3849's documentation range.
+const OUTSIDE_V6: [u16; 4] = [0x2001, 0xdb8, 0x64, 0];
+/// Prefix length of the outside's IPv6 network.
+pub(crate) const V6_LENGTH: u8 = 64;
+/// The last octet has to hold them all.
+const HOSTS_MAX: usize = 200;
+/// Host names become names of interfaces in the underlay, with a prefix for the outside.
+const NAME_MAX: usize = 12;
+
+/// Name of the namespace with the switches.
+pub(crate) const UNDERLAY_NAME: &str = "underlay";
+/// Name of the machine outside.
+pub(crate) const EXT_NAME: &str = "ext";
+
+/// All sets of namespaces of a lab. `hosts` is a number of compute hosts, or names: `m1`, `c1`,
+/// `r1` by what they are, or `NAME:ROLE+ROLE`.
+pub(crate) fn hosts(hosts: Option<&str>) -> Outcome<Vec<LabHost>> {
+    let wanted = match hosts {
+        None => names(2, 1),
+        Some(text) => match text.parse::<usize>() {
+            Ok(compute) => names(compute, 1),
+            Err(_) => text
+                .split(',')
+                .map(str::trim)
+                .filter(|part| !part.is_empty())
+                .map(str::to_owned)
+                .collect(),
+        },
+    };
+    let mut parsed = wanted
+        .iter()
+        .map(|text| parse(text))
+        .collect::<Outcome<Vec<_>>>()?;
+    if !parsed.iter().any(|(_, roles)| is(roles, "management")) {
+        parsed.insert(0, parse("m1")?);
+    }
+    if parsed.len() > HOSTS_MAX {
+        return Err(Failure::new(format!(
+            "--hosts: {} hosts are more than the {HOSTS_MAX} that the lab's underlay has addresses for",
+            parsed.len()
+        )));
+    }
+    let mut all = vec![bare(UNDERLAY_NAME, HostKind::Underlay)];
+    let mut routes = 0;
+    for (index, (name, roles)) in parsed.into_iter().enumerate() {
+        if all.iter().any(|other| other.name == name) {
+            return Err(Failure::new(format!("--hosts: {name} is named twice")));
+        }
+        let outside = match is(&roles, "route") {
+            true => {
+                routes += 1;
+                outside(10 + routes)
+            }
+            false => Vec::new(),
+        };
+        let last = u8::try_from(index + 1).expect("there are at most 200");
+        let [a, b, c] = UNDERLAY;
+        all.push(LabHost {
+            underlay: Some(IpAddr::from([a, b, c, last])),
+            outside,
+            roles,
+            ..bare(&name, HostKind::Host)
+        });
+    }
+    all.push(LabHost {
+        outside: outside(1),
+        ..bare(EXT_NAME, HostKind::Outside)
+    });
+    Ok(all)
+}
+
+fn names(compute: usize, route: usize) -> Vec<String> {
+    let numbered = |prefix: char, count| (1..=count).map(move |n| format!("{prefix}{n}"));
+    std::iter::once("m1".to_owned())
+        .chain(numbered('c', compute))
+        .chain(numbered('r', route))
+        .collect()
+}
+
+fn parse(text: &str) -> Outcome<(String, Vec<String>)> {
+    let bad = |reason: String| {
+        Failure::new(format!("--hosts: {text:?}: {reason}")).hint(
+            "write a number of compute hosts, or names as in m1,c1,c2,r1 or big:compute+storage",
+        )
+    };
+    let (name, roles) = text.split_once(':').unwrap_or((text, ""));
+    model::Name::new(name).map_err(|error| bad(error.to_string()))?;
+    if name.len() > NAME_MAX {
+        return Err(bad(format!(
+            "the name is longer than {NAME_MAX} characters"
+        )));
+    }
+    if [UNDERLAY_NAME, EXT_NAME].contains(&name) {
+        return Err(bad("the lab uses this name itself".to_owned()));
+    }
+    let roles: Vec<&str> = match (roles, name.as_bytes()[0]) {
+        ("", b'm') => vec!["management", "storage"],
+        ("", b'c') => vec!["compute", "storage"],
+        ("", b'r') => vec!["route"],
+        ("", _) => return Err(bad("its roles cannot be told from its name".to_owned())),
+        (given, _) => given.split('+').collect(),
+    };
+    let known = ["compute", "route", "management", "storage"];
+    if let Some(unknown) = roles.iter().find(|role| !known.contains(role)) {
+        return Err(bad(format!(
+            "{unknown:?} is not one of {}",
+            known.join(", ")
+        )));
+    }
+    Ok((
+        name.to_owned(),
+        roles.into_iter().map(str::to_owned).collect(),
+    ))
+}
+
+fn is(roles: &[String], role: &str) -> bool {
+    roles.iter().any(|other| other == role)
+}
+
+fn bare(name: &str, kind: HostKind) -> LabHost {
+    LabHost {
+        name: name.to_owned(),
+        kind,
+        roles: Vec::new(),
+        underlay: None,
+        outside: Vec::new(),
+        holder: None,
+    }
+}
+
+fn outside(last: u8) -> Vec<IpAddr> {
+    let [a, b, c] = OUTSIDE_V4;
+    let [e, f, g, h] = OUTSIDE_V6;
+    vec![
+        IpAddr::V4(Ipv4Addr::new(a, b, c, last)),
+        IpAddr::V6(Ipv6Addr::new(e, f, g, h, 0, 0, 0, last.into())),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(text: Option<&str>) -> String {
+        let Ok(hosts) = hosts(text) else {
+            return "refused".to_owned();
+        };
+        hosts
+            .iter()
+            .filter(|host| host.kind == HostKind::Host)
+            .map(|host| {
+                let address = host.underlay.map(|ip| ip.to_string()).unwrap_or_default();
+                format!("{} {} {address}", host.name, host.roles.join("+"))
+            })
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+
+    #[test]
+    fn hosts_are_a_number_or_names() {
+        assert_eq!(
+            shown(None),
+            "m1 management+storage 100.64.0.1, c1 compute+storage 100.64.0.2, \
+             c2 compute+storage 100.64.0.3, r1 route 100.64.0.4"
+        );
+        assert_eq!(
+            shown(Some("1")),
+            "m1 management+storage 100.64.0.1, c1 compute+storage 100.64.0.2, r1 route 100.64.0.3"
+        );
+        assert_eq!(
+            shown(Some("c3,big:compute+route")),
+            "m1 management+storage 100.64.0.1, c3 compute+storage 100.64.0.2, \
+             big compute+route 100.64.0.3"
+        );
+        for bad in [
+            "c1,c1",
+            "x1",
+            "x:king",
+            "underlay",
+            "ext",
+            "c1/2",
+            "Cx",
+            "201",
+            "cabcdefghijkl",
+        ] {
+            assert_eq!(shown(Some(bad)), "refused", "{bad}");
+        }
+    }
+}

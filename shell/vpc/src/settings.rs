@@ -1,0 +1,567 @@
+//! Settings of the daemons: a TOML file, then `VPC_AGENT_*` or `VPC_SERVER_*` in the environment,
+//! then flags. The later wins. Every bad key is reported at once, with where it came from.
+
+use crate::connect::{AGENT_SOCKET, HOST_CREDENTIAL};
+use crate::failure::{Doing, Failure, Outcome};
+use model::{Asn, Name, Role};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where the agent's settings are.
+pub(crate) const AGENT_CONFIG: &str = "/etc/vpc/agent.toml";
+/// Where the server's settings are.
+pub(crate) const SERVER_CONFIG: &str = "/etc/vpc/server.toml";
+/// Where the server keeps the cluster, unless it is told otherwise.
+pub(crate) const SERVER_DATA: &str = "/var/lib/vpc/server";
+/// The port of BGP (RFC 4271 §8.2.1).
+const BGP_PORT: u16 = 179;
+/// The longest pace that makes sense, in seconds.
+const LONGEST_PACE: u64 = 86_400;
+
+/// How an agent runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AgentSettings {
+    /// The name of the host, as it joined. Its host name up to the first dot, if absent.
+    pub(crate) name: Option<Name>,
+    /// The VTEP's address, on an interface of this host. Required.
+    pub(crate) underlay_address: Option<IpAddr>,
+    /// What the host is for. In this build all roles run the same parts.
+    pub(crate) roles: BTreeSet<Role>,
+    /// What `vpc host join` wrote. Absent: no server, only the API of this host.
+    pub(crate) credential: Option<PathBuf>,
+    /// Configuration and local objects, kept over restarts and reboots.
+    pub(crate) state_dir: Option<PathBuf>,
+    /// What is gone after a reboot, as the kernel's objects are.
+    pub(crate) run_dir: Option<PathBuf>,
+    /// Where the API of this host listens.
+    pub(crate) socket: PathBuf,
+    /// Between full looks at the kernel.
+    pub(crate) resync: Option<Duration>,
+    /// How long a local stack without NICs stays.
+    pub(crate) unused_stack: Option<Duration>,
+    /// What to log, as `RUST_LOG` has it: `info`, `agent=debug`.
+    pub(crate) log: String,
+}
+
+/// How a server runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ServerSettings {
+    /// What `vpc server init` made.
+    pub(crate) data_dir: PathBuf,
+    /// Instead of the database that `init` was told.
+    pub(crate) database: Option<String>,
+    /// Where the API listens. Required.
+    pub(crate) listen: Option<SocketAddr>,
+    /// `host:port` of every server of the cluster.
+    pub(crate) advertise: Vec<String>,
+    /// For the certificate.
+    pub(crate) names: Vec<String>,
+    /// Where the route reflector in this process listens.
+    pub(crate) reflector: Option<SocketAddr>,
+    /// Every route reflector of the cluster.
+    pub(crate) reflectors: Vec<SocketAddr>,
+    /// AS of the fabric.
+    pub(crate) asn: Option<Asn>,
+    /// BGP sessions are signed.
+    pub(crate) sign_bgp: bool,
+    /// What to log.
+    pub(crate) log: String,
+}
+
+/// A setting that cannot be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BadKey {
+    key: String,
+    origin: String,
+    reason: String,
+}
+
+/// A value and where it came from.
+#[derive(Debug, Clone)]
+struct Given {
+    origin: String,
+    value: toml::Value,
+}
+
+/// What a daemon can be told.
+#[derive(Debug)]
+pub(crate) struct Schema {
+    /// Whose settings these are.
+    pub(crate) what: &'static str,
+    /// Of variables.
+    prefix: &'static str,
+    /// Keys, and how a word of the environment or of a flag becomes a value.
+    keys: &'static [(&'static str, Word)],
+}
+
+/// How one word becomes a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    Text,
+    /// With commas between.
+    List,
+    Number,
+    /// true or false.
+    Flag,
+}
+
+/// The agent's.
+pub(crate) const AGENT: Schema = Schema {
+    what: "agent",
+    prefix: "VPC_AGENT_",
+    keys: &[
+        ("credential", Word::Text),
+        ("log", Word::Text),
+        ("name", Word::Text),
+        ("resync_secs", Word::Number),
+        ("roles", Word::List),
+        ("run_dir", Word::Text),
+        ("socket", Word::Text),
+        ("state_dir", Word::Text),
+        ("underlay_address", Word::Text),
+        ("unused_stack_secs", Word::Number),
+    ],
+};
+
+/// The server's.
+pub(crate) const SERVER: Schema = Schema {
+    what: "server",
+    prefix: "VPC_SERVER_",
+    keys: &[
+        ("advertise", Word::List),
+        ("asn", Word::Number),
+        ("data_dir", Word::Text),
+        ("database", Word::Text),
+        ("listen", Word::Text),
+        ("log", Word::Text),
+        ("names", Word::List),
+        ("reflector", Word::Text),
+        ("reflectors", Word::List),
+        ("sign_bgp", Word::Flag),
+    ],
+};
+
+/// Values by key; a later source replaces an earlier one's.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    schema: &'static Schema,
+    given: BTreeMap<String, Given>,
+}
+
+/// A file with every key, for `--help`.
+pub(crate) const AGENT_EXAMPLE: &str = r#"name = "c1"                          # as it joined
+underlay_address = "192.0.2.7"       # the VTEP's; required
+roles = ["compute"]                  # compute, route, management, storage
+credential = "/etc/vpc/host.toml"    # of `vpc host join`; without it no server
+state_dir = "/var/lib/vpc/agent"
+run_dir = "/run/vpc"
+socket = "/run/vpc/agent.sock"
+resync_secs = 30                     # between full looks at the kernel
+unused_stack_secs = 600              # a local stack without NICs goes after this
+log = "info"                         # as RUST_LOG has it"#;
+
+/// A file with every key, for `--help`.
+pub(crate) const SERVER_EXAMPLE: &str = r#"data_dir = "/var/lib/vpc/server"     # what `vpc server init` made
+listen = "[::]:7443"
+advertise = ["192.0.2.1:7443"]       # every server, as hosts and administrators reach it
+names = ["vpc.example.net"]          # for the certificate, for clients that are not ours
+database = "postgres://..."          # instead of the one that `init` was told
+reflector = "192.0.2.1:179"          # the route reflector in this process; without it none
+reflectors = ["192.0.2.1:179"]       # every route reflector, for the hosts; else only this one
+asn = 4199999999                     # of the fabric, as `init` was told
+sign_bgp = true                      # TCP-MD5 with the cluster's secret
+log = "info"                         # as RUST_LOG has it"#;
+
+impl Sources {
+    /// Nothing yet.
+    pub(crate) fn new(schema: &'static Schema) -> Self {
+        Self {
+            schema,
+            given: BTreeMap::new(),
+        }
+    }
+
+    /// From a file, which may be absent if it is where it is looked for by default.
+    pub(crate) fn read_file(&mut self, path: &Path, required: bool) -> Outcome {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !required => return Ok(()),
+            Err(error) => {
+                return Err(error).doing(|| format!("reading {}", path.display()));
+            }
+        };
+        self.add_text(&path.display().to_string(), &text)
+    }
+
+    fn add_text(&mut self, origin: &str, text: &str) -> Outcome {
+        let table: toml::Table = toml::from_str(text).map_err(|error| {
+            Failure::new(format!("{origin}: {}", error.to_string().trim_end()))
+                .hint("it is a TOML file: KEY = VALUE, with texts in double quotes")
+        })?;
+        for (key, value) in table {
+            self.set(&key, origin, value);
+        }
+        Ok(())
+    }
+
+    /// From the environment: `VPC_AGENT_STATE_DIR` is `state_dir`; lists have commas.
+    pub(crate) fn add_env(&mut self) {
+        let text = |(name, value): (OsString, OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        self.add_variables(std::env::vars_os().filter_map(text));
+    }
+
+    fn add_variables(&mut self, variables: impl Iterator<Item = (String, String)>) {
+        for (name, value) in variables {
+            match name.strip_prefix(self.schema.prefix) {
+                // Names the file itself.
+                None | Some("CONFIG") => {}
+                Some(key) => self.add_word(&key.to_lowercase(), &name, &value),
+            }
+        }
+    }
+
+    /// From a flag.
+    pub(crate) fn add_flag(&mut self, key: &str, value: &str) {
+        self.add_word(key, &format!("--{}", key.replace('_', "-")), value);
+    }
+
+    fn add_word(&mut self, key: &str, origin: &str, word: &str) {
+        let kind = self.schema.keys.iter().find(|(known, _)| *known == key);
+        let value = match kind.map_or(Word::Text, |(_, kind)| *kind) {
+            Word::Text => word.into(),
+            Word::List => words(word),
+            // What does not parse stays text, and is told as what it is not.
+            Word::Number => word
+                .parse::<i64>()
+                .map_or_else(|_| word.into(), toml::Value::Integer),
+            Word::Flag => word
+                .parse::<bool>()
+                .map_or_else(|_| word.into(), toml::Value::Boolean),
+        };
+        self.set(key, origin, value);
+    }
+
+    fn set(&mut self, key: &str, origin: &str, value: toml::Value) {
+        let origin = origin.to_owned();
+        self.given.insert(key.to_owned(), Given { origin, value });
+    }
+
+    fn reader(self) -> Reader {
+        Reader {
+            schema: self.schema,
+            given: self.given,
+            bad: Vec::new(),
+        }
+    }
+
+    /// An agent's settings, or all that is wrong with them.
+    pub(crate) fn agent(self) -> Outcome<AgentSettings> {
+        let mut reader = self.reader();
+        let settings = AgentSettings {
+            name: reader.parsed("name"),
+            underlay_address: reader.checked("underlay_address", parse_underlay),
+            roles: reader
+                .list("roles", parse_role)
+                .map_or_else(|| BTreeSet::from([Role::Compute]), BTreeSet::from_iter),
+            credential: reader.path("credential").or_else(found_credential),
+            state_dir: reader.path("state_dir"),
+            run_dir: reader.path("run_dir"),
+            socket: reader
+                .path("socket")
+                .unwrap_or_else(|| PathBuf::from(AGENT_SOCKET)),
+            resync: reader.seconds("resync_secs"),
+            unused_stack: reader.seconds("unused_stack_secs"),
+            log: reader.text("log").unwrap_or_else(|| "info".to_owned()),
+        };
+        reader.done(settings)
+    }
+
+    /// A server's settings, or all that is wrong with them.
+    pub(crate) fn server(self) -> Outcome<ServerSettings> {
+        let mut reader = self.reader();
+        let settings = ServerSettings {
+            data_dir: reader
+                .path("data_dir")
+                .unwrap_or_else(|| PathBuf::from(SERVER_DATA)),
+            database: reader.text("database"),
+            listen: reader.checked("listen", parse_listen),
+            advertise: reader
+                .list("advertise", |text| Ok(text.to_owned()))
+                .unwrap_or_default(),
+            names: reader
+                .list("names", |text| Ok(text.to_owned()))
+                .unwrap_or_default(),
+            reflector: reader.checked("reflector", parse_reflector),
+            reflectors: reader
+                .list("reflectors", parse_reflector)
+                .unwrap_or_default(),
+            asn: reader.asn("asn"),
+            sign_bgp: reader.flag("sign_bgp").unwrap_or(true),
+            log: reader.text("log").unwrap_or_else(|| "info".to_owned()),
+        };
+        reader.done(settings)
+    }
+}
+
+fn words(text: &str) -> toml::Value {
+    text.split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .map(|part| toml::Value::String(part.to_owned()))
+        .collect::<Vec<_>>()
+        .into()
+}
+
+/// The default place counts only if something is there: a host that did not join has no server.
+fn found_credential() -> Option<PathBuf> {
+    let path = PathBuf::from(HOST_CREDENTIAL);
+    path.exists().then_some(path)
+}
+
+/// A role by its word.
+pub(crate) fn parse_role(text: &str) -> Result<Role, String> {
+    match text {
+        "compute" => Ok(Role::Compute),
+        "route" => Ok(Role::Route),
+        "management" => Ok(Role::Management),
+        "storage" => Ok(Role::Storage),
+        _ => Err(format!(
+            "{text:?} is not a role: compute, route, management or storage"
+        )),
+    }
+}
+
+fn parse_underlay(text: &str) -> Result<IpAddr, String> {
+    let address: IpAddr = text
+        .parse()
+        .map_err(|_| format!("{text:?} is not an address"))?;
+    match address.is_multicast() || address.is_unspecified() || address.is_loopback() {
+        true => Err(format!(
+            "{address} is not a unicast address that other hosts reach"
+        )),
+        false => Ok(address),
+    }
+}
+
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| format!("{text:?} is not ADDRESS:PORT"))
+}
+
+/// A reflector has the port of BGP unless it names another.
+pub(crate) fn parse_reflector(text: &str) -> Result<SocketAddr, String> {
+    text.parse::<SocketAddr>()
+        .or_else(|_| {
+            text.parse::<IpAddr>()
+                .map(|ip| SocketAddr::new(ip, BGP_PORT))
+        })
+        .map_err(|_| format!("{text:?} is not ADDRESS or ADDRESS:PORT"))
+}
+
+struct Reader {
+    schema: &'static Schema,
+    given: BTreeMap<String, Given>,
+    bad: Vec<BadKey>,
+}
+
+impl Reader {
+    /// The settings, if nothing was wrong and no key is left over.
+    fn done<T>(mut self, settings: T) -> Outcome<T> {
+        let known: Vec<&str> = self.schema.keys.iter().map(|(key, _)| *key).collect();
+        for (key, given) in std::mem::take(&mut self.given) {
+            self.bad.push(BadKey {
+                key,
+                origin: given.origin,
+                reason: format!("there is no such key; known are {}", known.join(", ")),
+            });
+        }
+        if self.bad.is_empty() {
+            return Ok(settings);
+        }
+        let lines: Vec<String> = self
+            .bad
+            .iter()
+            .map(
+                |BadKey {
+                     key,
+                     origin,
+                     reason,
+                 }| format!("{key} (from {origin}): {reason}"),
+            )
+            .collect();
+        let what = self.schema.what;
+        Err(Failure::new(format!(
+            "settings of the {what}: {}",
+            lines.join("\n       ")
+        ))
+        .hint(format!(
+            "`vpc {what} run --help` shows a file with every key"
+        )))
+    }
+
+    fn take<T>(
+        &mut self,
+        key: &str,
+        read: impl FnOnce(&toml::Value) -> Result<T, String>,
+    ) -> Option<T> {
+        let given = self.given.remove(key)?;
+        match read(&given.value) {
+            Ok(value) => Some(value),
+            Err(reason) => {
+                self.bad.push(BadKey {
+                    key: key.to_owned(),
+                    origin: given.origin,
+                    reason,
+                });
+                None
+            }
+        }
+    }
+
+    fn checked<T>(&mut self, key: &str, check: fn(&str) -> Result<T, String>) -> Option<T> {
+        self.take(key, |value| check(text(value)?))
+    }
+
+    fn text(&mut self, key: &str) -> Option<String> {
+        self.take(key, |value| text(value).map(str::to_owned))
+    }
+
+    fn parsed(&mut self, key: &str) -> Option<Name> {
+        self.take(key, |value| {
+            Name::new(text(value)?).map_err(|bad| bad.to_string())
+        })
+    }
+
+    fn path(&mut self, key: &str) -> Option<PathBuf> {
+        self.take(key, |value| match Path::new(text(value)?) {
+            path if path.is_absolute() => Ok(path.to_owned()),
+            path => Err(format!("{} is not an absolute path", path.display())),
+        })
+    }
+
+    fn list<T>(&mut self, key: &str, check: fn(&str) -> Result<T, String>) -> Option<Vec<T>> {
+        self.take(key, |value| {
+            let items = value.as_array().ok_or("it is not a list")?;
+            items.iter().map(|item| check(text(item)?)).collect()
+        })
+    }
+
+    fn flag(&mut self, key: &str) -> Option<bool> {
+        self.take(key, |value| {
+            value
+                .as_bool()
+                .ok_or_else(|| "it is neither true nor false".to_owned())
+        })
+    }
+
+    fn asn(&mut self, key: &str) -> Option<Asn> {
+        self.take(key, |value| {
+            value
+                .as_integer()
+                .and_then(|raw| u32::try_from(raw).ok())
+                .and_then(Asn::new)
+                .ok_or_else(|| "it is not a number from 1 to 4294967295".to_owned())
+        })
+    }
+
+    fn seconds(&mut self, key: &str) -> Option<Duration> {
+        self.take(key, |value| {
+            value
+                .as_integer()
+                .and_then(|raw| u64::try_from(raw).ok())
+                .filter(|secs| (1..=LONGEST_PACE).contains(secs))
+                .map(Duration::from_secs)
+                .ok_or_else(|| format!("it is not a number of seconds from 1 to {LONGEST_PACE}"))
+        })
+    }
+}
+
+fn text(value: &toml::Value) -> Result<&str, String> {
+    value.as_str().ok_or_else(|| "it is not a text".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settled(
+        file: &str,
+        env: &[(&str, &str)],
+        flags: &[(&str, &str)],
+    ) -> Result<AgentSettings, String> {
+        let mut sources = Sources::new(&AGENT);
+        sources.add_text("agent.toml", file).unwrap();
+        let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        sources.add_variables(env);
+        for (key, value) in flags {
+            sources.add_flag(key, value);
+        }
+        sources
+            .agent()
+            .map_err(|failure| failure.message().to_owned())
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_and_that_over_the_file() {
+        let file = "state_dir = \"/file\"\nlog = \"debug\"\nroles = [\"route\"]";
+        let settings = settled(
+            file,
+            &[
+                ("VPC_AGENT_STATE_DIR", "/env"),
+                ("VPC_AGENT_ROLES", "compute,storage"),
+                ("OTHER", "x"),
+            ],
+            &[("state_dir", "/flag")],
+        )
+        .unwrap();
+        assert_eq!(settings.state_dir.as_deref(), Some(Path::new("/flag")));
+        assert_eq!(
+            settings.roles,
+            BTreeSet::from([Role::Compute, Role::Storage])
+        );
+        assert_eq!(settings.log, "debug");
+    }
+
+    #[test]
+    fn every_bad_key_is_told_at_once() {
+        let file =
+            "roles = [\"king\"]\nunderlay_address = \"224.0.0.1\"\ncolour = 1\nresync_secs = 0";
+        let message = settled(
+            file,
+            &[("VPC_AGENT_SOCKET", "here")],
+            &[("unused_stack_secs", "x")],
+        )
+        .unwrap_err();
+        for part in [
+            "roles (from agent.toml): \"king\" is not a role",
+            "underlay_address (from agent.toml): 224.0.0.1 is not a unicast address",
+            "colour (from agent.toml): there is no such key",
+            "resync_secs (from agent.toml): it is not a number",
+            "socket (from VPC_AGENT_SOCKET): here is not an absolute path",
+            "unused_stack_secs (from --unused-stack-secs): it is not a number",
+        ] {
+            assert!(message.contains(part), "{part:?} is not in {message}");
+        }
+    }
+
+    #[test]
+    fn the_examples_hold_every_key() {
+        let check = |schema: &'static Schema, example: &str| {
+            let mut sources = Sources::new(schema);
+            sources.add_text("example", example).unwrap();
+            for (key, _) in schema.keys {
+                assert!(example.contains(&format!("{key} =")), "{key}");
+            }
+            sources
+        };
+        check(&AGENT, AGENT_EXAMPLE).agent().unwrap();
+        let server = check(&SERVER, SERVER_EXAMPLE).server().unwrap();
+        assert_eq!(server.reflector, Some("192.0.2.1:179".parse().unwrap()));
+    }
+}

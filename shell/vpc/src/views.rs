@@ -1,0 +1,608 @@
+//! What the command line shows of each object. The JSON field names are a contract: they may be
+//! added to, never renamed.
+
+use crate::output::{Row, ago, time};
+use api::v1;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// What every object has.
+#[derive(Debug, Serialize)]
+pub(crate) struct MetaView {
+    labels: BTreeMap<String, String>,
+    resource_version: u64,
+    created: String,
+}
+
+/// An account.
+#[derive(Debug, Serialize)]
+pub(crate) struct AccountView {
+    /// Identity.
+    pub(crate) id: String,
+    /// Unique in the cluster.
+    pub(crate) name: String,
+    #[serde(flatten)]
+    meta: MetaView,
+}
+
+/// A VPC.
+#[derive(Debug, Serialize)]
+pub(crate) struct VpcView {
+    /// Identity.
+    pub(crate) id: String,
+    name: String,
+    path: String,
+    account_id: String,
+    cidrs: Vec<String>,
+    vni: u32,
+    asn: u32,
+    encoding: String,
+    #[serde(flatten)]
+    meta: MetaView,
+}
+
+/// A subnet.
+#[derive(Debug, Serialize)]
+pub(crate) struct SubnetView {
+    /// Identity.
+    pub(crate) id: String,
+    /// Unique in the VPC.
+    pub(crate) name: String,
+    path: String,
+    vpc_id: String,
+    ipv4_cidr: Option<String>,
+    ipv6_cidr: Option<String>,
+    vlan: u32,
+    vni: u32,
+    mtu: u32,
+    #[serde(flatten)]
+    meta: MetaView,
+}
+
+/// A NIC.
+#[derive(Debug, Serialize)]
+pub(crate) struct NicView {
+    /// Identity.
+    pub(crate) id: String,
+    /// Unique in the subnet.
+    pub(crate) name: String,
+    path: String,
+    /// Its subnet.
+    pub(crate) subnet_id: String,
+    /// Its MAC.
+    pub(crate) mac: String,
+    /// Its addresses.
+    pub(crate) addresses: Vec<String>,
+    host_id: String,
+    /// Where it is.
+    pub(crate) host_name: String,
+    /// What it is plugged into.
+    pub(crate) attachment: String,
+    /// "pending", "applied", "failed" or "host_down".
+    pub(crate) state: String,
+    generation: u64,
+    applied_generation: u64,
+    conditions: Vec<ConditionView>,
+    #[serde(flatten)]
+    meta: MetaView,
+}
+
+/// A host.
+#[derive(Debug, Serialize)]
+pub(crate) struct HostView {
+    /// Identity.
+    pub(crate) id: String,
+    /// Unique in the cluster.
+    pub(crate) name: String,
+    roles: Vec<String>,
+    underlay_address: String,
+    underlay_mtu: Option<u32>,
+    zone: Option<String>,
+    draining: bool,
+    /// "joining", "up" or "down".
+    pub(crate) state: String,
+    last_checkin: Option<String>,
+    agent_version: String,
+    kernel_version: String,
+    capabilities: Vec<String>,
+    cpus: u32,
+    memory_total_bytes: u64,
+    memory_free_bytes: u64,
+    disk_free_bytes: u64,
+    wanted_generation: u64,
+    received_generation: u64,
+    applied_generation: u64,
+    conditions: Vec<ConditionView>,
+    #[serde(flatten)]
+    meta: MetaView,
+    #[serde(skip)]
+    last_checkin_unix_ms: u64,
+}
+
+/// Something that is not as it should be.
+#[derive(Debug, Serialize)]
+pub(crate) struct ConditionView {
+    kind: String,
+    object_id: String,
+    message: String,
+    since: String,
+    attempts: u32,
+}
+
+/// A join token, without its secret.
+#[derive(Debug, Serialize)]
+pub(crate) struct TokenView {
+    id: String,
+    host_name: Option<String>,
+    roles: Vec<String>,
+    created: String,
+    expires: String,
+    /// "open", "used" or "expired".
+    state: String,
+    used_by_host_id: Option<String>,
+}
+
+/// `KIND_HOST_DOWN` less its prefix, as in `host_down`.
+pub(crate) fn word(name: &str, prefix: &str) -> String {
+    name.strip_prefix(prefix).unwrap_or(name).to_lowercase()
+}
+
+/// A word where the product writes hyphens, as in `vlan-based`.
+pub(crate) fn hyphened(name: &str, prefix: &str) -> String {
+    word(name, prefix).replace('_', "-")
+}
+
+/// A path without the account that is meant when none is named.
+pub(crate) fn short(path: &str) -> &str {
+    path.strip_prefix("default/").unwrap_or(path)
+}
+
+/// `tap`, `netns:a1`, `existing:ens3`.
+pub(crate) fn attachment(attachment: Option<&v1::Attachment>) -> String {
+    use v1::attachment::Kind;
+    match attachment.and_then(|attachment| attachment.kind.as_ref()) {
+        None => String::new(),
+        Some(Kind::Tap(_)) => "tap".to_owned(),
+        Some(Kind::Netns(netns)) if netns.device.is_empty() || netns.device == "eth0" => {
+            format!("netns:{}", netns.netns)
+        }
+        Some(Kind::Netns(netns)) => format!("netns:{}:{}", netns.netns, netns.device),
+        Some(Kind::Existing(existing)) => format!("existing:{}", existing.ifname),
+    }
+}
+
+/// A role as the command line writes it.
+pub(crate) fn role(role: v1::Role) -> String {
+    word(role.as_str_name(), "ROLE_")
+}
+
+/// A capability as `vpc doctor` and `vpc host show` write it.
+pub(crate) fn capability(capability: v1::Capability) -> String {
+    hyphened(capability.as_str_name(), "CAPABILITY_")
+}
+
+/// Text that may be absent.
+pub(crate) fn some(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+fn dash(text: Option<&str>) -> String {
+    text.unwrap_or("-").to_owned()
+}
+
+impl MetaView {
+    fn of(meta: Option<v1::Meta>) -> Self {
+        let meta = meta.unwrap_or_default();
+        Self {
+            labels: meta.labels.into_iter().collect(),
+            resource_version: meta.resource_version,
+            created: time(meta.created_unix_ms),
+        }
+    }
+
+    fn details(&self) -> Vec<(&'static str, String)> {
+        let labels: Vec<String> = self
+            .labels
+            .iter()
+            .map(|(k, v)| format!("{k}={v}"))
+            .collect();
+        vec![
+            ("labels", labels.join(" ")),
+            ("created", self.created.clone()),
+            ("resource version", self.resource_version.to_string()),
+        ]
+    }
+}
+
+impl From<v1::Account> for AccountView {
+    fn from(account: v1::Account) -> Self {
+        Self {
+            id: account.id,
+            name: account.name,
+            meta: MetaView::of(account.meta),
+        }
+    }
+}
+
+impl AccountView {
+    /// Lines for people.
+    pub(crate) fn details(&self) -> Vec<(&'static str, String)> {
+        let mut details = vec![("account", self.name.clone()), ("id", self.id.clone())];
+        details.extend(self.meta.details());
+        details
+    }
+}
+
+impl From<v1::Vpc> for VpcView {
+    fn from(vpc: v1::Vpc) -> Self {
+        Self {
+            encoding: hyphened(vpc.encoding().as_str_name(), "ENCODING_"),
+            id: vpc.id,
+            name: vpc.name,
+            path: vpc.path,
+            account_id: vpc.account_id,
+            cidrs: vpc.cidrs,
+            vni: vpc.vni,
+            asn: vpc.asn,
+            meta: MetaView::of(vpc.meta),
+        }
+    }
+}
+
+impl VpcView {
+    /// Lines for people.
+    pub(crate) fn details(&self) -> Vec<(&'static str, String)> {
+        let mut details = vec![
+            ("vpc", self.path.clone()),
+            ("id", self.id.clone()),
+            ("cidrs", self.cidrs.join(" ")),
+            ("vni", self.vni.to_string()),
+            ("asn", self.asn.to_string()),
+            ("encoding", self.encoding.clone()),
+        ];
+        details.extend(self.meta.details());
+        details
+    }
+}
+
+impl From<v1::Subnet> for SubnetView {
+    fn from(subnet: v1::Subnet) -> Self {
+        Self {
+            id: subnet.id,
+            name: subnet.name,
+            path: subnet.path,
+            vpc_id: subnet.vpc_id,
+            ipv4_cidr: some(subnet.ipv4_cidr),
+            ipv6_cidr: some(subnet.ipv6_cidr),
+            vlan: subnet.vlan,
+            vni: subnet.vni,
+            mtu: subnet.mtu,
+            meta: MetaView::of(subnet.meta),
+        }
+    }
+}
+
+impl SubnetView {
+    /// Its prefixes.
+    pub(crate) fn cidrs(&self) -> String {
+        let both: Vec<&str> = [&self.ipv4_cidr, &self.ipv6_cidr]
+            .into_iter()
+            .filter_map(|cidr| cidr.as_deref())
+            .collect();
+        both.join(" ")
+    }
+
+    /// One line of a tree.
+    pub(crate) fn summary(&self) -> String {
+        let (vlan, vni, mtu) = (self.vlan, self.vni, self.mtu);
+        format!(
+            "{}  {}  vlan {vlan} vni {vni} mtu {mtu}",
+            self.name,
+            self.cidrs()
+        )
+    }
+
+    /// Lines for people.
+    pub(crate) fn details(&self) -> Vec<(&'static str, String)> {
+        let mut details = vec![
+            ("subnet", self.path.clone()),
+            ("id", self.id.clone()),
+            ("cidrs", self.cidrs()),
+            ("vlan", self.vlan.to_string()),
+            ("vni", self.vni.to_string()),
+            ("mtu", self.mtu.to_string()),
+        ];
+        details.extend(self.meta.details());
+        details
+    }
+}
+
+impl From<v1::Nic> for NicView {
+    fn from(nic: v1::Nic) -> Self {
+        let status = nic.status.unwrap_or_default();
+        Self {
+            state: word(status.state().as_str_name(), "STATE_"),
+            generation: status.generation,
+            applied_generation: status.applied_generation,
+            conditions: status.conditions.into_iter().map(Into::into).collect(),
+            attachment: attachment(nic.attachment.as_ref()),
+            id: nic.id,
+            name: nic.name,
+            path: nic.path,
+            subnet_id: nic.subnet_id,
+            mac: nic.mac,
+            addresses: nic.addresses,
+            host_id: nic.host_id,
+            host_name: nic.host_name,
+            meta: MetaView::of(nic.meta),
+        }
+    }
+}
+
+impl NicView {
+    /// One line of a tree.
+    pub(crate) fn summary(&self) -> String {
+        let first = format!(
+            "{}  {}  {}  on {} ({})",
+            self.name,
+            self.addresses.join(" "),
+            self.mac,
+            self.host_name,
+            self.attachment
+        );
+        match self.state.as_str() {
+            "applied" => first,
+            state => format!("{first}  {state}"),
+        }
+    }
+
+    /// Lines for people; what is wrong comes last, in full.
+    pub(crate) fn details(&self) -> Vec<(&'static str, String)> {
+        let mut details = vec![
+            ("nic", self.path.clone()),
+            ("id", self.id.clone()),
+            ("addresses", self.addresses.join(" ")),
+            ("mac", self.mac.clone()),
+            ("host", self.host_name.clone()),
+            ("attachment", self.attachment.clone()),
+        ];
+        details.extend(self.meta.details());
+        details.push(("state", self.state_in_words()));
+        details.extend(condition_lines(&self.conditions));
+        details
+    }
+
+    fn state_in_words(&self) -> String {
+        match self.state.as_str() {
+            "applied" => "applied: the host reported it as made".to_owned(),
+            "pending" => format!(
+                "pending: the host is at generation {}, this NIC needs {}",
+                self.applied_generation, self.generation
+            ),
+            "failed" => "failed: the host goes on trying".to_owned(),
+            "host_down" => format!("unknown: host {} is not heard of", self.host_name),
+            other => other.to_owned(),
+        }
+    }
+}
+
+impl From<v1::Host> for HostView {
+    fn from(host: v1::Host) -> Self {
+        let roles = host.roles().map(role).collect();
+        let status = host.status.unwrap_or_default();
+        let resources = status.resources.unwrap_or_default();
+        Self {
+            state: word(status.liveness().as_str_name(), "LIVENESS_"),
+            capabilities: status.capabilities().map(capability).collect(),
+            roles,
+            id: host.id,
+            name: host.name,
+            underlay_address: host.underlay_address,
+            underlay_mtu: (status.underlay_mtu != 0).then_some(status.underlay_mtu),
+            zone: some(host.zone),
+            draining: host.draining,
+            last_checkin: some(time(status.last_checkin_unix_ms)),
+            last_checkin_unix_ms: status.last_checkin_unix_ms,
+            agent_version: status.agent_version,
+            kernel_version: status.kernel_version,
+            cpus: resources.cpus,
+            memory_total_bytes: resources.memory_total_bytes,
+            memory_free_bytes: resources.memory_free_bytes,
+            disk_free_bytes: resources.disk_free_bytes,
+            wanted_generation: status.wanted_generation,
+            received_generation: status.received_generation,
+            applied_generation: status.applied_generation,
+            conditions: status.conditions.into_iter().map(Into::into).collect(),
+            meta: MetaView::of(host.meta),
+        }
+    }
+}
+
+impl HostView {
+    /// Lines for people; what is wrong comes last, in full.
+    pub(crate) fn details(&self) -> Vec<(&'static str, String)> {
+        const GIB: u64 = 1 << 30;
+        let mut details = vec![
+            ("host", self.name.clone()),
+            ("id", self.id.clone()),
+            ("roles", self.roles.join(" ")),
+            ("underlay", self.underlay_address.clone()),
+            ("zone", self.zone.clone().unwrap_or_default()),
+            (
+                "draining",
+                if self.draining { "yes" } else { "no" }.to_owned(),
+            ),
+            ("agent", self.agent_version.clone()),
+            ("kernel", self.kernel_version.clone()),
+            ("capabilities", self.capabilities.join(" ")),
+            (
+                "resources",
+                format!(
+                    "{} processors, {} of {} GiB memory free, {} GiB disk free",
+                    self.cpus,
+                    self.memory_free_bytes / GIB,
+                    self.memory_total_bytes / GIB,
+                    self.disk_free_bytes / GIB
+                ),
+            ),
+            (
+                "generation",
+                format!(
+                    "{} wanted, {} received, {} applied",
+                    self.wanted_generation, self.received_generation, self.applied_generation
+                ),
+            ),
+        ];
+        details.extend(self.meta.details());
+        details.push((
+            "state",
+            format!(
+                "{}, last heard of {} ago",
+                self.state,
+                ago(self.last_checkin_unix_ms)
+            ),
+        ));
+        details.extend(condition_lines(&self.conditions));
+        details
+    }
+}
+
+impl From<v1::Condition> for ConditionView {
+    fn from(condition: v1::Condition) -> Self {
+        Self {
+            kind: word(condition.kind().as_str_name(), "KIND_"),
+            object_id: condition.object_id,
+            message: condition.message,
+            since: time(condition.since_unix_ms),
+            attempts: condition.attempts,
+        }
+    }
+}
+
+/// A condition, a line each.
+pub(crate) fn condition_lines(conditions: &[ConditionView]) -> Vec<(&'static str, String)> {
+    conditions
+        .iter()
+        .map(|condition| {
+            let ConditionView {
+                message,
+                since,
+                attempts,
+                ..
+            } = condition;
+            (
+                "wrong",
+                format!("{message} (since {since}, {attempts} attempts)"),
+            )
+        })
+        .collect()
+}
+
+impl From<v1::JoinToken> for TokenView {
+    fn from(token: v1::JoinToken) -> Self {
+        Self {
+            roles: token.roles().map(role).collect(),
+            state: word(token.state().as_str_name(), "STATE_"),
+            id: token.id,
+            host_name: some(token.host_name),
+            created: time(token.created_unix_ms),
+            expires: time(token.expires_unix_ms),
+            used_by_host_id: some(token.used_by_host_id),
+        }
+    }
+}
+
+impl Row for AccountView {
+    const COLUMNS: &'static [&'static str] = &["name", "id", "created"];
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.name.clone(),
+            self.id.clone(),
+            self.meta.created.clone(),
+        ]
+    }
+}
+
+impl Row for VpcView {
+    const COLUMNS: &'static [&'static str] = &["vpc", "cidrs", "vni", "encoding", "id"];
+    fn cells(&self) -> Vec<String> {
+        vec![
+            short(&self.path).to_owned(),
+            self.cidrs.join(" "),
+            self.vni.to_string(),
+            self.encoding.clone(),
+            self.id.clone(),
+        ]
+    }
+}
+
+impl Row for SubnetView {
+    const COLUMNS: &'static [&'static str] = &["subnet", "cidrs", "vlan", "vni", "mtu", "id"];
+    fn cells(&self) -> Vec<String> {
+        vec![
+            short(&self.path).to_owned(),
+            self.cidrs(),
+            self.vlan.to_string(),
+            self.vni.to_string(),
+            self.mtu.to_string(),
+            self.id.clone(),
+        ]
+    }
+}
+
+impl Row for NicView {
+    const COLUMNS: &'static [&'static str] =
+        &["nic", "addresses", "mac", "host", "attachment", "state"];
+    fn cells(&self) -> Vec<String> {
+        vec![
+            short(&self.path).to_owned(),
+            self.addresses.join(" "),
+            self.mac.clone(),
+            self.host_name.clone(),
+            self.attachment.clone(),
+            self.state.clone(),
+        ]
+    }
+}
+
+impl Row for HostView {
+    const COLUMNS: &'static [&'static str] = &[
+        "host",
+        "roles",
+        "underlay",
+        "zone",
+        "state",
+        "seen",
+        "generation",
+        "wrong",
+    ];
+    fn cells(&self) -> Vec<String> {
+        let drain = if self.draining { " (draining)" } else { "" };
+        vec![
+            self.name.clone(),
+            self.roles.join(","),
+            self.underlay_address.clone(),
+            dash(self.zone.as_deref()),
+            format!("{}{drain}", self.state),
+            ago(self.last_checkin_unix_ms),
+            format!("{}/{}", self.applied_generation, self.wanted_generation),
+            match self.conditions.len() {
+                0 => "-".to_owned(),
+                count => count.to_string(),
+            },
+        ]
+    }
+}
+
+impl Row for TokenView {
+    const COLUMNS: &'static [&'static str] = &["token", "host", "roles", "expires", "state"];
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.id.clone(),
+            dash(self.host_name.as_deref()),
+            self.roles.join(","),
+            self.expires.clone(),
+            self.state.clone(),
+        ]
+    }
+}
