@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub(crate) mod fake;
+
 use bytes::Bytes;
 use evpn::{
     Action, Config, ConnId, Event, LocalEvi, LocalState, PeerConfig, Role, Speaker, StopKind,
