@@ -50,9 +50,7 @@ impl RouteKey {
     pub(crate) fn rd(&self) -> Option<Rd> {
         match self {
             Self::Imet { rd, .. } | Self::MacIp { rd, .. } => Some(*rd),
-            Self::Other { kind: 1..=11, id } => {
-                Some(Rd::from_bytes(id.get(..8)?.try_into().ok()?))
-            }
+            Self::Other { kind: 1..=11, id } => Some(Rd::from_bytes(id.get(..8)?.try_into().ok()?)),
             Self::Other { .. } => None,
         }
     }

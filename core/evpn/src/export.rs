@@ -259,7 +259,9 @@ impl Speaker {
         };
         peer.counters.updates_out += messages.len() as u64;
         if let Some(link) = peer.links.get_mut(&conn) {
-            messages.into_iter().for_each(|message| link.send_raw(message));
+            messages
+                .into_iter()
+                .for_each(|message| link.send_raw(message));
         }
     }
 
@@ -337,7 +339,11 @@ impl Speaker {
                 self.announced.contains_key(&key)
             })
         };
-        among.iter().filter(|key| is_announced(key)).copied().collect()
+        among
+            .iter()
+            .filter(|key| is_announced(key))
+            .copied()
+            .collect()
     }
 }
 

@@ -86,10 +86,14 @@ pub enum RouteTargets {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadLocalState {
     /// Two instances would share a route distinguisher.
-    #[error("EVPN instances {0} and {1} have the same route distinguisher index {2}: give each its own")]
+    #[error(
+        "EVPN instances {0} and {1} have the same route distinguisher index {2}: give each its own"
+    )]
     SharedRd(Vni, Vni, u16),
     /// A tag that the encoding does not have.
-    #[error("EVPN instance {vni} is {encoding} and cannot have broadcast domain {tag:?}: vlan-based has none, vlan-aware-bundle a VLAN")]
+    #[error(
+        "EVPN instance {vni} is {encoding} and cannot have broadcast domain {tag:?}: vlan-based has none, vlan-aware-bundle a VLAN"
+    )]
     WrongTag {
         /// The instance.
         vni: Vni,
@@ -99,7 +103,9 @@ pub enum BadLocalState {
         tag: Tag,
     },
     /// A MAC in a broadcast domain that is not in use.
-    #[error("MAC {mac} of EVPN instance {vni} is in broadcast domain {tag:?}, which is not among the instance's domains: add it there")]
+    #[error(
+        "MAC {mac} of EVPN instance {vni} is in broadcast domain {tag:?}, which is not among the instance's domains: add it there"
+    )]
     NoDomain {
         /// The instance.
         vni: Vni,
@@ -196,7 +202,9 @@ pub(crate) fn routes(
                 continue;
             };
             let key = (sequence, held.sticky);
-            let attrs = shared.entry(key).or_insert_with(|| attrs(key.0, key.1, None));
+            let attrs = shared
+                .entry(key)
+                .or_insert_with(|| attrs(key.0, key.1, None));
             let addresses = held.addresses.iter().copied().map(Some);
             for ip in std::iter::once(None).chain(addresses) {
                 let nlri = Nlri::mac_ip(rd, wire_tag(*tag), *mac, ip, vni.get());

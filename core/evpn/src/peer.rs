@@ -61,7 +61,10 @@ pub(crate) struct Out {
 #[derive(Debug)]
 pub(crate) enum Dump {
     /// The last key sent. On the first walk, routes beyond it need no withdrawal.
-    After { key: Option<RouteKey>, first: bool },
+    After {
+        key: Option<RouteKey>,
+        first: bool,
+    },
     Done,
 }
 
@@ -80,7 +83,10 @@ impl Out {
 
     pub(crate) fn note(&mut self, key: &RouteKey) {
         let ahead = match &self.dump {
-            Dump::After { key: at, first: true } => at.as_ref().is_none_or(|at| key > at),
+            Dump::After {
+                key: at,
+                first: true,
+            } => at.as_ref().is_none_or(|at| key > at),
             _ => false,
         };
         if !ahead {
@@ -133,9 +139,9 @@ impl Peer {
     pub(crate) fn state(&self) -> SessionState {
         let state = |link: &Link| match link.fsm.state() {
             fsm::SessionState::Idle if link.connected => SessionState::Idle,
-            fsm::SessionState::Idle
-            | fsm::SessionState::Connect
-            | fsm::SessionState::Active => SessionState::Connect,
+            fsm::SessionState::Idle | fsm::SessionState::Connect | fsm::SessionState::Active => {
+                SessionState::Connect
+            }
             fsm::SessionState::OpenSent => SessionState::OpenSent,
             fsm::SessionState::OpenConfirm => SessionState::OpenConfirm,
             fsm::SessionState::Established => SessionState::Established,

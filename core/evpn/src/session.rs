@@ -130,12 +130,18 @@ impl Speaker {
                 // RFC 4724 §5: a peer that keeps its state may come back before we notice that
                 // it was gone.
                 let fresh = now.saturating_duration_since(session.up_since) < COLLISION_WINDOW;
-                let keeps = peer.retention(Down::Transport, &self.config.timing).is_some();
+                let keeps = peer
+                    .retention(Down::Transport, &self.config.timing)
+                    .is_some();
                 Some(if keeps && !fresh { other } else { conn })
             }
             (Some((other, _)), _) => {
                 let keep_theirs = u32::from(ours) < u32::from(theirs);
-                Some(if keep_theirs == (side == Side::Theirs) { other } else { conn })
+                Some(if keep_theirs == (side == Side::Theirs) {
+                    other
+                } else {
+                    conn
+                })
             }
         };
         if let Some(loser) = loser {
@@ -146,7 +152,13 @@ impl Speaker {
                     Bytes::new(),
                 )));
             });
-            self.lose_link(now, id, loser, Down::Transport, "a newer connection took its place");
+            self.lose_link(
+                now,
+                id,
+                loser,
+                Down::Transport,
+                "a newer connection took its place",
+            );
         }
         if loser != Some(conn) {
             self.drive(now, conn, fsm::Event::OpenReceived(open));
@@ -163,8 +175,7 @@ impl Speaker {
             .find(|family| (family.afi, family.safi) == EVPN);
         let preserved = family.is_some_and(|family| family.forwarding_preserved);
         peer.graceful = Graceful {
-            restart_time: family
-                .map(|_| Duration::from_secs(u64::from(agreed.peer_restart_time))),
+            restart_time: family.map(|_| Duration::from_secs(u64::from(agreed.peer_restart_time))),
             notifications: agreed.peer_notification_gr,
         };
         peer.session = Some(Session {
@@ -264,9 +275,7 @@ impl Speaker {
     fn on_down(&mut self, now: Instant, id: PeerId, down: Down, reason: &str) {
         let timing = self.config.timing;
         let peer = self.peers.get_mut(&id).expect("sessions belong to peers");
-        let retained = peer
-            .retention(down, &timing)
-            .filter(|time| !time.is_zero());
+        let retained = peer.retention(down, &timing).filter(|time| !time.is_zero());
         peer.stale_until = retained.map(|time| now + time);
         self.report(Event::SessionDown {
             peer: id,

@@ -7,8 +7,7 @@ use crate::peer::Peer;
 use crate::rib::{Path, Rib, Source};
 use crate::vrf::Vrfs;
 use crate::{
-    BadLocalState, Config, ConnectMode, LocalState, PeerConfig, PeerId, PeerInfo,
-    RouteInfo,
+    BadLocalState, Config, ConnectMode, LocalState, PeerConfig, PeerId, PeerInfo, RouteInfo,
 };
 use bytes::Bytes;
 use model::Forwarding;
@@ -153,7 +152,9 @@ pub enum Refused {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadConfig {
     /// RFC 6286 §2.1.
-    #[error("BGP router id 0.0.0.0 is reserved: give the host's IPv4 underlay address or any other number unique in the fabric")]
+    #[error(
+        "BGP router id 0.0.0.0 is reserved: give the host's IPv4 underlay address or any other number unique in the fabric"
+    )]
     ZeroRouterId,
     /// RFC 4271 §4.2.
     #[error("BGP hold time {0:?} is out of range: 3 to 65535 s")]
@@ -394,7 +395,9 @@ impl Speaker {
                 targets: path.attrs.targets.clone(),
                 sequence: path.attrs.sequence,
                 sticky: path.attrs.sticky,
-                label: path.label.or(path.attrs.replication.map(|(label, _)| label)),
+                label: path
+                    .label
+                    .or(path.attrs.replication.map(|(label, _)| label)),
                 next_hop: path.attrs.next_hop,
                 from: match source {
                     Source::Local => None,

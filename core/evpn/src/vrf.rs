@@ -354,7 +354,10 @@ impl Vrfs {
         let vrf = self.vrfs.get_mut(&vni).expect("places are in live VRFs");
         match place {
             Place::Flood(tag, vtep) => {
-                vrf.flood.entry((tag, vtep)).or_default().insert(key.clone());
+                vrf.flood
+                    .entry((tag, vtep))
+                    .or_default()
+                    .insert(key.clone());
                 self.settle_flood(vni, tag, vtep);
             }
             Place::Mac(tag, mac, claim) => {
@@ -412,8 +415,11 @@ impl Vrfs {
         let Some(contest) = vrf.macs.get(&(tag, mac)) else {
             return;
         };
-        let mut addresses: BTreeSet<IpAddr> =
-            contest.remote.values().filter_map(|claim| claim.ip).collect();
+        let mut addresses: BTreeSet<IpAddr> = contest
+            .remote
+            .values()
+            .filter_map(|claim| claim.ip)
+            .collect();
         let winner = contest.remote_winner();
         if let Some(local) = &contest.local {
             addresses.extend(&local.addresses);

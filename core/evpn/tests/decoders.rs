@@ -1,5 +1,7 @@
 //! Whatever a peer sends: no panic, and nobody else's session suffers.
 
+#![allow(clippy::unwrap_used, reason = "a helper that panics fails its test")]
+
 mod common;
 
 use common::config;
@@ -48,7 +50,10 @@ fn valid(router: u8) -> Vec<u8> {
             pmsi,
         ]),
         update(&[
-            reach(&next_hop, &[mac_route(router, 1, 100), mac_route(router, 2, 100)].concat()),
+            reach(
+                &next_hop,
+                &[mac_route(router, 1, 100), mac_route(router, 2, 100)].concat(),
+            ),
             origin(),
             as_path(),
             mobility,

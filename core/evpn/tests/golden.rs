@@ -1,5 +1,7 @@
 //! Scripts in `golden/`: what happens to a network of speakers, and what each of them makes of it.
 
+#![allow(clippy::unwrap_used, reason = "a helper that panics fails its test")]
+
 mod common;
 
 use common::Net;

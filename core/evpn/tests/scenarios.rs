@@ -1,5 +1,7 @@
 //! Single messages and their consequences: what is announced, reflected, taken in, survived.
 
+#![allow(clippy::unwrap_used, reason = "a helper that panics fails its test")]
+
 mod common;
 
 use common::fake::{
@@ -14,7 +16,9 @@ use rustbgpd_wire as wire;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
-use wire::{EvpnRoute, ExtendedCommunity, Message, MpReachNlri, PathAttribute, RouteRefreshSubtype};
+use wire::{
+    EvpnRoute, ExtendedCommunity, Message, MpReachNlri, PathAttribute, RouteRefreshSubtype,
+};
 
 const NEXT_HOP: [u8; 4] = [10, 0, 0, 1];
 
@@ -91,7 +95,10 @@ fn what_a_vtep_announces() {
     assert_eq!(pmsi.mpls_label, 0x01_86a0);
     let tunnel = wire::PmsiTunnelIdentifier::Ipv4(Ipv4Addr::new(10, 0, 0, 3));
     assert_eq!(pmsi.tunnel_identifier, tunnel);
-    let count: usize = updates[1..].iter().map(|u| reach_of(u).evpn_announced.len()).sum();
+    let count: usize = updates[1..]
+        .iter()
+        .map(|u| reach_of(u).evpn_announced.len())
+        .sum();
     assert_eq!(count, 600);
     assert!(updates.len() <= 9, "{} UPDATEs", updates.len());
     for list in &updates {
@@ -101,7 +108,10 @@ fn what_a_vtep_announces() {
         let vxlan = ExtendedCommunity::bgp_encapsulation(8);
         assert_eq!(communities, [target, vxlan]);
     }
-    for route in updates[1..].iter().flat_map(|u| &reach_of(u).evpn_announced) {
+    for route in updates[1..]
+        .iter()
+        .flat_map(|u| &reach_of(u).evpn_announced)
+    {
         let EvpnRoute::MacIp(route) = route else {
             panic!("{route:?}");
         };
@@ -139,7 +149,12 @@ fn open_says_what_survives_a_restart() {
             notification,
             restart_time,
             families,
-        } => Some((*restart_state, *notification, *restart_time, families.clone())),
+        } => Some((
+            *restart_state,
+            *notification,
+            *restart_time,
+            families.clone(),
+        )),
         _ => None,
     });
     let (restarting, notifications, time, families) = graceful.unwrap();
@@ -168,7 +183,10 @@ fn reflection_adds_its_marks_and_changes_nothing_else() {
             future,
         ]),
     );
-    assert!(bench.updates(c1).is_empty(), "not back to where it came from");
+    assert!(
+        bench.updates(c1).is_empty(),
+        "not back to where it came from"
+    );
     for to in [c2, other] {
         let [list] = &bench.updates(to)[..] else {
             panic!("one UPDATE to {to}");
@@ -177,7 +195,10 @@ fn reflection_adds_its_marks_and_changes_nothing_else() {
         let id = Ipv4Addr::new(10, 0, 0, 1);
         let cluster = vec![Ipv4Addr::new(10, 0, 0, 101)];
         assert!(list.contains(&PathAttribute::OriginatorId(id)), "{list:?}");
-        assert!(list.contains(&PathAttribute::ClusterList(cluster)), "{list:?}");
+        assert!(
+            list.contains(&PathAttribute::ClusterList(cluster)),
+            "{list:?}"
+        );
         let kept = list.iter().any(
             |a| matches!(a, PathAttribute::Unknown(raw) if raw.type_code == 200 && &raw.data[..] == b"keep me"),
         );
@@ -199,7 +220,10 @@ fn reflection_adds_its_marks_and_changes_nothing_else() {
         panic!("one UPDATE to c2");
     };
     let clusters = [101, 102].map(|n| Ipv4Addr::new(10, 0, 0, n)).to_vec();
-    assert!(list.contains(&PathAttribute::ClusterList(clusters)), "{list:?}");
+    assert!(
+        list.contains(&PathAttribute::ClusterList(clusters)),
+        "{list:?}"
+    );
     assert!(list.contains(&PathAttribute::OriginatorId(Ipv4Addr::new(10, 0, 0, 9))));
     assert!(bench.updates(other).is_empty());
 }
@@ -255,11 +279,21 @@ fn routes_of_all_types_are_reflected_octet_for_octet() {
     let type6 = [&[6, 20][..], &rd, &[0; 4], &[0, 0, 32, 10, 0, 0, 1, 4]].concat();
     let type11 = [&[11, 12][..], &rd, &[1, 2, 3, 4]].concat();
     let type200 = [&[200, 3][..], &[1, 2, 3]].concat();
-    for route in [type1, type4, type5, type6, type11, type200, mac_route(1, 1, 100)] {
+    for route in [
+        type1,
+        type4,
+        type5,
+        type6,
+        type11,
+        type200,
+        mac_route(1, 1, 100),
+    ] {
         bench.updates(c2);
         bench.send_raw(c1, &good(&route));
         let raw = bench.raw.remove(&c2).unwrap_or_default();
-        let found = raw.iter().any(|m| m.windows(route.len()).any(|w| w == route));
+        let found = raw
+            .iter()
+            .any(|m| m.windows(route.len()).any(|w| w == route));
         assert!(found, "{route:?} in {raw:?}");
         assert_eq!(bench.info(c1).routes, 1, "{route:?}");
         // And each is withdrawn by what the peer withdraws.
@@ -267,8 +301,21 @@ fn routes_of_all_types_are_reflected_octet_for_octet() {
         assert_eq!(bench.info(c1).routes, 0, "{route:?}");
         let withdrawn = bench.raw.remove(&c2).unwrap_or_default();
         assert_eq!(withdrawn.len(), 1, "{route:?}");
-        assert!(withdrawn[0].windows(8).any(|w| w == &route[2..].iter().chain(&[0; 8]).copied().take(8).collect::<Vec<_>>()[..]) || route[0] == 200);
-        assert_eq!(withdrawn[0].len() - 19 - 4 - 4 - 3, route.len(), "same length");
+        assert!(
+            withdrawn[0].windows(8).any(|w| w
+                == &route[2..]
+                    .iter()
+                    .chain(&[0; 8])
+                    .copied()
+                    .take(8)
+                    .collect::<Vec<_>>()[..])
+                || route[0] == 200
+        );
+        assert_eq!(
+            withdrawn[0].len() - 19 - 4 - 4 - 3,
+            route.len(),
+            "same length"
+        );
     }
     assert_eq!(bench.info(c1).counters.routes_discarded, 0);
     assert_eq!(bench.info(c1).state, SessionState::Established);
@@ -278,15 +325,50 @@ fn routes_of_all_types_are_reflected_octet_for_octet() {
 fn malformed_attributes_cost_routes_not_the_session() {
     let routes = mac_route(1, 1, 100);
     let cases: [(&str, Vec<Vec<u8>>); 9] = [
-        ("ORIGIN of two octets", vec![attribute(0x40, 1, &[0, 0]), as_path(), communities(100)]),
-        ("ORIGIN 9", vec![attribute(0x40, 1, &[9]), as_path(), communities(100)]),
+        (
+            "ORIGIN of two octets",
+            vec![attribute(0x40, 1, &[0, 0]), as_path(), communities(100)],
+        ),
+        (
+            "ORIGIN 9",
+            vec![attribute(0x40, 1, &[9]), as_path(), communities(100)],
+        ),
         ("no ORIGIN", vec![as_path(), communities(100)]),
         ("no AS_PATH", vec![origin(), communities(100)]),
-        ("AS_PATH cut short", vec![origin(), attribute(0x40, 2, &[2, 3, 0, 0]), communities(100)]),
-        ("communities of 7 octets", vec![origin(), as_path(), attribute(0xc0, 16, &[0; 7])]),
-        ("CLUSTER_LIST of 3 octets", vec![origin(), as_path(), communities(100), attribute(0x80, 10, &[1, 2, 3])]),
-        ("PMSI tunnel of 2 octets", vec![origin(), as_path(), communities(100), attribute(0xc0, 22, &[0, 6])]),
-        ("a length beyond the end", vec![origin(), as_path(), vec![0xc0, 16, 200, 0, 2]]),
+        (
+            "AS_PATH cut short",
+            vec![
+                origin(),
+                attribute(0x40, 2, &[2, 3, 0, 0]),
+                communities(100),
+            ],
+        ),
+        (
+            "communities of 7 octets",
+            vec![origin(), as_path(), attribute(0xc0, 16, &[0; 7])],
+        ),
+        (
+            "CLUSTER_LIST of 3 octets",
+            vec![
+                origin(),
+                as_path(),
+                communities(100),
+                attribute(0x80, 10, &[1, 2, 3]),
+            ],
+        ),
+        (
+            "PMSI tunnel of 2 octets",
+            vec![
+                origin(),
+                as_path(),
+                communities(100),
+                attribute(0xc0, 22, &[0, 6]),
+            ],
+        ),
+        (
+            "a length beyond the end",
+            vec![origin(), as_path(), vec![0xc0, 16, 200, 0, 2]],
+        ),
     ];
     for (what, list) in cases {
         let mut bench = vtep();
@@ -327,7 +409,12 @@ fn routes_that_cannot_be_told_apart_end_the_session_but_cost_none_held() {
     overrun[1] = 200;
     let bad = [
         update(&[reach(&NEXT_HOP, &overrun), origin(), as_path()]),
-        update(&[reach(&NEXT_HOP, &routes), reach(&NEXT_HOP, &routes), origin(), as_path()]),
+        update(&[
+            reach(&NEXT_HOP, &routes),
+            reach(&NEXT_HOP, &routes),
+            origin(),
+            as_path(),
+        ]),
         update(&[attribute(0x90, 14, &[0, 25, 70, 200]), origin(), as_path()]),
         message(9, &[1, 2, 3]),
         vec![0; 64],
@@ -348,7 +435,12 @@ fn routes_that_cannot_be_told_apart_end_the_session_but_cost_none_held() {
 fn only_routes_of_this_instance_become_rows() {
     let next_hop = |last: u8| [10, 0, 0, last];
     let with = |communities: Vec<u8>, last: u8, route: Vec<u8>| {
-        update(&[reach(&next_hop(last), &route), origin(), as_path(), communities])
+        update(&[
+            reach(&next_hop(last), &route),
+            origin(),
+            as_path(),
+            communities,
+        ])
     };
     let two_targets = {
         let mut value = vec![0x00, 0x02, 0xfd, 0xe8, 0, 0, 0, 77];
@@ -365,17 +457,48 @@ fn only_routes_of_this_instance_become_rows() {
     let mut multicast = mac_route(1, 1, 100);
     multicast[25] = 3;
     let cases = [
-        ("any of several targets", 1, with(two_targets, 1, mac_route(1, 1, 100))),
-        ("another instance's target", 0, with(communities(101), 1, mac_route(1, 1, 100))),
-        ("another VNI", 0, with(communities(100), 1, mac_route(1, 1, 101))),
+        (
+            "any of several targets",
+            1,
+            with(two_targets, 1, mac_route(1, 1, 100)),
+        ),
+        (
+            "another instance's target",
+            0,
+            with(communities(101), 1, mac_route(1, 1, 100)),
+        ),
+        (
+            "another VNI",
+            0,
+            with(communities(100), 1, mac_route(1, 1, 101)),
+        ),
         ("MPLS only", 0, with(mpls_only, 1, mac_route(1, 1, 100))),
-        ("a tag in an instance without", 0, with(communities(100), 1, tagged)),
+        (
+            "a tag in an instance without",
+            0,
+            with(communities(100), 1, tagged),
+        ),
         ("a group address", 0, with(communities(100), 1, multicast)),
-        ("our own route distinguisher", 0, with(communities(100), 1, mac_route(3, 1, 100))),
-        ("our own next hop", 0, with(communities(100), 3, mac_route(1, 1, 100))),
-        ("a next hop that is none", 0, update(&[
-            reach(&[224, 0, 0, 1], &mac_route(1, 1, 100)), origin(), as_path(), communities(100),
-        ])),
+        (
+            "our own route distinguisher",
+            0,
+            with(communities(100), 1, mac_route(3, 1, 100)),
+        ),
+        (
+            "our own next hop",
+            0,
+            with(communities(100), 3, mac_route(1, 1, 100)),
+        ),
+        (
+            "a next hop that is none",
+            0,
+            update(&[
+                reach(&[224, 0, 0, 1], &mac_route(1, 1, 100)),
+                origin(),
+                as_path(),
+                communities(100),
+            ]),
+        ),
     ];
     for (what, rows, bytes) in cases {
         let mut bench = vtep();
@@ -435,9 +558,8 @@ fn route_refresh_is_answered_between_marks() {
     let rr = bench.peer("10.0.0.101", PeerConfig::REFLECTOR);
     bench.received.clear();
     let (afi, safi) = (wire::Afi::L2Vpn, wire::Safi::Evpn);
-    let refresh = |kind| {
-        Message::RouteRefresh(wire::RouteRefreshMessage::new_with_subtype(afi, safi, kind))
-    };
+    let refresh =
+        |kind| Message::RouteRefresh(wire::RouteRefreshMessage::new_with_subtype(afi, safi, kind));
     bench.send(rr, &refresh(RouteRefreshSubtype::Normal));
     let kinds: Vec<_> = bench.received[&rr]
         .iter()

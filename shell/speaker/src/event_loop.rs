@@ -27,10 +27,7 @@ const STOP_WAIT: Duration = Duration::from_secs(1);
 /// What the handle asks for. Each is answered when it is done.
 #[derive(Debug)]
 pub(crate) enum Command {
-    SetLocal(
-        Box<LocalState>,
-        oneshot::Sender<Result<(), BadLocalState>>,
-    ),
+    SetLocal(Box<LocalState>, oneshot::Sender<Result<(), BadLocalState>>),
     SetPeers(BTreeMap<IpAddr, Peer>, oneshot::Sender<()>),
     Routes(oneshot::Sender<Vec<RouteInfo>>),
     Peers(oneshot::Sender<Vec<PeerInfo>>),
@@ -50,7 +47,7 @@ struct Runner {
     published: u64,
 }
 
-pub(crate) async fn start(config: SpeakerConfig) -> Result<SpeakerHandle, StartError> {
+pub(crate) fn start(config: SpeakerConfig) -> Result<SpeakerHandle, StartError> {
     let speaker = Speaker::new(Instant::now(), config.bgp)?;
     let (events_tx, events) = mpsc::channel(QUEUE_EVENTS);
     let (commands_tx, commands) = mpsc::channel(16);
@@ -88,7 +85,11 @@ pub(crate) async fn start(config: SpeakerConfig) -> Result<SpeakerHandle, StartE
 }
 
 impl Runner {
-    async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut events: mpsc::Receiver<Event>) {
+    async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        mut events: mpsc::Receiver<Event>,
+    ) {
         loop {
             self.carry_out();
             let deadline = self.speaker.poll_timeout();
@@ -347,7 +348,10 @@ fn log(event: &evpn::Event) {
             info!("EVPN routes are complete");
         }
         evpn::Event::Complete { missing } => {
-            warn!(?missing, "EVPN routes count as complete; some peers did not tell in time");
+            warn!(
+                ?missing,
+                "EVPN routes count as complete; some peers did not tell in time"
+            );
         }
         evpn::Event::Malformed { peer, what } => warn!(%peer, what, "Malformed BGP UPDATE"),
         evpn::Event::Mobility {

@@ -4,7 +4,9 @@
 //! commands and watches what it learned. Connections have a reader and a writer task each, with
 //! bounded queues to the owner.
 
-use evpn::{BadConfig, BadLocalState, Config, LocalState, PeerConfig, PeerInfo, RouteInfo, StopKind};
+use evpn::{
+    BadConfig, BadLocalState, Config, LocalState, PeerConfig, PeerInfo, RouteInfo, StopKind,
+};
 use model::{Forwarding, Secret};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -59,7 +61,9 @@ pub enum StartError {
     #[error(transparent)]
     Config(#[from] BadConfig),
     /// A listening socket could not be had.
-    #[error("listening for BGP on {address}: {source}; see who has the port with `ss -tlnp`, or set another")]
+    #[error(
+        "listening for BGP on {address}: {source}; see who has the port with `ss -tlnp`, or set another"
+    )]
     Listen {
         /// Where.
         address: SocketAddr,
@@ -95,8 +99,12 @@ pub struct SpeakerHandle {
 
 impl SpeakerHandle {
     /// Starts a speaker in a task of the current runtime.
+    #[expect(
+        clippy::unused_async,
+        reason = "needs a runtime, which an async function says better than a panic"
+    )]
     pub async fn start(config: SpeakerConfig) -> Result<Self, StartError> {
-        event_loop::start(config).await
+        event_loop::start(config)
     }
 
     /// What is behind this host, all of it; see [`evpn::Speaker::set_local`].

@@ -1,9 +1,13 @@
 //! Real daemons of others, each in a network namespace of its own: FRR 8.4 as reflector and as
 //! VTEP, GoBGP as reflector.
 
+#![allow(clippy::unwrap_used, reason = "a helper that panics fails its test")]
+
 mod rig;
 
-use evpn::{Config, LocalEvi, LocalMac, LocalState, PeerConfig, Role, SessionState, StopKind, Timing};
+use evpn::{
+    Config, LocalEvi, LocalMac, LocalState, PeerConfig, Role, SessionState, StopKind, Timing,
+};
 use model::{Asn, Encoding, Forwarding, MacAddr, Vni};
 use rig::{PATIENCE, Rig, until};
 use serde_json::Value;
@@ -147,8 +151,19 @@ impl Frr {
             format!("{dir}/zserv.api"),
         );
         let mut args = vec![
-            program.as_str(), "-f", &conf, "-i", &pid, "-z", &api, "--vty_socket", dir,
-            "-P", "0", "--log", "stdout",
+            program.as_str(),
+            "-f",
+            &conf,
+            "-i",
+            &pid,
+            "-z",
+            &api,
+            "--vty_socket",
+            dir,
+            "-P",
+            "0",
+            "--log",
+            "stdout",
         ];
         args.extend(more);
         rig.daemon(daemon, self.netns, &args);
@@ -157,7 +172,15 @@ impl Frr {
     fn show(&self, rig: &Rig, what: &str) -> Value {
         rig.json(
             self.netns,
-            &["vtysh", "--vty_socket", &self.sockets, "-d", "bgpd", "-c", what],
+            &[
+                "vtysh",
+                "--vty_socket",
+                &self.sockets,
+                "-d",
+                "bgpd",
+                "-c",
+                what,
+            ],
         )
     }
 
@@ -180,9 +203,8 @@ fn frr_reflector() -> String {
     }
     text += " address-family l2vpn evpn\n";
     for client in [C1, C2] {
-        text += &format!(
-            "  neighbor {client} activate\n  neighbor {client} route-reflector-client\n"
-        );
+        text +=
+            &format!("  neighbor {client} activate\n  neighbor {client} route-reflector-client\n");
     }
     text + " exit-address-family\n"
 }
@@ -278,9 +300,24 @@ fn frr_as_vtep_behind_our_reflector() {
     rig.host("vtep", VTEP);
     for args in [
         &["link", "add", "br100", "type", "bridge"][..],
-        &["link", "add", "vx100", "type", "vxlan", "id", "100", "local", VTEP, "dstport", "4789", "nolearning"],
+        &[
+            "link",
+            "add",
+            "vx100",
+            "type",
+            "vxlan",
+            "id",
+            "100",
+            "local",
+            VTEP,
+            "dstport",
+            "4789",
+            "nolearning",
+        ],
         &["link", "set", "vx100", "master", "br100", "up"],
-        &["link", "add", "nic", "type", "veth", "peer", "name", "nic-in"],
+        &[
+            "link", "add", "nic", "type", "veth", "peer", "name", "nic-in",
+        ],
         &["link", "set", "nic", "master", "br100", "up"],
         &["link", "set", "nic-in", "up"],
         &["link", "set", "br100", "up"],
@@ -310,20 +347,32 @@ fn frr_as_vtep_behind_our_reflector() {
         .unwrap();
         let mut vtep = Peer::new(PeerConfig::CLIENT);
         vtep.password = Some(model::Secret("fabric".to_owned()));
-        let peers = BTreeMap::from([
-            (ip(C1), Peer::new(PeerConfig::CLIENT)),
-            (ip(VTEP), vtep),
-        ]);
+        let peers = BTreeMap::from([(ip(C1), Peer::new(PeerConfig::CLIENT)), (ip(VTEP), vtep)]);
         rr.set_peers(peers).await.unwrap();
         let c1 = client(C1, RR, true).await;
         c1.set_local(one_mac(C1, MAC_1, "10.4.1.1")).await.unwrap();
         established(&rr).await;
 
         // FRR learns a MAC from its bridge, and an address from its neighbour table.
-        rig.exec("vtep", &["bridge", "fdb", "replace", MAC_3, "dev", "nic", "master", "dynamic"]);
+        rig.exec(
+            "vtep",
+            &[
+                "bridge", "fdb", "replace", MAC_3, "dev", "nic", "master", "dynamic",
+            ],
+        );
         rig.ip(
             "vtep",
-            &["neigh", "replace", "10.4.1.3", "lladdr", MAC_3, "dev", "br100", "nud", "reachable"],
+            &[
+                "neigh",
+                "replace",
+                "10.4.1.3",
+                "lladdr",
+                MAC_3,
+                "dev",
+                "br100",
+                "nud",
+                "reachable",
+            ],
         );
         rows("c1 has FRR's rows", PATIENCE, &c1, |rows| {
             has_all_of(rows, VTEP, MAC_3, "10.4.1.3")
@@ -332,16 +381,22 @@ fn frr_as_vtep_behind_our_reflector() {
 
         // And the kernel of FRR's host has ours.
         let fdb = async |wanted: bool, limit: Duration| {
-            until("FRR's kernel has c1's MAC as it should", limit, async || {
-                let fdb = rig.json("vtep", &["bridge", "-j", "fdb", "show", "dev", "vx100"]);
-                let to_c1 = |row: &Value| row["dst"] == C1;
-                let has = |held: &str| {
-                    let rows = fdb.as_array().into_iter().flatten();
-                    rows.filter(|row| to_c1(row)).any(|row| row["mac"] == held)
-                };
-                let flood = has("00:00:00:00:00:00");
-                (has(MAC_1) == wanted && flood).then_some(()).ok_or(format!("{fdb:#}"))
-            })
+            until(
+                "FRR's kernel has c1's MAC as it should",
+                limit,
+                async || {
+                    let fdb = rig.json("vtep", &["bridge", "-j", "fdb", "show", "dev", "vx100"]);
+                    let to_c1 = |row: &Value| row["dst"] == C1;
+                    let has = |held: &str| {
+                        let rows = fdb.as_array().into_iter().flatten();
+                        rows.filter(|row| to_c1(row)).any(|row| row["mac"] == held)
+                    };
+                    let flood = has("00:00:00:00:00:00");
+                    (has(MAC_1) == wanted && flood)
+                        .then_some(())
+                        .ok_or(format!("{fdb:#}"))
+                },
+            )
             .await;
         };
         fdb(true, PATIENCE).await;
@@ -358,7 +413,10 @@ fn frr_as_vtep_behind_our_reflector() {
         nothing.evis.get_mut(&vni()).unwrap().macs.clear();
         c1.set_local(nothing).await.unwrap();
         fdb(false, WITHDRAWN_WITHIN).await;
-        rig.exec("vtep", &["bridge", "fdb", "del", MAC_3, "dev", "nic", "master"]);
+        rig.exec(
+            "vtep",
+            &["bridge", "fdb", "del", MAC_3, "dev", "nic", "master"],
+        );
         rig.ip("vtep", &["neigh", "del", "10.4.1.3", "dev", "br100"]);
         // Others stay: the bridge learned its port's own.
         let gone = |rows: &Forwarding| !rows.evis[&vni()].macs.contains_key(&(None, mac(MAC_3)));
@@ -402,7 +460,13 @@ fn gobgp_reflects_between_two_of_our_speakers() {
     let conf = format!("{text}/gobgpd.toml");
     let start = |rig: &mut Rig, conf: &str, more: &[&str]| {
         let mut args = vec![
-            "gobgpd", "-f", conf, "-t", "toml", "--api-hosts", "127.0.0.1:50051",
+            "gobgpd",
+            "-f",
+            conf,
+            "-t",
+            "toml",
+            "--api-hosts",
+            "127.0.0.1:50051",
         ];
         args.extend(more);
         rig.daemon("gobgpd", "rr", &args);

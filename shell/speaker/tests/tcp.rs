@@ -1,6 +1,8 @@
 //! Speakers over real TCP on loopback addresses: keys, TTLs, garbage, strangers, broken
 //! connections.
 
+#![allow(clippy::unwrap_used, reason = "a helper that panics fails its test")]
+
 mod rig;
 
 use evpn::{
@@ -178,13 +180,20 @@ fn a_wrong_or_missing_key_is_refused() {
             })
             .await;
         }
-        for (address, up) in [("127.0.2.1", true), ("127.0.2.2", false), ("127.0.2.3", false)] {
+        for (address, up) in [
+            ("127.0.2.1", true),
+            ("127.0.2.2", false),
+            ("127.0.2.3", false),
+        ] {
             let peer = peer_of(&rr, address).await;
             assert_eq!(peer.state == SessionState::Established, up, "{peer:#?}");
             assert_eq!(peer.counters.messages_in > 0, up, "{peer:#?}");
         }
         // The key is put right: the session comes up without a restart of anything.
-        wrong.set_peers(to_reflector(at, Some("right"))).await.unwrap();
+        wrong
+            .set_peers(to_reflector(at, Some("right")))
+            .await
+            .unwrap();
         sees(&c1, 2, true).await;
     });
 }
@@ -313,6 +322,9 @@ fn a_taken_port_is_explained() {
         .await
         .unwrap_err();
         let text = error.to_string();
-        assert!(text.contains("127.0.5.101") && text.contains("ss -tlnp"), "{text}");
+        assert!(
+            text.contains("127.0.5.101") && text.contains("ss -tlnp"),
+            "{text}"
+        );
     });
 }

@@ -77,7 +77,10 @@ impl Bench {
             while let Some(transmit) = self.speaker.poll_transmit() {
                 let mut bytes = transmit.bytes.clone();
                 let message = wire::decode_message(&mut bytes, 65535).expect("we send well");
-                self.received.entry(transmit.peer).or_default().push(message);
+                self.received
+                    .entry(transmit.peer)
+                    .or_default()
+                    .push(message);
                 let raw = self.raw.entry(transmit.peer).or_default();
                 raw.push(transmit.bytes);
             }

@@ -424,13 +424,7 @@ impl Net {
     fn line(&mut self, id: IpAddr, text: &str) {
         let at = (self.now - self.start).as_millis();
         let name = &self.nodes[&id].name;
-        writeln!(
-            self.log,
-            "{:>4}.{:03} {name} {text}",
-            at / 1000,
-            at % 1000
-        )
-        .unwrap();
+        writeln!(self.log, "{:>4}.{:03} {name} {text}", at / 1000, at % 1000).unwrap();
     }
 
     fn note(&mut self, id: IpAddr, event: &Event) {

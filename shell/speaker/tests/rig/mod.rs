@@ -85,13 +85,17 @@ impl Rig {
 
     /// `ip` in a namespace.
     pub(crate) fn ip(&self, name: &str, args: &[&str]) {
-        run(Command::new("ip").args(["-n", &self.netns(name)]).args(args));
+        run(Command::new("ip")
+            .args(["-n", &self.netns(name)])
+            .args(args));
     }
 
     /// A command in a namespace: what it printed.
     pub(crate) fn exec(&self, name: &str, args: &[&str]) -> String {
         let netns = self.netns(name);
-        run(Command::new("ip").args(["netns", "exec", &netns]).args(args))
+        run(Command::new("ip")
+            .args(["netns", "exec", &netns])
+            .args(args))
     }
 
     /// What a command in a namespace printed as JSON; null if it failed or printed none.
@@ -187,7 +191,10 @@ impl Drop for Rig {
             }
         }
         for netns in &self.namespaces {
-            Command::new("ip").args(["netns", "del", netns]).status().ok();
+            Command::new("ip")
+                .args(["netns", "del", netns])
+                .status()
+                .ok();
         }
     }
 }
