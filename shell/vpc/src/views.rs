@@ -31,7 +31,8 @@ pub(crate) struct VpcView {
     /// Identity.
     pub(crate) id: String,
     name: String,
-    path: String,
+    /// account/vpc and so on.
+    pub(crate) path: String,
     account_id: String,
     cidrs: Vec<String>,
     vni: u32,
@@ -47,8 +48,9 @@ pub(crate) struct SubnetView {
     /// Identity.
     pub(crate) id: String,
     /// Unique in the VPC.
-    pub(crate) name: String,
-    path: String,
+    name: String,
+    /// account/vpc and so on.
+    pub(crate) path: String,
     vpc_id: String,
     ipv4_cidr: Option<String>,
     ipv6_cidr: Option<String>,
@@ -65,8 +67,9 @@ pub(crate) struct NicView {
     /// Identity.
     pub(crate) id: String,
     /// Unique in the subnet.
-    pub(crate) name: String,
-    path: String,
+    name: String,
+    /// account/vpc and so on.
+    pub(crate) path: String,
     /// Its subnet.
     pub(crate) subnet_id: String,
     /// Its MAC.

@@ -68,7 +68,9 @@ impl Account {
                         }
                     })
                     .await?;
-                    let views: Vec<AccountView> = accounts.into_iter().map(Into::into).collect();
+                    let mut views: Vec<AccountView> =
+                        accounts.into_iter().map(Into::into).collect();
+                    views.sort_by(|a, b| a.name.cmp(&b.name));
                     global.output.many(&views)
                 }
                 Self::Show { account } => {

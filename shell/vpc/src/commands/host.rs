@@ -134,7 +134,8 @@ impl Host {
                     }
                 })
                 .await?;
-                let views: Vec<HostView> = hosts.into_iter().map(Into::into).collect();
+                let mut views: Vec<HostView> = hosts.into_iter().map(Into::into).collect();
+                views.sort_by(|a, b| a.name.cmp(&b.name));
                 global.output.many(&views)
             }),
             Self::Show { host } => block_on(async {

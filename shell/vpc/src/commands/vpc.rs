@@ -15,7 +15,7 @@ use serde::Serialize;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   vpc create blue --cidr 10.4.0.0/16
-  vpc create acme/blue --cidr 10.4.0.0/16 --cidr fd00:4::/48 --encoding vlan-aware-bundle")]
+  vpc create acme/blue --cidr 10.4.0.0/16 --cidr fd00:4::/32 --encoding vlan-aware-bundle")]
 pub(crate) struct Create {
     /// Its name; ACCOUNT/NAME in another account than "default"
     name: String,
@@ -134,7 +134,8 @@ impl List {
                 }
             })
             .await?;
-            let views: Vec<VpcView> = vpcs.into_iter().map(Into::into).collect();
+            let mut views: Vec<VpcView> = vpcs.into_iter().map(Into::into).collect();
+            views.sort_by(|a, b| a.path.cmp(&b.path));
             global.output.many(&views)
         })
     }
@@ -214,7 +215,9 @@ pub(crate) async fn subnets(client: &Management, filter: v1::Filter) -> Outcome<
         }
     })
     .await?;
-    Ok(subnets.into_iter().map(Into::into).collect())
+    let mut views: Vec<SubnetView> = subnets.into_iter().map(Into::into).collect();
+    views.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(views)
 }
 
 /// All NICs that a filter leaves.
@@ -227,7 +230,9 @@ pub(crate) async fn nics(client: &Management, filter: v1::Filter) -> Outcome<Vec
         }
     })
     .await?;
-    Ok(nics.into_iter().map(Into::into).collect())
+    let mut views: Vec<NicView> = nics.into_iter().map(Into::into).collect();
+    views.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(views)
 }
 
 fn tree(whole: &Whole) -> String {

@@ -46,7 +46,7 @@ const VPCS: [Vpc; 3] = [
     },
 ];
 const SUBNETS: [(&str, u8); 2] = [("web", 1), ("db", 2)];
-const VPC_CIDRS: [&str; 2] = ["10.4.0.0/16", "fd00:4::/48"];
+const VPC_CIDRS: [&str; 2] = ["10.4.0.0/16", "fd00:4::/32"];
 
 /// What came of it.
 #[derive(Debug, Serialize)]
@@ -157,18 +157,16 @@ fn supported(inside: &Inside<'_>) -> Outcome<(Vec<&'static Vpc>, Vec<String>)> {
     Ok((vpcs, left_out))
 }
 
-/// What is to be: one NIC of each subnet on each host that carries workloads or routers.
+/// What is to be: in each subnet one NIC on each compute host and a second one on the first, so
+/// that there are neighbours on the same host and on others.
 fn planned(inside: &Inside<'_>, vpcs: &[&Vpc]) -> Vec<Nic> {
-    let hosts: Vec<&str> = inside
+    let mut hosts: Vec<&str> = inside
         .state
         .agents()
-        .filter(|host| {
-            host.roles
-                .iter()
-                .any(|role| role == "compute" || role == "route")
-        })
+        .filter(|host| host.roles.iter().any(|role| role == "compute"))
         .map(|host| host.name.as_str())
         .collect();
+    hosts.extend(hosts.first().copied());
     let mut nics = Vec::new();
     for vpc in vpcs {
         for (subnet, net) in SUBNETS {
@@ -179,7 +177,7 @@ fn planned(inside: &Inside<'_>, vpcs: &[&Vpc]) -> Vec<Nic> {
                     path: format!("{}/{subnet}/a{number}", vpc.name),
                     subnet: format!("{}/{subnet}", vpc.name),
                     host: (*host).to_owned(),
-                    netns: format!("{}-{subnet}", vpc.name),
+                    netns: format!("{}-{subnet}-{number}", vpc.name),
                     ipv4: format!("10.4.{net}.{last}"),
                     ipv6: format!("fd00:4:{net}::{last:x}"),
                     mac: format!("02:00:00:00:{net:02x}:{number:02x}"),
@@ -502,7 +500,7 @@ The lab is up. To look around:
   vpc lab exec{flag} m1 -- vpc show blue
   vpc lab exec{flag} m1 -- vpc host list
   vpc lab exec{flag} c1 -- vpc evpn routes
-  vpc lab exec{flag} c1/blue-web -- ping -c3 10.4.1.12
+  vpc lab exec{flag} c1/blue-web-1 -- ping -c3 10.4.1.12
 and to take it down:
   vpc lab down{flag}"
     ))
