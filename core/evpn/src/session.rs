@@ -234,7 +234,14 @@ impl Speaker {
     }
 
     /// A connection is over, for whatever reason: so is the session on it, if there is one.
-    fn lose_link(&mut self, now: Instant, id: PeerId, conn: ConnId, down: Down, reason: &str) {
+    pub(crate) fn lose_link(
+        &mut self,
+        now: Instant,
+        id: PeerId,
+        conn: ConnId,
+        down: Down,
+        reason: &str,
+    ) {
         self.close_link(id, conn);
         let Some(peer) = self.peers.get_mut(&id) else {
             return;

@@ -3,7 +3,7 @@
 use crate::codec::RouteKey;
 use crate::link::{ConnId, Link, Restart, Side, session_config};
 use crate::local::{self, OwnRoute};
-use crate::peer::Peer;
+use crate::peer::{Down, Peer};
 use crate::rib::{Path, Rib, Source};
 use crate::vrf::Vrfs;
 use crate::{
@@ -317,6 +317,24 @@ impl Speaker {
                 peer.retry_at = (config.connect == ConnectMode::Active).then_some(now);
                 peer
             });
+        }
+        self.settle(now);
+    }
+
+    /// Ends a peer's connections without a word, because how to reach it has changed (another
+    /// key or port, say). Its routes are kept as for a restart, and the session is made anew.
+    pub fn reset_peer(&mut self, now: Instant, id: PeerId, reason: &str) {
+        let Some(peer) = self.peers.get(&id) else {
+            return;
+        };
+        let conns: Vec<ConnId> = peer.links.keys().copied().collect();
+        for conn in conns {
+            self.lose_link(now, id, conn, Down::Transport, reason);
+        }
+        if let Some(peer) = self.peers.get_mut(&id)
+            && peer.config.connect == ConnectMode::Active
+        {
+            peer.retry_at = Some(now);
         }
         self.settle(now);
     }

@@ -612,3 +612,127 @@ fn deadlines_are_kept_while_a_peer_is_slow() {
     bench.drain();
     assert_eq!(bench.received[&slow], [Message::Keepalive]);
 }
+
+/// Routes that a peer holds after these UPDATEs.
+fn held_after(updates: &[Vec<PathAttribute>]) -> BTreeSet<String> {
+    let mut held = BTreeSet::new();
+    for attribute in updates.iter().flatten() {
+        match attribute {
+            PathAttribute::MpReachNlri(reach) => {
+                held.extend(
+                    reach
+                        .evpn_announced
+                        .iter()
+                        .map(|r| format!("{:?}", r.key())),
+                );
+            }
+            PathAttribute::MpUnreachNlri(unreach) => {
+                for route in &unreach.evpn_withdrawn {
+                    held.remove(&format!("{:?}", route.key()));
+                }
+            }
+            _ => {}
+        }
+    }
+    held
+}
+
+#[test]
+fn routes_that_go_while_all_are_told_are_not_left_behind() {
+    for again in [false, true] {
+        let mut bench = reflector();
+        let c1 = bench.peer("10.0.0.1", PeerConfig::CLIENT);
+        let route = |n: u16| {
+            let [high, low] = n.to_be_bytes();
+            let mut route = mac_route(1, low, 100);
+            route[29] = high;
+            route
+        };
+        for n in 0..1500 {
+            bench.send_raw(c1, &good(&route(n)));
+        }
+        let slow = bench.connect("10.0.0.2", PeerConfig::CLIENT);
+        let conn = bench.conn(slow);
+        if !again {
+            bench.speaker.handle_writable(conn, false);
+        }
+        bench.send(
+            slow,
+            &Message::Open(common::fake::open([10, 0, 0, 2].into())),
+        );
+        bench.send(slow, &Message::Keepalive);
+        if again {
+            bench.speaker.handle_writable(conn, false);
+            let (afi, safi) = (wire::Afi::L2Vpn, wire::Safi::Evpn);
+            let refresh = wire::RouteRefreshMessage::new(afi, safi);
+            bench.send(slow, &Message::RouteRefresh(refresh));
+        }
+        let mut updates = bench.updates(slow);
+        // One message goes out, then the peer is slow again.
+        bench.speaker.handle_writable(conn, true);
+        let mut first = bench.speaker.poll_transmit().unwrap().bytes;
+        let Message::Update(first) = wire::decode_message(&mut first, 4096).unwrap() else {
+            panic!("routes come first");
+        };
+        updates.push(first.parse(true, false, &[]).unwrap().attributes);
+        bench.speaker.handle_writable(conn, false);
+        for n in [0, 3, 499, 500, 1000, 1499] {
+            bench.send_raw(c1, &update(&[unreach(&route(n))]));
+        }
+        bench.send_raw(c1, &good(&route(2000)));
+        bench.speaker.handle_writable(conn, true);
+        bench.drain();
+        updates.extend(bench.updates(slow));
+        let held = held_after(&updates);
+        assert_eq!(held.len(), 1495, "again: {again}");
+    }
+}
+
+#[test]
+fn a_vtep_on_an_ipv6_underlay() {
+    let (here, there): (IpAddr, IpAddr) = ("fd00::3".parse().unwrap(), "fd00::4".parse().unwrap());
+    let state = |vtep: IpAddr, mac: u8| {
+        let mut evi = LocalEvi::new(Encoding::VlanBased, 1);
+        evi.domains.insert(None);
+        let key = (None, MacAddr([2, 0, 0, 0, 0, mac]));
+        evi.macs.insert(key, LocalMac::default());
+        let mut state = LocalState::empty(vtep);
+        state.evis.insert(vni(100), evi);
+        state
+    };
+    let mut one = Bench::new(config("10.0.0.3".parse().unwrap(), Role::Vtep));
+    let mut other = Bench::new(config("10.0.0.4".parse().unwrap(), Role::Vtep));
+    one.speaker.set_local(one.now, state(here, 3)).unwrap();
+    other.speaker.set_local(other.now, state(there, 4)).unwrap();
+    let rr = one.peer("10.0.0.101", PeerConfig::REFLECTOR);
+    other.peer("10.0.0.101", PeerConfig::REFLECTOR);
+    for bytes in one.raw.remove(&rr).unwrap() {
+        // Not the handshake.
+        if bytes[18] == 2 {
+            other.send_raw(rr, &bytes);
+        }
+    }
+    let rows = &other.speaker.forwarding().evis[&vni(100)];
+    assert_eq!(rows.flood, BTreeSet::from([(None, here)]));
+    let mac = (None, MacAddr([2, 0, 0, 0, 0, 3]));
+    assert_eq!(rows.macs.get(&mac), Some(&here));
+}
+
+#[test]
+fn a_peer_with_a_new_key_makes_its_session_anew_and_keeps_its_routes() {
+    let mut bench = vtep();
+    let rr = bench.peer("10.0.0.101", PeerConfig::REFLECTOR);
+    bench.send_raw(rr, &good(&mac_route(1, 1, 100)));
+    bench.received.clear();
+    bench.speaker.reset_peer(bench.now, rr, "its key changed");
+    bench.drain();
+    assert_eq!(bench.closed, [rr]);
+    assert!(
+        bench.received.is_empty(),
+        "no NOTIFICATION: {:?}",
+        bench.received
+    );
+    let info = bench.info(rr);
+    assert_eq!((info.state, info.stale), (SessionState::Idle, 1));
+    assert_eq!(macs(&bench), 1);
+}

@@ -106,17 +106,27 @@ impl Runner {
                 },
                 event = events.recv() => {
                     self.on_event(event.expect("the loop holds a sender"));
-                    for _ in 0..BURST_EVENTS {
-                        let Ok(event) = events.try_recv() else { break };
-                        self.on_event(event);
-                    }
+                    self.take_burst(&mut events);
                 }
-                () = until(deadline) => {}
+                () = until(deadline) => {
+                    // After a stall what peers sent in time must not lose against the clock.
+                    tokio::task::yield_now().await;
+                    self.take_burst(&mut events);
+                }
             }
             let now = Instant::now();
             if self.speaker.poll_timeout().is_some_and(|at| at <= now) {
                 self.speaker.handle_timeout(now);
             }
+        }
+    }
+
+    fn take_burst(&mut self, events: &mut mpsc::Receiver<Event>) {
+        for _ in 0..BURST_EVENTS {
+            let Ok(event) = events.try_recv() else {
+                return;
+            };
+            self.on_event(event);
         }
     }
 
@@ -138,26 +148,23 @@ impl Runner {
     }
 
     fn set_peers(&mut self, now: Instant, peers: BTreeMap<IpAddr, Peer>) {
-        let config = |peers: &BTreeMap<IpAddr, Peer>| {
-            let each = peers.iter().map(|(id, peer)| (*id, peer.config));
-            each.collect::<BTreeMap<_, _>>()
-        };
-        // A peer with another key, port or TTL rule has to make its session anew.
-        let same: BTreeMap<IpAddr, Peer> = self
-            .peers
-            .iter()
-            .filter(|(id, peer)| peers.get(id) == Some(peer))
-            .map(|(id, peer)| (*id, peer.clone()))
-            .collect();
-        self.speaker.set_peers(now, config(&same));
-        for id in self.peers.keys().filter(|id| !same.contains_key(id)) {
+        let configs = peers.iter().map(|(id, peer)| (*id, peer.config));
+        self.speaker.set_peers(now, configs.collect());
+        let before = std::mem::replace(&mut self.peers, peers);
+        for id in before.keys().filter(|id| !self.peers.contains_key(id)) {
             self.key_listeners(*id, None);
         }
-        for (id, peer) in peers.iter().filter(|(id, _)| !same.contains_key(id)) {
-            self.key_listeners(*id, peer.password.as_ref());
+        for (id, peer) in &self.peers {
+            let held = before.get(id);
+            if held.is_none_or(|held| held.password != peer.password) {
+                self.key_listeners(*id, peer.password.as_ref());
+            }
+            // The same peer, to be reached in another way.
+            if held.is_some_and(|held| held.config == peer.config && held != peer) {
+                let reason = "its port, TCP-MD5 key or GTSM setting was changed";
+                self.speaker.reset_peer(now, *id, reason);
+            }
         }
-        self.speaker.set_peers(now, config(&peers));
-        self.peers = peers;
     }
 
     /// A listener without the peer's key would take its unsigned connections.

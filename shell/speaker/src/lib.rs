@@ -114,8 +114,8 @@ impl SpeakerHandle {
             .await??)
     }
 
-    /// The peers, all of them. A peer whose address, role, port, password or GTSM changes is a
-    /// new one.
+    /// The peers, all of them. A peer whose role changes is a new one; if its port, password or
+    /// GTSM setting changes, its session is made anew and its routes are kept meanwhile.
     pub async fn set_peers(&self, peers: BTreeMap<IpAddr, Peer>) -> Result<(), Stopped> {
         self.ask(|reply| event_loop::Command::SetPeers(peers, reply))
             .await

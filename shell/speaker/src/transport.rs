@@ -18,7 +18,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a closed connection may take to hear the peer's end of it. Closing at once with
 /// unread bytes would reset it, and the NOTIFICATION on its way could be lost.
 const LINGER: Duration = Duration::from_secs(1);
-const READ_BYTES: usize = 64 << 10;
+const READ_BYTES: usize = 16 << 10;
 /// Messages handed to a writer at most; more than a batch of the speaker can make.
 const QUEUE_MESSAGES: usize = 2048;
 /// With so many on their way the speaker is told to wait, and with so few to go on.
@@ -106,6 +106,10 @@ pub(crate) async fn connect(
     let attempt = async { timeout(CONNECT_TIMEOUT, socket?.connect(address)).await? };
     let event = match attempt.await {
         Ok(stream) => Event::Connected(conn, stream),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            let why = "no answer; the host is down, or the two ends differ in TCP-MD5 key or GTSM";
+            Event::Over(conn, format!("connecting to {address}: {why}"))
+        }
         Err(error) => Event::Over(conn, format!("connecting to {address}: {error}")),
     };
     // The owner is gone: so is the need.

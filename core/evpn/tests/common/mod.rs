@@ -32,6 +32,8 @@ pub(crate) struct Net {
     /// The other end of a connection.
     pipes: BTreeMap<(IpAddr, ConnId), (IpAddr, ConnId)>,
     cut: BTreeSet<(IpAddr, IpAddr)>,
+    /// What TCP will send again once a cable is mended.
+    waiting: Vec<(IpAddr, Packet)>,
     pub(crate) log: String,
 }
 
@@ -65,6 +67,15 @@ enum Packet {
         to: (IpAddr, ConnId),
         reason: &'static str,
     },
+}
+
+impl Packet {
+    fn to(&self) -> Option<(IpAddr, ConnId)> {
+        match self {
+            Self::Syn { .. } => None,
+            Self::SynAck { to } | Self::Data { to, .. } | Self::Fin { to, .. } => Some(*to),
+        }
+    }
 }
 
 pub(crate) fn vni(raw: u32) -> Vni {
@@ -106,6 +117,7 @@ impl Net {
             sent: 0,
             pipes: BTreeMap::new(),
             cut: BTreeSet::new(),
+            waiting: vec![],
             log: String::new(),
         }
     }
@@ -199,12 +211,12 @@ impl Net {
         let pipes: Vec<_> = self.pipes.keys().filter(|p| p.0 == id).copied().collect();
         for pipe in pipes {
             if let Some(to) = self.pipes.remove(&pipe) {
-                self.fly(Packet::Fin { to, reason });
+                self.fly_from(id, Packet::Fin { to, reason });
             }
         }
     }
 
-    /// Packets between the two are lost from now on.
+    /// Nothing gets from one to the other from now on.
     pub(crate) fn cut(&mut self, a: &str, b: &str) {
         let (a, b) = (self.id(a), self.id(b));
         self.cut.extend([(a, b), (b, a)]);
@@ -214,6 +226,19 @@ impl Net {
         let (a, b) = (self.id(a), self.id(b));
         self.cut.remove(&(a, b));
         self.cut.remove(&(b, a));
+        let cut = &self.cut;
+        let between = |from: IpAddr, packet: &Packet| match packet.to() {
+            Some(to) => cut.contains(&(from, to.0)),
+            None => false,
+        };
+        let waiting = std::mem::take(&mut self.waiting);
+        let (still, free): (Vec<_>, Vec<_>) = waiting
+            .into_iter()
+            .partition(|(from, packet)| between(*from, packet));
+        self.waiting = still;
+        for (_, packet) in free {
+            self.fly(packet);
+        }
     }
 
     pub(crate) fn evi(&mut self, name: &str, raw: u32, rd_index: u16, encoding: Encoding) {
@@ -283,6 +308,16 @@ impl Net {
         self.now = until;
     }
 
+    /// Sends on a connection: what a cut cable stops is sent again later.
+    fn fly_from(&mut self, from: IpAddr, packet: Packet) {
+        let to = packet.to().map(|to| to.0);
+        if to.is_some_and(|to| self.cut.contains(&(from, to))) {
+            self.waiting.push((from, packet));
+        } else {
+            self.fly(packet);
+        }
+    }
+
     fn fly(&mut self, packet: Packet) {
         self.fly_after(LATENCY, packet);
     }
@@ -343,10 +378,8 @@ impl Net {
 
     fn drop_pipe(&mut self, from: (IpAddr, ConnId)) {
         if let Some(to) = self.pipes.remove(&from) {
-            self.fly(Packet::Fin {
-                to,
-                reason: "closed by peer",
-            });
+            let reason = "closed by peer";
+            self.fly_from(from.0, Packet::Fin { to, reason });
         }
     }
 
@@ -367,10 +400,9 @@ impl Net {
                 let node = self.nodes.get_mut(&id).unwrap();
                 node.bytes_out.push(transmit.bytes.clone());
                 let from = (id, transmit.conn);
-                let reachable = !self.cut.contains(&(id, transmit.peer));
-                if let Some(to) = self.pipes.get(&from).copied().filter(|_| reachable) {
+                if let Some(to) = self.pipes.get(&from).copied() {
                     let bytes = transmit.bytes;
-                    self.fly(Packet::Data { to, bytes });
+                    self.fly_from(id, Packet::Data { to, bytes });
                 }
                 continue;
             }
