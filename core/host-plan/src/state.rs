@@ -186,7 +186,7 @@ pub struct Guard {
 /// A network namespace of a workload.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NetnsState {
-    /// Its interfaces.
+    /// Its interfaces that are far ends of the host's veth pairs.
     pub links: BTreeMap<IfName, InsideLink>,
 }
 

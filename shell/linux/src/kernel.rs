@@ -74,8 +74,8 @@ impl Kernel {
     /// Looks at everything a plan is made from.
     pub fn observe(&mut self, scope: &Scope) -> Result<HostState, Error> {
         let capabilities = self.capabilities()?.clone();
-        let namespaces = observe::namespaces(&mut self.route, scope)?;
         let raw = observe::raw_links(&mut self.route).doing(|| "list interfaces".to_owned())?;
+        let namespaces = observe::namespaces(&mut self.route, scope, &raw)?;
         let vlans = if capabilities.contains(&Capability::VlanFiltering) {
             observe::port_vlans(&mut self.route).doing(|| "list the VLANs of ports".to_owned())?
         } else {

@@ -4,7 +4,7 @@ use crate::attr::{self, Message};
 use crate::error::{Cause, Doing, Error};
 use crate::fdb::{self, RawFdb, RawNeighbour};
 use crate::link::{self, RawLink};
-use crate::netns::{Netns, in_netns};
+use crate::netns::Netns;
 use crate::socket::Socket;
 use crate::sys;
 use host_plan::{
@@ -200,9 +200,15 @@ pub(crate) struct Namespaces {
     pub(crate) names: HashMap<i32, NetnsName>,
 }
 
-/// Looks into namespaces. One that has an interface of ours has a number in our namespace, and the
-/// kernel lists its interfaces through our own socket; the others are entered.
-pub(crate) fn namespaces(socket: &mut Socket, scope: &Scope) -> Result<Namespaces, Error> {
+/// Looks at the far ends of our veth pairs in namespaces, through our own socket: a namespace with
+/// such an end has a number in ours. Nothing is entered, and nothing is listed whole: for each
+/// `RTM_GETLINK` dump the kernel walks all interfaces of the *asking* namespace to size its buffer,
+/// so that a dump per namespace would cost the square of their number.
+pub(crate) fn namespaces(
+    socket: &mut Socket,
+    scope: &Scope,
+    raw: &[RawLink],
+) -> Result<Namespaces, Error> {
     let mut found = Namespaces::default();
     let all: Vec<&NetnsName> = scope.netns.iter().collect();
     for names in all.chunks(OPEN_NAMESPACES) {
@@ -231,33 +237,40 @@ pub(crate) fn namespaces(socket: &mut Socket, scope: &Scope) -> Result<Namespace
                 .map(|id| id as i32)
                 .filter(|id| *id >= 0);
         });
-        for (((name, netns), id), result) in open.iter().zip(ids).zip(results) {
-            let doing = || format!("look into namespace {name}");
-            let state = match (id, result) {
-                (Some(id), Ok(())) => {
-                    found.names.insert(id, (*name).clone());
-                    inside(socket, Some(id)).doing(doing)?
-                }
+        for (((name, _), id), result) in open.iter().zip(ids).zip(results) {
+            match result {
                 // Not a namespace: a file that somebody left there.
-                (_, Err(cause)) if cause.errno() == Some(libc::EINVAL) => continue,
-                (_, Err(cause)) => return Err(cause).doing(doing),
-                (None, Ok(())) => {
-                    in_netns(netns, || inside(&mut Socket::route()?, None))?.doing(doing)?
-                }
-            };
-            found.states.insert((*name).clone(), state);
+                Err(cause) if cause.errno() == Some(libc::EINVAL) => continue,
+                other => other.doing(|| format!("look into namespace {name}"))?,
+            }
+            found.names.extend(id.map(|id| (id, (*name).clone())));
+            found.states.insert((*name).clone(), NetnsState::default());
         }
     }
+    far_ends(socket, raw, &mut found).doing(|| "look into namespaces".to_owned())?;
     Ok(found)
 }
 
-fn inside(socket: &mut Socket, id: Option<i32>) -> Result<NetnsState, Cause> {
-    let mut request = link::get_all();
-    if let Some(id) = id {
-        request.put(sys::IFLA_TARGET_NETNSID, &id.to_ne_bytes());
-    }
-    let mut links: HashMap<u32, (IfName, InsideLink)> = HashMap::new();
-    socket.dump(request, |_, payload| {
+fn far_ends(socket: &mut Socket, raw: &[RawLink], found: &mut Namespaces) -> Result<(), Cause> {
+    let ends: Vec<(i32, u32)> = raw
+        .iter()
+        .filter(|link| link.kind == "veth")
+        .filter_map(|link| Some((link.link_netns?, link.link?)))
+        .filter(|(id, _)| found.names.contains_key(id))
+        .collect();
+    let mut questions: Vec<Message> = ends
+        .iter()
+        .map(|(id, index)| {
+            let mut question = Message::new(libc::RTM_GETLINK, 0);
+            question
+                .ifinfo(libc::AF_UNSPEC, *index, 0, 0)
+                .put_u32(sys::IFLA_EXT_MASK, sys::RTEXT_FILTER_SKIP_STATS)
+                .put(sys::IFLA_TARGET_NETNSID, &id.to_ne_bytes());
+            question
+        })
+        .collect();
+    let mut links: BTreeMap<i32, HashMap<u32, (IfName, InsideLink)>> = BTreeMap::new();
+    let results = socket.ask(&mut questions, |position, payload| {
         let Some(raw) = RawLink::parse(payload) else {
             return;
         };
@@ -271,22 +284,35 @@ fn inside(socket: &mut Socket, id: Option<i32>) -> Result<NetnsState, Cause> {
             up: raw.up,
             addresses: BTreeSet::new(),
         };
-        links.insert(raw.index, (name, link));
-    })?;
-    let mut request = link::get_addresses();
-    if let Some(id) = id {
-        request.put(sys::IFA_TARGET_NETNSID, &id.to_ne_bytes());
-    }
-    socket.dump(request, |_, payload| {
-        if let Some((index, address)) = link::parse_address(payload)
-            && let Some((_, link)) = links.get_mut(&index)
-        {
-            link.addresses.insert(address);
+        let of_namespace = links.entry(ends[position].0).or_default();
+        of_namespace.insert(raw.index, (name, link));
+    });
+    for result in results {
+        match result {
+            // It went away between two questions.
+            Err(cause) if matches!(cause.errno(), Some(libc::ENODEV | libc::EINVAL)) => {}
+            other => other?,
         }
-    })?;
-    Ok(NetnsState {
-        links: links.into_values().collect(),
-    })
+    }
+    for (id, mut links) in links {
+        let mut request = link::get_addresses();
+        request.put(sys::IFA_TARGET_NETNSID, &id.to_ne_bytes());
+        let result = socket.dump(request, |_, payload| {
+            if let Some((index, address)) = link::parse_address(payload)
+                && let Some((_, link)) = links.get_mut(&index)
+            {
+                link.addresses.insert(address);
+            }
+        });
+        match result {
+            Err(cause) if cause.errno() == Some(libc::EINVAL) => continue,
+            other => other?,
+        }
+        if let Some(state) = found.states.get_mut(&found.names[&id]) {
+            state.links = links.into_values().collect();
+        }
+    }
+    Ok(())
 }
 
 /// Addresses of one interface of the socket's namespace.

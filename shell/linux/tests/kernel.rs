@@ -403,15 +403,20 @@ fn a_nic_in_a_namespace_is_ready_at_once() {
 }
 
 #[test]
-fn a_namespace_without_a_nic_of_ours_is_looked_into_too() {
+fn a_namespace_shows_the_far_ends_of_our_pairs_only() {
     lab(|lab| {
         tool("ip netns add theirs");
         let state = lab.observe();
-        assert!(
-            state.netns[&netns("theirs")]
-                .links
-                .contains_key(&ifname("lo"))
-        );
+        assert!(state.netns[&netns("theirs")].links.is_empty());
+        lab.act([veth("n-1", "theirs", mac(1))]);
+        inside_of("theirs", || {
+            tool("ip link add own0 type veth peer name own1");
+            tool("ip link set eth0 name lan0");
+        });
+        let links = lab.observe().netns[&netns("theirs")].links.clone();
+        assert_eq!(links.keys().collect::<Vec<_>>(), [&ifname("lan0")]);
+        std::fs::write("/run/netns/no-namespace", "").unwrap();
+        assert!(!lab.observe().netns.contains_key(&netns("no-namespace")));
     });
 }
 
