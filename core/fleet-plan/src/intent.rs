@@ -310,76 +310,6 @@ impl Intent {
             .collect()
     }
 
-    /// An account by name.
-    pub fn account_named(&self, name: &Name) -> Option<&Account> {
-        match self.named(Scope::Accounts, name)? {
-            ObjectId::Account(id) => self.account(id),
-            _ => None,
-        }
-    }
-
-    /// A host by name.
-    pub fn host_named(&self, name: &Name) -> Option<&Host> {
-        match self.named(Scope::Hosts, name)? {
-            ObjectId::Host(id) => self.host(id),
-            _ => None,
-        }
-    }
-
-    /// What a user typed for an object of `kind`: its id, or its path. Paths are relative to
-    /// `home`, the caller's account: `blue/web/a1`; or whole: `default/blue/web/a1`. Accounts and
-    /// hosts have plain names. An id comes before a name that looks like it, because scripts use
-    /// ids and nobody can choose one.
-    pub fn resolve(
-        &self,
-        kind: Kind,
-        home: Option<AccountId>,
-        text: &str,
-    ) -> Result<ObjectId, Refusal> {
-        self.by_id(kind, text)
-            .or_else(|| self.by_path(kind, home, text))
-            .ok_or_else(|| Refusal::NotFound {
-                kind,
-                what: text.chars().take(260).collect(),
-            })
-    }
-
-    /// How people call an object: `default/blue/web/a1`, or a host's name. An object that is gone
-    /// is called by its id.
-    pub fn path(&self, id: ObjectId) -> String {
-        let below = |parent: ObjectId, name: &Name| format!("{}/{name}", self.path(parent));
-        match id {
-            ObjectId::Account(id) => self.account(id).map(|o| o.name.to_string()),
-            ObjectId::Host(id) => self.host(id).map(|o| o.name.to_string()),
-            ObjectId::Vpc(id) => self
-                .vpc(id)
-                .map(|o| below(ObjectId::Account(o.account), &o.name)),
-            ObjectId::Subnet(id) => self
-                .subnet(id)
-                .map(|o| below(ObjectId::Vpc(o.vpc), &o.name)),
-            ObjectId::Nic(id) => self
-                .nic(id)
-                .map(|o| below(ObjectId::Subnet(o.subnet), &o.name)),
-        }
-        .unwrap_or_else(|| bare_id(id))
-    }
-
-    /// Kind and path: `vpc default/blue`.
-    pub fn describe(&self, id: ObjectId) -> String {
-        format!("{} {}", id.kind(), self.path(id))
-    }
-
-    /// The account that owns an object; none for hosts and what is gone.
-    pub fn account_of(&self, id: ObjectId) -> Option<AccountId> {
-        match id {
-            ObjectId::Account(id) => Some(id),
-            ObjectId::Vpc(id) => self.vpc(id).map(|vpc| vpc.account),
-            ObjectId::Subnet(id) => self.account_of(ObjectId::Vpc(self.subnet(id)?.vpc)),
-            ObjectId::Nic(id) => self.account_of(ObjectId::Subnet(self.nic(id)?.subnet)),
-            ObjectId::Host(_) => None,
-        }
-    }
-
     pub(crate) fn objects_after(
         &self,
         kind: Kind,
@@ -469,50 +399,6 @@ impl Intent {
                 revision: *revision,
             })
             .collect()
-    }
-
-    fn by_id(&self, kind: Kind, text: &str) -> Option<ObjectId> {
-        let id = match kind {
-            Kind::Account => ObjectId::Account(text.parse().ok()?),
-            Kind::Vpc => ObjectId::Vpc(text.parse().ok()?),
-            Kind::Subnet => ObjectId::Subnet(text.parse().ok()?),
-            Kind::Nic => ObjectId::Nic(text.parse().ok()?),
-            Kind::Host => ObjectId::Host(text.parse().ok()?),
-        };
-        self.get(id).map(|_| id)
-    }
-
-    fn by_path(&self, kind: Kind, home: Option<AccountId>, text: &str) -> Option<ObjectId> {
-        let names: Vec<Name> = text
-            .split('/')
-            .map(|part| part.parse().ok())
-            .collect::<Option<_>>()?;
-        let depth = match kind {
-            Kind::Host | Kind::Account => {
-                let [name] = names.as_slice() else {
-                    return None;
-                };
-                let scope = if kind == Kind::Host {
-                    Scope::Hosts
-                } else {
-                    Scope::Accounts
-                };
-                return self.named(scope, name);
-            }
-            Kind::Vpc => 1,
-            Kind::Subnet => 2,
-            Kind::Nic => 3,
-        };
-        let (account, rest) = match names.len() {
-            n if n == depth => (home?, names.as_slice()),
-            n if n == depth + 1 => (self.account_named(&names[0])?.id, &names[1..]),
-            _ => return None,
-        };
-        let mut at = ObjectId::Account(account);
-        for name in rest {
-            at = self.named(scope_below(at)?, name)?;
-        }
-        Some(at)
     }
 
     fn put(&mut self, object: Object) -> Result<(), BrokenIntent> {
@@ -731,7 +617,7 @@ pub(crate) fn prefixes_of(subnet: &Subnet) -> impl Iterator<Item = IpNet> + use<
     prefixes.into_iter().flatten()
 }
 
-fn bare_id(id: ObjectId) -> String {
+pub(crate) fn bare_id(id: ObjectId) -> String {
     match id {
         ObjectId::Account(id) => id.to_string(),
         ObjectId::Vpc(id) => id.to_string(),

@@ -19,6 +19,7 @@ mod decision;
 mod intent;
 mod list;
 mod liveness;
+mod names;
 mod plan;
 mod pool;
 mod refusal;

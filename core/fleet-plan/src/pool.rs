@@ -153,6 +153,7 @@ mod tests {
         pool.disown(2);
         pool.hold(2, t10);
         assert_eq!(pool.state(2, t9), State::Held(t10));
+        assert_eq!(pool.state(2, t10), State::Free);
         assert_eq!(pool.lowest_free(2..=3, t9), None);
         assert_eq!(pool.lowest_free(2..=4, t9), Some(4));
         assert_eq!(pool.next_release(2..=3), Some(t10));

@@ -170,7 +170,7 @@ impl Store {
 
     /// All tokens, in order of id.
     pub async fn tokens(&self) -> Result<Vec<JoinToken>, StoreError> {
-        self.read("reading the join tokens", ops::tokens).await
+        self.read("reading the join tokens", ops::all_tokens).await
     }
 
     /// Withdraws a token; true if it was there.

@@ -336,6 +336,8 @@ async fn holds_outlive_a_restart_and_end(location: Location) {
     let mut server = Server::start(&store, 3).await;
     server.now.0 += settings().hold_millis;
     server.run(account("tick")).await.unwrap();
+    // What ended is forgotten on disk as well.
+    assert_eq!(store.load().await.unwrap(), server.intent);
     let next = server.run(nic(subnet, host, "c")).await.unwrap();
     assert_eq!(address(&next), "10.4.0.2");
     store.close().await;
@@ -357,34 +359,39 @@ fn token(number: u64) -> (TokenSecret, JoinToken) {
 }
 
 async fn a_token_is_spent_once(location: Location) {
+    const RIVALS: usize = 8;
     let store = Arc::new(fresh(&location).await);
-    let (secret, token) = token(7);
-    store.create_token(&token).await.unwrap();
-    assert_eq!(store.token(token.id).await.unwrap(), Some(token.clone()));
-    let tasks: Vec<_> = (0..8)
-        .map(|n| {
-            let (store, secret) = (Arc::clone(&store), secret.clone());
-            tokio::spawn(async move {
-                store
-                    .consume_token(&secret, HostId::from_random(n), NOW)
-                    .await
+    // Many rounds, with all connections open after the first, so that some rivals do read the
+    // token before any of them has written it.
+    for round in 1..30 {
+        let (secret, token) = token(round);
+        store.create_token(&token).await.unwrap();
+        assert_eq!(store.token(token.id).await.unwrap(), Some(token.clone()));
+        let start = Arc::new(tokio::sync::Barrier::new(RIVALS));
+        let tasks: Vec<_> = (0..RIVALS as u64)
+            .map(|n| {
+                let (store, start, secret) =
+                    (Arc::clone(&store), Arc::clone(&start), secret.clone());
+                tokio::spawn(async move {
+                    start.wait().await;
+                    store
+                        .consume_token(&secret, HostId::from_random(n), NOW)
+                        .await
+                })
             })
-        })
-        .collect();
-    let mut used = 0;
-    for task in tasks {
-        match task.await.unwrap() {
-            Ok(spent) => {
-                used += 1;
-                assert!(spent.used.is_some());
+            .collect();
+        let mut winners = Vec::new();
+        for task in tasks {
+            match task.await.unwrap() {
+                Ok(spent) => winners.push(spent),
+                Err(StoreError::Token(TokenRefusal::Used { id })) => assert_eq!(id, token.id),
+                Err(other) => panic!("{other}"),
             }
-            Err(StoreError::Token(TokenRefusal::Used { id })) => assert_eq!(id, token.id),
-            Err(other) => panic!("{other}"),
         }
+        assert_eq!(winners.len(), 1, "round {round}");
+        assert!(winners[0].used.is_some());
+        assert_eq!(store.token(token.id).await.unwrap(), winners.pop());
     }
-    assert_eq!(used, 1);
-    let stored = store.token(token.id).await.unwrap().unwrap();
-    assert!(stored.used.is_some());
     store.close().await;
 }
 
@@ -752,7 +759,9 @@ impl Raw {
         match location {
             Location::Sqlite(path) => {
                 let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
-                Self::Sqlite(sqlx::SqlitePool::connect_with(options).await.unwrap())
+                // One connection: another would not see at once that a column was renamed.
+                let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
+                Self::Sqlite(pool.connect_with(options).await.unwrap())
             }
             Location::Postgres(options) => {
                 let options = options.as_ref().clone();

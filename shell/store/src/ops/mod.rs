@@ -1,6 +1,14 @@
 //! What happens inside a transaction. Each function takes the transaction and gives it back with
 //! its answer; on an error it is dropped, and with it everything that was done.
 
+mod hosts;
+mod tokens;
+
+pub(crate) use hosts::{issued, save_issued, save_statuses, statuses};
+pub(crate) use tokens::{
+    consume_token, create_token, delete_token, purge_tokens, token, tokens as all_tokens,
+};
+
 use crate::checksum::checksum;
 use crate::engine::{Arg, Row, Tx};
 use crate::error::no_such_table;
@@ -8,14 +16,9 @@ use crate::migrate;
 use crate::rows::{Unreadable, body, checked, key, parse, unsigned, verify};
 use crate::store::{History, enrolled};
 use fleet_plan::{
-    Decision, Delta, Digest, Hold, Intent, IssuedRow, JoinToken, RequestRecord, Resource, Rows,
-    TokenRefusal, TokenSecret, TokenUse,
+    Decision, Delta, Hold, Intent, RequestRecord, Resource, Rows, TokenRefusal, TokenSecret,
 };
-use model::{
-    Change, Cluster, Generation, HostId, HostStatus, Object, ObjectId, Revision, TokenId,
-    UnixMillis,
-};
-use std::collections::BTreeMap;
+use model::{Change, Cluster, Object, ObjectId, Revision, UnixMillis};
 
 /// Why a transaction was not committed.
 #[derive(Debug)]
@@ -132,10 +135,10 @@ pub(crate) async fn commit_join(
 ) -> Done<()> {
     let host = enrolled(decision).expect("the caller decided on the creation of a host");
     if decision.is_noop() {
-        check_spent(&mut tx, token, host, now).await?;
+        tokens::check_spent(&mut tx, token, host, now).await?;
         return Ok((tx, ()));
     }
-    spend(&mut tx, token, host, now).await?;
+    tokens::spend(&mut tx, token, host, now).await?;
     commit(tx, std::slice::from_ref(decision), kept).await
 }
 
@@ -167,157 +170,6 @@ pub(crate) async fn history(mut tx: Tx, after: Revision, limit: usize) -> Done<H
         head: head.revision,
     };
     Ok((tx, history))
-}
-
-pub(crate) async fn create_token(mut tx: Tx, token: &JoinToken) -> Done<()> {
-    let (id, text) = (token.id.to_string(), body(token));
-    let sum = checksum(&["token", &id, &text]);
-    tx.execute(
-        "INSERT INTO tokens (id, used, expires, body, checksum) VALUES ($1, $2, $3, $4, $5)",
-        vec![
-            id.into(),
-            i64::from(token.used.is_some()).into(),
-            token.expires.0.into(),
-            text.into(),
-            sum.into(),
-        ],
-    )
-    .await?;
-    Ok((tx, ()))
-}
-
-pub(crate) async fn token(mut tx: Tx, id: TokenId) -> Done<Option<JoinToken>> {
-    let token = find_token(&mut tx, id).await?;
-    Ok((tx, token))
-}
-
-pub(crate) async fn tokens(mut tx: Tx) -> Done<Vec<JoinToken>> {
-    let tokens = tx
-        .query(
-            "SELECT id, body, checksum, used FROM tokens ORDER BY id",
-            vec![],
-        )
-        .await?
-        .iter()
-        .map(token_row)
-        .collect::<Result<_, _>>()?;
-    Ok((tx, tokens))
-}
-
-pub(crate) async fn delete_token(mut tx: Tx, id: TokenId) -> Done<bool> {
-    let deleted = tx
-        .execute(
-            "DELETE FROM tokens WHERE id = $1",
-            vec![id.to_string().into()],
-        )
-        .await?;
-    Ok((tx, deleted > 0))
-}
-
-pub(crate) async fn consume_token(
-    mut tx: Tx,
-    token: &TokenSecret,
-    host: HostId,
-    now: UnixMillis,
-) -> Done<JoinToken> {
-    let token = spend(&mut tx, token, host, now).await?;
-    Ok((tx, token))
-}
-
-pub(crate) async fn purge_tokens(mut tx: Tx, now: UnixMillis) -> Done<u64> {
-    let purged = tx
-        .execute("DELETE FROM tokens WHERE expires < $1", vec![now.0.into()])
-        .await?;
-    Ok((tx, purged))
-}
-
-pub(crate) async fn save_statuses(mut tx: Tx, statuses: &[(HostId, HostStatus)]) -> Done<()> {
-    // In one order everywhere, so that two servers cannot wait for each other's rows.
-    let ordered: BTreeMap<HostId, &HostStatus> = statuses
-        .iter()
-        .map(|(host, status)| (*host, status))
-        .collect();
-    for (host, status) in ordered {
-        tx.execute(
-            "INSERT INTO statuses (host, checkin, body) \
-             SELECT CAST($1 AS TEXT), CAST($2 AS BIGINT), CAST($3 AS TEXT) \
-             WHERE EXISTS (SELECT 1 FROM objects WHERE kind = 'host' AND id = $1) \
-             ON CONFLICT (host) DO UPDATE SET checkin = excluded.checkin, body = excluded.body \
-             WHERE statuses.checkin <= excluded.checkin",
-            vec![
-                host.to_string().into(),
-                status.last_checkin.0.into(),
-                body(status).into(),
-            ],
-        )
-        .await?;
-    }
-    Ok((tx, ()))
-}
-
-pub(crate) async fn statuses(mut tx: Tx) -> Done<BTreeMap<HostId, HostStatus>> {
-    let statuses = tx
-        .query("SELECT host, body FROM statuses", vec![])
-        .await?
-        .iter()
-        .map(|row| {
-            let host: HostId = id_of(&row.text(0)?)?;
-            Ok((host, parse("a host report", &row.text(1)?)?))
-        })
-        .collect::<Result<_, Fail>>()?;
-    Ok((tx, statuses))
-}
-
-pub(crate) async fn save_issued(mut tx: Tx, rows: &[IssuedRow]) -> Done<Vec<IssuedRow>> {
-    let mut winners = Vec::new();
-    let ordered: BTreeMap<HostId, &IssuedRow> = rows.iter().map(|row| (row.host, row)).collect();
-    for (host, row) in ordered {
-        let kept = tx
-            .execute(
-                "INSERT INTO issued (host, generation, digest, checksum) \
-                 SELECT CAST($1 AS TEXT), CAST($2 AS BIGINT), CAST($3 AS TEXT), CAST($4 AS BIGINT) \
-                 WHERE EXISTS (SELECT 1 FROM objects WHERE kind = 'host' AND id = $1) \
-                 ON CONFLICT (host) DO UPDATE \
-                 SET generation = excluded.generation, digest = excluded.digest, \
-                 checksum = excluded.checksum \
-                 WHERE issued.generation < excluded.generation",
-                vec![
-                    host.to_string().into(),
-                    row.generation.0.into(),
-                    row.digest.0.as_str().into(),
-                    issued_checksum(row).into(),
-                ],
-            )
-            .await?;
-        if kept == 0 {
-            let stored = tx
-                .query(
-                    "SELECT host, generation, digest, checksum FROM issued WHERE host = $1",
-                    vec![host.to_string().into()],
-                )
-                .await?;
-            for stored in stored.iter().map(issued_row) {
-                let stored = stored?;
-                if stored != *row {
-                    winners.push(stored);
-                }
-            }
-        }
-    }
-    Ok((tx, winners))
-}
-
-pub(crate) async fn issued(mut tx: Tx) -> Done<Vec<IssuedRow>> {
-    let rows = tx
-        .query(
-            "SELECT host, generation, digest, checksum FROM issued ORDER BY host",
-            vec![],
-        )
-        .await?
-        .iter()
-        .map(issued_row)
-        .collect::<Result<_, _>>()?;
-    Ok((tx, rows))
 }
 
 async fn head(tx: &mut Tx) -> Result<Head, Fail> {
@@ -388,7 +240,7 @@ async fn record(tx: &mut Tx, change: &Change) -> Result<(), Fail> {
         )
         .await?;
         if let ObjectId::Host(host) = change.object.id() {
-            forget_host(tx, host).await?;
+            hosts::forget_host(tx, host).await?;
         }
         return Ok(());
     }
@@ -445,15 +297,6 @@ async fn record_request(tx: &mut Tx, request: &RequestRecord) -> Result<(), Fail
         ],
     )
     .await?;
-    Ok(())
-}
-
-async fn forget_host(tx: &mut Tx, host: HostId) -> Result<(), Fail> {
-    let host = Arg::from(host.to_string());
-    tx.execute("DELETE FROM statuses WHERE host = $1", vec![host.clone()])
-        .await?;
-    tx.execute("DELETE FROM issued WHERE host = $1", vec![host])
-        .await?;
     Ok(())
 }
 
@@ -588,103 +431,9 @@ async fn requests_after(tx: &mut Tx, after: Revision) -> Result<Vec<RequestRecor
         .collect()
 }
 
-async fn find_token(tx: &mut Tx, id: TokenId) -> Result<Option<JoinToken>, Fail> {
-    let rows = tx
-        .query(
-            "SELECT id, body, checksum, used FROM tokens WHERE id = $1",
-            vec![id.to_string().into()],
-        )
-        .await?;
-    rows.first().map(token_row).transpose()
-}
-
-/// Marks a token used if it is good. The update names what it expects, so that of two servers
-/// that read it unused one changes nothing.
-async fn spend(
-    tx: &mut Tx,
-    secret: &TokenSecret,
-    host: HostId,
-    now: UnixMillis,
-) -> Result<JoinToken, Fail> {
-    let token = find_token(tx, secret.id)
-        .await?
-        .ok_or(Fail::Token(TokenRefusal::Unknown))?;
-    token.check(secret, now).map_err(Fail::Token)?;
-    let spent = JoinToken {
-        used: Some(TokenUse { host, at: now }),
-        ..token
-    };
-    let (id, text) = (secret.id.to_string(), body(&spent));
-    let sum = checksum(&["token", &id, &text]);
-    let marked = tx
-        .execute(
-            "UPDATE tokens SET used = 1, body = $2, checksum = $3 WHERE id = $1 AND used = 0",
-            vec![id.into(), text.into(), sum.into()],
-        )
-        .await?;
-    if marked == 0 {
-        return Err(Fail::Token(TokenRefusal::Used { id: secret.id }));
-    }
-    Ok(spent)
-}
-
-/// Whoever repeats an enrolment must hold the token that it was done with.
-async fn check_spent(
-    tx: &mut Tx,
-    secret: &TokenSecret,
-    host: HostId,
-    now: UnixMillis,
-) -> Result<(), Fail> {
-    let token = find_token(tx, secret.id)
-        .await?
-        .ok_or(Fail::Token(TokenRefusal::Unknown))?;
-    match token.check(secret, now) {
-        Err(TokenRefusal::Used { .. }) if token.used.is_some_and(|used| used.host == host) => {
-            Ok(())
-        }
-        Err(refusal) => Err(Fail::Token(refusal)),
-        Ok(()) => Err(Fail::Token(TokenRefusal::Unknown)),
-    }
-}
-
 fn object(row: &Row) -> Result<Object, Fail> {
     let (kind, id, revision) = (row.text(0)?, row.text(1)?, row.int(2)?.to_string());
     let what = format!("{kind} {id}");
     let object: Object = checked(&what, &[&kind, &id, &revision], &row.text(3)?, row.int(4)?)?;
     Ok(object)
-}
-
-fn token_row(row: &Row) -> Result<JoinToken, Fail> {
-    let id = row.text(0)?;
-    let what = format!("join token {id}");
-    let token: JoinToken = checked(&what, &["token", &id], &row.text(1)?, row.int(2)?)?;
-    if i64::from(token.used.is_some()) != row.int(3)? {
-        return Err(Fail::Damaged(format!("{what} is used and unused")));
-    }
-    Ok(token)
-}
-
-fn issued_row(row: &Row) -> Result<IssuedRow, Fail> {
-    let issued = IssuedRow {
-        host: id_of(&row.text(0)?)?,
-        generation: Generation(unsigned(row, 1)?),
-        digest: Digest(row.text(2)?),
-    };
-    if issued_checksum(&issued) != row.int(3)? {
-        return Err(Fail::Damaged(format!(
-            "the generation of host {} does not match its checksum",
-            issued.host
-        )));
-    }
-    Ok(issued)
-}
-
-fn issued_checksum(row: &IssuedRow) -> i64 {
-    let (host, generation) = (row.host.to_string(), row.generation.to_string());
-    checksum(&["issued", &host, &generation, &row.digest.0])
-}
-
-fn id_of(text: &str) -> Result<HostId, Fail> {
-    text.parse()
-        .map_err(|error: model::BadId| Fail::Damaged(error.to_string()))
 }
