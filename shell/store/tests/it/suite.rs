@@ -2,7 +2,7 @@
 
 use crate::cluster::{NOW, Server, account, delete, host, name, nic, settings};
 use fleet_plan::{
-    Decision, Delta, Digest, IssuedRow, JoinToken, Rollout, TokenRefusal, TokenSecret,
+    Decision, Delta, Digest, Intent, IssuedRow, JoinToken, Rollout, TokenRefusal, TokenSecret,
 };
 use model::{Generation, HostId, HostStatus, Object, ObjectId, Revision, Role, UnixMillis};
 use std::collections::BTreeSet;
@@ -290,6 +290,11 @@ async fn compacted_history_is_said_to_be_so(location: Location) {
     );
     let history = store.changes_since(Revision(15), 100).await.unwrap();
     assert_eq!(history.changes.len(), 10);
+    // Who is behind the horizon gets everything instead.
+    assert_eq!(store.load().await.unwrap(), server.intent);
+    let mut behind = Intent::new(settings());
+    store.catch_up(&mut behind).await.unwrap();
+    assert_eq!(behind, server.intent);
     store.close().await;
 }
 
