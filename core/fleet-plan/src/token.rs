@@ -49,7 +49,7 @@ pub struct TokenSecret {
 /// Text that is not a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "this is not a join token: copy it whole, ten characters, a point and 64 hex digits, as `vpc host token` printed it"
+    "this is not a join token: copy it whole, ten characters, a point and 64 hex digits, as `vpc host token create` printed it"
 )]
 pub struct BadToken;
 
