@@ -11,6 +11,9 @@ use tokio::net::{TcpListener, TcpSocket};
 const TTL_OF_NEIGHBOURS: libc::c_int = 255;
 /// Longest key that the kernel takes.
 const MD5_KEY_MAX_BYTES: usize = 80;
+/// What the kernel may hold that is not on its way. Its own limit is megabytes: a slow peer would
+/// get long-past routes first, and withdrawals after them.
+const UNSENT_MAX_BYTES: libc::c_int = 128 << 10;
 /// Connections waiting to be accepted: every host of a large fabric may come at once.
 const BACKLOG: u32 = 1024;
 
@@ -66,6 +69,12 @@ pub(crate) fn prepare(
         set(socket, level, option, &TTL_OF_NEIGHBOURS)?;
     }
     set(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, &1)?;
+    set(
+        socket,
+        libc::IPPROTO_TCP,
+        libc::TCP_NOTSENT_LOWAT,
+        &UNSENT_MAX_BYTES,
+    )?;
     let millis = libc::c_int::try_from(send_timeout.as_millis()).unwrap_or(libc::c_int::MAX);
     set(socket, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, &millis)
 }

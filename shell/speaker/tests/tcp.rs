@@ -143,7 +143,7 @@ fn two_vteps_learn_each_other_and_forget() {
 fn ipv6_underlay_with_keys() {
     let rig = Rig::new(&[]);
     for address in ["fd00:99::1", "fd00:99::2", "fd00:99::101"] {
-        rig.ip("ours", &["addr", "add", address, "dev", "lo"]);
+        rig.ip("ours", &["addr", "add", address, "dev", "lo", "nodad"]);
     }
     rig.run(async |_rig| {
         let mut peers = clients(&["fd00:99::1", "fd00:99::2"]);
@@ -326,5 +326,152 @@ fn a_taken_port_is_explained() {
             text.contains("127.0.5.101") && text.contains("ss -tlnp"),
             "{text}"
         );
+    });
+}
+
+#[test]
+fn a_new_key_costs_no_row() {
+    on_one_thread(async {
+        let keyed = |key: &str| {
+            let mut peers = clients(&["127.0.6.1", "127.0.6.2"]);
+            for peer in peers.values_mut() {
+                peer.password = Some(Secret(key.to_owned()));
+            }
+            peers
+        };
+        let rr = reflector("127.0.6.101", keyed("old")).await;
+        let at = rr.listening()[0];
+        let c1 = vtep(1, "127.0.6.1", at, Some("old")).await;
+        let c2 = vtep(2, "127.0.6.2", at, Some("old")).await;
+        sees(&c1, 2, true).await;
+        sees(&c2, 1, true).await;
+        let mut seen = [c1.forwarding(), c2.forwarding()];
+        until("all is quiet", PATIENCE, async || {
+            let quiet = seen.iter().all(|watch| watch.borrow().complete);
+            quiet.then_some(()).ok_or("not complete".to_owned())
+        })
+        .await;
+        seen.iter_mut().for_each(|watch| watch.mark_unchanged());
+        rr.set_peers(keyed("new")).await.unwrap();
+        for handle in [&c1, &c2] {
+            handle
+                .set_peers(to_reflector(at, Some("new")))
+                .await
+                .unwrap();
+        }
+        until("the sessions are back", PATIENCE, async || {
+            let peers = rr.peers().await.unwrap();
+            let back = peers.iter().all(|p| p.counters.sessions >= 2 && p.synced);
+            back.then_some(()).ok_or(format!("{peers:#?}"))
+        })
+        .await;
+        for watch in &seen {
+            assert!(!watch.has_changed().unwrap(), "{:#?}", watch.borrow());
+        }
+    });
+}
+
+/// OPEN of router 10.0.0.n in AS 4200000000 with EVPN and nothing else, and KEEPALIVE.
+fn handshake(n: u8) -> Vec<u8> {
+    let capabilities = [1, 4, 0, 25, 0, 70, 65, 4, 0xfa, 0x56, 0xea, 0x00];
+    let mut body = vec![4, 0x5b, 0xa0, 0, 90, 10, 0, 0, n, 14, 2, 12];
+    body.extend(capabilities);
+    let message = |kind: u8, body: &[u8]| {
+        let mut out = vec![0xff; 16];
+        out.extend(u16::try_from(19 + body.len()).unwrap().to_be_bytes());
+        out.push(kind);
+        out.extend(body);
+        out
+    };
+    [message(1, &body), message(4, &[])].concat()
+}
+
+/// Reads a peer's messages until they have announced so many routes.
+async fn read_routes(stream: &mut TcpStream, wanted: usize) {
+    let mut count = 0;
+    while count < wanted {
+        let mut header = [0; 19];
+        stream.read_exact(&mut header).await.unwrap();
+        let length = usize::from(u16::from_be_bytes([header[16], header[17]]));
+        let mut body = vec![0; length - 19];
+        stream.read_exact(&mut body).await.unwrap();
+        // UPDATE, and in it MP_REACH_NLRI, which is the first attribute.
+        if header[18] != 2 || body[5] != 14 {
+            continue;
+        }
+        let length = usize::from(u16::from_be_bytes([body[6], body[7]]));
+        let value = &body[8..8 + length];
+        let mut at = 4 + usize::from(value[3]) + 1;
+        while at < value.len() {
+            at += 2 + usize::from(value[at + 1]);
+            count += 1;
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_does_not_read_holds_up_nobody() {
+    const MACS: u32 = 12_000;
+    on_one_thread(async {
+        let names = ["127.0.7.1", "127.0.7.2", "127.0.7.9"];
+        let rr = reflector("127.0.7.101", clients(&names)).await;
+        let at = rr.listening()[0];
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.bind("127.0.7.9:0".parse().unwrap()).unwrap();
+        let mut slow = socket.connect(at).await.unwrap();
+        slow.set_ttl(255).unwrap();
+        slow.write_all(&handshake(9)).await.unwrap();
+        let c1 = vtep(1, "127.0.7.1", at, None).await;
+        let c2 = vtep(2, "127.0.7.2", at, None).await;
+        sees(&c1, 2, true).await;
+        let mut evi = LocalEvi::new(Encoding::VlanBased, 1);
+        evi.domains.insert(None);
+        for n in 0..MACS {
+            let [_, a, b, c] = n.to_be_bytes();
+            let key = (None, model::MacAddr([2, 1, 0, a, b, c]));
+            let addresses = [
+                IpAddr::from([10, a, b, c]),
+                IpAddr::from([
+                    0xfd00,
+                    0,
+                    0,
+                    0,
+                    0,
+                    0,
+                    u16::from(a),
+                    u16::from(b) << 8 | u16::from(c),
+                ]),
+            ];
+            let addresses = BTreeSet::from(addresses);
+            evi.macs.insert(
+                key,
+                LocalMac {
+                    addresses,
+                    sticky: false,
+                },
+            );
+        }
+        let mut state = LocalState::empty("10.0.0.1".parse().unwrap());
+        state.evis.insert(vni(), evi);
+        c1.set_local(state).await.unwrap();
+        let watch = c2.forwarding();
+        until("c2 has all rows", PATIENCE, async || {
+            let rows = watch.borrow().evis[&vni()].macs.len();
+            (rows == MACS as usize)
+                .then_some(())
+                .ok_or(rows.to_string())
+        })
+        .await;
+        let sent = |peer: PeerInfo| peer.counters.updates_out;
+        let (to_slow, to_c2) = (
+            sent(peer_of(&rr, "127.0.7.9").await),
+            sent(peer_of(&rr, "127.0.7.2").await),
+        );
+        assert!(to_slow < to_c2, "{to_slow} to the slow peer, {to_c2} to c2");
+        // When it reads at last, it gets everything: a flood route of each VTEP, c2's MAC without
+        // and with its address, c1's without and with two.
+        let all = read_routes(&mut slow, 2 + 2 + 3 * MACS as usize);
+        tokio::time::timeout(PATIENCE, all).await.unwrap();
     });
 }
