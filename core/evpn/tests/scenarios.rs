@@ -736,3 +736,25 @@ fn a_peer_with_a_new_key_makes_its_session_anew_and_keeps_its_routes() {
     assert_eq!((info.state, info.stale), (SessionState::Idle, 1));
     assert_eq!(macs(&bench), 1);
 }
+
+#[test]
+fn a_mac_that_moves_is_announced_before_it_is_withdrawn() {
+    let mut bench = reflector();
+    let c1 = bench.peer("10.0.0.1", PeerConfig::CLIENT);
+    let c2 = bench.peer("10.0.0.2", PeerConfig::CLIENT);
+    let c3 = bench.peer("10.0.0.3", PeerConfig::CLIENT);
+    bench.send_raw(c1, &good(&mac_route(1, 1, 100)));
+    bench.updates(c3);
+    let conn = bench.conn(c3);
+    bench.speaker.handle_writable(conn, false);
+    bench.send_raw(c1, &update(&[unreach(&mac_route(1, 1, 100))]));
+    bench.send_raw(c2, &good(&mac_route(2, 1, 100)));
+    bench.speaker.handle_writable(conn, true);
+    bench.drain();
+    let kinds: Vec<u8> = bench
+        .updates(c3)
+        .iter()
+        .map(|list| list[0].type_code())
+        .collect();
+    assert_eq!(kinds, [14, 15], "MP_REACH_NLRI, then MP_UNREACH_NLRI");
+}
