@@ -345,7 +345,8 @@ pub(crate) struct RawLink {
     pub(crate) link_netns: Option<i32>,
     pub(crate) ipv6_disabled: bool,
     pub(crate) kind: String,
-    pub(crate) data: BTreeMap<u16, Vec<u8>>,
+    /// `IFLA_INFO_DATA`: attributes of the kind.
+    pub(crate) data: Vec<u8>,
     /// Flags, where it is a bridge's port.
     pub(crate) port: Option<BridgePortFlags>,
 }
@@ -392,11 +393,7 @@ impl RawLink {
         for (kind, value) in attr::attributes(info) {
             match kind {
                 sys::IFLA_INFO_KIND => self.kind = attr::text(value).unwrap_or("").to_owned(),
-                sys::IFLA_INFO_DATA => {
-                    self.data = attr::attributes(value)
-                        .map(|(kind, value)| (kind, value.to_vec()))
-                        .collect();
-                }
+                sys::IFLA_INFO_DATA => self.data = value.to_vec(),
                 sys::IFLA_INFO_SLAVE_KIND => is_bridge_port = attr::text(value) == Some("bridge"),
                 sys::IFLA_INFO_SLAVE_DATA if is_bridge_port => {
                     let flag = |kind| attr::attribute(value, kind).is_some_and(|v| v == [1]);
@@ -413,19 +410,19 @@ impl RawLink {
     }
 
     pub(crate) fn data_u8(&self, kind: u16) -> Option<u8> {
-        self.data.get(&kind)?.first().copied()
+        attr::attribute(&self.data, kind)?.first().copied()
     }
 
     pub(crate) fn data_u16(&self, kind: u16) -> Option<u16> {
-        attr::u16(self.data.get(&kind)?)
+        attr::u16(attr::attribute(&self.data, kind)?)
     }
 
     pub(crate) fn data_u32(&self, kind: u16) -> Option<u32> {
-        attr::u32(self.data.get(&kind)?)
+        attr::u32(attr::attribute(&self.data, kind)?)
     }
 
     pub(crate) fn data_ip(&self, kind: u16) -> Option<IpAddr> {
-        attr::ip(self.data.get(&kind)?).filter(|ip| !ip.is_unspecified())
+        attr::ip(attr::attribute(&self.data, kind)?).filter(|ip| !ip.is_unspecified())
     }
 }
 

@@ -94,10 +94,7 @@ fn kind(raw: &RawLink, namespaces: &HashMap<i32, NetnsName>) -> LinkKind {
             port: raw.data_u16(sys::IFLA_VXLAN_PORT).map_or(0, u16::from_be),
             learning: is(sys::IFLA_VXLAN_LEARNING),
         },
-        "vlan" => match raw
-            .data_u16(sys::IFLA_VLAN_ID)
-            .map(|vlan| VlanId::new(vlan))
-        {
+        "vlan" => match raw.data_u16(sys::IFLA_VLAN_ID).map(VlanId::new) {
             Some(Ok(vlan)) => LinkKind::Vlan {
                 parent: raw.link.unwrap_or(0),
                 vlan,

@@ -1,5 +1,11 @@
 //! Every action against a real kernel, seen through `ip`, `bridge` and `nft`. Run as root.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on says where, and what it measured or left out"
+)]
+
 mod lab;
 
 use host_plan::{
@@ -822,7 +828,7 @@ fn an_existing_interface_is_borrowed_and_given_back() {
             },
         ]);
         tool("ip link del eth7");
-        lab.act_twice([Action::Release { name: name.clone() }]);
+        lab.act_twice([Action::Release { name }]);
         assert!(lab.observe().guards.is_empty());
     });
 }

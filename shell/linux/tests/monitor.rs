@@ -1,5 +1,11 @@
 //! Drift is noticed, and so is having missed some. Run as root.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on says where, and what it measured or left out"
+)]
+
 mod lab;
 
 use host_plan::{Action, FdbRow, FdbState, FdbTarget, VlanMembership};

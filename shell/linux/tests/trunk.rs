@@ -1,5 +1,11 @@
 //! Bundles where the kernel does not filter VLANs: real frames through the tunnel. Run as root.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on says where, and what it measured or left out"
+)]
+
 mod lab;
 
 use host_plan::{Action, FdbRow, FdbState, FdbTarget, TrunkPair};
