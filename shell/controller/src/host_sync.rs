@@ -5,9 +5,9 @@ use crate::cluster::ClusterContext;
 use crate::owner::{Event, GENERATION_MAX, Handle, Push, Session, chain, removed};
 use api::tonic::{Request, Response, Status, Streaming};
 use api::{Field, v1};
-use model::{Condition, HostId, HostStatus, ObjectId};
+use model::{Condition, Generation, HostId, HostStatus, ObjectId};
 use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::{debug, info};
 use v1::host_sync_server::HostSync;
@@ -16,6 +16,10 @@ pub(crate) struct Service {
     pub(crate) owner: Handle,
     pub(crate) cluster: Arc<ClusterContext>,
 }
+
+/// Configurations on their way that the host has not reported as received. What HTTP/2 buffers is
+/// out of our hands, so a host that does not keep up is recognised by its reports.
+const UNSEEN: u32 = 4;
 
 type Updates = ReceiverStream<Result<v1::HostUpdate, Status>>;
 
@@ -86,9 +90,10 @@ async fn serve(
     mut reports: Streaming<v1::HostReport>,
     out: mpsc::Sender<Result<v1::HostUpdate, Status>>,
 ) {
+    let (heard_in, heard) = watch::channel(Generation(0));
     let end = tokio::select! {
-        end = take_reports(&owner, host, session.id, &mut reports) => end,
-        end = push_configs(&cluster, host, &mut session, &out) => end,
+        end = take_reports(&owner, host, session.id, &mut reports, heard_in) => end,
+        end = push_configs(&cluster, host, &mut session, heard, &out) => end,
         () = out.closed() => None,
     };
     if let Some(status) = end {
@@ -106,6 +111,7 @@ async fn take_reports(
     host: HostId,
     session: u64,
     reports: &mut Streaming<v1::HostReport>,
+    heard: watch::Sender<Generation>,
 ) -> Option<Status> {
     loop {
         let report = match reports.message().await {
@@ -118,6 +124,7 @@ async fn take_reports(
             Ok(status) => status,
             Err(status) => return Some(status),
         };
+        heard.send_replace(status.received);
         let event = Event::HostReported {
             host,
             session,
@@ -154,10 +161,30 @@ async fn push_configs(
     cluster: &ClusterContext,
     host: HostId,
     session: &mut Session,
+    mut heard: watch::Receiver<Generation>,
     out: &mpsc::Sender<Result<v1::HostUpdate, Status>>,
 ) -> Option<Status> {
     session.pushed.mark_changed();
+    let mut sent = Generation(0);
+    let mut room_for = UNSEEN;
     loop {
+        if room_for == 0 {
+            let over = session
+                .pushed
+                .wait_for(|push| matches!(push, Push::Replaced | Push::Removed));
+            tokio::select! {
+                // Ended only together with this.
+                report = heard.changed() => report.ok()?,
+                over = over => drop(over),
+            }
+            // Waiting has looked at what is to be sent now.
+            session.pushed.mark_changed();
+            room_for = 1;
+        }
+        // One that speaks, but has not seen the last, gets one more at a time.
+        if *heard.borrow_and_update() >= sent {
+            room_for = UNSEEN;
+        }
         if session.pushed.changed().await.is_err() {
             return Some(Status::unavailable("the server is stopping: connect again"));
         }
@@ -168,10 +195,15 @@ async fn push_configs(
         let push = session.pushed.borrow_and_update().clone();
         match push {
             Push::Nothing => {}
-            Push::Config(config) => room.send(Ok(v1::HostUpdate {
-                config: Some(config.as_ref().into()),
-                servers: cluster.settings.servers.clone(),
-            })),
+            Push::Config(config) if config.generation == sent => {}
+            Push::Config(config) => {
+                sent = config.generation;
+                room_for -= 1;
+                room.send(Ok(v1::HostUpdate {
+                    config: Some(config.as_ref().into()),
+                    servers: cluster.settings.servers.clone(),
+                }));
+            }
             Push::Replaced => {
                 return Some(Status::aborted(
                     "this host connected again: this stream is the older one",

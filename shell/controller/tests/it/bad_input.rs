@@ -30,18 +30,40 @@ pub(crate) async fn bad_fields_are_named(place: Place) {
         (&"x".repeat(64), "name: "),
         (&"x".repeat(300), "limit is 255"),
     ] {
-        refused(admin.create_vpc(vpc(name, "10.4.0.0/16")).await, invalid, text);
+        refused(
+            admin.create_vpc(vpc(name, "10.4.0.0/16")).await,
+            invalid,
+            text,
+        );
     }
     let base = || subnet("blue", "db", "10.4.16.0/24");
     type Spoil = fn(v1::CreateSubnetRequest) -> v1::CreateSubnetRequest;
     let bad_subnets: [(Spoil, &str); 7] = [
         (|s| v1::CreateSubnetRequest { vlan: 4095, ..s }, "vlan"),
-        (|s| v1::CreateSubnetRequest { vlan: 65_536 + 7, ..s }, "vlan"),
+        (
+            |s| v1::CreateSubnetRequest {
+                vlan: 65_536 + 7,
+                ..s
+            },
+            "vlan",
+        ),
         (|s| v1::CreateSubnetRequest { vni: 1 << 24, ..s }, "vni"),
         (|s| v1::CreateSubnetRequest { mtu: 1451, ..s }, "1450"),
         (|s| v1::CreateSubnetRequest { mtu: 70_000, ..s }, "mtu"),
-        (|s| v1::CreateSubnetRequest { cidrs: vec!["10.4.0.0/24".into()], ..s }, "overlaps"),
-        (|s| v1::CreateSubnetRequest { cidrs: vec!["10.9.0.0/24".into()], ..s }, "not inside"),
+        (
+            |s| v1::CreateSubnetRequest {
+                cidrs: vec!["10.4.0.0/24".into()],
+                ..s
+            },
+            "overlaps",
+        ),
+        (
+            |s| v1::CreateSubnetRequest {
+                cidrs: vec!["10.9.0.0/24".into()],
+                ..s
+            },
+            "not inside",
+        ),
     ];
     for (spoil, text) in bad_subnets {
         refused(admin.create_subnet(spoil(base())).await, invalid, text);
@@ -51,7 +73,11 @@ pub(crate) async fn bad_fields_are_named(place: Place) {
     let base = || nic("blue/web", "a2", "c1");
     let with = |mac: &str, address: &str| v1::CreateNicRequest {
         mac: mac.to_owned(),
-        addresses: [address].iter().filter(|a| !a.is_empty()).map(|a| (*a).to_owned()).collect(),
+        addresses: [address]
+            .iter()
+            .filter(|a| !a.is_empty())
+            .map(|a| (*a).to_owned())
+            .collect(),
         ..base()
     };
     for (request, code, text) in [
@@ -61,9 +87,27 @@ pub(crate) async fn bad_fields_are_named(place: Place) {
         (with("", &first.addresses[0]), Code::AlreadyExists, "a1"),
         (with("", "10.4.0.1"), invalid, "gateway"),
         (with("", "10.9.0.1"), invalid, "not inside"),
-        (v1::CreateNicRequest { host: None, ..base() }, invalid, "host: it is missing"),
-        (v1::CreateNicRequest { attachment: None, ..base() }, invalid, "attachment: it is missing"),
-        (nic("blue/web", "a2", "nobody"), Code::NotFound, "there is no host nobody"),
+        (
+            v1::CreateNicRequest {
+                host: None,
+                ..base()
+            },
+            invalid,
+            "host: it is missing",
+        ),
+        (
+            v1::CreateNicRequest {
+                attachment: None,
+                ..base()
+            },
+            invalid,
+            "attachment: it is missing",
+        ),
+        (
+            nic("blue/web", "a2", "nobody"),
+            Code::NotFound,
+            "there is no host nobody",
+        ),
         (nic("blue/nowhere", "a2", "c1"), Code::NotFound, "nowhere"),
     ] {
         refused(admin.create_nic(request).await, code, text);
@@ -77,9 +121,17 @@ pub(crate) async fn bad_fields_are_named(place: Place) {
         }),
         ..base()
     };
-    refused(admin.create_nic(long).await, invalid, "attachment.existing.ifname");
+    refused(
+        admin.create_nic(long).await,
+        invalid,
+        "attachment.existing.ifname",
+    );
     let nothing = v1::GetRequest { object: None };
-    refused(admin.get_vpc(nothing).await, invalid, "object: it is missing");
+    refused(
+        admin.get_vpc(nothing).await,
+        invalid,
+        "object: it is missing",
+    );
 }
 
 pub(crate) async fn large_messages_are_refused(place: Place) {
@@ -126,7 +178,10 @@ pub(crate) async fn garbage_harms_nobody(place: Place) {
     drop(stream.read_to_end(&mut rest).await);
     let tcp = TcpStream::connect(address).await.unwrap();
     let mut stream = connector.connect(tls::server_name(), tcp).await.unwrap();
-    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        .await
+        .unwrap();
     stream.write_all(&[0xa5; 20_000]).await.unwrap();
     drop(stream.read_to_end(&mut rest).await);
 
@@ -139,7 +194,9 @@ pub(crate) async fn garbage_harms_nobody(place: Place) {
         "Enrollment/Join",
         "HostSync/RenewCertificate",
     ] {
-        let status = raw_call(channel.clone(), method, &[0xff; 300]).await.unwrap_err();
+        let status = raw_call(channel.clone(), method, &[0xff; 300])
+            .await
+            .unwrap_err();
         assert!(
             matches!(status.code(), Code::Internal | Code::InvalidArgument),
             "{method}: {status}"
@@ -147,7 +204,12 @@ pub(crate) async fn garbage_harms_nobody(place: Place) {
     }
     let unknown = raw_call(channel.clone(), "Management/NoSuchThing", &[]).await;
     assert_eq!(unknown.unwrap_err().code(), Code::Unimplemented);
-    cluster.admin.clone().get_account(get("default")).await.unwrap();
+    cluster
+        .admin
+        .clone()
+        .get_account(get("default"))
+        .await
+        .unwrap();
 }
 
 async fn raw_call(

@@ -40,6 +40,7 @@ pub(crate) struct Agent {
 pub(crate) struct Stream {
     pub(crate) reports: mpsc::Sender<v1::HostReport>,
     pub(crate) updates: Streaming<v1::HostUpdate>,
+    applied: u64,
 }
 
 impl Place {
@@ -122,7 +123,9 @@ impl Cluster {
     }
 
     pub(crate) async fn token(&self) -> api::JoinToken {
-        self.token_with(v1::CreateJoinTokenRequest::default()).await.1
+        self.token_with(v1::CreateJoinTokenRequest::default())
+            .await
+            .1
     }
 
     pub(crate) async fn token_with(
@@ -168,17 +171,30 @@ impl Cluster {
     }
 
     pub(crate) async fn nic(&self, name: &str, host: &str) -> v1::Nic {
-        let made = self.admin.clone().create_nic(nic("blue/web", name, host)).await;
+        let made = self
+            .admin
+            .clone()
+            .create_nic(nic("blue/web", name, host))
+            .await;
         made.unwrap().into_inner()
     }
 
     pub(crate) async fn get_nic(&self, name: &str) -> v1::Nic {
-        let got = self.admin.clone().get_nic(get(&format!("blue/web/{name}"))).await;
+        let got = self
+            .admin
+            .clone()
+            .get_nic(get(&format!("blue/web/{name}")))
+            .await;
         got.unwrap().into_inner()
     }
 
     pub(crate) async fn get_host(&self, name: &str) -> v1::Host {
-        self.admin.clone().get_host(get(name)).await.unwrap().into_inner()
+        self.admin
+            .clone()
+            .get_host(get(name))
+            .await
+            .unwrap()
+            .into_inner()
     }
 }
 
@@ -193,7 +209,11 @@ impl Agent {
             .map_err(|error| api::tonic::Status::unknown(error.to_string()))?;
         let (reports, taken) = mpsc::channel(16);
         let updates = client.sync(ReceiverStream::new(taken)).await?.into_inner();
-        Ok(Stream { reports, updates })
+        Ok(Stream {
+            reports,
+            updates,
+            applied: 0,
+        })
     }
 
     /// Takes every configuration and reports it as done, until the stream ends.
@@ -210,7 +230,8 @@ impl Agent {
 }
 
 impl Stream {
-    pub(crate) async fn report(&self, received: u64, applied: u64) {
+    pub(crate) async fn report(&mut self, received: u64, applied: u64) {
+        self.applied = applied;
         let report = v1::HostReport {
             agent_version: "test".to_owned(),
             received_generation: received,
@@ -230,6 +251,7 @@ impl Stream {
     pub(crate) async fn until_nics(&mut self, count: usize) -> v1::HostConfig {
         loop {
             let config = self.config().await;
+            self.report(config.generation, self.applied).await;
             if nics(&config) == count {
                 return config;
             }

@@ -30,7 +30,11 @@ pub(crate) async fn a_token_works_once(place: Place) {
     let other = cluster.enrollment(token.clone(), "c2", 12);
     not_joined(api::enroll(&other).await, denied, "was used already");
     not_joined(api::enroll(&first).await, denied, "was used already");
-    refused(cluster.admin.clone().get_host(get("c2")).await, Code::NotFound, "c2");
+    refused(
+        cluster.admin.clone().get_host(get("c2")).await,
+        Code::NotFound,
+        "c2",
+    );
 
     // Right id, wrong secret: as if there were no such token.
     let text = cluster.token().await.reveal();
@@ -47,7 +51,9 @@ pub(crate) async fn a_token_works_once(place: Place) {
     not_joined(api::enroll(&taken).await, Code::AlreadyExists, "c1");
     let taken = cluster.enrollment(token.clone(), "c3", 11);
     not_joined(api::enroll(&taken).await, Code::AlreadyExists, "192.0.2.11");
-    api::enroll(&cluster.enrollment(token, "c3", 13)).await.unwrap();
+    api::enroll(&cluster.enrollment(token, "c3", 13))
+        .await
+        .unwrap();
 
     // Of many at once with one token one gets in.
     let token = cluster.token().await;
@@ -75,7 +81,9 @@ pub(crate) async fn a_token_works_once(place: Place) {
     let mut greedy = cluster.enrollment(preset.clone(), "r1", 21);
     greedy.roles = [model::Role::Management].into();
     not_joined(api::enroll(&greedy).await, denied, "roles");
-    api::enroll(&cluster.enrollment(preset, "r1", 21)).await.unwrap();
+    api::enroll(&cluster.enrollment(preset, "r1", 21))
+        .await
+        .unwrap();
     assert_eq!(
         cluster.get_host("r1").await.roles().collect::<Vec<_>>(),
         [v1::Role::Route]
@@ -101,9 +109,15 @@ pub(crate) async fn tokens_expire_and_are_revoked(place: Place) {
     };
     let (shown, token) = cluster.token_with(short).await;
     let state = || async {
-        let list = cluster.admin.clone().list_join_tokens(v1::ListJoinTokensRequest {}).await;
+        let list = cluster
+            .admin
+            .clone()
+            .list_join_tokens(v1::ListJoinTokensRequest {})
+            .await;
         let list = list.unwrap().into_inner().tokens;
-        list.into_iter().find(|one| one.id == shown.id).map(|one| one.state())
+        list.into_iter()
+            .find(|one| one.id == shown.id)
+            .map(|one| one.state())
     };
     eventually("the token expires", Duration::from_secs(10), || async {
         match state().await {
@@ -121,12 +135,20 @@ pub(crate) async fn tokens_expire_and_are_revoked(place: Place) {
     admin.revoke_join_token(revoke.clone()).await.unwrap();
     let revoked = api::enroll(&cluster.enrollment(token, "c1", 11)).await;
     not_joined(revoked, Code::PermissionDenied, "not valid");
-    refused(admin.revoke_join_token(revoke).await, Code::NotFound, "no join token");
+    refused(
+        admin.revoke_join_token(revoke).await,
+        Code::NotFound,
+        "no join token",
+    );
     let long = v1::CreateJoinTokenRequest {
         ttl_seconds: 31 * 86_400,
         ..Default::default()
     };
-    refused(admin.create_join_token(long).await, Code::InvalidArgument, "ttl_seconds");
+    refused(
+        admin.create_join_token(long).await,
+        Code::InvalidArgument,
+        "ttl_seconds",
+    );
 }
 
 pub(crate) async fn a_token_of_another_cluster_never_leaves_the_host(place: Place) {
@@ -149,7 +171,12 @@ pub(crate) async fn foreign_certificates_are_refused(place: Place) {
     // Same names, another CA; ours is trusted, so that only the server can object.
     let other = Authority::create(id).unwrap();
     let (issued, key) = other.issue_admin("root", Duration::from_secs(60)).unwrap();
-    let forged = Credential::new(ours.servers.clone(), ours.ca.clone(), chain_pem(&issued.chain), key);
+    let forged = Credential::new(
+        ours.servers.clone(),
+        ours.ca.clone(),
+        chain_pem(&issued.chain),
+        key,
+    );
     let outcome = match api::connect(&forged).await {
         Err(error) => Err(error.to_string()),
         Ok(channel) => match api::management(channel).get_account(get("default")).await {
@@ -180,22 +207,51 @@ pub(crate) async fn roles_are_kept_apart(place: Place) {
     let channel = api::connect(&one.credential).await.unwrap();
     let mut as_host = api::management(channel.clone());
     let denied = Code::PermissionDenied;
-    refused(as_host.get_host_config(get("c2")).await, denied, "for administrators");
-    refused(as_host.get_account(get("default")).await, denied, "for administrators");
-    refused(as_host.delete_host(delete("c2")).await, denied, "for administrators");
-    refused(as_host.watch(v1::WatchRequest::default()).await, denied, "for administrators");
-    refused(as_host.create_join_token(v1::CreateJoinTokenRequest::default()).await, denied, "");
+    refused(
+        as_host.get_host_config(get("c2")).await,
+        denied,
+        "for administrators",
+    );
+    refused(
+        as_host.get_account(get("default")).await,
+        denied,
+        "for administrators",
+    );
+    refused(
+        as_host.delete_host(delete("c2")).await,
+        denied,
+        "for administrators",
+    );
+    refused(
+        as_host.watch(v1::WatchRequest::default()).await,
+        denied,
+        "for administrators",
+    );
+    refused(
+        as_host
+            .create_join_token(v1::CreateJoinTokenRequest::default())
+            .await,
+        denied,
+        "",
+    );
     let mut stream = one.connect().await;
     stream.report(1, 1).await;
     let own = stream.config().await;
-    assert_eq!((own.host_id.as_str(), own.stacks.len()), (one.id.as_str(), 0));
+    assert_eq!(
+        (own.host_id.as_str(), own.stacks.len()),
+        (one.id.as_str(), 0)
+    );
 
     // An administrator is no host.
     let imposter = Agent {
         credential: cluster.credential(),
         ..cluster.join("c3", 13).await
     };
-    refused(imposter.try_connect().await.map(|_| ()), denied, "for hosts");
+    refused(
+        imposter.try_connect().await.map(|_| ()),
+        denied,
+        "for hosts",
+    );
 
     // Nobody is neither: only joining is open.
     let pinned = tls::pinned_client(cluster.token().await.fingerprint).unwrap();
@@ -216,9 +272,22 @@ pub(crate) async fn roles_are_kept_apart(place: Place) {
     refused(nobody, Code::Unauthenticated, "client certificate");
 
     // Configurations are shown to people without secrets.
-    let shown = cluster.admin.clone().get_host_config(get("c2")).await.unwrap().into_inner();
+    let shown = cluster
+        .admin
+        .clone()
+        .get_host_config(get("c2"))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(shown.stacks.len(), 1);
-    assert!(shown.bgp.unwrap().reflectors.iter().all(|one| one.password.is_empty()));
+    assert!(
+        shown
+            .bgp
+            .unwrap()
+            .reflectors
+            .iter()
+            .all(|one| one.password.is_empty())
+    );
 }
 
 pub(crate) async fn a_removed_host_is_shut_out(place: Place) {
@@ -229,7 +298,12 @@ pub(crate) async fn a_removed_host_is_shut_out(place: Place) {
     let mut stream = agent.connect().await;
     stream.report(1, 1).await;
     stream.config().await;
-    cluster.admin.clone().delete_host(delete("c1")).await.unwrap();
+    cluster
+        .admin
+        .clone()
+        .delete_host(delete("c1"))
+        .await
+        .unwrap();
     let end = loop {
         match stream.updates.message().await {
             Ok(Some(_)) => {}
@@ -238,12 +312,20 @@ pub(crate) async fn a_removed_host_is_shut_out(place: Place) {
     };
     let denied = Code::PermissionDenied;
     refused(end, denied, "it was removed");
-    refused(agent.try_connect().await.map(|_| ()), denied, "it was removed");
+    refused(
+        agent.try_connect().await.map(|_| ()),
+        denied,
+        "it was removed",
+    );
     let mut client = api::connect_host(&agent.credential).await.unwrap();
     let renew = v1::RenewCertificateRequest {
         csr_der: host_csr().unwrap().1,
     };
-    refused(client.renew_certificate(renew).await, denied, "it was removed");
+    refused(
+        client.renew_certificate(renew).await,
+        denied,
+        "it was removed",
+    );
     peers.changed().await.unwrap();
     assert!(peers.borrow().is_empty());
 }
@@ -274,7 +356,10 @@ pub(crate) async fn certificates_renew_themselves(place: Place) {
         name: agent.name.clone(),
         credential: api::renewed(agent.credential.servers.clone(), &certificate, key),
     };
-    assert_eq!(renewed.credential.identity().unwrap(), agent.credential.identity().unwrap());
+    assert_eq!(
+        renewed.credential.identity().unwrap(),
+        agent.credential.identity().unwrap()
+    );
     renewed.connect().await;
     let bad = client
         .renew_certificate(v1::RenewCertificateRequest {
@@ -283,18 +368,30 @@ pub(crate) async fn certificates_renew_themselves(place: Place) {
         .await;
     refused(bad, Code::InvalidArgument, "csr_der");
 
-    eventually("the server shows a new certificate", Duration::from_secs(10), || async {
-        let now = presented(&cluster).await;
-        if now == served { Err("the old one".to_owned()) } else { Ok(()) }
-    })
+    eventually(
+        "the server shows a new certificate",
+        Duration::from_secs(10),
+        || async {
+            let now = presented(&cluster).await;
+            if now == served {
+                Err("the old one".to_owned())
+            } else {
+                Ok(())
+            }
+        },
+    )
     .await;
     // The host never renewed this one again, so it ends.
-    eventually("the old certificate is refused", Duration::from_secs(15), || async {
-        match agent.try_connect().await {
-            Ok(_) => Err("still taken".to_owned()),
-            Err(_) => Ok(()),
-        }
-    })
+    eventually(
+        "the old certificate is refused",
+        Duration::from_secs(15),
+        || async {
+            match agent.try_connect().await {
+                Ok(_) => Err("still taken".to_owned()),
+                Err(_) => Ok(()),
+            }
+        },
+    )
     .await;
     // Long after its first certificate ended, the server still serves.
     let fresh = admin(&cluster.credential()).await;

@@ -23,7 +23,10 @@ pub(crate) async fn a_host_gets_its_configuration_and_reports(place: Place) {
     assert_eq!(empty.host_id, agent.id);
     let reflector = &empty.bgp.as_ref().unwrap().reflectors[0];
     let secret = cluster.server.bgp_secret().unwrap().0.clone();
-    assert_eq!((reflector.address.as_str(), &reflector.password), ("192.0.2.1", &secret));
+    assert_eq!(
+        (reflector.address.as_str(), &reflector.password),
+        ("192.0.2.1", &secret)
+    );
     stream.report(empty.generation, empty.generation).await;
 
     let made = cluster.nic("a1", "c1").await;
@@ -36,13 +39,21 @@ pub(crate) async fn a_host_gets_its_configuration_and_reports(place: Place) {
         let cluster = &cluster;
         async move {
             let status = cluster.get_nic("a1").await.status.unwrap();
-            if status.state() == expected { Ok(status) } else { Err(format!("{status:?}")) }
+            if status.state() == expected {
+                Ok(status)
+            } else {
+                Err(format!("{status:?}"))
+            }
         }
     };
     eventually("received, not done", SOON, || async {
         let status = cluster.get_host("c1").await.status.unwrap();
         let at = (status.received_generation, status.applied_generation);
-        if at == (config.generation, empty.generation) { Ok(()) } else { Err(format!("{at:?}")) }
+        if at == (config.generation, empty.generation) {
+            Ok(())
+        } else {
+            Err(format!("{at:?}"))
+        }
     })
     .await;
     state(State::Pending).await.unwrap();
@@ -66,14 +77,21 @@ pub(crate) async fn a_host_gets_its_configuration_and_reports(place: Place) {
     let host = cluster.get_host("c1").await.status.unwrap();
     assert_eq!(host.liveness(), v1::Liveness::Up);
     assert!(
-        host.conditions.iter().any(|c| c.message.contains("underlay MTU")),
+        host.conditions
+            .iter()
+            .any(|c| c.message.contains("underlay MTU")),
         "{:?}",
         host.conditions
     );
     stream.report(config.generation, config.generation).await;
     eventually("the NIC works", SOON, || state(State::Applied)).await;
 
-    cluster.admin.clone().delete_nic(delete("blue/web/a1")).await.unwrap();
+    cluster
+        .admin
+        .clone()
+        .delete_nic(delete("blue/web/a1"))
+        .await
+        .unwrap();
     let config = stream.until_nics(0).await;
     assert!(config.stacks.is_empty());
 }
@@ -87,17 +105,29 @@ pub(crate) async fn a_slow_host_gets_the_newest_only(place: Place) {
     for number in 0..60 {
         cluster.nic(&format!("a{number}"), "c1").await;
     }
-    // What is on the way in buffers may be old; then comes the newest, and nothing in between.
+    // A few may be on the way; then comes the newest, and nothing in between.
     let mut updates = 0;
     let last = loop {
         let config = stream.config().await;
+        stream.report(config.generation, 0).await;
         updates += 1;
         if nics(&config) == 60 {
             break config;
         }
     };
-    assert!(updates <= 30, "{updates} configurations were queued for a host that did not read");
-    assert_eq!(cluster.get_host("c1").await.status.unwrap().wanted_generation, last.generation);
+    assert!(
+        updates <= 5,
+        "{updates} configurations were queued for a host that did not read"
+    );
+    assert_eq!(
+        cluster
+            .get_host("c1")
+            .await
+            .status
+            .unwrap()
+            .wanted_generation,
+        last.generation
+    );
 }
 
 pub(crate) async fn a_silent_host_is_down_within_ten_seconds(place: Place) {
@@ -107,14 +137,21 @@ pub(crate) async fn a_silent_host_is_down_within_ten_seconds(place: Place) {
         kinds: vec![v1::Kind::Host.into()],
         ..Default::default()
     };
-    let mut events = cluster.admin.clone().watch(request).await.unwrap().into_inner();
+    let mut events = cluster
+        .admin
+        .clone()
+        .watch(request)
+        .await
+        .unwrap()
+        .into_inner();
     let mut liveness = async || loop {
-        if let Some(Event::HostLiveness(liveness)) = events.message().await.unwrap().unwrap().event {
+        if let Some(Event::HostLiveness(liveness)) = events.message().await.unwrap().unwrap().event
+        {
             return liveness.liveness();
         }
     };
     assert_eq!(liveness().await, v1::Liveness::Joining);
-    let stream = agent.connect().await;
+    let mut stream = agent.connect().await;
     stream.report(1, 1).await;
     assert_eq!(liveness().await, v1::Liveness::Up);
     // From now on it says nothing, though its connection is fine.
@@ -134,7 +171,7 @@ pub(crate) async fn waiting_tells_who_is_late(place: Place) {
     let (one, two) = (cluster.join("c1", 11).await, cluster.join("c2", 12).await);
     cluster.furnish().await;
     let obeying = one.obey().await;
-    let idle = two.connect().await;
+    let mut idle = two.connect().await;
     idle.report(1, 1).await;
     let mut admin = cluster.admin.clone();
     let wait = |kind: v1::Kind, object: &str, timeout_ms| v1::WaitAppliedRequest {
@@ -175,7 +212,11 @@ pub(crate) async fn waiting_tells_who_is_late(place: Place) {
     refused(end, Code::DeadlineExceeded, "host c2 has generation 1 of ");
 
     // A delete is waited for by its revision.
-    let deleted = admin.delete_nic(delete("blue/web/a1")).await.unwrap().into_inner();
+    let deleted = admin
+        .delete_nic(delete("blue/web/a1"))
+        .await
+        .unwrap()
+        .into_inner();
     let mut progress = admin
         .wait_applied(v1::WaitAppliedRequest {
             revision: deleted.revision,
@@ -190,7 +231,10 @@ pub(crate) async fn waiting_tells_who_is_late(place: Place) {
         last = Some(message);
     }
     let last = last.unwrap();
-    assert!(last.done && last.hosts.len() == 1 && last.hosts[0].host_name == "c1", "{last:?}");
+    assert!(
+        last.done && last.hosts.len() == 1 && last.hosts[0].host_name == "c1",
+        "{last:?}"
+    );
     let nothing = admin.wait_applied(v1::WaitAppliedRequest::default()).await;
     refused(nothing, Code::InvalidArgument, "object");
     let future = v1::WaitAppliedRequest {

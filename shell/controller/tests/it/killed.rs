@@ -26,7 +26,9 @@ fn serve_until_killed() {
     };
     let options = RunOptions::new(PathBuf::from(dir), at.parse().unwrap());
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(run(options, std::future::pending())).unwrap();
+    runtime
+        .block_on(run(options, std::future::pending()))
+        .unwrap();
 }
 
 struct Killed(Child);
@@ -57,7 +59,10 @@ impl Drop for Killed {
 /// request was carried out once, and the history has no hole.
 pub(crate) async fn a_killed_server_keeps_what_it_answered(place: Place) {
     place.init().await;
-    let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let at = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let credential = place.credential(at);
     let connect = || {
         let credential = credential.clone();
@@ -126,7 +131,15 @@ pub(crate) async fn a_killed_server_keeps_what_it_answered(place: Place) {
     let lost: Vec<_> = answered.difference(&there).collect();
     assert!(lost.is_empty(), "answered and lost: {lost:?}");
     // At most one unanswered request per writer and kill got through.
-    assert!(there.len() <= answered.len() + 24, "{} of {}", there.len(), answered.len());
-    let info = client.get_server_info(v1::GetServerInfoRequest {}).await.unwrap();
+    assert!(
+        there.len() <= answered.len() + 24,
+        "{} of {}",
+        there.len(),
+        answered.len()
+    );
+    let info = client
+        .get_server_info(v1::GetServerInfoRequest {})
+        .await
+        .unwrap();
     assert_eq!(info.into_inner().revision, there.len() as u64);
 }

@@ -1,12 +1,21 @@
 //! The server as its clients meet it: real TLS on loopback, on both engines.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a panic is how a test fails, and figures are printed"
+)]
+
 mod bad_input;
 mod cluster;
 mod enrolment;
 mod hosts;
 mod killed;
 mod objects;
-#[expect(dead_code, reason = "the helper of the store's own tests, which use more of it")]
+#[expect(
+    dead_code,
+    reason = "the helper of the store's own tests, which use more of it"
+)]
 #[path = "../../../store/tests/it/postgres.rs"]
 mod postgres;
 mod servers;
@@ -114,10 +123,17 @@ fn run_all(cases: &[(&'static str, Case)], place: impl Fn(&str) -> Place) {
         }
         failed
     });
-    assert!(failed.is_empty(), "{} failed:\n{}", failed.len(), failed.join("\n"));
+    assert!(
+        failed.is_empty(),
+        "{} failed:\n{}",
+        failed.len(),
+        failed.join("\n")
+    );
 }
 
-fn finished(outcome: Option<Result<Result<&str, String>, tokio::task::JoinError>>) -> Option<String> {
+fn finished(
+    outcome: Option<Result<Result<&str, String>, tokio::task::JoinError>>,
+) -> Option<String> {
     match outcome?.expect("the outcome of a case is no panic") {
         Ok(name) => {
             println!("case {name} ... ok");

@@ -12,8 +12,15 @@ pub(crate) async fn objects_live_their_lives(place: Place) {
     cluster.join("c1", 11).await;
     let mut admin = cluster.admin.clone();
 
-    let made = admin.create_account(account("acme")).await.unwrap().into_inner();
-    assert_eq!(admin.get_account(get("acme")).await.unwrap().into_inner(), made);
+    let made = admin
+        .create_account(account("acme"))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(
+        admin.get_account(get("acme")).await.unwrap().into_inner(),
+        made
+    );
 
     let made = admin
         .create_vpc(v1::CreateVpcRequest {
@@ -25,7 +32,10 @@ pub(crate) async fn objects_live_their_lives(place: Place) {
         .await
         .unwrap()
         .into_inner();
-    assert_eq!((made.path.as_str(), made.asn), ("acme/blue", 4_200_000_000 + made.vni));
+    assert_eq!(
+        (made.path.as_str(), made.asn),
+        ("acme/blue", 4_200_000_000 + made.vni)
+    );
     assert_eq!(made.encoding(), v1::Encoding::VlanAwareBundle);
     let by_its_id = v1::GetRequest {
         object: by_id(&made.id),
@@ -68,7 +78,10 @@ pub(crate) async fn objects_live_their_lives(place: Place) {
         .await
         .unwrap()
         .into_inner();
-    assert_eq!((made.path.as_str(), made.host_name.as_str()), ("acme/blue/web/a1", "c1"));
+    assert_eq!(
+        (made.path.as_str(), made.host_name.as_str()),
+        ("acme/blue/web/a1", "c1")
+    );
     assert_eq!(made.mac, "02:00:00:00:00:07");
     assert_eq!(made.addresses.len(), 2, "{:?}", made.addresses);
     assert_eq!(made.addresses[0], "10.5.1.77");
@@ -89,8 +102,16 @@ pub(crate) async fn objects_live_their_lives(place: Place) {
     ] {
         assert!(outcome.unwrap().into_inner().revision > 0, "{what}");
     }
-    refused(admin.get_nic(get("acme/blue/web/a1")).await, Code::NotFound, "a1");
-    refused(admin.get_host(get("c1")).await, Code::NotFound, "there is no host c1");
+    refused(
+        admin.get_nic(get("acme/blue/web/a1")).await,
+        Code::NotFound,
+        "a1",
+    );
+    refused(
+        admin.get_host(get("c1")).await,
+        Code::NotFound,
+        "there is no host c1",
+    );
 }
 
 pub(crate) async fn what_is_stood_on_stays(place: Place) {
@@ -100,9 +121,17 @@ pub(crate) async fn what_is_stood_on_stays(place: Place) {
     cluster.nic("a1", "c1").await;
     let mut admin = cluster.admin.clone();
     let in_the_way = Code::FailedPrecondition;
-    refused(admin.delete_account(delete("default")).await, in_the_way, "blue");
+    refused(
+        admin.delete_account(delete("default")).await,
+        in_the_way,
+        "blue",
+    );
     refused(admin.delete_vpc(delete("blue")).await, in_the_way, "web");
-    refused(admin.delete_subnet(delete("blue/web")).await, in_the_way, "a1");
+    refused(
+        admin.delete_subnet(delete("blue/web")).await,
+        in_the_way,
+        "a1",
+    );
     refused(admin.delete_host(delete("c1")).await, in_the_way, "a1");
     let drain = v1::UpdateHostRequest {
         object: path("c1"),
@@ -123,8 +152,16 @@ pub(crate) async fn creates_are_idempotent(place: Place) {
         request_id: "6f1c".to_owned(),
         ..vpc("blue", "10.4.0.0/16")
     };
-    let first = admin.create_vpc(request.clone()).await.unwrap().into_inner();
-    let again = admin.create_vpc(request.clone()).await.unwrap().into_inner();
+    let first = admin
+        .create_vpc(request.clone())
+        .await
+        .unwrap()
+        .into_inner();
+    let again = admin
+        .create_vpc(request.clone())
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(first, again);
     let other = v1::CreateVpcRequest {
         name: "red".to_owned(),
@@ -135,7 +172,11 @@ pub(crate) async fn creates_are_idempotent(place: Place) {
         request_id: String::new(),
         ..request.clone()
     };
-    refused(admin.create_vpc(nameless).await, Code::AlreadyExists, "default/blue");
+    refused(
+        admin.create_vpc(nameless).await,
+        Code::AlreadyExists,
+        "default/blue",
+    );
 
     // Many at once: one is made, all get it.
     let request = v1::CreateVpcRequest {
@@ -164,21 +205,37 @@ pub(crate) async fn creates_are_idempotent(place: Place) {
 pub(crate) async fn stale_versions_are_refused(place: Place) {
     let cluster = Cluster::start(place).await;
     let mut admin = cluster.admin.clone();
-    let made = admin.create_account(account("acme")).await.unwrap().into_inner();
+    let made = admin
+        .create_account(account("acme"))
+        .await
+        .unwrap()
+        .into_inner();
     let version = made.meta.unwrap().resource_version;
     let update = |version, value: &str| v1::UpdateAccountRequest {
         object: path("acme"),
         resource_version: version,
         labels: Some(labels(&[("x", value)])),
     };
-    let newer = admin.update_account(update(version, "1")).await.unwrap().into_inner();
+    let newer = admin
+        .update_account(update(version, "1"))
+        .await
+        .unwrap()
+        .into_inner();
     let newer = newer.meta.unwrap().resource_version;
-    refused(admin.update_account(update(version, "2")).await, Code::Aborted, "acme");
+    refused(
+        admin.update_account(update(version, "2")).await,
+        Code::Aborted,
+        "acme",
+    );
     let mut gone = v1::DeleteRequest {
         object: path("acme"),
         resource_version: version,
     };
-    refused(admin.delete_account(gone.clone()).await, Code::Aborted, "read it again");
+    refused(
+        admin.delete_account(gone.clone()).await,
+        Code::Aborted,
+        "read it again",
+    );
     gone.resource_version = newer;
     admin.delete_account(gone).await.unwrap();
 }
@@ -188,11 +245,16 @@ pub(crate) async fn lists_come_in_pages(place: Place) {
     let mut admin = cluster.admin.clone();
     let mut expected = BTreeSet::new();
     for number in 0..25 {
-        let made = admin.create_account(account(&format!("keep-{number}"))).await;
+        let made = admin
+            .create_account(account(&format!("keep-{number}")))
+            .await;
         expected.insert(made.unwrap().into_inner().name);
     }
     for number in 0..10 {
-        admin.create_account(account(&format!("go-{number}"))).await.unwrap();
+        admin
+            .create_account(account(&format!("go-{number}")))
+            .await
+            .unwrap();
     }
     let mut seen = Vec::new();
     let mut token = String::new();
@@ -211,8 +273,14 @@ pub(crate) async fn lists_come_in_pages(place: Place) {
         seen.extend(page.accounts.into_iter().map(|account| account.name));
         // Between pages some go and others come.
         if round < 10 {
-            admin.delete_account(delete(&format!("go-{round}"))).await.unwrap();
-            admin.create_account(account(&format!("new-{round}"))).await.unwrap();
+            admin
+                .delete_account(delete(&format!("go-{round}")))
+                .await
+                .unwrap();
+            admin
+                .create_account(account(&format!("new-{round}")))
+                .await
+                .unwrap();
         }
         round += 1;
         token = page.next_page_token;
@@ -220,8 +288,16 @@ pub(crate) async fn lists_come_in_pages(place: Place) {
             break;
         }
     }
-    let kept: Vec<_> = seen.iter().filter(|name| name.starts_with("keep-")).cloned().collect();
-    assert_eq!(kept.len(), 25, "one is listed twice or not at all: {seen:?}");
+    let kept: Vec<_> = seen
+        .iter()
+        .filter(|name| name.starts_with("keep-"))
+        .cloned()
+        .collect();
+    assert_eq!(
+        kept.len(),
+        25,
+        "one is listed twice or not at all: {seen:?}"
+    );
     assert_eq!(BTreeSet::from_iter(kept), expected);
 
     let first = |filter| v1::ListRequest {
@@ -243,7 +319,11 @@ pub(crate) async fn lists_come_in_pages(place: Place) {
         page_token: "garbage".to_owned(),
         ..first(None)
     };
-    refused(admin.list_accounts(garbage).await, Code::InvalidArgument, "page_token");
+    refused(
+        admin.list_accounts(garbage).await,
+        Code::InvalidArgument,
+        "page_token",
+    );
 }
 
 pub(crate) async fn lists_are_filtered(place: Place) {
@@ -253,7 +333,10 @@ pub(crate) async fn lists_are_filtered(place: Place) {
     cluster.furnish().await;
     let mut admin = cluster.admin.clone();
     admin.create_vpc(vpc("red", "10.4.0.0/16")).await.unwrap();
-    admin.create_subnet(subnet("red", "web", "10.4.0.0/20")).await.unwrap();
+    admin
+        .create_subnet(subnet("red", "web", "10.4.0.0/20"))
+        .await
+        .unwrap();
     for (subnet, name, host, app) in [
         ("blue/web", "a1", "c1", "shop"),
         ("blue/web", "a2", "c2", "shop"),
@@ -275,8 +358,15 @@ pub(crate) async fn lists_are_filtered(place: Place) {
                 ..Default::default()
             };
             let page = admin.list_nics(request).await.unwrap().into_inner();
-            let paths = page.nics.into_iter().map(|nic| nic.path.replace("default/", ""));
-            paths.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(" ")
+            let paths = page
+                .nics
+                .into_iter()
+                .map(|nic| nic.path.replace("default/", ""));
+            paths
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect::<Vec<_>>()
+                .join(" ")
         }
     };
     let none = v1::Filter::default;
@@ -286,7 +376,10 @@ pub(crate) async fn lists_are_filtered(place: Place) {
         ..none()
     };
     let label = |app: &str| HashMap::from([("app".to_owned(), app.to_owned())]);
-    assert_eq!(list(none()).await, "blue/web/a1 blue/web/a2 blue/web/b1 red/web/a1");
+    assert_eq!(
+        list(none()).await,
+        "blue/web/a1 blue/web/a2 blue/web/b1 red/web/a1"
+    );
     assert_eq!(list(within(v1::Kind::Vpc, "red")).await, "red/web/a1");
     assert_eq!(
         list(within(v1::Kind::Subnet, "blue/web")).await,

@@ -33,8 +33,14 @@ pub(crate) async fn a_restart_keeps_everything(place: Place) {
     assert_eq!(before.wanted_generation, after.wanted_generation);
     assert_eq!(after.liveness(), v1::Liveness::Up);
     let nic = cluster.get_nic("a1").await;
-    assert_eq!(nic.status.as_ref().unwrap().state(), v1::nic_status::State::Applied);
-    assert_eq!((nic.id, nic.addresses, nic.meta), (made.id, made.addresses, made.meta));
+    assert_eq!(
+        nic.status.as_ref().unwrap().state(),
+        v1::nic_status::State::Applied
+    );
+    assert_eq!(
+        (nic.id, nic.addresses, nic.meta),
+        (made.id, made.addresses, made.meta)
+    );
     let mut stream = agent.connect().await;
     let config = stream.config().await;
     assert_eq!(config.generation, after.wanted_generation);
@@ -46,8 +52,15 @@ pub(crate) async fn reflection_and_health_answer(place: Place) {
     let check = tonic_health::pb::HealthCheckRequest {
         service: "vpc.v1.Management".to_owned(),
     };
-    let health = HealthClient::new(channel.clone()).check(check).await.unwrap().into_inner();
-    assert_eq!(health.status(), tonic_health::pb::health_check_response::ServingStatus::Serving);
+    let health = HealthClient::new(channel.clone())
+        .check(check)
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(
+        health.status(),
+        tonic_health::pb::health_check_response::ServingStatus::Serving
+    );
 
     use reflection::server_reflection_request::MessageRequest;
     use reflection::server_reflection_response::MessageResponse;
@@ -64,7 +77,11 @@ pub(crate) async fn reflection_and_health_answer(place: Place) {
     let Some(MessageResponse::ListServicesResponse(list)) = answer else {
         panic!("no list: {answer:?}");
     };
-    let names: BTreeSet<_> = list.service.into_iter().map(|service| service.name).collect();
+    let names: BTreeSet<_> = list
+        .service
+        .into_iter()
+        .map(|service| service.name)
+        .collect();
     for service in ["vpc.v1.Management", "vpc.v1.Enrollment", "vpc.v1.HostSync"] {
         assert!(names.contains(service), "{names:?}");
     }
@@ -72,13 +89,16 @@ pub(crate) async fn reflection_and_health_answer(place: Place) {
 
 pub(crate) async fn a_second_cluster_is_not_made_over_the_first(place: Place) {
     let made = place.init().await;
-    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let mode =
+        |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&place.data()), 0o700);
     for entry in std::fs::read_dir(place.data()).unwrap() {
         let path = entry.unwrap().path();
         assert_eq!(mode(&path), 0o600, "{}", path.display());
     }
-    let again = init(InitOptions::new(place.data(), vec![])).await.unwrap_err();
+    let again = init(InitOptions::new(place.data(), vec![]))
+        .await
+        .unwrap_err();
     assert!(again.to_string().contains("is not empty"), "{again}");
     if let Some(database) = &place.database {
         let elsewhere = InitOptions {
@@ -86,7 +106,10 @@ pub(crate) async fn a_second_cluster_is_not_made_over_the_first(place: Place) {
             ..InitOptions::new(place.dir.path().join("other"), vec![])
         };
         let taken = init(elsewhere).await.unwrap_err().to_string();
-        assert!(taken.contains(&made.cluster) && !taken.contains("geheim"), "{taken}");
+        assert!(
+            taken.contains(&made.cluster) && !taken.contains("geheim"),
+            "{taken}"
+        );
     }
     let empty = RunOptions::new(place.dir.path(), "127.0.0.1:0".parse().unwrap());
     let error = Server::start(empty).await.unwrap_err().to_string();
@@ -101,7 +124,10 @@ pub(crate) async fn a_second_cluster_is_not_made_over_the_first(place: Place) {
     server.stop().await.unwrap();
     let key = place.data().join("ca.key");
     std::fs::set_permissions(&key, PermissionsExt::from_mode(0o644)).unwrap();
-    let error = Server::start(place.options()).await.unwrap_err().to_string();
+    let error = Server::start(place.options())
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("chmod 0600"), "{error}");
 }
 
@@ -127,16 +153,23 @@ pub(crate) async fn two_servers_work_as_one(place: Place) {
     cluster.nic("a0", "c1").await;
     let config = stream.until_nics(1).await;
     stream.report(config.generation, config.generation).await;
-    eventually("the first knows what the second heard", Duration::from_secs(10), || async {
-        let status = cluster.get_nic("a0").await.status.unwrap();
-        match status.state() {
-            v1::nic_status::State::Applied => Ok(()),
-            _ => Err(format!("{status:?}")),
-        }
-    })
+    eventually(
+        "the first knows what the second heard",
+        Duration::from_secs(10),
+        || async {
+            let status = cluster.get_nic("a0").await.status.unwrap();
+            match status.state() {
+                v1::nic_status::State::Applied => Ok(()),
+                _ => Err(format!("{status:?}")),
+            }
+        },
+    )
     .await;
 
-    let info = other.get_server_info(v1::GetServerInfoRequest {}).await.unwrap();
+    let info = other
+        .get_server_info(v1::GetServerInfoRequest {})
+        .await
+        .unwrap();
     let from_revision = info.into_inner().revision;
     let watch = v1::WatchRequest {
         from_revision,
@@ -152,7 +185,10 @@ pub(crate) async fn two_servers_work_as_one(place: Place) {
                 let mut addresses = Vec::new();
                 for number in 0..10 {
                     let name = format!("s{server}-{writer}-{number}");
-                    let made = admin.create_nic(nic("blue/web", &name, "c1")).await.unwrap();
+                    let made = admin
+                        .create_nic(nic("blue/web", &name, "c1"))
+                        .await
+                        .unwrap();
                     addresses.push(made.into_inner().addresses[0].clone());
                 }
                 addresses
@@ -173,10 +209,20 @@ pub(crate) async fn two_servers_work_as_one(place: Place) {
         }
     }
     stream.until_nics(81).await;
-    cluster.admin.clone().create_account(account("acme")).await.unwrap();
+    cluster
+        .admin
+        .clone()
+        .create_account(account("acme"))
+        .await
+        .unwrap();
     eventually("the second knows it", Duration::from_secs(5), || {
         let mut other = other.clone();
-        async move { other.get_account(get("acme")).await.map_err(|e| e.to_string()) }
+        async move {
+            other
+                .get_account(get("acme"))
+                .await
+                .map_err(|e| e.to_string())
+        }
     })
     .await;
     second.stop().await.unwrap();

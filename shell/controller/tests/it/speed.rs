@@ -6,7 +6,11 @@ use std::time::{Duration, Instant};
 pub(crate) async fn a_thousand_nics_are_made_quickly(place: Place) {
     const CLIENTS: usize = 25;
     const EACH: usize = 40;
-    let engine = if place.database.is_some() { "postgres" } else { "sqlite" };
+    let engine = if place.database.is_some() {
+        "postgres"
+    } else {
+        "sqlite"
+    };
     let cluster = Cluster::start(place).await;
     cluster.furnish().await;
     let agent = cluster.join("c1", 11).await;
@@ -27,7 +31,10 @@ pub(crate) async fn a_thousand_nics_are_made_quickly(place: Place) {
                 let mut admin = admin(&credential).await;
                 for number in 0..EACH {
                     let name = format!("n-{client}-{number}");
-                    admin.create_nic(nic("blue/web", &name, "c1")).await.unwrap();
+                    admin
+                        .create_nic(nic("blue/web", &name, "c1"))
+                        .await
+                        .unwrap();
                 }
             })
         })

@@ -7,7 +7,13 @@ use std::collections::BTreeSet;
 use v1::watch_event::Event;
 
 async fn watch(cluster: &Cluster, request: v1::WatchRequest) -> Streaming<v1::WatchEvent> {
-    cluster.admin.clone().watch(request).await.unwrap().into_inner()
+    cluster
+        .admin
+        .clone()
+        .watch(request)
+        .await
+        .unwrap()
+        .into_inner()
 }
 
 async fn next(stream: &mut Streaming<v1::WatchEvent>) -> Event {
@@ -22,7 +28,11 @@ fn from(revision: u64) -> v1::WatchRequest {
 }
 
 async fn revision(cluster: &Cluster) -> u64 {
-    let info = cluster.admin.clone().get_server_info(v1::GetServerInfoRequest {}).await;
+    let info = cluster
+        .admin
+        .clone()
+        .get_server_info(v1::GetServerInfoRequest {})
+        .await;
     info.unwrap().into_inner().revision
 }
 
@@ -87,8 +97,14 @@ pub(crate) async fn a_watch_is_filtered(place: Place) {
         ..from(start)
     };
     let mut live = watch(&cluster, request.clone()).await;
-    admin.create_subnet(subnet("blue", "s1", "10.4.16.0/24")).await.unwrap();
-    admin.create_subnet(subnet("red", "s2", "10.4.16.0/24")).await.unwrap();
+    admin
+        .create_subnet(subnet("blue", "s1", "10.4.16.0/24"))
+        .await
+        .unwrap();
+    admin
+        .create_subnet(subnet("red", "s2", "10.4.16.0/24"))
+        .await
+        .unwrap();
     admin.create_account(account("other")).await.unwrap();
     admin.delete_subnet(delete("blue/s1")).await.unwrap();
     admin.delete_subnet(delete("red/s2")).await.unwrap();
@@ -124,7 +140,11 @@ pub(crate) async fn a_watch_is_filtered(place: Place) {
 pub(crate) async fn a_watch_of_the_future_is_refused(place: Place) {
     let cluster = Cluster::start(place).await;
     let mut stream = watch(&cluster, from(1_000_000)).await;
-    refused(stream.message().await, Code::OutOfRange, "list the objects again");
+    refused(
+        stream.message().await,
+        Code::OutOfRange,
+        "list the objects again",
+    );
 }
 
 pub(crate) async fn a_snapshot_comes_first(place: Place) {
@@ -157,7 +177,12 @@ pub(crate) async fn a_snapshot_comes_first(place: Place) {
         panic!("liveness follows the snapshot");
     };
     assert_eq!(liveness.liveness(), v1::Liveness::Joining);
-    cluster.admin.clone().create_account(account("late")).await.unwrap();
+    cluster
+        .admin
+        .clone()
+        .create_account(account("late"))
+        .await
+        .unwrap();
     loop {
         if let Event::Change(change) = next(&mut stream).await {
             assert_eq!(change.revision, complete.revision + 1);
