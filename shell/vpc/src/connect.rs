@@ -10,6 +10,7 @@ use api::v1::agent_control_client::AgentControlClient;
 use api::v1::l2_client::L2Client;
 use api::v1::management_client::ManagementClient;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// Where the administrator's credential is after `vpc server init`.
@@ -18,6 +19,24 @@ pub(crate) const ADMIN_CREDENTIAL: &str = "/etc/vpc/admin.toml";
 pub(crate) const HOST_CREDENTIAL: &str = "/etc/vpc/host.toml";
 /// Where the agent of this host listens.
 pub(crate) const AGENT_SOCKET: &str = "/run/vpc/agent.sock";
+
+/// Where the server listens, unless it is told otherwise.
+pub(crate) const SERVER_PORT: u16 = 7443;
+
+/// `HOST` or `HOST:PORT` as `HOST:PORT`; an IPv6 address has brackets if it has a port.
+#[expect(clippy::unnecessary_wraps, reason = "what clap calls returns a result")]
+pub(crate) fn with_port(text: &str) -> Result<String, String> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(SocketAddr::new(address, SERVER_PORT).to_string());
+    }
+    let has_port = text
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    match has_port {
+        true => Ok(text.to_owned()),
+        false => Ok(format!("{text}:{SERVER_PORT}")),
+    }
+}
 
 /// How to reach the server.
 #[derive(Debug, Clone, clap::Args)]
@@ -124,4 +143,19 @@ pub(crate) fn reference(text: &str) -> v1::Ref {
         None => v1::r#ref::By::Path(text.to_owned()),
     };
     v1::Ref { by: Some(by) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_port;
+
+    #[test]
+    fn a_server_has_our_port_unless_it_names_one() {
+        let port = |text| with_port(text).unwrap();
+        assert_eq!(port("192.0.2.1"), "192.0.2.1:7443");
+        assert_eq!(port("192.0.2.1:1"), "192.0.2.1:1");
+        assert_eq!(port("2001:db8::1"), "[2001:db8::1]:7443");
+        assert_eq!(port("[2001:db8::1]:9"), "[2001:db8::1]:9");
+        assert_eq!(port("vpc.example.net"), "vpc.example.net:7443");
+    }
 }

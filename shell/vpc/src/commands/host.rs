@@ -92,8 +92,9 @@ pub(crate) enum Token {
 /// `vpc host join`.
 #[derive(Debug, Args)]
 pub(crate) struct Join {
-    /// HOST:PORT of a management server; may be given several times
-    #[arg(long, value_name = "HOST:PORT", required = true)]
+    /// HOST or HOST:PORT of a management server; may be given several times
+    #[arg(long, value_name = "HOST:PORT", required = true,
+          value_parser = crate::connect::with_port)]
     server: Vec<String>,
     /// The text of a token, or @FILE that holds it
     #[arg(long, env = "VPC_JOIN_TOKEN", hide_env_values = true)]

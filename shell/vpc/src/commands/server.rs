@@ -28,7 +28,7 @@ use tracing::{info, warn};
 pub(crate) enum Server {
     /// Make a cluster: data directory, certificate authority, administrator's credential
     #[command(after_help = "Examples:
-  vpc server init --advertise 192.0.2.1:7443
+  vpc server init --advertise 192.0.2.1
   vpc server init --advertise 192.0.2.1:7443 --database postgres://vpc@db/vpc --underlay-mtu 9000
 
 Writes the administrator's credential and the server's settings below /etc/vpc; the server is
@@ -42,8 +42,10 @@ then run with `vpc server run`.")]
 /// `vpc server init`.
 #[derive(Debug, Args)]
 pub(crate) struct Init {
-    /// HOST:PORT by which hosts and administrators reach the server; may be given several times
-    #[arg(long, value_name = "HOST:PORT", required = true)]
+    /// HOST or HOST:PORT by which hosts and administrators reach the server; may be given several
+    /// times
+    #[arg(long, visible_alias = "address", value_name = "HOST:PORT", required = true,
+          value_parser = crate::connect::with_port)]
     advertise: Vec<String>,
     /// Where to listen; on all addresses, at the port of --advertise, if not given
     #[arg(long, value_name = "ADDRESS:PORT")]

@@ -3,9 +3,9 @@
 use super::cli::DaemonKind;
 use super::control::{self, Request};
 use super::progress::Progress;
-use super::sniff::GRPC_PORT;
 use super::state::{LabDir, LabHost, LabState};
 use super::status::log_tail;
+use crate::connect::SERVER_PORT;
 use crate::failure::{Doing, Failure, Outcome};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ pub(crate) fn form(lab: &LabDir, state: &LabState, progress: &mut Progress) -> O
         .underlay
         .map(|address| address.to_string())
         .unwrap_or_default();
-    let server = format!("{address}:{GRPC_PORT}");
+    let server = format!("{address}:{SERVER_PORT}");
 
     progress.step(&format!("server on {}", management.name));
     let mtu = state.mtu.to_string();

@@ -101,6 +101,11 @@ pub(crate) fn become_command(netns: Option<&str>, argv: &[OsString]) -> Outcome 
     // If `lab exec` is killed the command must not stay behind.
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
         .doing(|| "tying the command to `lab exec`".to_owned())?;
+    // Its parent is outside of the host's pid namespace, where it has the number 0 for us; if it
+    // died before the line above, process 1 of the host is our parent now.
+    if nix::unistd::getppid().as_raw() != 0 {
+        return Err(Failure::silent(1));
+    }
     if let Some(netns) = netns {
         enter_netns(netns)?;
     }

@@ -1,5 +1,6 @@
 //! What passes on the underlay, by kind. Nothing but tunnels, BGP and gRPC has business there.
 
+use crate::connect::SERVER_PORT;
 use crate::failure::{Doing, Outcome};
 use crate::output::{json, print};
 use nix::net::if_::if_nametoindex;
@@ -16,8 +17,6 @@ use std::os::fd::{AsFd, AsRawFd};
 /// The destination port of VXLAN (RFC 7348 §8).
 const VXLAN_PORT: u16 = 4789;
 const BGP_PORT: u16 = 179;
-/// Our server's.
-pub(crate) const GRPC_PORT: u16 = 7443;
 /// `sll_pkttype` of what this machine itself sends: it was seen coming in already.
 const PACKET_OUTGOING: u8 = 4;
 /// What the counting side says when it counts.
@@ -129,7 +128,7 @@ fn classify(frame: &[u8]) -> (String, Option<u32>) {
             ("vxlan".to_owned(), vni)
         }
         Some(6) if to_or_from(BGP_PORT) => ("bgp".to_owned(), None),
-        Some(6) if to_or_from(GRPC_PORT) => ("grpc".to_owned(), None),
+        Some(6) if to_or_from(SERVER_PORT) => ("grpc".to_owned(), None),
         Some(6) => (format!("tcp to port {}", destination.unwrap_or(0)), None),
         Some(17) => (format!("udp to port {}", destination.unwrap_or(0)), None),
         Some(1) => ("icmp".to_owned(), None),

@@ -1,6 +1,7 @@
 //! What is up.
 
 use super::control::{self, Request};
+use super::process::ProcessId;
 use super::state::{HostKind, LabDir};
 use crate::failure::{Doing, Outcome};
 use crate::output::{Format, Row};
@@ -58,9 +59,16 @@ pub(crate) fn read(lab: &LabDir) -> Outcome<LabView> {
     };
     let mut hosts = Vec::new();
     for host in &state.hosts {
-        let holder = host.holder.filter(|holder| holder.is_alive());
-        let daemons = match holder {
-            Some(holder) => daemons(lab, &host.name, holder.pid)?,
+        let mut holder = host.holder.filter(ProcessId::is_alive);
+        let daemons = match holder.map(|holder| daemons(lab, &host.name, holder.pid)) {
+            Some(Ok(daemons)) => daemons,
+            // It ended while it was asked, or has not got so far as to listen.
+            Some(Err(_)) if !host.holder.is_some_and(|holder| holder.is_alive()) => {
+                holder = None;
+                Vec::new()
+            }
+            Some(Err(_)) if !state.complete => Vec::new(),
+            Some(Err(failure)) => return Err(failure),
             None => Vec::new(),
         };
         hosts.push(HostView {
