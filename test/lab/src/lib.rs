@@ -1,0 +1,290 @@
+//! Lab hosts for tests: a lab of the test's own, driven by the `vpc` binary that was just built.
+//!
+//! A [`Lab`] that is dropped takes everything down, also when the test panicked.
+
+mod ping;
+
+pub use ping::{Ping, PingResult};
+
+use serde_json::Value;
+use std::env;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use testkit::{Eventually, eventually};
+
+/// What a state may take to come, on a slow machine that does other things as well.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// A lab that is up.
+#[derive(Debug)]
+pub struct Lab {
+    name: String,
+}
+
+impl Lab {
+    /// The default hosts: m1, c1, c2, r1, ext.
+    pub fn up() -> Self {
+        Self::up_with(&[])
+    }
+
+    /// With further options of `vpc lab up`.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub fn up_with(options: &[&str]) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let lab = Self {
+            name: format!("t{}-{number}", std::process::id()),
+        };
+        let output = vpc()
+            .args(["lab", "up", "--name", &lab.name])
+            .args(options)
+            .output();
+        let output = output.expect("the vpc binary can be started");
+        assert!(output.status.success(), "lab up: {}", text_of(&output));
+        lab
+    }
+
+    /// Its name, for `--name`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where the daemons' logs are.
+    pub fn logs(&self) -> PathBuf {
+        PathBuf::from("/run/vpc-lab").join(&self.name).join("log")
+    }
+
+    /// A command on a host (`c1`) or in a workload (`c1/a1`), not started yet.
+    pub fn command(&self, place: &str, command: &[&str]) -> Command {
+        let mut lab = vpc();
+        lab.args(["lab", "exec", "--name", &self.name, place, "--"])
+            .args(command);
+        lab.stdin(Stdio::null());
+        lab
+    }
+
+    /// Runs a shell line; its output, whatever the status.
+    pub fn try_sh(&self, place: &str, line: &str) -> Output {
+        self.command(place, &["sh", "-c", line])
+            .output()
+            .expect("the vpc binary can be started")
+    }
+
+    /// Runs a shell line that must succeed; its standard output.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn sh(&self, place: &str, line: &str) -> String {
+        let output = self.try_sh(place, line);
+        assert!(
+            output.status.success(),
+            "{place}: {line}: {}",
+            text_of(&output)
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Runs a shell line that prints JSON.
+    ///
+    /// # Panics
+    /// If it fails or prints something else.
+    pub fn json(&self, place: &str, line: &str) -> Value {
+        let text = self.sh(place, line);
+        let text = if text.trim().is_empty() { "[]" } else { &text };
+        serde_json::from_str(text).unwrap_or_else(|error| panic!("{line}: {error}: {text}"))
+    }
+
+    /// A command of the administrator, as in `vpc nic list`; its output as JSON.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn admin(&self, arguments: &str) -> Value {
+        self.json("m1", &format!("vpc -o json {arguments}"))
+    }
+
+    /// A command of the administrator that must be refused; what it says.
+    ///
+    /// # Panics
+    /// If it succeeds.
+    pub fn refused(&self, arguments: &str) -> String {
+        let output = self.try_sh("m1", &format!("vpc {arguments}"));
+        assert!(
+            !output.status.success(),
+            "vpc {arguments} was taken: {}",
+            text_of(&output)
+        );
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    /// Starts something that runs beside the test.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn spawn(&self, place: &str, command: &[&str]) -> Child {
+        let mut command = self.command(place, command);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().expect("the vpc binary can be started")
+    }
+
+    /// `vpc lab kill`: kill -9 of a host's `agent` or `server`.
+    pub fn kill(&self, host: &str, daemon: &str) {
+        self.control("kill", host, daemon);
+    }
+
+    /// `vpc lab start`: starts a daemon that is not running.
+    pub fn start(&self, host: &str, daemon: &str) {
+        self.control("start", host, daemon);
+    }
+
+    fn control(&self, verb: &str, host: &str, daemon: &str) {
+        let output = vpc()
+            .args(["lab", verb, "--name", &self.name, host, daemon])
+            .output();
+        let output = output.expect("the vpc binary can be started");
+        assert!(
+            output.status.success(),
+            "lab {verb} {host} {daemon}: {}",
+            text_of(&output)
+        );
+    }
+
+    /// Waits until one workload reaches another address.
+    pub fn reaches(&self, place: &str, address: &str) {
+        eventually(&format!("{place} reaches {address}"), LIMIT, || {
+            let output = self.try_sh(place, &format!("ping -c 1 -W 1 {address}"));
+            if output.status.success() {
+                Ok(())
+            } else {
+                Err(text_of(&output))
+            }
+        });
+    }
+
+    /// Waits until a probe answers.
+    pub fn eventually<T>(&self, what: &str, probe: impl FnMut() -> Eventually<T>) -> T {
+        eventually(what, LIMIT, probe)
+    }
+
+    /// True if the hosts' kernel filters VLANs on bridges.
+    pub fn filters_vlans(&self) -> bool {
+        self.try_sh(
+            "ext",
+            "ip link add name probe type bridge vlan_filtering 1 && ip link del dev probe",
+        )
+        .status
+        .success()
+    }
+
+    /// A host's kernel state, without what changes by itself: two dumps are equal if nothing was
+    /// changed in between.
+    pub fn dump(&self, host: &str) -> String {
+        let text = self.sh(
+            host,
+            "ip -d link; ip -d address; ip neigh show nud permanent; bridge -d fdb | sort; \
+             bridge -d link; bridge vlan 2>/dev/null; nft list ruleset",
+        );
+        without_counters(&text)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.show_logs();
+        }
+        let output = vpc().args(["lab", "down", "--name", &self.name]).output();
+        let clean = output.as_ref().is_ok_and(|output| output.status.success());
+        if !clean && !std::thread::panicking() {
+            panic!("lab down: {:?}", output.map(|output| text_of(&output)));
+        }
+    }
+}
+
+impl Lab {
+    #[expect(
+        clippy::print_stderr,
+        reason = "a failing test shows what the daemons said"
+    )]
+    fn show_logs(&self) {
+        let Ok(entries) = std::fs::read_dir(self.logs()) else {
+            return;
+        };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            eprintln!("--- {}", path.display());
+            for line in lines.iter().skip(lines.len().saturating_sub(30)) {
+                eprintln!("{line}");
+            }
+        }
+    }
+}
+
+/// The binary of this build: beside the test's own (`target/PROFILE/vpc`), or `$VPC_BIN`.
+pub fn vpc() -> Command {
+    Command::new(binary())
+}
+
+/// Where [`vpc`] is.
+///
+/// # Panics
+/// If it was not built.
+pub fn binary() -> PathBuf {
+    if let Some(path) = env::var_os("VPC_BIN") {
+        return path.into();
+    }
+    let own = env::current_exe().expect("a test knows its own path");
+    let path = own
+        .ancestors()
+        .nth(2)
+        .map(|dir| dir.join("vpc"))
+        .unwrap_or_default();
+    assert!(
+        path.is_file(),
+        "{} is not there: cargo build -p vpc",
+        path.display()
+    );
+    path
+}
+
+/// Both outputs, for messages.
+pub fn text_of(output: &Output) -> String {
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    format!("{}\n{out}{err}", output.status)
+}
+
+/// Leaves out what the kernel counts.
+pub fn without_counters(text: &str) -> String {
+    let mut out = String::new();
+    let mut after = "";
+    for word in text.split_inclusive(char::is_whitespace) {
+        let counts = matches!(after, "packets" | "bytes") || after.ends_with("_timer");
+        let passing = matches!(word.trim(), "tentative" | "dadfailed");
+        out.push_str(if counts || passing { "" } else { word });
+        if !word.trim().is_empty() {
+            after = word.trim();
+        }
+    }
+    out
+}
+
+/// Lines that only one of two texts has.
+pub fn difference(was: &str, now: &str) -> String {
+    let (was, now): (Vec<_>, Vec<_>) = (was.lines().collect(), now.lines().collect());
+    let lost = was
+        .iter()
+        .filter(|line| !now.contains(line))
+        .map(|line| format!("- {line}\n"));
+    let new = now
+        .iter()
+        .filter(|line| !was.contains(line))
+        .map(|line| format!("+ {line}\n"));
+    lost.chain(new).collect()
+}

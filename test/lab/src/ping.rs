@@ -1,0 +1,148 @@
+//! A ping that runs beside a test and counts what was lost.
+
+use crate::Lab;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::io::{BufRead, BufReader, Read};
+use std::process::Child;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// A running ping.
+#[derive(Debug)]
+pub struct Ping {
+    child: Child,
+    reader: Option<JoinHandle<String>>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PingResult {
+    /// Requests sent.
+    pub sent: u32,
+    /// Replies received, duplicates not counted.
+    pub received: u32,
+    /// Replies received more than once.
+    pub duplicates: u32,
+}
+
+impl PingResult {
+    /// Requests without a reply.
+    pub fn lost(&self) -> u32 {
+        self.sent.saturating_sub(self.received)
+    }
+}
+
+impl Ping {
+    /// Pings `address` from a workload every `interval`; returns once the first reply is in.
+    ///
+    /// # Panics
+    /// If no reply comes.
+    pub fn start(lab: &Lab, place: &str, address: &str, interval: Duration) -> Self {
+        let interval = format!("{:.3}", interval.as_secs_f64());
+        // `exec` and -W: the process that is told to end is ping itself, and it waits for replies
+        // that are still on their way.
+        let line = format!("exec ping -n -W 2 -i {interval} {address}");
+        let mut child = lab.spawn(place, &["sh", "-c", &line]);
+        let stdout = child.stdout.take().expect("it is piped");
+        let (first, replied) = mpsc::channel();
+        let reader = std::thread::spawn(move || {
+            let mut lines = BufReader::new(stdout);
+            let mut text = String::new();
+            let mut line = String::new();
+            while lines.read_line(&mut line).unwrap_or(0) > 0 {
+                if line.contains("bytes from") {
+                    let _sent = first.send(());
+                } else {
+                    text.push_str(&line);
+                }
+                line.clear();
+            }
+            text
+        });
+        replied
+            .recv_timeout(crate::LIMIT)
+            .expect("a reply to the first ping");
+        Self {
+            child,
+            reader: Some(reader),
+        }
+    }
+
+    /// Ends it and counts.
+    ///
+    /// # Panics
+    /// If it does not say what it counted.
+    pub fn stop(mut self) -> PingResult {
+        kill(self.own_pid(), Signal::SIGINT).expect("the ping is still running");
+        let status = self.child.wait().expect("it is our child");
+        let reader = self.reader.take().expect("it is taken here only");
+        let text = reader.join().expect("the reader does not panic");
+        let mut errors = String::new();
+        if let Some(mut stderr) = self.child.stderr.take() {
+            drop(stderr.read_to_string(&mut errors));
+        }
+        summary(&text).unwrap_or_else(|| panic!("ping said nothing: {status}\n{text}{errors}"))
+    }
+}
+
+impl Ping {
+    /// `vpc lab exec` has one child: the ping itself.
+    fn own_pid(&self) -> Pid {
+        let id = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
+        let children = children.unwrap_or_default();
+        let ping = children
+            .split_whitespace()
+            .next()
+            .and_then(|pid| pid.parse().ok());
+        Pid::from_raw(ping.expect("the ping is still running"))
+    }
+}
+
+impl Drop for Ping {
+    fn drop(&mut self) {
+        // The command ends with its `lab exec`. After `stop` there is nothing left to end.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// `123 packets transmitted, 122 received, +1 duplicates, ...`
+fn summary(text: &str) -> Option<PingResult> {
+    let line = text
+        .lines()
+        .find(|line| line.contains("packets transmitted"))?;
+    let number = |word: &str| -> Option<u32> {
+        let part = line.split(',').find(|part| part.contains(word))?;
+        part.trim()
+            .trim_start_matches('+')
+            .split(' ')
+            .next()?
+            .parse()
+            .ok()
+    };
+    Some(PingResult {
+        sent: number("transmitted")?,
+        received: number("received")?,
+        duplicates: number("duplicates").unwrap_or(0),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_is_read() {
+        let text = "\n--- 10.0.0.1 ping statistics ---\n120 packets transmitted, 118 received, \
+                    +2 duplicates, 1.6% packet loss, time 1190ms\n";
+        let result = summary(text).unwrap();
+        assert_eq!(
+            (result.sent, result.received, result.duplicates),
+            (120, 118, 2)
+        );
+        assert_eq!(result.lost(), 2);
+    }
+}

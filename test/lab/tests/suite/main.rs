@@ -1,0 +1,8 @@
+//! The lab suite: a module for each feature, one binary, labs of their own.
+
+mod crash;
+mod evpn;
+mod hostile;
+mod input;
+mod reach;
+mod scale;

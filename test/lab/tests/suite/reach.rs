@@ -1,0 +1,1 @@
+//! Who reaches whom: subnet mates and nobody else, over every attachment and encoding.

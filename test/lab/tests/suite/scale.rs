@@ -1,0 +1,1 @@
+//! Many NICs on one host: made, listed, restarted over, deleted, with nothing left.
