@@ -523,15 +523,17 @@ impl Kernel {
         };
         let there: HashMap<&str, &RawLink> = raw.iter().map(|l| (l.name.as_str(), l)).collect();
         let mut delete = Vec::new();
+        let mut refused = Ok(());
         for name in names {
             let Some(link) = there.get(name.as_str()) else {
                 continue;
             };
             let stamp = link.alias.as_deref().map(str::parse::<Stamp>);
             if !matches!(stamp, Some(Ok(stamp)) if !matches!(stamp, Stamp::Adopted(_))) {
-                return Err(Cause::InTheWay(format!(
+                refused = Err(Cause::InTheWay(format!(
                     "{name} does not carry our stamp, so it is not ours to remove"
                 )));
+                continue;
             }
             if link.kind == "veth" && link.link_netns.is_none() {
                 bpf::disconnect(&mut self.route, link.index)?;
@@ -539,10 +541,11 @@ impl Kernel {
             delete.push(name);
         }
         if let [name] = delete[..] {
-            return tolerate(self.route.request(link::delete(name)), &[libc::ENODEV]);
+            tolerate(self.route.request(link::delete(name)), &[libc::ENODEV])?;
+            return refused;
         }
         if delete.is_empty() {
-            return Ok(());
+            return refused;
         }
         let taken: BTreeSet<u32> = raw.iter().map(|link| link.group).collect();
         let group = (FIRST_GROUP..)
@@ -558,7 +561,8 @@ impl Kernel {
         tolerate(
             self.route.request(link::delete_group(group)),
             &[libc::ENODEV],
-        )
+        )?;
+        refused
     }
 }
 

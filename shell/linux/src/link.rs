@@ -55,10 +55,12 @@ pub(crate) fn create_bridge(
         .put(sys::IFLA_ADDRESS, &mac.0)
         .put_u32(sys::IFLA_MTU, u32::from(mtu.get()) - 1);
     info(&mut message, "bridge", |m| {
-        m.put_u8(sys::IFLA_BR_MCAST_SNOOPING, 0);
+        // A kernel that could filter keeps VLAN 1 even on a bridge that does not, and doubles each
+        // FDB row for it; one that cannot ignores the attribute.
+        m.put_u8(sys::IFLA_BR_MCAST_SNOOPING, 0)
+            .put_u16(sys::IFLA_BR_VLAN_DEFAULT_PVID, 0);
         if vlan_filtering {
-            m.put_u8(sys::IFLA_BR_VLAN_FILTERING, 1)
-                .put_u16(sys::IFLA_BR_VLAN_DEFAULT_PVID, 0);
+            m.put_u8(sys::IFLA_BR_VLAN_FILTERING, 1);
         }
     });
     message
