@@ -741,10 +741,10 @@ fn groups_take_ours_and_leave_the_rest() {
         // Whatever a plan says, only what carries our stamp goes.
         let error = lab.fail(Action::DeleteLinks(vec![ifname("foreign")]));
         assert!(error.to_string().contains("not ours"), "{error}");
-        lab.fail(Action::DeleteLinks(vec![
-            ifname("foreign"),
-            ifname("other"),
-        ]));
+        // What is ours goes all the same.
+        lab.act([bridge("b-2", false), bridge("b-3", false)]);
+        let mixed = ["foreign", "b-2", "other", "b-3"].map(ifname);
+        lab.fail(Action::DeleteLinks(mixed.into()));
         assert_eq!(names_of(&json("ip -j link show"), "ifname"), left);
     });
 }
