@@ -30,10 +30,10 @@ impl Format {
         match self {
             Self::Json => json(value),
             Self::Table => {
-                let width = details.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
-                let lines: Vec<String> = details
-                    .iter()
-                    .map(|(key, value)| format!("{key:<width$}  {value}").trim_end().to_owned())
+                let told = || details.iter().filter(|(_, value)| !value.is_empty());
+                let width = told().map(|(key, _)| key.len()).max().unwrap_or(0);
+                let lines: Vec<String> = told()
+                    .map(|(key, value)| format!("{key:<width$}  {value}"))
                     .collect();
                 print(&lines.join("\n"))
             }

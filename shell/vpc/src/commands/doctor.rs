@@ -41,6 +41,8 @@ enum Verdict {
     Fallback { detail: String, remedy: String },
     /// It does not work without.
     Missing { detail: String, remedy: String },
+    /// Not there, which may be meant.
+    Absent { detail: String, remedy: String },
 }
 
 impl Doctor {
@@ -55,8 +57,9 @@ impl Doctor {
             Format::Table => {
                 global.output.many(&findings)?;
                 for finding in &findings {
-                    if let Verdict::Fallback { remedy, .. } | Verdict::Missing { remedy, .. } =
-                        &finding.verdict
+                    if let Verdict::Fallback { remedy, .. }
+                    | Verdict::Missing { remedy, .. }
+                    | Verdict::Absent { remedy, .. } = &finding.verdict
                     {
                         print(&format!("\n{}: {remedy}", finding.check))?;
                     }
@@ -85,6 +88,7 @@ impl Row for Finding {
             Verdict::Ok { detail } => ("ok", detail),
             Verdict::Fallback { detail, .. } => ("fallback", detail),
             Verdict::Missing { detail, .. } => ("MISSING", detail),
+            Verdict::Absent { detail, .. } => ("absent", detail),
         };
         vec![self.check.to_owned(), verdict.to_owned(), detail.clone()]
     }
@@ -112,6 +116,16 @@ fn missing(check: &'static str, detail: impl Into<String>, remedy: &str) -> Find
     Finding {
         check,
         verdict: Verdict::Missing {
+            detail: detail.into(),
+            remedy: remedy.to_owned(),
+        },
+    }
+}
+
+fn absent(check: &'static str, detail: impl Into<String>, remedy: &str) -> Finding {
+    Finding {
+        check,
+        verdict: Verdict::Absent {
             detail: detail.into(),
             remedy: remedy.to_owned(),
         },
@@ -259,10 +273,13 @@ fn capabilities() -> Vec<Finding> {
         .collect()
 }
 
+/// The agent remembers namespaces in a directory of its own; here it is one that goes again.
 fn probe() -> Result<BTreeSet<Capability>, linux::Error> {
-    linux::Kernel::open(Path::new("/run/vpc"))?
-        .capabilities()
-        .cloned()
+    let dir = std::env::temp_dir().join(format!("vpc-doctor-{}", std::process::id()));
+    let found = linux::Kernel::open(&dir).and_then(|mut kernel| kernel.capabilities().cloned());
+    // That it was never made is as good.
+    drop(fs::remove_dir_all(&dir));
+    found
 }
 
 fn agent_here() -> Finding {
@@ -271,7 +288,7 @@ fn agent_here() -> Finding {
             "agent",
             format!("listens at {AGENT_SOCKET}; see `vpc agent status`"),
         ),
-        Err(error) => fallback(
+        Err(error) => absent(
             "agent",
             format!("does not answer at {AGENT_SOCKET}: {error}"),
             "systemctl start vpc-agent, or vpc agent run",
@@ -283,7 +300,7 @@ fn credential() -> Finding {
     let path = Path::new(HOST_CREDENTIAL);
     match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return fallback(
+            return absent(
                 "credential",
                 "this host did not join a cluster",
                 "vpc host join, with a token of `vpc host token create`",

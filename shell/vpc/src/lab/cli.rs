@@ -9,7 +9,7 @@ use crate::failure::{Failure, Outcome};
 use crate::output::remark;
 use clap::{Args, Subcommand, ValueEnum};
 use std::ffi::OsString;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// A whole cluster on this machine.
 #[derive(Debug, Subcommand)]
@@ -130,9 +130,13 @@ The exit status is the command's.")]
     /// Answer everyone who asks with a name
     #[command(hide = true)]
     Answer { identity: String },
-    /// Ask who is at addresses, and ping them
+    /// Ask who is at addresses, ping them, and ask everyone on the link
     #[command(hide = true)]
     Ask {
+        #[arg(long)]
+        broadcast: Ipv4Addr,
+        #[arg(long, default_value = "eth0")]
+        device: String,
         #[arg(required = true)]
         addresses: Vec<IpAddr>,
     },
@@ -235,11 +239,7 @@ impl Lab {
                 down,
             } => {
                 let lab = name.lab()?;
-                let shown = demo::run(&lab, &shape.wanted(false)?, global.output);
-                if down {
-                    down::take_down(&lab)?;
-                }
-                shown
+                demo::run(&lab, &shape.wanted(false)?, global.output, down)
             }
             Self::Exec {
                 name,
@@ -301,7 +301,11 @@ impl Lab {
                 command,
             } => enter::become_command(netns.as_deref(), &command),
             Self::Answer { identity } => probe::answer(&identity),
-            Self::Ask { addresses } => probe::ask(&addresses),
+            Self::Ask {
+                broadcast,
+                device,
+                addresses,
+            } => probe::ask(&addresses, broadcast, &device),
             Self::Sniff { interfaces } => sniff::count(&interfaces),
         }
     }

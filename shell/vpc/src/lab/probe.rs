@@ -3,14 +3,18 @@
 
 use crate::failure::{Doing, Outcome};
 use crate::output::{json, print};
+use nix::net::if_::if_nametoindex;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// From RFC 6335's dynamic range.
 const PORT: u16 = 58_600;
+/// Everyone on a link (RFC 4291 §2.7.1).
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 /// An answer that takes longer is no answer.
 const DEADLINE: Duration = Duration::from_secs(2);
 /// Between questions to one address: the first may be lost to an unanswered ARP request.
@@ -27,6 +31,17 @@ pub(crate) struct Heard {
     pub(crate) ping: bool,
     /// Who answered over UDP.
     pub(crate) identity: Option<String>,
+}
+
+/// What was heard in one place.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Answers {
+    /// At single addresses.
+    pub(crate) heard: Vec<Heard>,
+    /// How often each answered to one IPv4 broadcast.
+    pub(crate) broadcast: BTreeMap<String, u32>,
+    /// How often each answered to one IPv6 multicast to all nodes.
+    pub(crate) multicast: BTreeMap<String, u32>,
 }
 
 /// Answers with `identity` until it is ended.
@@ -48,9 +63,11 @@ pub(crate) fn answer(identity: &str) -> Outcome {
     }
 }
 
-/// Asks all addresses at the same time.
-pub(crate) fn ask(addresses: &[IpAddr]) -> Outcome {
-    let heard: Vec<Heard> = std::thread::scope(|scope| {
+/// Asks all addresses and, at the same time, everyone at the broadcast address and on the link.
+pub(crate) fn ask(addresses: &[IpAddr], broadcast: Ipv4Addr, device: &str) -> Outcome {
+    let index = if_nametoindex(device).doing(|| format!("interface {device}"))?;
+    let all_nodes = SocketAddrV6::new(ALL_NODES, PORT, 0, index);
+    let answers = std::thread::scope(|scope| {
         let asking: Vec<_> = addresses
             .iter()
             .map(|address| {
@@ -61,13 +78,44 @@ pub(crate) fn ask(addresses: &[IpAddr]) -> Outcome {
                 })
             })
             .collect();
-        asking
-            .into_iter()
-            .map(|thread| thread.join())
-            .collect::<Result<Vec<_>, _>>()
-    })
-    .unwrap_or_default();
-    json(&heard)
+        let by_broadcast = scope.spawn(|| everyone((broadcast, PORT).into()));
+        let by_multicast = scope.spawn(|| everyone(all_nodes.into()));
+        // A thread that panicked heard nothing, and said why on standard error.
+        Answers {
+            heard: asking
+                .into_iter()
+                .filter_map(|thread| thread.join().ok())
+                .collect(),
+            broadcast: by_broadcast.join().unwrap_or_default(),
+            multicast: by_multicast.join().unwrap_or_default(),
+        }
+    });
+    json(&answers)
+}
+
+/// How often each answers to a single question to many. Nobody, if it cannot be sent.
+fn everyone(target: SocketAddr) -> BTreeMap<String, u32> {
+    let mut counts = BTreeMap::new();
+    let nonce = rand::random::<u64>().to_be_bytes();
+    let sent = || {
+        let socket = UdpSocket::bind(match target {
+            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+        })?;
+        if target.is_ipv4() {
+            socket.set_broadcast(true)?;
+        }
+        socket.send_to(&nonce, target)?;
+        Ok::<UdpSocket, io::Error>(socket)
+    };
+    let Ok(socket) = sent() else {
+        return counts;
+    };
+    let until = Instant::now() + DEADLINE;
+    while let Ok(identity) = reply(&socket, &nonce, until) {
+        *counts.entry(identity).or_default() += 1;
+    }
+    counts
 }
 
 fn ping(address: IpAddr) -> bool {
@@ -105,7 +153,11 @@ fn question(address: IpAddr, nonce: &[u8]) -> io::Result<String> {
     // Not connected: a wrong sender must be heard too.
     let socket = UdpSocket::bind((any, 0))?;
     socket.send_to(nonce, SocketAddr::new(address, PORT))?;
-    let until = Instant::now() + AGAIN;
+    reply(&socket, nonce, Instant::now() + AGAIN)
+}
+
+/// The next answer to this question.
+fn reply(socket: &UdpSocket, nonce: &[u8], until: Instant) -> io::Result<String> {
     let mut reply = [0; 256];
     loop {
         let left = until.saturating_duration_since(Instant::now());

@@ -97,6 +97,13 @@ pub(crate) fn table(matrix: &Matrix, paint: Paint) -> String {
         expected.count(),
         apart.count()
     ));
+    lines.push(match matrix.wrong_others() {
+        0 => "every ping, one broadcast and one multicast of each: subnet mates, each once"
+            .to_owned(),
+        count => paint.bad(&format!(
+            "{count} pings, broadcasts or multicasts are not as expected"
+        )),
+    });
     lines.join("\n")
 }
 

@@ -6,6 +6,7 @@ mod reach;
 use super::cli::DaemonKind;
 use super::cluster::Inside;
 use super::down;
+use super::probe::Answers;
 use super::progress::Progress;
 use super::sniff::{COUNTING, Counts};
 use super::spec::UNDERLAY_NAME;
@@ -63,7 +64,15 @@ struct Report {
 
 /// Brings it up or takes what is up, builds, checks, shows. A failure if one line is not as it
 /// should be.
-pub(crate) fn run(lab: &LabDir, wanted: &Wanted<'_>, format: Format) -> Outcome {
+pub(crate) fn run(lab: &LabDir, wanted: &Wanted<'_>, format: Format, down: bool) -> Outcome {
+    let shown = build_and_check(lab, wanted, format, down);
+    if down {
+        down::take_down(lab)?;
+    }
+    shown
+}
+
+fn build_and_check(lab: &LabDir, wanted: &Wanted<'_>, format: Format, down: bool) -> Outcome {
     let state = ready_lab(lab, wanted)?;
     let inside = Inside { lab, state: &state };
     let mut progress = Progress::new();
@@ -71,7 +80,7 @@ pub(crate) fn run(lab: &LabDir, wanted: &Wanted<'_>, format: Format) -> Outcome 
     build(&inside, &vpcs, &mut progress)?;
     progress.step("hosts report every NIC as made");
     let nics = made_nics(&inside, &vpcs)?;
-    progress.step("who reaches whom: ping and UDP, IPv4 and IPv6, every pair");
+    progress.step("who reaches whom: ping, UDP, broadcast, multicast; every pair");
     let sniffer = Sniffer::start(&inside)?;
     let matrix = settled(&inside, &nics)?;
     let underlay = sniffer.finish()?;
@@ -93,15 +102,17 @@ pub(crate) fn run(lab: &LabDir, wanted: &Wanted<'_>, format: Format) -> Outcome 
     };
     match format {
         Format::Json => json(&report)?,
-        Format::Table => show(lab, &state, &report, &matrix)?,
+        Format::Table => {
+            show(&state, &report, &matrix)?;
+            if !down {
+                print(&next_steps(lab))?;
+            }
+        }
     }
     match report.ok {
         true => Ok(()),
-        false => Err(Failure::new(format!(
-            "lab demo: {} things are not as they should be",
-            report.wrong.len()
-        ))
-        .hint(format!(
+        false if down => Err(not_right(&report)),
+        false => Err(not_right(&report).hint(format!(
             "the lab is up: look around with `vpc lab exec{0} c1 -- vpc agent status`; logs are in {1}",
             lab.flag(),
             lab.path().join("log").display()
@@ -292,7 +303,7 @@ fn settled(inside: &Inside<'_>, nics: &[Nic]) -> Outcome<Matrix> {
     let _answering = Answering::start(inside, nics)?;
     let deadline = Instant::now() + SETTLE;
     loop {
-        let matrix = Matrix::seen(nics, ask_all(inside, nics)?);
+        let matrix = Matrix::seen(nics, &ask_all(inside, nics)?);
         if matrix.wrong().is_empty() || Instant::now() >= deadline {
             return Ok(matrix);
         }
@@ -300,7 +311,7 @@ fn settled(inside: &Inside<'_>, nics: &[Nic]) -> Outcome<Matrix> {
 }
 
 /// Every NIC asks every address that is not its own, all at the same time.
-fn ask_all(inside: &Inside<'_>, nics: &[Nic]) -> Outcome<Vec<Vec<super::probe::Heard>>> {
+fn ask_all(inside: &Inside<'_>, nics: &[Nic]) -> Outcome<Vec<Answers>> {
     thread::scope(|scope| {
         let asking: Vec<_> = nics
             .iter()
@@ -311,7 +322,8 @@ fn ask_all(inside: &Inside<'_>, nics: &[Nic]) -> Outcome<Vec<Vec<super::probe::H
                         .flat_map(|other| [other.ipv4.as_str(), other.ipv6.as_str()])
                         .filter(|address| *address != nic.ipv4 && *address != nic.ipv6)
                         .collect();
-                    let mut argv = vec!["vpc", "lab", "ask"];
+                    let broadcast = nic.broadcast();
+                    let mut argv = vec!["vpc", "lab", "ask", "--broadcast", &broadcast];
                     argv.extend(addresses);
                     let output = inside
                         .command(&nic.place(), &argv)
@@ -465,7 +477,7 @@ fn wrong_on_underlay(counts: &Counts, expected: &BTreeMap<u32, String>) -> Vec<S
     wrong
 }
 
-fn show(lab: &LabDir, state: &LabState, report: &Report, matrix: &Matrix) -> Outcome {
+fn show(state: &LabState, report: &Report, matrix: &Matrix) -> Outcome {
     let paint = Paint::stdout();
     print(&format!(
         "\n{}\n{}",
@@ -493,8 +505,12 @@ fn show(lab: &LabDir, state: &LabState, report: &Report, matrix: &Matrix) -> Out
             print(&format!("  {}", paint.bad(line)))?;
         }
     }
+    Ok(())
+}
+
+fn next_steps(lab: &LabDir) -> String {
     let flag = lab.flag();
-    print(&format!(
+    format!(
         "
 The lab is up. To look around:
   vpc lab exec{flag} m1 -- vpc show blue
@@ -503,5 +519,12 @@ The lab is up. To look around:
   vpc lab exec{flag} c1/blue-web-1 -- ping -c3 10.4.1.12
 and to take it down:
   vpc lab down{flag}"
+    )
+}
+
+fn not_right(report: &Report) -> Failure {
+    Failure::new(format!(
+        "lab demo: {} things are not as they should be",
+        report.wrong.len()
     ))
 }

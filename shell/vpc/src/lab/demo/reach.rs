@@ -1,7 +1,8 @@
 //! What is expected between two NICs, and what was seen. Pure.
 
-use crate::lab::probe::Heard;
+use crate::lab::probe::{Answers, Heard};
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// A NIC of the demo.
 #[derive(Debug, Clone, Serialize)]
@@ -26,6 +27,14 @@ impl Nic {
     /// For `vpc lab exec`.
     pub(crate) fn place(&self) -> String {
         format!("{}/{}", self.host, self.netns)
+    }
+
+    /// Of its IPv4 subnet, a /24.
+    pub(crate) fn broadcast(&self) -> String {
+        match self.ipv4.rsplit_once('.') {
+            Some((net, _)) => format!("{net}.255"),
+            None => self.ipv4.clone(),
+        }
     }
 
     /// Subnet mates reach each other; nobody else does.
@@ -61,31 +70,44 @@ impl Cell {
 pub(crate) struct Matrix {
     nics: Vec<Nic>,
     cells: Vec<Vec<Option<Cell>>>,
-    /// Pings that said other than the names did.
-    pings: Vec<String>,
+    /// Pings, broadcasts and multicasts that are not as expected, in words.
+    others: Vec<String>,
 }
 
 impl Matrix {
     /// From what each NIC heard, in the order of the NICs.
-    pub(crate) fn seen(nics: &[Nic], heard: Vec<Vec<Heard>>) -> Self {
+    pub(crate) fn seen(nics: &[Nic], answers: &[Answers]) -> Self {
         let mut cells = Vec::new();
-        let mut pings = Vec::new();
-        for (from, heard) in nics.iter().zip(&heard) {
+        let mut others = Vec::new();
+        for (from, answers) in nics.iter().zip(answers) {
+            let heard = &answers.heard;
             let row = nics
                 .iter()
                 .map(|to| (from.path != to.path).then(|| cell(from, to, heard)))
                 .collect();
             cells.push(row);
-            pings.extend(
+            others.extend(
                 heard
                     .iter()
                     .filter_map(|heard| wrong_ping(from, nics, heard)),
             );
+            others.extend(wrong_counts(
+                from,
+                nics,
+                "IPv4 broadcast",
+                &answers.broadcast,
+            ));
+            others.extend(wrong_counts(
+                from,
+                nics,
+                "IPv6 multicast",
+                &answers.multicast,
+            ));
         }
         Self {
             nics: nics.to_vec(),
             cells,
-            pings,
+            others,
         }
     }
 
@@ -102,6 +124,11 @@ impl Matrix {
     /// All cells.
     pub(crate) fn cells(&self) -> Vec<Cell> {
         self.cells.iter().flatten().flatten().cloned().collect()
+    }
+
+    /// How many pings, broadcasts and multicasts are not as expected.
+    pub(crate) fn wrong_others(&self) -> usize {
+        self.others.len()
     }
 
     /// What is not as expected, in words.
@@ -130,7 +157,7 @@ impl Matrix {
                     word(cell)
                 )
             })
-            .chain(self.pings.iter().cloned())
+            .chain(self.others.iter().cloned())
             .collect()
     }
 }
@@ -166,6 +193,29 @@ fn wrong_ping(from: &Nic, nics: &[Nic], heard: &Heard) -> Option<String> {
     }
 }
 
+/// One frame to many reaches each subnet mate once, and nobody else.
+fn wrong_counts(
+    from: &Nic,
+    nics: &[Nic],
+    what: &str,
+    counts: &BTreeMap<String, u32>,
+) -> Vec<String> {
+    nics.iter()
+        // It may hear itself; that never left its namespace.
+        .filter(|to| to.path != from.path)
+        .filter_map(|to| {
+            let seen = counts.get(&to.path).copied().unwrap_or(0);
+            let expected = u32::from(from.reaches(to));
+            (seen != expected).then(|| {
+                format!(
+                    "{what} of {}: reached {} {seen} times, expected {expected}",
+                    from.path, to.path
+                )
+            })
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,16 +233,22 @@ mod tests {
         }
     }
 
-    fn heard(last: u8, who: Option<&str>) -> Vec<Heard> {
+    fn heard(last: u8, who: Option<&str>, mates: &[&str]) -> Answers {
         let one = |address: String| Heard {
             address: address.parse().unwrap(),
             ping: who.is_some(),
             identity: who.map(str::to_owned),
         };
-        vec![
-            one(format!("10.4.1.{last}")),
-            one(format!("fd00:4:1::{last:x}")),
-        ]
+        let counts: BTreeMap<String, u32> =
+            mates.iter().map(|mate| ((*mate).to_owned(), 1)).collect();
+        Answers {
+            heard: vec![
+                one(format!("10.4.1.{last}")),
+                one(format!("fd00:4:1::{last:x}")),
+            ],
+            broadcast: counts.clone(),
+            multicast: counts,
+        }
     }
 
     #[test]
@@ -203,30 +259,38 @@ mod tests {
             nic("red/web/a2", 2),
         ];
         let good = vec![
-            heard(2, Some("blue/web/a2")),
-            heard(1, Some("blue/web/a1")),
-            heard(1, None),
+            heard(2, Some("blue/web/a2"), &["blue/web/a1", "blue/web/a2"]),
+            heard(1, Some("blue/web/a1"), &["blue/web/a1"]),
+            heard(1, None, &[]),
         ];
-        assert_eq!(
-            Matrix::seen(&nics, good.clone()).wrong(),
-            Vec::<String>::new()
-        );
+        assert_eq!(Matrix::seen(&nics, &good).wrong(), Vec::<String>::new());
 
         let mut leak = good.clone();
-        leak[0] = heard(2, Some("red/web/a2"));
+        leak[0].heard = heard(2, Some("red/web/a2"), &[]).heard;
         assert_eq!(
-            Matrix::seen(&nics, leak).wrong(),
+            Matrix::seen(&nics, &leak).wrong(),
             [
                 "blue/web/a1 to blue/web/a2: expected IPv4 and IPv6, seen nothing",
                 "blue/web/a1 to red/web/a2: expected nothing, seen IPv4 and IPv6",
             ]
         );
 
-        let mut quiet = good;
-        quiet[1][1].ping = false;
+        let mut quiet = good.clone();
+        quiet[1].heard[1].ping = false;
         assert_eq!(
-            Matrix::seen(&nics, quiet).wrong(),
+            Matrix::seen(&nics, &quiet).wrong(),
             ["blue/web/a2: fd00:4:1::1 does not answer to ping"]
+        );
+
+        let mut twice = good;
+        twice[2].broadcast.insert("blue/web/a1".to_owned(), 1);
+        twice[1].multicast.insert("blue/web/a1".to_owned(), 2);
+        assert_eq!(
+            Matrix::seen(&nics, &twice).wrong(),
+            [
+                "IPv6 multicast of blue/web/a2: reached blue/web/a1 2 times, expected 1",
+                "IPv4 broadcast of red/web/a2: reached blue/web/a1 1 times, expected 0",
+            ]
         );
     }
 }
