@@ -1,6 +1,12 @@
 //! Whatever is wanted, whatever is there and wherever a plan was cut off: planning again gets
 //! there, and then there is nothing left to do.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests are not core: any instant will do"
+)]
+
 mod kernel;
 
 use host_plan::{Desired, HostMachine, HostState, Link, LinkKind, LocalStacks, plan};

@@ -1,6 +1,8 @@
 //! Golden scripts of plans: `tests/golden/*.txt`. A script builds a configuration line by line;
 //! `plan` shows the steps, `run` takes them and says if a second plan is empty.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod kernel;
 
 use host_plan::{Action, Desired, FdbRow, FdbState, FdbTarget, HostState, Link, LinkKind, plan};

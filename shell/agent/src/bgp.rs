@@ -86,7 +86,8 @@ impl Bgp {
         if !self.running.as_ref().is_some_and(same) {
             if let Some(old) = self.running.take() {
                 info!("BGP speaker starts anew: its AS or address changed");
-                drop(old.handle.stop(StopKind::Withdraw).await);
+                // If it has ended already there is nothing left to withdraw.
+                let _ended = old.handle.stop(StopKind::Withdraw).await;
             }
             match self.start(address, config.asn).await {
                 Ok(running) => self.running = Some(running),
@@ -181,7 +182,8 @@ impl Bgp {
         } else {
             StopKind::Restart
         };
-        drop(running.handle.stop(kind).await);
+        // If it has ended already, it has said what it had to say.
+        let _ended = running.handle.stop(kind).await;
     }
 }
 

@@ -66,12 +66,12 @@ mod tests {
     fn idle_instances_give_way_when_none_is_left() {
         let vni = |raw| Vni::new(raw).unwrap();
         let all: BTreeSet<Vni> = (1..=65_535).map(vni).collect();
-        let mut indexes = RdIndexes::default();
-        indexes.by_vni = all
+        let by_vni = all
             .iter()
             .zip(1..=u16::MAX)
             .map(|(vni, index)| (*vni, index))
             .collect();
+        let mut indexes = RdIndexes { by_vni };
         let used: BTreeSet<Vni> = (2..=65_536).map(vni).collect();
         assert_eq!(indexes.assign(&used)[&vni(65_536)], 1);
     }

@@ -173,7 +173,8 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
 
     let done = agent.run(queue, drift).await;
     if let Some(done) = done {
-        drop(done.send(()));
+        // Whoever asked may have gone.
+        let _asker = done.send(());
     }
     drop(end_api);
     // The answer to `Stop` is still on its way through the server; streams that never end are cut.

@@ -5,8 +5,10 @@ use crate::events::{Event, ServerLink};
 use crate::kernel::chain;
 use crate::view::View;
 use api::Credential;
+use api::tonic::transport::Channel;
 use api::tonic::{Code, Status};
 use api::v1;
+use api::v1::host_sync_client::HostSyncClient;
 use model::{Capability, HostConfig, HostStatus};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -187,10 +189,7 @@ impl ServerStream {
         }
     }
 
-    async fn renew(
-        &mut self,
-        client: &mut v1::host_sync_client::HostSyncClient<api::tonic::transport::Channel>,
-    ) -> Result<(), String> {
+    async fn renew(&mut self, client: &mut HostSyncClient<Channel>) -> Result<(), String> {
         let (key, csr_der) = api::pki::host_csr().map_err(|error| chain(&error))?;
         let answer = client
             .renew_certificate(v1::RenewCertificateRequest { csr_der })

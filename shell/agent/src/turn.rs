@@ -9,6 +9,7 @@ use crate::events::{Drift, Event, Request, ServerLink, status_of};
 use crate::kernel::{DriftSignal, Job, KernelThread};
 use crate::rd::RdIndexes;
 use crate::view::{Counters, View};
+use api::tonic::Status;
 use host_plan::{HostMachine, HostState, Plan, Readiness, Scope, Step};
 use model::{Condition, Forwarding, Generation, HostConfig, ObjectId, Stack, UnixMillis};
 use std::collections::{BTreeMap, BTreeSet};
@@ -475,7 +476,7 @@ impl Agent {
             Ok(()) => match self.disk.save(LOCAL, self.machine.local()) {
                 Err(error) => {
                     self.machine.restore_local(before);
-                    Err(api::tonic::Status::unavailable(error.to_string()))
+                    Err(Status::unavailable(error.to_string()))
                 }
                 Ok(()) => {
                     self.ask_pass();

@@ -1,6 +1,8 @@
 //! An agent with no management server, in a network namespace of its own: the local API makes
 //! stacks and NICs, the kernel's tables show them, a restart touches nothing, drift is repaired.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use agent::Options;
 use api::tonic::transport::Channel;
 use api::v1;
