@@ -70,7 +70,7 @@ impl InitOptions {
             data_dir: data_dir.into(),
             database: None,
             servers,
-            asn: Asn::new(4_199_999_999).expect("it is not 0"),
+            asn: Asn::new(65000).expect("it is not 0"),
             underlay_mtu: Mtu::new(1500).expect("1500 is in range"),
             hold_millis: 60_000,
             lifetimes: Lifetimes::default(),

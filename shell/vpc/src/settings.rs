@@ -172,7 +172,7 @@ names = ["vpc.example.net"]          # for the certificate, for clients that are
 database = "postgres://..."          # instead of the one that `init` was told
 reflector = "192.0.2.1:179"          # the route reflector in this process; without it none
 reflectors = ["192.0.2.1:179"]       # every route reflector, for the hosts; else only this one
-asn = 4199999999                     # of the fabric, as `init` was told
+asn = 65000                          # of the fabric, as `init` was told
 sign_bgp = true                      # TCP-MD5 with the cluster's secret
 log = "info"                         # as RUST_LOG has it"#;
 

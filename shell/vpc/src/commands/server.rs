@@ -349,7 +349,7 @@ async fn reflect(
 ) -> Outcome<SpeakerHandle> {
     let asn = settings.asn.ok_or_else(|| {
         Failure::new("settings of the server: reflector is set, but asn is not").hint(
-            "give asn the number that `vpc server init` was told; 4199999999 if it was told none",
+            "give asn the number that `vpc server init` was told; 65000 if it was told none",
         )
     })?;
     let id = reflector_id(listen.ip());
