@@ -375,6 +375,22 @@ impl NicView {
         details
     }
 
+    /// Why it does not work, if it does not.
+    pub(crate) fn wrong(&self) -> Option<String> {
+        if self.state == "applied" {
+            return None;
+        }
+        let why: Vec<&str> = self
+            .conditions
+            .iter()
+            .map(|condition| condition.message.as_str())
+            .collect();
+        Some(match why.is_empty() {
+            true => self.state_in_words(),
+            false => why.join("; "),
+        })
+    }
+
     fn state_in_words(&self) -> String {
         match self.state.as_str() {
             "applied" => "applied: the host reported it as made".to_owned(),
@@ -607,5 +623,120 @@ impl Row for TokenView {
             self.expires.clone(),
             self.state.clone(),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meta() -> Option<v1::Meta> {
+        Some(v1::Meta {
+            resource_version: 7,
+            created_unix_ms: 1_700_000_000_123,
+            labels: [("tier".to_owned(), "front".to_owned())].into(),
+        })
+    }
+
+    fn condition() -> v1::Condition {
+        v1::Condition {
+            kind: v1::Kind::Nic.into(),
+            object_id: "9k3v0c7m2a".to_owned(),
+            message: "creating n-9k3v0c7m2a: no".to_owned(),
+            since_unix_ms: 1_700_000_000_123,
+            attempts: 3,
+        }
+    }
+
+    /// Field names in their order. Scripts depend on them: add, never rename or remove.
+    fn fields(view: &impl Serialize) -> String {
+        let text = serde_json::to_string(view).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let object = value.as_object().unwrap();
+        let mut names: Vec<&str> = object.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        names.join(" ")
+    }
+
+    #[test]
+    fn json_field_names_are_stable() {
+        let account = AccountView::from(v1::Account::default());
+        assert_eq!(fields(&account), "created id labels name resource_version");
+        let vpc = VpcView::from(v1::Vpc::default());
+        assert_eq!(
+            fields(&vpc),
+            "account_id asn cidrs created encoding id labels name path resource_version vni"
+        );
+        let subnet = SubnetView::from(v1::Subnet::default());
+        assert_eq!(
+            fields(&subnet),
+            "created id ipv4_cidr ipv6_cidr labels mtu name path resource_version vlan vni vpc_id"
+        );
+        let nic = NicView::from(v1::Nic::default());
+        assert_eq!(
+            fields(&nic),
+            "addresses applied_generation attachment conditions created generation host_id \
+             host_name id labels mac name path resource_version state subnet_id"
+        );
+        let host = HostView::from(v1::Host::default());
+        assert_eq!(
+            fields(&host),
+            "agent_version applied_generation capabilities conditions cpus created \
+             disk_free_bytes draining id kernel_version labels last_checkin memory_free_bytes \
+             memory_total_bytes name received_generation resource_version roles state \
+             underlay_address underlay_mtu wanted_generation zone"
+        );
+        let token = TokenView::from(v1::JoinToken::default());
+        assert_eq!(
+            fields(&token),
+            "created expires host_name id roles state used_by_host_id"
+        );
+        let condition = ConditionView::from(condition());
+        assert_eq!(fields(&condition), "attempts kind message object_id since");
+    }
+
+    #[test]
+    fn a_nic_says_what_is_wrong_with_it() {
+        let view = NicView::from(v1::Nic {
+            path: "default/blue/web/a1".to_owned(),
+            host_name: "c1".to_owned(),
+            meta: meta(),
+            status: Some(v1::NicStatus {
+                state: v1::nic_status::State::Failed.into(),
+                conditions: vec![condition()],
+                ..v1::NicStatus::default()
+            }),
+            ..v1::Nic::default()
+        });
+        let details = view.details();
+        let last_two: Vec<String> = details[details.len() - 2..]
+            .iter()
+            .map(|(key, value)| format!("{key}: {value}"))
+            .collect();
+        assert_eq!(
+            last_two,
+            [
+                "state: failed: the host goes on trying",
+                "wrong: creating n-9k3v0c7m2a: no (since 2023-11-14T22:13:20.123Z, 3 attempts)",
+            ]
+        );
+        assert_eq!(view.state, "failed");
+    }
+
+    #[test]
+    fn words_are_those_of_the_command_line() {
+        let vpc = VpcView::from(v1::Vpc {
+            encoding: v1::Encoding::VlanAwareBundle.into(),
+            meta: meta(),
+            ..v1::Vpc::default()
+        });
+        let json = serde_json::to_value(&vpc).unwrap();
+        assert_eq!(json["encoding"], "vlan-aware-bundle");
+        assert_eq!(json["labels"]["tier"], "front");
+        assert_eq!(json["created"], "2023-11-14T22:13:20.123Z");
+        assert_eq!(role(v1::Role::Compute), "compute");
+        assert_eq!(capability(v1::Capability::TcpMd5), "tcp-md5");
+        assert_eq!(short("default/blue/web"), "blue/web");
+        assert_eq!(short("acme/blue"), "acme/blue");
     }
 }

@@ -205,12 +205,23 @@ impl Create {
                 .into_inner();
             let until = Until::Object(v1::Kind::Nic, &made.id);
             wait_applied(&mut client, &what, until, self.wait.deadline()).await?;
-            match self.wait.wait {
-                true => show(global, &mut client, &format!("id:{}", made.id)).await,
-                false => {
-                    let view = NicView::from(made);
-                    global.output.one(&view, &view.details())
-                }
+            if !self.wait.wait {
+                let view = NicView::from(made);
+                return global.output.one(&view, &view.details());
+            }
+            let id = format!("id:{}", made.id);
+            let found = client
+                .get_nic(get(&id))
+                .await
+                .map_err(|status| refused(&format!("showing {what}"), &status))?;
+            let view = NicView::from(found.into_inner());
+            global.output.one(&view, &view.details())?;
+            // A host is done with a change also when a part of it cannot be made for now.
+            match view.wrong() {
+                None => Ok(()),
+                Some(why) => Err(Failure::new(format!("{doing}: {why}")).hint(
+                    "the NIC is accepted and the host goes on trying; delete it with `vpc nic delete`",
+                )),
             }
         })
     }
