@@ -758,3 +758,55 @@ fn a_mac_that_moves_is_announced_before_it_is_withdrawn() {
         .collect();
     assert_eq!(kinds, [14, 15], "MP_REACH_NLRI, then MP_UNREACH_NLRI");
 }
+
+/// A peer that negotiated no graceful restart: FRR 8.4 is such a one.
+#[test]
+fn without_graceful_restart_only_reflectors_are_waited_for() {
+    let no_graceful = |c: &wire::Capability| !matches!(c, wire::Capability::GracefulRestart { .. });
+    let lost = |config: PeerConfig, role: Role| {
+        let mut bench = Bench::new(evpn::Config {
+            role,
+            ..vtep().speaker.config().clone()
+        });
+        let peer = bench.peer_with("10.0.0.1", config, no_graceful);
+        bench.send_raw(peer, &good(&mac_route(1, 1, 100)));
+        let conn = bench.conn(peer);
+        bench.speaker.handle_disconnected(bench.now, conn, "reset");
+        (bench, peer)
+    };
+    let (bench, client) = lost(PeerConfig::CLIENT, Role::Reflector);
+    assert_eq!(bench.info(client).routes, 0);
+    let (mut bench, rr) = lost(PeerConfig::REFLECTOR, Role::Vtep);
+    assert_eq!(bench.info(rr).stale, 1);
+
+    // It is back, and never says End-of-RIB. Silence for five seconds stands for it.
+    let id = bench.peer_with("10.0.0.1", PeerConfig::REFLECTOR, no_graceful);
+    bench.now += Duration::from_secs(4);
+    bench.send_raw(id, &good(&mac_route(1, 2, 100)));
+    bench.now += Duration::from_secs(4);
+    bench.speaker.handle_timeout(bench.now);
+    bench.drain();
+    let info = bench.info(id);
+    assert_eq!((info.routes, info.stale, info.synced), (2, 1, false));
+    bench.send(id, &Message::Keepalive);
+    bench.now += Duration::from_secs(1);
+    bench.speaker.handle_timeout(bench.now);
+    bench.drain();
+    let info = bench.info(id);
+    assert_eq!((info.routes, info.stale, info.synced), (1, 0, true));
+    assert!(bench.speaker.forwarding().complete);
+}
+
+/// A Cease without the N bit is a goodbye, whoever says it.
+#[test]
+fn a_cease_that_is_no_restart_withdraws_at_once() {
+    for (notifications, subcode, kept) in [(true, 2, 1), (true, 9, 0), (false, 2, 0)] {
+        let mut bench = vtep();
+        let rr = bench.peer_with("10.0.0.101", PeerConfig::REFLECTOR, |c| {
+            notifications || !matches!(c, wire::Capability::GracefulRestart { .. })
+        });
+        bench.send_raw(rr, &good(&mac_route(1, 1, 100)));
+        bench.send_raw(rr, &message(3, &[6, subcode]));
+        assert_eq!(macs(&bench), kept, "N {notifications}, Cease/{subcode}");
+    }
+}

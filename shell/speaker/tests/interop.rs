@@ -191,10 +191,7 @@ impl Frr {
 }
 
 fn frr_reflector() -> String {
-    let mut text = format!(
-        "router bgp 65000\n bgp router-id {RR}\n no bgp default ipv4-unicast\n \
-         bgp graceful-restart\n"
-    );
+    let mut text = format!("router bgp 65000\n bgp router-id {RR}\n no bgp default ipv4-unicast\n");
     for client in [C1, C2] {
         text += &format!(
             " neighbor {client} remote-as 65000\n neighbor {client} timers 3 9\n \

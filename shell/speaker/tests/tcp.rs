@@ -210,8 +210,9 @@ async fn raw(from: &str, to: SocketAddr, ttl: u32) -> TcpStream {
 /// All that comes until the end, as types of BGP messages.
 async fn message_types(mut stream: TcpStream) -> Vec<u8> {
     let mut bytes = vec![];
+    let all = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes)).await;
     // A reset ends it as well.
-    stream.read_to_end(&mut bytes).await.ok();
+    all.expect("the connection ends").ok();
     let (mut types, mut at) = (vec![], 0);
     while at + 19 <= bytes.len() {
         types.push(bytes[at + 18]);

@@ -36,11 +36,23 @@ impl Bench {
 
     /// A peer that has connected, and with which the session is up.
     pub(crate) fn peer(&mut self, address: &str, config: PeerConfig) -> IpAddr {
+        self.peer_with(address, config, |_| true)
+    }
+
+    /// The same, of a peer that has only some of the capabilities.
+    pub(crate) fn peer_with(
+        &mut self,
+        address: &str,
+        config: PeerConfig,
+        has: impl Fn(&Capability) -> bool,
+    ) -> IpAddr {
         let id = self.connect(address, config);
         let IpAddr::V4(router_id) = id else {
             panic!("fake peers have IPv4 addresses");
         };
-        self.send(id, &Message::Open(open(router_id)));
+        let mut open = open(router_id);
+        open.capabilities.retain(has);
+        self.send(id, &Message::Open(open));
         self.send(id, &Message::Keepalive);
         assert_eq!(self.info(id).state, SessionState::Established);
         id
