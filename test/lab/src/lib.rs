@@ -2,7 +2,9 @@
 //!
 //! A [`Lab`] that is dropped takes everything down, also when the test panicked.
 
+pub mod client;
 mod ping;
+pub mod wire;
 
 pub use ping::{Ping, PingResult};
 
