@@ -794,6 +794,12 @@ fn configure_one(inside: &Inside) -> Outcome {
         write_sysctl(&format!("/proc/sys/net/ipv6/conf/{device}/accept_dad"), "0")?;
         disable_ipv6(device, false)?;
     }
+    let mut addresses = inside.addresses.clone();
+    if has_ipv6 {
+        // The kernel would make it too, but some moment later and with duplicate detection pending.
+        let link_local = IpNet::new(inside.mac.link_local().into(), 64);
+        addresses.extend(link_local);
+    }
     let lo = IfName::new("lo").expect("lo is a name");
     let mut attributes = link::set_mtu(device, inside.mtu);
     attributes.put(sys::IFLA_ADDRESS, &inside.mac.0);
@@ -802,19 +808,14 @@ fn configure_one(inside: &Inside) -> Outcome {
         link::set_addr_gen_mode(&mut attributes, sys::IN6_ADDR_GEN_MODE_EUI64);
     }
     let mut requests = vec![link::set_up(&lo, true), attributes];
-    requests.extend(
-        inside
-            .addresses
-            .iter()
-            .map(|a| link::add_address(index, *a)),
-    );
+    requests.extend(addresses.iter().map(|a| link::add_address(index, *a)));
     requests.push(link::set_up(device, true));
     let results = socket.transact(&mut requests);
     let first_address = 2;
     for (position, result) in results.into_iter().enumerate() {
         let address = position
             .checked_sub(first_address)
-            .and_then(|at| inside.addresses.iter().nth(at));
+            .and_then(|at| addresses.iter().nth(at));
         match (result, address) {
             (Err(cause), Some(address)) if cause.errno() == Some(libc::EEXIST) => {
                 replace_prefix(&mut socket, index, *address)?;
