@@ -123,9 +123,7 @@ pub enum BadCidr {
 /// Parses a prefix in canonical form: no host bits, and an address range that workloads can use
 /// (not unspecified, loopback, link-local, multicast or class E).
 pub fn canonical_cidr(text: &str) -> Result<IpNet, BadCidr> {
-    let net: IpNet = text
-        .parse()
-        .map_err(|_| BadCidr::NotAPrefix(text.to_owned()))?;
+    let net = parse_net(text).ok_or_else(|| BadCidr::NotAPrefix(text.to_owned()))?;
     if net.trunc() != net {
         return Err(BadCidr::HostBits {
             given: net,
@@ -136,6 +134,14 @@ pub fn canonical_cidr(text: &str) -> Result<IpNet, BadCidr> {
         Some(what) => Err(BadCidr::Unusable(net, what)),
         None => Ok(net),
     }
+}
+
+/// Not `ipnet`'s own parser: that takes leading zeroes, which others read as octal.
+fn parse_net(text: &str) -> Option<IpNet> {
+    let (address, length) = text.split_once('/')?;
+    let plain = length == "0" || !length.starts_with(['0', '+']);
+    let length = length.parse().ok().filter(|_| plain)?;
+    IpNet::new(address.parse().ok()?, length).ok()
 }
 
 fn reserved(net: IpNet) -> Option<&'static str> {
@@ -225,6 +231,9 @@ mod tests {
             "fe80::/64",
             "ff02::/16",
             "::ffff:0:0/100",
+            "010.4.0.0/16",
+            "10.4.0.0/016",
+            "10.4.0.0/+16",
         ] {
             assert!(canonical_cidr(bad).is_err(), "{bad:?} was taken");
         }

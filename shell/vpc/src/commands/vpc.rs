@@ -90,6 +90,11 @@ impl Create {
             Some((account, name)) => (Some(reference(account)), name),
             None => (None, self.name.as_str()),
         };
+        if let Some((account, _)) = self.name.split_once('/')
+            && !account.starts_with("id:")
+        {
+            check_name(&doing, account)?;
+        }
         check_name(&doing, name)?;
         check_cidrs(&doing, &self.cidr)?;
         let request = v1::CreateVpcRequest {
