@@ -348,9 +348,8 @@ async fn reflect(
     listen: SocketAddr,
 ) -> Outcome<SpeakerHandle> {
     let asn = settings.asn.ok_or_else(|| {
-        Failure::new("settings of the server: reflector is set, but asn is not").hint(
-            "give asn the number that `vpc server init` was told; 65000 if it was told none",
-        )
+        Failure::new("settings of the server: reflector is set, but asn is not")
+            .hint("give asn the number that `vpc server init` was told; 65000 if it was told none")
     })?;
     let id = reflector_id(listen.ip());
     let config = SpeakerConfig {

@@ -56,6 +56,9 @@ struct Report {
     ok: bool,
     nics: Vec<Nic>,
     reach: Vec<reach::Cell>,
+    /// How often all pairs were asked until it was so; more than once on a busy machine, or while
+    /// the network settles.
+    looks: u32,
     /// What is not as it should be, in words.
     wrong: Vec<String>,
     underlay: Counts,
@@ -82,7 +85,7 @@ fn build_and_check(lab: &LabDir, wanted: &Wanted<'_>, format: Format, down: bool
     let nics = made_nics(&inside, &vpcs)?;
     progress.step("who reaches whom: ping, UDP, broadcast, multicast; every pair");
     let sniffer = Sniffer::start(&inside)?;
-    let matrix = settled(&inside, &nics)?;
+    let (matrix, looks) = settled(&inside, &nics)?;
     let underlay = sniffer.finish()?;
     progress.done();
 
@@ -95,6 +98,7 @@ fn build_and_check(lab: &LabDir, wanted: &Wanted<'_>, format: Format, down: bool
         lab: lab.name().to_owned(),
         ok: wrong.is_empty(),
         reach: matrix.cells(),
+        looks,
         nics,
         wrong,
         underlay,
@@ -299,13 +303,15 @@ fn made_nics(inside: &Inside<'_>, vpcs: &[&Vpc]) -> Outcome<Vec<Nic>> {
 }
 
 /// Looks until all is as expected, or the time is up.
-fn settled(inside: &Inside<'_>, nics: &[Nic]) -> Outcome<Matrix> {
+fn settled(inside: &Inside<'_>, nics: &[Nic]) -> Outcome<(Matrix, u32)> {
     let _answering = Answering::start(inside, nics)?;
     let deadline = Instant::now() + SETTLE;
+    let mut looks = 0;
     loop {
+        looks += 1;
         let matrix = Matrix::seen(nics, &ask_all(inside, nics)?);
         if matrix.wrong().is_empty() || Instant::now() >= deadline {
-            return Ok(matrix);
+            return Ok((matrix, looks));
         }
     }
 }
@@ -494,6 +500,12 @@ fn show(state: &LabState, report: &Report, matrix: &Matrix) -> Outcome {
         paint.title("On the underlay"),
         draw::underlay(&report.underlay)
     ))?;
+    if report.looks > 1 {
+        print(&format!(
+            "\nAll pairs were asked {} times; this is the last.",
+            report.looks
+        ))?;
+    }
     for left_out in &report.left_out {
         print(&format!("\nLeft out: {left_out}"))?;
     }
