@@ -77,7 +77,10 @@ impl Host {
     }
 
     async fn agent(&self) -> Running {
-        let options = self.options();
+        self.agent_with(self.options()).await
+    }
+
+    async fn agent_with(&self, options: Options) -> Running {
         let socket = options.socket.clone();
         let task = tokio::spawn(agent::run(options));
         wait_for("the agent's socket", || {
@@ -368,6 +371,170 @@ fn drift_is_repaired() {
         }
         let counters = agent.status().await.counters.unwrap();
         assert!(counters.drift_repairs >= 8, "{counters:?}");
+        agent.stop().await;
+    });
+}
+
+#[test]
+fn an_unused_stack_is_collected_and_watchers_hear_of_it() {
+    isolated(async |host| {
+        let mut options = host.options();
+        options.unused_stack_after = Duration::from_secs(1);
+        options.resync_every = Duration::from_millis(300);
+        let agent = host.agent_with(options).await;
+        let mut l2 = agent.l2().await;
+        let events = l2.watch_stacks(v1::WatchStacksRequest {}).await.unwrap();
+        let mut events = events.into_inner();
+        let mut next = async || {
+            timeout(LIMIT, events.message())
+                .await
+                .unwrap()
+                .unwrap()
+                .unwrap()
+        };
+        assert!(next().await.snapshot_complete);
+
+        let stack = Some(stack(v1::Encoding::VlanBased));
+        l2.add_stack(v1::AddStackRequest {
+            stack,
+            wait_ms: 20_000,
+        })
+        .await
+        .unwrap();
+        assert!(
+            !json("ip -j link show type vxlan")
+                .as_array()
+                .unwrap()
+                .is_empty()
+        );
+        let mut ready = false;
+        loop {
+            let event = next().await;
+            ready |= event.stack.unwrap().ready;
+            if event.deleted {
+                break;
+            }
+        }
+        assert!(ready, "it was never ready");
+        wait_for("its interfaces are gone", || {
+            let left = sh("ip -br link | grep -E '^[bts]-' || true");
+            if left.is_empty() { Ok(()) } else { Err(left) }
+        })
+        .await;
+        agent.stop().await;
+    });
+}
+
+#[test]
+fn the_local_api_refuses_what_cannot_be() {
+    isolated(async |host| {
+        let agent = host.agent().await;
+        let mut l2 = agent.l2().await;
+        let good = stack(v1::Encoding::VlanBased);
+        let with = |change: fn(&mut v1::Stack)| {
+            let mut stack = good.clone();
+            change(&mut stack);
+            v1::AddStackRequest {
+                stack: Some(stack),
+                wait_ms: 0,
+            }
+        };
+        let bad: [(v1::AddStackRequest, &str); 8] = [
+            (with(|s| s.vni = 0), "VNI 0 is out of range"),
+            (with(|s| s.vni = 1 << 24), "VNI 16777216 is out of range"),
+            (with(|s| s.segments[0].vlan = 0), "VLAN 0 is out of range"),
+            (
+                with(|s| s.segments[0].vlan = 4095),
+                "VLAN 4095 is out of range",
+            ),
+            (
+                with(|s| s.segments[0].mtu = 1451),
+                "carries 1450 inside the tunnel",
+            ),
+            (with(|s| s.segments[0].mtu = 100), "MTU 100 is out of range"),
+            (
+                with(|s| s.segments[0].ipv4_cidr = "10.4.1.7/24".to_owned()),
+                "10.4.1.7/24",
+            ),
+            (with(|s| s.segments[0].vni = 100), "VNI 100 is used twice"),
+        ];
+        for (request, reason) in bad {
+            let status = l2.add_stack(request).await.expect_err(reason);
+            assert!(status.message().contains(reason), "{reason}: {status}");
+        }
+        l2.add_stack(with(|_| {})).await.unwrap();
+        let again = l2.add_stack(with(|_| {})).await.unwrap().into_inner();
+        assert_eq!(again.stack.unwrap().vpc_id, VPC);
+        let other = l2
+            .add_stack(with(|s| s.name = "other".to_owned()))
+            .await
+            .unwrap_err();
+        assert_eq!(other.code(), api::tonic::Code::AlreadyExists);
+
+        let nic = |change: fn(&mut v1::Port)| {
+            let mut port = port(1, netns("a1"));
+            change(&mut port);
+            let vpc_id = VPC.to_owned();
+            v1::AddNicRequest {
+                vpc_id,
+                port: Some(port),
+                segment: None,
+                wait_ms: 0,
+            }
+        };
+        l2.add_nic(nic(|_| {})).await.unwrap();
+        let bad: [(v1::AddNicRequest, &str); 6] = [
+            (
+                nic(|p| p.mac = "01:00:5e:00:00:01".to_owned()),
+                "01:00:5e:00:00:01",
+            ),
+            (
+                nic(|p| p.addresses = vec!["10.5.0.1".to_owned()]),
+                "is not in segment",
+            ),
+            (nic(|p| p.attachment = None), "attachment"),
+            (
+                nic(|p| p.nic_id = "00000000n2".to_owned()),
+                "attachment netns:a1 is already used",
+            ),
+            (
+                nic(|p| {
+                    p.nic_id = "00000000n2".to_owned();
+                    p.attachment = Some(v1::Attachment {
+                        kind: Some(netns("a2")),
+                    });
+                }),
+                "MAC 02:00:00:00:01:01 is already used",
+            ),
+            (
+                nic(|p| {
+                    p.nic_id = "00000000n2".to_owned();
+                    p.mac = "02:00:00:00:01:02".to_owned();
+                    p.attachment = Some(v1::Attachment {
+                        kind: Some(netns("a2")),
+                    });
+                }),
+                "address 10.4.1.11 is already used",
+            ),
+        ];
+        for (request, reason) in bad {
+            let status = l2.add_nic(request).await.unwrap_err();
+            assert!(status.message().contains(reason), "{reason}: {status}");
+        }
+        let vpc_id = VPC.to_owned();
+        let request = v1::DeleteStackRequest {
+            vpc_id,
+            with_nics: false,
+            wait_ms: 0,
+        };
+        let status = l2.delete_stack(request).await.unwrap_err();
+        assert!(status.message().contains("still has 1 NIC"), "{status}");
+        let listed = l2
+            .list_nics(v1::ListHostNicsRequest::default())
+            .await
+            .unwrap()
+            .into_inner();
+        assert_eq!(listed.nics.len(), 1);
         agent.stop().await;
     });
 }

@@ -2,11 +2,11 @@
 //! the field.
 
 use crate::v1;
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use model::{
     Asn, Attachment, BgpConfig, Capability, Condition, Encoding, Generation, HostConfig,
     HostStatus, IfName, Kind, Liveness, ObjectId, Port, Reflector, Resources, Role, Secret,
-    Segment, Stack, Underlay, UnixMillis,
+    Segment, Stack, Underlay, UnixMillis, canonical_cidr,
 };
 use std::collections::BTreeSet;
 use std::fmt;
@@ -390,12 +390,22 @@ fn segment(field: Field<'_>, wire: v1::Segment) -> Result<Segment, BadRequest> {
         vni: number(field.of("vni"), wire.vni)?,
         mtu: number(field.of("mtu"), wire.mtu)?,
         v4: optional(&wire.ipv4_cidr, |text| {
-            parse::<Ipv4Net>(field.of("ipv4_cidr"), text)
+            match cidr(field.of("ipv4_cidr"), text)? {
+                IpNet::V4(net) => Ok(net),
+                IpNet::V6(_) => Err(field.of("ipv4_cidr").bad("it is an IPv6 prefix")),
+            }
         })?,
         v6: optional(&wire.ipv6_cidr, |text| {
-            parse::<Ipv6Net>(field.of("ipv6_cidr"), text)
+            match cidr(field.of("ipv6_cidr"), text)? {
+                IpNet::V6(net) => Ok(net),
+                IpNet::V4(_) => Err(field.of("ipv6_cidr").bad("it is an IPv4 prefix")),
+            }
         })?,
     })
+}
+
+fn cidr(field: Field<'_>, text: &str) -> Result<IpNet, BadRequest> {
+    canonical_cidr(text).map_err(|error| field.bad(error))
 }
 
 fn port(field: Field<'_>, wire: v1::Port) -> Result<Port, BadRequest> {
