@@ -47,8 +47,8 @@ pub struct RunOptions {
     pub database: Option<String>,
     /// Where to listen.
     pub listen: SocketAddr,
-    /// `host:port` of every server of the cluster, as hosts reach them; empty: only this one, at
-    /// the address it listens on.
+    /// `host:port` of every server of the cluster, as hosts reach them; empty: hosts keep to the
+    /// servers that they joined at.
     pub advertise: Vec<String>,
     /// DNS names and addresses for the certificate, for clients that are not ours.
     pub names: Vec<String>,
