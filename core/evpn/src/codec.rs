@@ -91,15 +91,24 @@ pub(crate) struct Nlri {
 
 impl Nlri {
     pub(crate) fn imet(rd: Rd, tag: u32, originator: IpAddr) -> Self {
-        Self::encode(&wire::EvpnRoute::Imet(wire::EvpnImet {
+        let route = wire::EvpnRoute::Imet(wire::EvpnImet {
             rd: wire::RouteDistinguisher(rd.to_bytes()),
             ethernet_tag: wire::EthernetTagId(tag),
             originator_ip: originator,
-        }))
+        });
+        Self {
+            key: RouteKey::Imet {
+                rd,
+                tag,
+                originator,
+            },
+            raw: encode_route(&route),
+            label: None,
+        }
     }
 
     pub(crate) fn mac_ip(rd: Rd, tag: u32, mac: MacAddr, ip: Option<IpAddr>, label: u32) -> Self {
-        Self::encode(&wire::EvpnRoute::MacIp(wire::EvpnMacIp {
+        let route = wire::EvpnRoute::MacIp(wire::EvpnMacIp {
             rd: wire::RouteDistinguisher(rd.to_bytes()),
             esi: wire::EthernetSegmentIdentifier::ZERO,
             ethernet_tag: wire::EthernetTagId(tag),
@@ -107,7 +116,12 @@ impl Nlri {
             ip,
             label1: wire::MplsLabel::new(label),
             label2: None,
-        }))
+        });
+        Self {
+            key: RouteKey::MacIp { rd, tag, mac, ip },
+            raw: encode_route(&route),
+            label: Some(label),
+        }
     }
 
     /// The route in the form that withdraws it: what is no part of the key is zero.
@@ -147,14 +161,6 @@ impl Nlri {
         raw.put_u8(u8::try_from(value.len()).expect("it came with a length of one octet"));
         raw.put_slice(&value);
         raw.freeze()
-    }
-
-    fn encode(route: &wire::EvpnRoute) -> Self {
-        let mut raw = Vec::new();
-        wire::encode_evpn_nlri(std::slice::from_ref(route), &mut raw)
-            .expect("types 2 and 3 have no value that does not fit");
-        let raw = Bytes::from(raw);
-        Self::decode(raw).expect("what we encode decodes")
     }
 
     /// Reads one route of known framing. None if it is of a known type and malformed.
@@ -206,6 +212,13 @@ impl Nlri {
         };
         Some(Self { key, raw, label })
     }
+}
+
+fn encode_route(route: &wire::EvpnRoute) -> Bytes {
+    let mut raw = Vec::with_capacity(64);
+    wire::encode_evpn_nlri(std::slice::from_ref(route), &mut raw)
+        .expect("types 2 and 3 have no value that does not fit");
+    Bytes::from(raw)
 }
 
 /// Path attributes of a route, without the two that carry routes.

@@ -1,7 +1,7 @@
 //! Routes in and out: from UPDATEs into the RIB, from there into rows and to peers.
 
 use crate::codec::{
-    MESSAGE_MAX_BYTES, Nlri, Reader, Reflected, RouteKey, Unusable, end_of_rib, read_update,
+    Attrs, MESSAGE_MAX_BYTES, Nlri, Reader, Reflected, RouteKey, Unusable, end_of_rib, read_update,
     write_announcements, write_withdrawals,
 };
 use crate::link::ConnId;
@@ -10,11 +10,14 @@ use crate::peer::{Dump, Session};
 use crate::rib::{Change, Path, Source};
 use crate::session::refresh_mark;
 use crate::speaker::Event;
+use crate::vrf::MacKey;
 use crate::{PeerId, PeerRole, Speaker};
 use bytes::Bytes;
+use model::Vni;
 use rustbgpd_fsm as fsm;
 use rustbgpd_wire as wire;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Instant;
 use wire::RouteRefreshSubtype;
@@ -270,38 +273,52 @@ impl Speaker {
         while self.fill(id) {}
     }
 
-    /// Announces and withdraws the difference between what is local and what was announced.
-    pub(crate) fn sync_announcements(&mut self, now: Instant) {
-        let Some(state) = self.local.take() else {
-            return;
-        };
-        let (asn, router_id) = (self.config.asn, self.config.router_id);
-        self.vrfs.take_contested();
-        let wanted = local::routes(&state, asn, router_id, |key| {
-            self.vrfs.announced_sequence(key)
-        });
-        self.local = Some(state);
-        let held = std::mem::take(&mut self.announced);
-        for (key, route) in &wanted {
-            if held.get(key) == Some(route) {
-                continue;
+    /// Announces and withdraws the difference between what is local in the instances and what
+    /// was announced of them.
+    pub(crate) fn sync_announcements(&mut self, now: Instant, mut vnis: BTreeSet<Vni>) {
+        vnis.extend(self.vrfs.take_contested().iter().map(|(vni, _, _)| *vni));
+        for vni in vnis {
+            let wanted = self.local.as_ref().and_then(|state| {
+                let evi = state.evis.get(&vni)?;
+                let sequence = |key| self.vrfs.announced_sequence(key);
+                let (vtep, config) = (state.vtep, &self.config);
+                Some(local::routes_of(vni, evi, vtep, config, sequence))
+            });
+            let wanted = wanted.unwrap_or_default();
+            let held = self.announced.remove(&vni).unwrap_or_default();
+            for (key, route) in &wanted {
+                if held.get(key) != Some(route) {
+                    self.announce(now, key, route);
+                }
             }
-            let path = Path {
-                nlri: route.nlri.raw.clone(),
-                label: route.nlri.label,
-                attrs: Arc::clone(&route.attrs),
-                stale: false,
-                router_id,
-                since: now,
-            };
-            let change = self.rib.insert(key, Source::Local, path);
-            self.on_change(key, change);
+            for key in held.keys().filter(|key| !wanted.contains_key(*key)) {
+                // Another instance may have taken over the route distinguisher.
+                if !self
+                    .announced
+                    .values()
+                    .any(|routes| routes.contains_key(key))
+                {
+                    let change = self.rib.remove(key, Source::Local);
+                    self.on_change(key, change);
+                }
+            }
+            if !wanted.is_empty() {
+                self.announced.insert(vni, wanted);
+            }
         }
-        for key in held.keys().filter(|key| !wanted.contains_key(*key)) {
-            let change = self.rib.remove(key, Source::Local);
-            self.on_change(key, change);
-        }
-        self.announced = wanted;
+    }
+
+    fn announce(&mut self, now: Instant, key: &RouteKey, route: &local::OwnRoute) {
+        let path = Path {
+            nlri: route.nlri.raw.clone(),
+            label: route.nlri.label,
+            attrs: Arc::clone(&route.attrs),
+            stale: false,
+            router_id: self.config.router_id,
+            since: now,
+        };
+        let change = self.rib.insert(key, Source::Local, path);
+        self.on_change(key, change);
     }
 
     /// After remote routes changed: if a local MAC lost to another VTEP, or won, announcements
@@ -311,8 +328,9 @@ impl Speaker {
         if contested.is_empty() || self.stopped {
             return;
         }
-        let before: BTreeSet<_> = self.announced_macs(&contested);
-        self.sync_announcements(now);
+        let before = self.announced_macs(&contested);
+        let vnis = contested.iter().map(|(vni, _, _)| *vni).collect();
+        self.sync_announcements(now, vnis);
         let after = self.announced_macs(&contested);
         for key in before.symmetric_difference(&after) {
             let (vni, tag, mac) = *key;
@@ -326,17 +344,18 @@ impl Speaker {
         }
     }
 
-    fn announced_macs(&self, among: &BTreeSet<crate::vrf::MacKey>) -> BTreeSet<crate::vrf::MacKey> {
+    fn announced_macs(&self, among: &BTreeSet<MacKey>) -> BTreeSet<MacKey> {
         let Some(state) = &self.local else {
             return BTreeSet::new();
         };
-        let is_announced = |(vni, tag, mac): &crate::vrf::MacKey| {
+        let is_announced = |(vni, tag, mac): &MacKey| {
             state.evis.get(vni).is_some_and(|evi| {
                 let rd = crate::Rd::of_instance(self.config.router_id, evi.rd_index);
                 let tag = tag.map_or(0, |vlan| u32::from(vlan.get()));
                 let (mac, ip) = (*mac, None);
                 let key = RouteKey::MacIp { rd, tag, mac, ip };
-                self.announced.contains_key(&key)
+                let routes = self.announced.get(vni);
+                routes.is_some_and(|routes| routes.contains_key(&key))
             })
         };
         among
@@ -382,6 +401,9 @@ struct Batch {
     /// In the order in which the first route of each came.
     groups: Vec<Group>,
     by_attrs: BTreeMap<(Vec<u8>, Bytes), usize>,
+    /// The attributes of the route before, the router it came from, and their group: what one
+    /// UPDATE brought mostly stands together.
+    last: Option<(Arc<Attrs>, Ipv4Addr, usize)>,
     withdrawn: Vec<Bytes>,
 }
 
@@ -392,13 +414,14 @@ struct Group {
 }
 
 impl Batch {
-    fn announce(
-        &mut self,
-        path: &Path,
-        source: Source,
-        cluster: std::net::Ipv4Addr,
-        session: &Session,
-    ) {
+    fn announce(&mut self, path: &Path, source: Source, cluster: Ipv4Addr, session: &Session) {
+        if let Some((attrs, router_id, at)) = &self.last
+            && Arc::ptr_eq(attrs, &path.attrs)
+            && *router_id == path.router_id
+        {
+            self.groups[*at].routes.push(path.nlri.clone());
+            return;
+        }
         let marks = match source {
             Source::Local => None,
             Source::Peer(_) => Some(Reflected {
@@ -420,6 +443,7 @@ impl Batch {
                 self.groups.len() - 1
             });
         self.groups[at].routes.push(path.nlri.clone());
+        self.last = Some((Arc::clone(&path.attrs), path.router_id, at));
     }
 
     /// Announcements before withdrawals: a MAC that moved is never nowhere.

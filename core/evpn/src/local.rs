@@ -2,10 +2,10 @@
 
 use crate::codec::{Attrs, Nlri, OwnAttrs, RouteKey};
 use crate::vrf::{MacKey, is_usable_vtep};
-use crate::{Rd, RouteTarget};
-use model::{Asn, Encoding, MacAddr, Tag, Vni};
+use crate::{Config, Rd, RouteTarget};
+use model::{Encoding, MacAddr, Tag, Vni};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Everything behind this host. Set as a whole; the speaker announces and withdraws the
@@ -164,55 +164,66 @@ pub(crate) fn check(state: &LocalState) -> Result<(), BadLocalState> {
     Ok(())
 }
 
-/// All routes that announce the state. `sequence` says with which mobility sequence a MAC is
+/// All routes that announce an instance. `sequence` says with which mobility sequence a MAC is
 /// announced, and that it is not while another VTEP has it.
-pub(crate) fn routes(
-    state: &LocalState,
-    asn: Asn,
-    router_id: Ipv4Addr,
+pub(crate) fn routes_of(
+    vni: Vni,
+    evi: &LocalEvi,
+    vtep: IpAddr,
+    speaker: &Config,
     sequence: impl Fn(MacKey) -> Option<u32>,
 ) -> BTreeMap<RouteKey, OwnRoute> {
+    let rd = Rd::of_instance(speaker.router_id, evi.rd_index);
+    let targets: Vec<RouteTarget> = match &evi.targets {
+        RouteTargets::Auto => vec![RouteTarget::auto(speaker.asn, vni)],
+        RouteTargets::Manual { export, .. } => export.iter().copied().collect(),
+    };
+    let attrs = |sequence, sticky, replication| {
+        Arc::new(Attrs::own(&OwnAttrs {
+            next_hop: vtep,
+            targets: &targets,
+            sequence,
+            sticky,
+            replication,
+        }))
+    };
     let mut routes = BTreeMap::new();
-    for (vni, evi) in &state.evis {
-        let rd = Rd::of_instance(router_id, evi.rd_index);
-        let targets: Vec<RouteTarget> = match &evi.targets {
-            RouteTargets::Auto => vec![RouteTarget::auto(asn, *vni)],
-            RouteTargets::Manual { export, .. } => export.iter().copied().collect(),
+    let mut put = |nlri: Nlri, attrs: &Arc<Attrs>| {
+        let attrs = Arc::clone(attrs);
+        routes.insert(nlri.key.clone(), OwnRoute { nlri, attrs });
+    };
+    let flood = attrs(0, false, Some(vni.get()));
+    for tag in &evi.domains {
+        put(Nlri::imet(rd, wire_tag(*tag), vtep), &flood);
+    }
+    let mut shared: BTreeMap<(u32, bool), Arc<Attrs>> = BTreeMap::new();
+    for ((tag, mac), held) in &evi.macs {
+        let Some(sequence) = sequence((vni, *tag, *mac)) else {
+            continue;
         };
-        let attrs = |sequence, sticky, replication| {
-            Arc::new(Attrs::own(&OwnAttrs {
-                next_hop: state.vtep,
-                targets: &targets,
-                sequence,
-                sticky,
-                replication,
-            }))
-        };
-        let mut put = |nlri: Nlri, attrs: &Arc<Attrs>| {
-            let attrs = Arc::clone(attrs);
-            routes.insert(nlri.key.clone(), OwnRoute { nlri, attrs });
-        };
-        let flood = attrs(0, false, Some(vni.get()));
-        for tag in &evi.domains {
-            put(Nlri::imet(rd, wire_tag(*tag), state.vtep), &flood);
-        }
-        let mut shared: BTreeMap<(u32, bool), Arc<Attrs>> = BTreeMap::new();
-        for ((tag, mac), held) in &evi.macs {
-            let Some(sequence) = sequence((*vni, *tag, *mac)) else {
-                continue;
-            };
-            let key = (sequence, held.sticky);
-            let attrs = shared
-                .entry(key)
-                .or_insert_with(|| attrs(key.0, key.1, None));
-            let addresses = held.addresses.iter().copied().map(Some);
-            for ip in std::iter::once(None).chain(addresses) {
-                let nlri = Nlri::mac_ip(rd, wire_tag(*tag), *mac, ip, vni.get());
-                put(nlri, attrs);
-            }
+        let key = (sequence, held.sticky);
+        let attrs = shared
+            .entry(key)
+            .or_insert_with(|| attrs(key.0, key.1, None));
+        let addresses = held.addresses.iter().copied().map(Some);
+        for ip in std::iter::once(None).chain(addresses) {
+            let nlri = Nlri::mac_ip(rd, wire_tag(*tag), *mac, ip, vni.get());
+            put(nlri, attrs);
         }
     }
     routes
+}
+
+/// Instances whose announcement differs between two states, those that are gone included.
+pub(crate) fn changed(before: Option<&LocalState>, after: &LocalState) -> BTreeSet<Vni> {
+    let Some(before) = before else {
+        return after.evis.keys().copied().collect();
+    };
+    let moved = before.vtep != after.vtep;
+    let all = before.evis.keys().chain(after.evis.keys());
+    all.filter(|vni| moved || before.evis.get(vni) != after.evis.get(vni))
+        .copied()
+        .collect()
 }
 
 fn wire_tag(tag: Tag) -> u32 {

@@ -10,10 +10,11 @@ use crate::{
     BadLocalState, Config, ConnectMode, LocalState, PeerConfig, PeerId, PeerInfo, RouteInfo,
 };
 use bytes::Bytes;
-use model::Forwarding;
+use model::{Forwarding, Vni};
 use rustbgpd_fsm as fsm;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
+use std::ops::Bound::{Excluded, Unbounded};
 use std::time::{Duration, Instant};
 
 /// A BGP speaker for EVPN. See the crate's page for how it is driven.
@@ -25,12 +26,13 @@ pub struct Speaker {
     pub(crate) rib: Rib,
     pub(crate) vrfs: Vrfs,
     pub(crate) local: Option<LocalState>,
-    pub(crate) announced: BTreeMap<RouteKey, OwnRoute>,
+    pub(crate) announced: BTreeMap<Vni, BTreeMap<RouteKey, OwnRoute>>,
     pub(crate) actions: VecDeque<Action>,
     /// What closed connections still have to say.
     pub(crate) last_words: VecDeque<Transmit>,
     /// Peers that may have something to send.
     pub(crate) ready: BTreeSet<PeerId>,
+    last_served: Option<PeerId>,
     /// Until when completeness waits for peers; none once complete.
     pub(crate) deferral_until: Option<Instant>,
     pub(crate) stopped: bool,
@@ -127,7 +129,7 @@ pub enum Event {
     /// A local MAC was taken over by another VTEP, or came back.
     Mobility {
         /// The instance.
-        vni: model::Vni,
+        vni: Vni,
         /// The broadcast domain.
         tag: model::Tag,
         /// The MAC.
@@ -192,6 +194,7 @@ impl Speaker {
             actions: VecDeque::new(),
             last_words: VecDeque::new(),
             ready: BTreeSet::new(),
+            last_served: None,
             deferral_until: Some(now + config.timing.deferral),
             stopped: false,
             next_conn: 1,
@@ -285,17 +288,18 @@ impl Speaker {
     /// The first call lets End-of-RIB go out: make it when everything local is known.
     pub fn set_local(&mut self, now: Instant, state: LocalState) -> Result<(), BadLocalState> {
         local::check(&state)?;
+        let changed = local::changed(self.local.as_ref(), &state);
         let remote = self
             .rib
             .best_after(None)
             .filter(|(_, source, _)| *source != Source::Local)
             .map(|(key, _, path)| (key, path));
-        self.vrfs.set_local(&state, remote);
+        self.vrfs.set_local(&state, &changed, remote);
         let first = self.local.replace(state).is_none();
         if first {
             self.ready.extend(self.peers.keys());
         }
-        self.sync_announcements(now);
+        self.sync_announcements(now, changed);
         Ok(())
     }
 
@@ -343,12 +347,11 @@ impl Speaker {
     pub fn stop(&mut self, now: Instant, kind: StopKind) {
         self.stopped = true;
         if kind == StopKind::Withdraw {
-            let own: Vec<RouteKey> = self.announced.keys().cloned().collect();
-            for key in own {
-                let change = self.rib.remove(&key, Source::Local);
-                self.on_change(&key, change);
+            let own = std::mem::take(&mut self.announced);
+            for key in own.values().flat_map(BTreeMap::keys) {
+                let change = self.rib.remove(key, Source::Local);
+                self.on_change(key, change);
             }
-            self.announced.clear();
         }
         let peers: Vec<PeerId> = self.peers.keys().copied().collect();
         for peer in peers {
@@ -363,7 +366,16 @@ impl Speaker {
         if let Some(last) = self.last_words.pop_front() {
             return Some(last);
         }
-        while let Some(id) = self.ready.first().copied() {
+        // In turn, so that one peer's long table does not hold up another's keepalive.
+        let after = |last: Option<PeerId>| (last.map_or(Unbounded, Excluded), Unbounded);
+        while let Some(id) = self
+            .ready
+            .range(after(self.last_served))
+            .chain(&self.ready)
+            .next()
+            .copied()
+        {
+            self.last_served = Some(id);
             if let Some((conn, bytes)) = self.next_for(id) {
                 return Some(Transmit {
                     conn,

@@ -34,6 +34,8 @@ struct Vrf {
     macs: BTreeMap<(Tag, MacAddr), Contest>,
     /// MACs that some route binds to an address.
     owners: BTreeMap<(Tag, IpAddr), BTreeSet<MacAddr>>,
+    /// Local MACs: the keys of `macs` with a local claim.
+    locals: BTreeSet<(Tag, MacAddr)>,
     /// Local MACs that have an address.
     local_owners: BTreeMap<(Tag, IpAddr), BTreeSet<MacAddr>>,
 }
@@ -130,11 +132,12 @@ impl Vrfs {
             .then_some(local.claim.sequence)
     }
 
-    /// Takes over what is local. `best` walks the best remote paths; it is walked once, and only
+    /// Takes over what is local; `changed` names the instances that differ from before. `best` walks the best remote paths; it is walked once, and only
     /// if an instance is new or imports something else than before.
     pub(crate) fn set_local<'a>(
         &mut self,
         local: &LocalState,
+        changed: &BTreeSet<Vni>,
         best: impl Iterator<Item = (&'a RouteKey, &'a Path)>,
     ) {
         let moved = self.vtep != Some(local.vtep);
@@ -172,7 +175,7 @@ impl Vrfs {
                 }
             }
         }
-        for (vni, evi) in &local.evis {
+        for (vni, evi) in local.evis.iter().filter(|(vni, _)| changed.contains(vni)) {
             self.set_local_macs(*vni, evi, local.vtep);
         }
     }
@@ -200,8 +203,9 @@ impl Vrfs {
             encoding,
             import,
             flood: BTreeMap::new(),
-            macs,
             owners: BTreeMap::new(),
+            locals: macs.keys().copied().collect(),
+            macs,
             local_owners: BTreeMap::new(),
         };
         self.vrfs.insert(vni, vrf);
@@ -221,8 +225,10 @@ impl Vrfs {
     fn set_local_macs(&mut self, vni: Vni, evi: &LocalEvi, vtep: IpAddr) {
         let vrf = self.vrfs.get_mut(&vni).expect("every local EVI has a VRF");
         let mut changed = BTreeSet::new();
-        for (key, contest) in &mut vrf.macs {
-            if contest.local.is_some() && !evi.macs.contains_key(key) {
+        let locals = evi.macs.keys().copied().collect();
+        let before = std::mem::replace(&mut vrf.locals, locals);
+        for key in before.difference(&vrf.locals) {
+            if let Some(contest) = vrf.macs.get_mut(key) {
                 contest.local = None;
                 changed.insert(*key);
             }

@@ -810,3 +810,42 @@ fn a_cease_that_is_no_restart_withdraws_at_once() {
         assert_eq!(macs(&bench), kept, "N {notifications}, Cease/{subcode}");
     }
 }
+
+#[test]
+fn instances_may_exchange_their_route_distinguishers() {
+    let address: IpAddr = "10.0.0.3".parse().unwrap();
+    let mut bench = vtep();
+    let rr = bench.peer("10.0.0.101", PeerConfig::REFLECTOR);
+    let state = |indices: [(u32, u16); 2]| {
+        let mut state = LocalState::empty(address);
+        for (raw, index) in indices {
+            let mut evi = LocalEvi::new(Encoding::VlanBased, index);
+            evi.domains.insert(None);
+            state.evis.insert(vni(raw), evi);
+        }
+        state
+    };
+    let mut updates = bench.updates(rr);
+    for indices in [
+        [(100, 1), (200, 2)],
+        [(100, 2), (200, 1)],
+        // And an instance that comes takes that of one that goes.
+        [(50, 2), (200, 1)],
+        [(200, 1), (300, 2)],
+    ] {
+        bench.speaker.set_local(bench.now, state(indices)).unwrap();
+        bench.drain();
+        updates.extend(bench.updates(rr));
+        assert_eq!(held_after(&updates).len(), 2, "{indices:?}");
+        let labels: BTreeSet<(u32, u16)> = bench
+            .speaker
+            .routes(bench.now)
+            .iter()
+            .map(|route| {
+                let [.., high, low] = route.rd.unwrap().to_bytes();
+                (route.label.unwrap(), u16::from_be_bytes([high, low]))
+            })
+            .collect();
+        assert_eq!(labels, BTreeSet::from(indices));
+    }
+}

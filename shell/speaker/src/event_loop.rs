@@ -21,6 +21,8 @@ use tracing::{debug, info, warn};
 const QUEUE_EVENTS: usize = 256;
 /// Events taken before rows are published: bursts become one publication.
 const BURST_EVENTS: usize = 256;
+/// Messages sent before events are looked at again.
+const TURN_MESSAGES: usize = 512;
 /// How long a stop waits for the last messages to be sent.
 const STOP_WAIT: Duration = Duration::from_secs(1);
 
@@ -91,7 +93,7 @@ impl Runner {
         mut events: mpsc::Receiver<Event>,
     ) {
         loop {
-            self.carry_out();
+            let more = self.carry_out(TURN_MESSAGES);
             let deadline = self.speaker.poll_timeout();
             tokio::select! {
                 command = commands.recv() => match command {
@@ -108,6 +110,7 @@ impl Runner {
                     self.on_event(event.expect("the loop holds a sender"));
                     self.take_burst(&mut events);
                 }
+                () = tokio::task::yield_now(), if more => {}
                 () = until(deadline) => {
                     // After a stall what peers sent in time must not lose against the clock.
                     tokio::task::yield_now().await;
@@ -233,10 +236,20 @@ impl Runner {
         }
     }
 
-    fn carry_out(&mut self) {
+    /// Does what the speaker wants, up to so many messages; true if there may be more. A
+    /// reflector has millions of routes to tell when it starts, and has to listen meanwhile.
+    fn carry_out(&mut self, messages_max: usize) -> bool {
+        let mut messages = 0;
         loop {
-            while let Some(transmit) = self.speaker.poll_transmit() {
+            while messages < messages_max
+                && let Some(transmit) = self.speaker.poll_transmit()
+            {
                 self.transmit(transmit);
+                messages += 1;
+            }
+            // Actions come after all messages: a connection must not be closed before its last.
+            if messages == messages_max {
+                break;
             }
             let Some(action) = self.speaker.poll_action() else {
                 break;
@@ -250,6 +263,7 @@ impl Runner {
             let rows = Arc::new(self.speaker.forwarding().clone());
             self.forwarding.send_replace(rows);
         }
+        messages == messages_max
     }
 
     fn transmit(&mut self, transmit: Transmit) {
@@ -298,7 +312,7 @@ impl Runner {
 
     async fn stop(&mut self, kind: StopKind) {
         self.speaker.stop(Instant::now(), kind);
-        self.carry_out();
+        self.carry_out(usize::MAX);
         self.accepting.drain(..).for_each(|task| task.abort());
         self.listeners.clear();
         self.connections.clear();
