@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use agent::Options;
+use api::tonic::Code;
 use api::tonic::transport::Channel;
 use api::v1;
 use model::Name;
@@ -13,6 +14,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+use testkit::{difference, without_counters};
 use tokio::time::{Instant, timeout};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -162,31 +164,7 @@ fn dump() -> String {
         "ip -d link; ip -d address; ip neigh show nud permanent; bridge -d fdb | sort; \
                    bridge -d link; bridge vlan 2>/dev/null; nft list ruleset",
     );
-    let mut out = String::new();
-    let mut after = "";
-    for word in text.split_inclusive(char::is_whitespace) {
-        let counts = matches!(after, "packets" | "bytes") || after.ends_with("_timer");
-        // Duplicate address detection goes on for a second after an interface came up.
-        let passing = word.trim() == "tentative";
-        out.push_str(if counts || passing { "" } else { word });
-        if !word.trim().is_empty() {
-            after = word.trim();
-        }
-    }
-    out
-}
-
-fn difference(was: &str, now: &str) -> String {
-    let (was, now): (Vec<_>, Vec<_>) = (was.lines().collect(), now.lines().collect());
-    let lost = was
-        .iter()
-        .filter(|line| !now.contains(line))
-        .map(|line| format!("- {line}\n"));
-    let new = now
-        .iter()
-        .filter(|line| !was.contains(line))
-        .map(|line| format!("+ {line}\n"));
-    lost.chain(new).collect()
+    without_counters(&text)
 }
 
 const VPC: &str = "00000000v1";
@@ -469,7 +447,7 @@ fn the_local_api_refuses_what_cannot_be() {
             .add_stack(with(|s| s.name = "other".to_owned()))
             .await
             .unwrap_err();
-        assert_eq!(other.code(), api::tonic::Code::AlreadyExists);
+        assert_eq!(other.code(), Code::AlreadyExists);
 
         let nic = |change: fn(&mut v1::Port)| {
             let mut port = port(1, netns("a1"));

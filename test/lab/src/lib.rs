@@ -15,6 +15,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use testkit::{Eventually, eventually};
+pub use testkit::{difference, without_counters};
 
 /// What a state may take to come, on a slow machine that does other things as well.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -260,33 +261,4 @@ pub fn text_of(output: &Output) -> String {
         String::from_utf8_lossy(&output.stderr),
     );
     format!("{}\n{out}{err}", output.status)
-}
-
-/// Leaves out what the kernel counts.
-pub fn without_counters(text: &str) -> String {
-    let mut out = String::new();
-    let mut after = "";
-    for word in text.split_inclusive(char::is_whitespace) {
-        let counts = matches!(after, "packets" | "bytes") || after.ends_with("_timer");
-        let passing = matches!(word.trim(), "tentative" | "dadfailed");
-        out.push_str(if counts || passing { "" } else { word });
-        if !word.trim().is_empty() {
-            after = word.trim();
-        }
-    }
-    out
-}
-
-/// Lines that only one of two texts has.
-pub fn difference(was: &str, now: &str) -> String {
-    let (was, now): (Vec<_>, Vec<_>) = (was.lines().collect(), now.lines().collect());
-    let lost = was
-        .iter()
-        .filter(|line| !now.contains(line))
-        .map(|line| format!("- {line}\n"));
-    let new = now
-        .iter()
-        .filter(|line| !was.contains(line))
-        .map(|line| format!("+ {line}\n"));
-    lost.chain(new).collect()
 }
