@@ -124,6 +124,8 @@ The exit status is the command's.")]
         name: NameArg,
         #[arg(long)]
         netns: Option<String>,
+        #[arg(long)]
+        parent: Option<i32>,
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
@@ -298,8 +300,9 @@ impl Lab {
             Self::Inside {
                 name: _,
                 netns,
+                parent,
                 command,
-            } => enter::become_command(netns.as_deref(), &command),
+            } => enter::become_command(netns.as_deref(), parent, &command),
             Self::Answer { identity } => probe::answer(&identity),
             Self::Ask {
                 broadcast,

@@ -7,7 +7,9 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, ExitStatus};
@@ -70,8 +72,13 @@ pub(crate) fn run_on(
         // A directory that the host does not have: stay at the root.
         drop(std::env::set_current_dir(here));
     }
+    // Held by this process for as long as it lives; `inside` looks at it once.
+    let (parent, _held) = io::pipe().doing(|| "making a pipe".to_owned())?;
+    rustix::io::fcntl_setfd(&parent, rustix::io::FdFlags::empty())
+        .doing(|| "passing a pipe on".to_owned())?;
     let mut command = Command::new(binary);
     command.args(["lab", "inside", "--name", lab.name()]);
+    command.args(["--parent", &parent.as_raw_fd().to_string()]);
     if let Some(netns) = netns {
         command.args(["--netns", netns]);
     }
@@ -97,14 +104,21 @@ pub(crate) fn run_on(
 }
 
 /// The second half, already on the host: enters the workload's namespace and becomes the command.
-pub(crate) fn become_command(netns: Option<&str>, argv: &[OsString]) -> Outcome {
+pub(crate) fn become_command(
+    netns: Option<&str>,
+    parent: Option<RawFd>,
+    argv: &[OsString],
+) -> Outcome {
     // If `lab exec` is killed the command must not stay behind.
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
         .doing(|| "tying the command to `lab exec`".to_owned())?;
-    // Its parent is outside of the host's pid namespace, where it has the number 0 for us; if it
-    // died before the line above, process 1 of the host is our parent now.
-    if nix::unistd::getppid().as_raw() != 0 {
-        return Err(Failure::silent(1));
+    // The line above says nothing of a parent that had died before it. Its end of this pipe says.
+    if let Some(parent) = parent {
+        let alive = is_held(parent).doing(|| "asking whether `lab exec` lives".to_owned())?;
+        nix::unistd::close(parent).doing(|| "closing the pipe to `lab exec`".to_owned())?;
+        if !alive {
+            return Err(Failure::silent(1));
+        }
     }
     if let Some(netns) = netns {
         enter_netns(netns)?;
@@ -120,6 +134,19 @@ pub(crate) fn become_command(netns: Option<&str>, argv: &[OsString]) -> Outcome 
         io::ErrorKind::NotFound => 127,
         _ => 126,
     }))
+}
+
+/// Somebody holds the writing end of this pipe. Opened anew, because reading must not block.
+fn is_held(pipe: RawFd) -> io::Result<bool> {
+    let mut again = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open(format!("/proc/self/fd/{pipe}"))?;
+    match again.read(&mut [0]) {
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+        Err(error) => Err(error),
+    }
 }
 
 /// What `ip netns exec` does: the namespace, a /sys that shows its devices, its files from
