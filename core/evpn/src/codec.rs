@@ -691,7 +691,3 @@ fn one_update(kind: u8, head: &[u8], attrs: &[u8], routes: &[Bytes]) -> Bytes {
     out.put_slice(attrs);
     out.freeze()
 }
-
-#[cfg(test)]
-#[path = "codec_tests.rs"]
-mod tests;
