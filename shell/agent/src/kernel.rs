@@ -14,8 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc as std_mpsc;
 use std::thread;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
+
+/// After the monitor's socket failed.
+const MONITOR_RETRY: Duration = Duration::from_secs(1);
 
 /// What the kernel's thread is asked to do.
 #[derive(Debug)]
@@ -152,6 +156,8 @@ pub(crate) fn start_monitor() -> Result<DriftSignal, linux::Error> {
                         // Not knowing is handled like having missed something.
                         warn!(error = chain(&error), "Reading kernel events failed");
                         set_lost.store(true, Ordering::Release);
+                        // What fails for good must not fill the log.
+                        thread::park_timeout(MONITOR_RETRY);
                     }
                 }
                 if let Err(mpsc::error::TrySendError::Closed(())) = signal.try_send(()) {

@@ -48,6 +48,10 @@ pub(crate) struct Agent {
     asked: u64,
     planned: u64,
     settled: u64,
+    /// The newest configuration made true.
+    made_true: Generation,
+    /// What the steps under way were planned for.
+    ran_for: Option<Input>,
     kept: Generation,
     counters: Counters,
     server: ServerLink,
@@ -85,6 +89,13 @@ enum Stage {
         readback: bool,
     },
     Running,
+}
+
+/// How new the inputs of a plan were.
+#[derive(Debug, Clone, Copy)]
+struct Input {
+    asked: u64,
+    generation: Generation,
 }
 
 /// Whether the loop goes on.
@@ -135,6 +146,8 @@ impl Agent {
             asked: 1,
             planned: 0,
             settled: 0,
+            made_true: Generation(0),
+            ran_for: None,
             kept,
             counters: Counters::default(),
             server: ServerLink::default(),
@@ -325,12 +338,22 @@ impl Agent {
         }
         self.withhold_what_does_not_hold(&mut plan);
         self.take_readiness(ready, readback || plan.steps.is_empty());
+        let ran = self.ran_for.take().filter(|ran| ran.asked < self.asked);
         if plan.steps.is_empty() {
             self.expecting = self.asked > self.planned;
-            self.settled = self.planned;
+            self.settle(Input {
+                asked: self.planned,
+                generation: self.held(),
+            });
             self.announce();
             self.publish();
             return;
+        }
+        if let Some(ran) = ran {
+            // What is left to do came with a newer input: under a stream of changes there is no
+            // moment with nothing left, and those who wait for the earlier ones need not either.
+            self.settle(ran);
+            self.publish();
         }
         self.announce();
         if !self.expecting {
@@ -340,7 +363,23 @@ impl Agent {
             }
         }
         self.stage = Stage::Running;
+        self.ran_for = Some(Input {
+            asked: self.planned,
+            generation: self.held(),
+        });
         self.kernel.ask(Job::Run(plan.steps));
+    }
+
+    fn settle(&mut self, input: Input) {
+        self.settled = self.settled.max(input.asked);
+        self.made_true = self.made_true.max(input.generation);
+    }
+
+    /// The generation of the server's configuration that holds.
+    fn held(&self) -> Generation {
+        self.machine
+            .managed()
+            .map_or(Generation(0), |config| config.generation)
     }
 
     /// A step that was just done and is in the plan again did not hold. Trying it in a circle
@@ -506,17 +545,9 @@ impl Agent {
     }
 
     fn publish(&mut self) {
-        let held = self
-            .machine
-            .managed()
-            .map_or(Generation(0), |config| config.generation);
-        let settled = self.settled == self.asked && self.stage == Stage::Idle;
+        let held = self.held();
         let before = Arc::clone(&self.view.borrow());
-        let applied = if settled && self.may_act {
-            held.min(self.kept)
-        } else {
-            before.applied.min(held)
-        };
+        let applied = self.made_true.min(self.kept);
         let same_input = before.asked == self.asked;
         let conditions = conditions(&self.machine);
         let view = View {
