@@ -424,7 +424,7 @@ impl Speaker {
     /// What follows from whatever just happened: local MACs that lost or won, and completeness.
     pub(crate) fn settle(&mut self, now: Instant) {
         self.sync_contested(now);
-        let Some(until) = self.deferral_until else {
+        let Some(until) = self.deferral_until.filter(|_| self.knows_instances()) else {
             return;
         };
         let missing: Vec<PeerId> = self
@@ -440,6 +440,12 @@ impl Speaker {
             self.ready.extend(self.peers.keys());
             self.report(Event::Complete { missing });
         }
+    }
+
+    /// False for a VTEP before the first `set_local`: nothing can be imported yet, so that nothing
+    /// was learned does not mean that there is nothing.
+    pub(crate) fn knows_instances(&self) -> bool {
+        self.local.is_some() || !self.config.role.is_vtep()
     }
 
     /// Whether completeness need not wait for the peer: it told everything; it is a reflector

@@ -300,6 +300,7 @@ impl Speaker {
             self.ready.extend(self.peers.keys());
         }
         self.sync_announcements(now, changed);
+        self.settle(now);
         Ok(())
     }
 
@@ -396,7 +397,8 @@ impl Speaker {
     /// When to call [`Self::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
         let peers = self.peers.values().filter_map(Peer::next_deadline);
-        peers.chain(self.deferral_until).min()
+        let deferral = self.deferral_until.filter(|_| self.knows_instances());
+        peers.chain(deferral).min()
     }
 
     // Getters.

@@ -768,6 +768,10 @@ fn without_graceful_restart_only_reflectors_are_waited_for() {
             role,
             ..vtep().speaker.config().clone()
         });
+        let state = LocalState::empty("10.0.0.3".parse().unwrap());
+        if role.is_vtep() {
+            bench.speaker.set_local(bench.now, state).unwrap();
+        }
         let peer = bench.peer_with("10.0.0.1", config, no_graceful);
         bench.send_raw(peer, &good(&mac_route(1, 1, 100)));
         let conn = bench.conn(peer);
@@ -848,4 +852,23 @@ fn instances_may_exchange_their_route_distinguishers() {
             .collect();
         assert_eq!(labels, BTreeSet::from(indices));
     }
+}
+
+/// After a restart the peers may tell everything before the first look at the kernel is over.
+#[test]
+fn nothing_is_complete_before_the_instances_are_known() {
+    let mut bench = Bench::new(vtep().speaker.config().clone());
+    let rr = bench.peer("10.0.0.101", PeerConfig::REFLECTOR);
+    bench.send_raw(rr, &good(&mac_route(1, 1, 100)));
+    bench.send_raw(rr, &update(&[unreach(&[])]));
+    assert!(bench.info(rr).synced);
+    assert!(!bench.speaker.forwarding().complete);
+
+    let mut state = LocalState::empty("10.0.0.3".parse().unwrap());
+    let mut evi = LocalEvi::new(Encoding::VlanBased, 1);
+    evi.domains.insert(None);
+    state.evis.insert(vni(100), evi);
+    bench.speaker.set_local(bench.now, state).unwrap();
+    let learned = bench.speaker.forwarding();
+    assert!(learned.complete && learned.evis[&vni(100)] != model::EviForwarding::default());
 }
