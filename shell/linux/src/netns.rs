@@ -118,7 +118,37 @@ impl Marks {
     pub(crate) fn open(state_dir: &Path) -> Result<Self, Error> {
         let directory = state_dir.join("netns");
         fs::create_dir_all(&directory).doing(|| format!("make {}", directory.display()))?;
-        Ok(Self { directory })
+        let marks = Self { directory };
+        marks.sweep()?;
+        Ok(marks)
+    }
+
+    /// Removes what an agent that was killed while it made or removed a namespace left: a marker,
+    /// and perhaps a file that no namespace is mounted on.
+    fn sweep(&self) -> Result<(), Error> {
+        for name in self.names()? {
+            let path = path_of(&name);
+            if is_namespace(&path) {
+                continue;
+            }
+            let removed = match fs::symlink_metadata(&path) {
+                Ok(there) if !there.is_file() => continue,
+                _ => remove_if_there(&path).and_then(|()| remove_if_there(&self.path_of(&name))),
+            };
+            removed.doing(|| format!("remove what is left of namespace {name}"))?;
+        }
+        Ok(())
+    }
+
+    /// The namespaces that have a marker.
+    fn names(&self) -> Result<Vec<NetnsName>, Error> {
+        let doing = || format!("list {}", self.directory.display());
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.directory).doing(doing)? {
+            let name = entry.doing(doing)?.file_name();
+            names.extend(name.to_str().and_then(|name| NetnsName::new(name).ok()));
+        }
+        Ok(names)
     }
 
     fn path_of(&self, name: &NetnsName) -> PathBuf {
@@ -127,18 +157,9 @@ impl Marks {
 
     /// The namespaces that are there and ours.
     pub(crate) fn ours(&self) -> Result<BTreeSet<NetnsName>, Error> {
-        let doing = || format!("list {}", self.directory.display());
-        let mut ours = BTreeSet::new();
-        for entry in fs::read_dir(&self.directory).doing(doing)? {
-            let name = entry.doing(doing)?.file_name();
-            let Some(name) = name.to_str().and_then(|n| NetnsName::new(n).ok()) else {
-                continue;
-            };
-            if self.is_ours(&name) {
-                ours.insert(name);
-            }
-        }
-        Ok(ours)
+        let mut names = self.names()?;
+        names.retain(|name| self.is_ours(name));
+        Ok(names.into_iter().collect())
     }
 
     pub(crate) fn is_ours(&self, name: &NetnsName) -> bool {
@@ -160,13 +181,14 @@ impl Marks {
         })
     }
 
-    /// The marker goes first: killed in between, it marks nothing, while a namespace without a
-    /// marker would be foreign for ever.
+    /// The marker goes first, before it can say which namespace it is for: killed in between, it
+    /// marks what [`Self::sweep`] removes, while anything without a marker would be foreign for ever.
     fn create_here(&self, name: &NetnsName) -> Result<(), Cause> {
         let path = path_of(name);
         if is_namespace(&path) {
             return Ok(());
         }
+        fs::write(self.path_of(name), "")?;
         OpenOptions::new()
             .write(true)
             .create(true)

@@ -345,6 +345,20 @@ fn a_namespace_is_ours_by_its_marker() {
         std::fs::write(format!("{STATE_DIR}/netns/half"), "1").unwrap();
         lab.act([Action::CreateNetns(netns("half"))]);
         assert!(lab.observe().owned_netns.contains(&netns("half")));
+        // Killed there, and nobody wants it any more when the next one starts.
+        for name in ["left", "bare"] {
+            std::fs::write(format!("{STATE_DIR}/netns/{name}"), "").unwrap();
+        }
+        std::fs::write("/run/netns/left", "").unwrap();
+        drop(linux::Kernel::open(std::path::Path::new(STATE_DIR)).unwrap());
+        for gone in [
+            "/run/netns/left",
+            "/run/vpc/netns/left",
+            "/run/vpc/netns/bare",
+        ] {
+            assert!(!std::path::Path::new(gone).exists(), "{gone}");
+        }
+        assert!(lab.observe().owned_netns.contains(&netns("half")));
     });
 }
 
