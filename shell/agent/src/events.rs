@@ -11,8 +11,8 @@ use tokio::sync::oneshot;
 pub(crate) enum Event {
     /// The management server sent a configuration.
     Config(Box<HostConfig>),
-    /// A configuration is on disk.
-    Kept(model::Generation),
+    /// A configuration is on disk; none if that failed.
+    Kept(Option<model::Generation>),
     /// The connection to the management server came or went.
     Server(ServerLink),
     /// The speaker's forwarding state changed.

@@ -53,6 +53,10 @@ pub(crate) struct Agent {
     /// What the steps under way were planned for.
     ran_for: Option<Input>,
     kept: Generation,
+    /// A configuration is being written to the disk.
+    writing: bool,
+    /// The newest that came meanwhile.
+    to_write: Option<HostConfig>,
     counters: Counters,
     server: ServerLink,
     started: UnixMillis,
@@ -149,6 +153,8 @@ impl Agent {
             made_true: Generation(0),
             ran_for: None,
             kept,
+            writing: false,
+            to_write: None,
             counters: Counters::default(),
             server: ServerLink::default(),
             started,
@@ -252,7 +258,11 @@ impl Agent {
         match event {
             Event::Config(config) => self.configured(*config).await,
             Event::Kept(generation) => {
-                self.kept = self.kept.max(generation);
+                self.writing = false;
+                self.kept = self.kept.max(generation.unwrap_or(Generation(0)));
+                if let Some(next) = self.to_write.take() {
+                    self.keep(next);
+                }
                 self.publish();
             }
             Event::Server(link) => {
@@ -308,12 +318,25 @@ impl Agent {
     }
 
     /// Writes a configuration to the disk beside the pass, not before it: the report says
-    /// "applied" only when both are done.
-    fn keep(&self, config: HostConfig) {
+    /// "applied" only when both are done. One at a time, so that an older one never takes the place
+    /// of a newer; of those that come meanwhile only the newest is written.
+    fn keep(&mut self, config: HostConfig) {
+        if self.writing {
+            self.to_write = Some(config);
+            return;
+        }
+        self.writing = true;
         let (disk, events) = (self.disk.clone(), self.events.clone());
-        tokio::task::spawn_blocking(move || match disk.save(MANAGED, &config) {
-            Ok(()) => drop(events.blocking_send(Event::Kept(config.generation))),
-            Err(error) => error!(%error, "Keeping the configuration failed"),
+        tokio::task::spawn_blocking(move || {
+            let kept = match disk.save(MANAGED, &config) {
+                Ok(()) => Some(config.generation),
+                Err(error) => {
+                    error!(%error, "Keeping the configuration failed");
+                    None
+                }
+            };
+            // Refused only when the agent is ending.
+            drop(events.blocking_send(Event::Kept(kept)));
         });
     }
 
