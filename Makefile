@@ -22,19 +22,25 @@ lint:
 
 # Figures as ratios against a baseline measured in the same run.
 bench: setup
-	$(CARGO) build --release -p vpc
-	$(CARGO) xtask bench
+	$(CARGO) build --release -p vpc -p bench
+	$(CARGO) build --release -p linux --examples
+	target/release/bench
 
-# The lab on a kernel that has what a small one lacks: VLAN filtering above all.
-test-full-kernel:
+# The kernel tests and the lab suite on a kernel that has what a small one lacks: VLAN filtering
+# above all. The first run builds the kernel, some ten minutes. What is built here is used there.
+test-full-kernel: setup
 	scripts/setup.sh --kernel
-	$(CARGO) build --release -p vpc
-	$(CARGO) xtask kernel run --mem 4096 -- target/release/vpc lab demo --down
+	$(CARGO) build -p vpc
+	$(CARGO) test --no-run -p linux -p agent -p lab
+	$(CARGO) xtask kernel run --mem 4096 --timeout 3000 -- \
+		$(CARGO) test --offline --no-fail-fast -p linux -p agent -p lab -- --test-threads=2
 
-# What takes too long for `test`: the lab on a full kernel, and the demo over and over.
-soak: setup test-full-kernel
+# What takes too long for `test`: the suite on a full kernel, long rounds of killing and of many
+# NICs, the demo over and over.
+soak: test-full-kernel
+	VPC_SOAK=1 $(CARGO) test -p lab -- --test-threads=1 crash scale
 	for round in 1 2 3 4 5 6 7 8 9 10; do \
-		target/release/vpc lab demo --name soak --down || exit 1; \
+		target/debug/vpc lab demo --name soak --down || exit 1; \
 	done
 
 setup:
