@@ -369,6 +369,19 @@ const BRIDGE_RULES: &[(&str, &[&str])] = &[
         "prerouting",
         &["iifname \"n-*\" goto port", "iifname @ports goto port"],
     ),
+    (
+        // Tenants' frames are never for the host. Without this a bridge answers ARP for every
+        // address of the host, whatever interface it is on, and takes packets for it: among them
+        // tunnel packets, by which one tenant would write frames into another's segment.
+        "input",
+        &[
+            "iifname \"n-*\" counter name \"to-host\" drop",
+            "iifname @ports counter name \"to-host\" drop",
+            "iifname \"t-*\" counter name \"to-host\" drop",
+            "iifname \"u-*\" counter name \"to-host\" drop",
+            "iifname \"w-*\" counter name \"to-host\" drop",
+        ],
+    ),
 ];
 
 const INET_RULES: &[(&str, &[&str])] = &[
@@ -394,6 +407,7 @@ const COUNTERS: &[&str] = &[
     "spoofed-nd",
     "tagged",
     "other-ethertype",
+    "to-host",
 ];
 
 fn hook(family: u8, chain: &str) -> &'static str {
@@ -401,6 +415,7 @@ fn hook(family: u8, chain: &str) -> &'static str {
         (sys::NFPROTO_BRIDGE, "prerouting") => {
             "type filter hook prerouting priority -300; policy accept;"
         }
+        (sys::NFPROTO_BRIDGE, "input") => "type filter hook input priority -300; policy accept;",
         (sys::NFPROTO_INET, "prerouting") => {
             "type filter hook prerouting priority raw; policy accept;"
         }
