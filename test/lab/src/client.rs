@@ -99,7 +99,9 @@ impl Lab {
     pub fn revision(&self) -> u64 {
         self.with_admin(|mut client| async move {
             let info = client.get_server_info(v1::GetServerInfoRequest {}).await;
-            info.expect("the server says what it is").into_inner().revision
+            info.expect("the server says what it is")
+                .into_inner()
+                .revision
         })
     }
 }

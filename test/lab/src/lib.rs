@@ -138,19 +138,30 @@ impl Lab {
         self.control("kill", host, daemon);
     }
 
+    /// Ends a daemon as systemd would, with SIGTERM.
+    pub fn stop(&self, host: &str, daemon: &str) {
+        self.control_with(&["kill", "--signal", "15"], host, daemon);
+    }
+
     /// `vpc lab start`: starts a daemon that is not running.
     pub fn start(&self, host: &str, daemon: &str) {
         self.control("start", host, daemon);
     }
 
     fn control(&self, verb: &str, host: &str, daemon: &str) {
+        self.control_with(&[verb], host, daemon);
+    }
+
+    fn control_with(&self, verb: &[&str], host: &str, daemon: &str) {
         let output = vpc()
-            .args(["lab", verb, "--name", &self.name, host, daemon])
+            .arg("lab")
+            .args(verb)
+            .args(["--name", &self.name, host, daemon])
             .output();
         let output = output.expect("the vpc binary can be started");
         assert!(
             output.status.success(),
-            "lab {verb} {host} {daemon}: {}",
+            "lab {verb:?} {host} {daemon}: {}",
             text_of(&output)
         );
     }
