@@ -7,7 +7,8 @@ use api::tonic::{self, Response, Status};
 use api::v1;
 use host_plan::{FdbTarget, HostState, Link, LinkKind, OwnedName, VlanMembership};
 use model::{
-    Attachment, Capability, IfName, MacAddr, NicId, ObjectId, Port, Segment, Stack, SubnetId, VpcId,
+    Attachment, Capability, IfName, MacAddr, NicId, ObjectId, Port, Role, Segment, Stack, SubnetId,
+    VpcId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -29,6 +30,7 @@ const LARGEST_REQUEST_BYTES: usize = 1 << 20;
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
     pub(crate) name: String,
+    pub(crate) roles: BTreeSet<Role>,
     pub(crate) capabilities: BTreeSet<Capability>,
 }
 
@@ -386,7 +388,12 @@ impl v1::agent_control_server::AgentControl for Local {
             host_name: self.identity.name.clone(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel_version: linux::kernel_version(),
-            roles: Vec::new(),
+            roles: self
+                .identity
+                .roles
+                .iter()
+                .map(|role| v1::Role::from(*role).into())
+                .collect(),
             capabilities: self
                 .identity
                 .capabilities

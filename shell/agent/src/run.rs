@@ -9,7 +9,8 @@ use crate::server::ServerStream;
 use crate::turn::{self, Agent, Pace, Start};
 use api::{Credential, CredentialError};
 use host_plan::HostMachine;
-use model::{Generation, Mtu, Name, Underlay};
+use model::{Generation, Mtu, Name, Role, Underlay};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,8 @@ pub struct Options {
     pub name: Name,
     /// The VTEP's address, on an interface of this host.
     pub underlay: IpAddr,
+    /// What the host is for, as it joined; shown, nothing more.
+    pub roles: BTreeSet<Role>,
     /// The credential that joining made; without one the host works by its local API alone.
     pub credential: Option<PathBuf>,
     /// Where the configuration and local stacks are kept: `/var/lib/vpc/agent`.
@@ -45,6 +48,7 @@ impl Options {
         Self {
             name,
             underlay,
+            roles: BTreeSet::new(),
             credential: None,
             state_dir: PathBuf::from("/var/lib/vpc/agent"),
             run_dir: PathBuf::from("/run/vpc"),
@@ -159,6 +163,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let (end_api, api_ends) = oneshot::channel::<()>();
     let identity = Identity {
         name: options.name.to_string(),
+        roles: options.roles.clone(),
         capabilities,
     };
     let api = tokio::spawn(local_api::serve(

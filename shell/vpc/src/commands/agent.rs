@@ -181,6 +181,7 @@ fn options(settings: AgentSettings) -> Outcome<agent::Options> {
         ))
     })?;
     let mut options = agent::Options::new(name, underlay);
+    options.roles = settings.roles;
     options.credential = settings.credential;
     options.socket = settings.socket;
     if let Some(dir) = settings.state_dir {
