@@ -248,7 +248,7 @@ fn wire_peer(peer: PeerInfo, reflectors: &[Reflector], asn: u32) -> v1::Peer {
         port: configured.map_or(179, |reflector| reflector.port).into(),
         asn,
         state: state.to_owned(),
-        since_unix_ms: crate::turn::unix_now().0.saturating_sub(since),
+        since_unix_ms: crate::view::unix_now().0.saturating_sub(since),
         routes_received: peer.routes as u64,
         routes_sent: peer.counters.updates_out,
         end_of_rib: peer.synced,

@@ -8,13 +8,13 @@ use crate::disk::{Disk, StateError};
 use crate::events::{Drift, Event, Request, ServerLink, status_of};
 use crate::kernel::{DriftSignal, Job, KernelThread};
 use crate::rd::RdIndexes;
-use crate::view::{Counters, View};
+use crate::view::{Counters, View, unix_now};
 use api::tonic::Status;
 use host_plan::{HostMachine, HostState, Plan, Readiness, Scope, Step};
 use model::{Condition, Forwarding, Generation, HostConfig, ObjectId, Stack, UnixMillis};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep_until;
 use tracing::{debug, error, info, warn};
@@ -659,12 +659,4 @@ fn conditions(machine: &HostMachine) -> BTreeMap<ObjectId, Condition> {
 
 fn stack_of(stacks: &[Stack], vpc: model::VpcId) -> Option<&Stack> {
     stacks.iter().find(|stack| stack.vpc == vpc)
-}
-
-/// The wall clock.
-pub(crate) fn unix_now() -> UnixMillis {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -8,6 +8,7 @@ use model::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// One moment of the agent.
 #[derive(Debug, Clone)]
@@ -83,4 +84,12 @@ impl View {
         let nic = |id: &NicId| self.ready.nics.contains(id);
         stack.segments.iter().all(|s| segment(&s.subnet)) && stack.ports.iter().all(|p| nic(&p.nic))
     }
+}
+
+/// The wall clock.
+pub(crate) fn unix_now() -> UnixMillis {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -3,12 +3,10 @@
 use crate::commands::{
     account, agent, completion, doctor, evpn, host, l2, nic, server, subnet, vpc, watch,
 };
-use crate::connect::ServerAccess;
 use crate::failure::Outcome;
 use crate::lab;
-use crate::output::Format;
-use clap::{Args, Parser, Subcommand};
-use std::time::Duration;
+use crate::options::Global;
+use clap::{Parser, Subcommand};
 
 /// Private networks for plain Linux hosts
 #[derive(Debug, Parser)]
@@ -31,44 +29,6 @@ pub(crate) struct Cli {
     global: Global,
     #[command(subcommand)]
     command: Command,
-}
-
-/// What every command takes.
-#[derive(Debug, Args)]
-pub(crate) struct Global {
-    /// How to show results: a table for people, or JSON with stable field names
-    #[arg(
-        short,
-        long,
-        global = true,
-        env = "VPC_OUTPUT",
-        value_name = "FORMAT",
-        default_value = "table",
-        hide_default_value = true,
-        hide_env = true
-    )]
-    pub(crate) output: Format,
-    #[command(flatten)]
-    pub(crate) server: ServerAccess,
-}
-
-/// How long to wait for hosts.
-#[derive(Debug, Clone, Copy, Args)]
-pub(crate) struct Wait {
-    /// Return when the hosts concerned reported the change done
-    #[arg(long)]
-    pub(crate) wait: bool,
-    /// How long --wait waits at most, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, requires = "wait",
-          value_parser = clap::value_parser!(u32).range(1..=3600))]
-    pub(crate) timeout: u32,
-}
-
-impl Wait {
-    /// The deadline, if there is to be any waiting.
-    pub(crate) fn deadline(self) -> Option<Duration> {
-        self.wait.then(|| Duration::from_secs(self.timeout.into()))
-    }
 }
 
 #[derive(Debug, Subcommand)]

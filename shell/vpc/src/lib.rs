@@ -8,6 +8,7 @@ mod commands;
 mod connect;
 mod failure;
 mod lab;
+mod options;
 mod output;
 mod settings;
 mod views;

@@ -2,9 +2,9 @@
 
 use super::request::{Creation, Deletion, Selection, get, pages};
 use crate::block_on;
-use crate::cli::Global;
 use crate::connect::refused;
 use crate::failure::Outcome;
+use crate::options::Global;
 use crate::views::AccountView;
 use api::v1;
 use clap::Subcommand;

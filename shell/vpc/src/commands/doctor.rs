@@ -1,9 +1,9 @@
 //! `vpc doctor`: needs no server and no agent.
 
 use super::host::credential_state;
-use crate::cli::Global;
 use crate::connect::{AGENT_SOCKET, HOST_CREDENTIAL};
 use crate::failure::{Failure, Outcome, with_causes};
+use crate::options::Global;
 use crate::output::{Format, Row, ago, json, print, time};
 use clap::Args;
 use model::Capability;

@@ -1,9 +1,9 @@
 //! `vpc evpn`.
 
 use crate::block_on;
-use crate::cli::Global;
 use crate::connect::{AgentAccess, refused};
 use crate::failure::Outcome;
+use crate::options::Global;
 use crate::output::{Row, ago, time};
 use crate::views::some;
 use api::v1;

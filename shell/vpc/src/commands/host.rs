@@ -2,9 +2,9 @@
 
 use super::request::{Deletion, Selection, get, pages};
 use crate::block_on;
-use crate::cli::Global;
 use crate::connect::{HOST_CREDENTIAL, reference, refused};
 use crate::failure::{Doing, Failure, Outcome, with_causes};
+use crate::options::Global;
 use crate::output::{Format, json, print, remark};
 use crate::settings::{AGENT_CONFIG, parse_role};
 use crate::views::{HostView, TokenView};

@@ -1,9 +1,9 @@
 //! `vpc agent l2`: the agent's own API, usable with no server.
 
 use crate::block_on;
-use crate::cli::Global;
 use crate::connect::{AgentAccess, refused};
 use crate::failure::{Failure, Outcome};
+use crate::options::Global;
 use crate::output::{Format, Row, json, print, table};
 use crate::views::{ConditionView, attachment, condition_lines, hyphened, some, word};
 use api::v1;

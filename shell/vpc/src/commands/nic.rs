@@ -5,9 +5,9 @@ use super::request::{
 };
 use super::vpc::{check_name, nics};
 use crate::block_on;
-use crate::cli::{Global, Wait};
 use crate::connect::{reference, refused};
 use crate::failure::{Failure, Outcome};
+use crate::options::{Global, Wait};
 use crate::views::NicView;
 use api::v1;
 use clap::{Args, Subcommand};

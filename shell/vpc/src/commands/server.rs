@@ -1,9 +1,9 @@
 //! `vpc server`.
 
 use super::logging;
-use crate::cli::Global;
 use crate::connect::ADMIN_CREDENTIAL;
 use crate::failure::{Doing, Failure, Outcome};
+use crate::options::Global;
 use crate::settings::{
     SERVER, SERVER_CONFIG, SERVER_DATA, SERVER_EXAMPLE, ServerSettings, Sources, parse_reflector,
 };

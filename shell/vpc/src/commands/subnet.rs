@@ -3,9 +3,9 @@
 use super::request::{Creation, Deletion, Selection, Until, get, parent_and_name, wait_applied};
 use super::vpc::{check_cidrs, check_name, model_vni, subnets};
 use crate::block_on;
-use crate::cli::{Global, Wait};
 use crate::connect::{reference, refused};
 use crate::failure::Outcome;
+use crate::options::{Global, Wait};
 use crate::views::SubnetView;
 use api::v1;
 use clap::{Args, Subcommand};

@@ -2,9 +2,9 @@
 
 use super::request::{Creation, Deletion, Management, Selection, Until, get, pages, wait_applied};
 use crate::block_on;
-use crate::cli::{Global, Wait};
 use crate::connect::{reference, refused};
 use crate::failure::{Failure, Outcome};
+use crate::options::{Global, Wait};
 use crate::output::{Format, json, print};
 use crate::views::{NicView, SubnetView, VpcView};
 use api::v1;

@@ -1,9 +1,9 @@
 //! `vpc watch`.
 
 use crate::block_on;
-use crate::cli::Global;
 use crate::connect::refused;
 use crate::failure::{Failure, Outcome};
+use crate::options::Global;
 use crate::output::{remark, time};
 use crate::views::{AccountView, HostView, NicView, SubnetView, VpcView, short, word};
 use api::tonic::{Code, Status};
