@@ -3,6 +3,9 @@
 use lab::{Lab, Ping, difference};
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::Path;
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 const MAC_1: &str = "02:00:00:00:01:0b";
@@ -258,6 +261,217 @@ fn a_reflector_that_dies_costs_no_packet() {
     }
     let after = ["c1", "c2"].map(|host| lab.dump(host));
     assert_eq!(before, after, "{}", difference(&before[1], &after[1]));
+    let result = ping.stop();
+    assert_eq!((result.lost(), result.duplicates), (0, 0), "{result:?}");
+}
+
+/// A daemon of someone else's on a lab host, ended with the test.
+struct Daemon(Child);
+
+impl Daemon {
+    fn start(lab: &Lab, host: &str, log: &Path, argv: &[&str]) -> Self {
+        let file = File::create(log).expect("a log file");
+        let mut command = lab.command(host, argv);
+        command.stdout(file.try_clone().expect("a second handle"));
+        Self(
+            command
+                .stderr(file)
+                .spawn()
+                .expect("the vpc binary can be started"),
+        )
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// What this lab's BGP sessions are signed with.
+fn password(lab: &Lab) -> String {
+    lab.sh("m1", "cat /var/lib/vpc/server/bgp.key")
+        .trim()
+        .to_owned()
+}
+
+/// The AS of this lab's fabric.
+fn asn(lab: &Lab) -> String {
+    lab.json("m1", "vpc -o json evpn peers")[0]["asn"].to_string()
+}
+
+/// zebra and bgpd on a host, in place of its agent.
+fn frr(lab: &Lab, host: &str, address: &str, dir: &Path) -> [Daemon; 2] {
+    let asn = asn(lab);
+    let config = format!(
+        "router bgp {asn}\n bgp router-id {address}\n no bgp default ipv4-unicast\n \
+         neighbor 100.64.0.1 remote-as {asn}\n neighbor 100.64.0.1 timers 3 9\n \
+         neighbor 100.64.0.1 timers connect 1\n neighbor 100.64.0.1 password {}\n \
+         address-family l2vpn evpn\n  neighbor 100.64.0.1 activate\n  advertise-all-vni\n \
+         exit-address-family\n",
+        password(lab)
+    );
+    std::fs::write(dir.join("bgpd.conf"), config).expect("a file");
+    std::fs::write(dir.join("zebra.conf"), "").expect("a file");
+    let path = dir.display().to_string();
+    // FRR drops to its own user, which makes sockets and files there.
+    lab.sh("ext", &format!("chmod 755 {path} && chown -R frr {path}"));
+    ["zebra", "bgpd"].map(|daemon| {
+        let (program, conf) = (
+            format!("/usr/lib/frr/{daemon}"),
+            format!("{path}/{daemon}.conf"),
+        );
+        let (pid, api) = (format!("{path}/{daemon}.pid"), format!("{path}/zserv.api"));
+        let argv = [
+            &program,
+            "-f",
+            &conf,
+            "-i",
+            &pid,
+            "-z",
+            &api,
+            "--vty_socket",
+            &path,
+            "-P",
+            "0",
+            "--log",
+            "stdout",
+        ];
+        Daemon::start(lab, host, &dir.join(format!("{daemon}.log")), &argv)
+    })
+}
+
+#[test]
+fn a_workload_behind_frr_is_reached() {
+    let lab = Lab::up_with(&["--hosts", "m1,c1,c2"]);
+    let blue = vpc(&lab, "blue");
+    nic(&lab, "blue", "a1", "c1", 11);
+    // A host of the cluster, as the firewall and the reflector take nobody else; but FRR runs on it.
+    lab.kill("c2", "agent");
+    lab.sh(
+        "c2",
+        &format!(
+            "ip link add br100 type bridge && ip link set br100 up && \
+             ip link add vx100 type vxlan id {blue} local {C2} dstport 4789 nolearning && \
+             ip link set vx100 master br100 up && ip netns add far && \
+             ip link add far type veth peer name eth0 address {MAC_2} mtu 1450 netns far && \
+             ip link set far master br100 up && ip -n far addr add 10.4.1.12/24 dev eth0 && \
+             ip -n far addr add fd00:4:0:1::c/64 dev eth0 nodad && ip -n far link set eth0 up"
+        ),
+    );
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let _frr = frr(&lab, "c2", C2, dir.path());
+    // Each way, whoever speaks first.
+    lab.reaches("c2/far", "10.4.1.11");
+    lab.reaches("c1/blue-a1", "10.4.1.12");
+    lab.reaches("c1/blue-a1", "fd00:4:0:1::c");
+    rows_become(&lab, "c1", blue, &[(NOBODY, C2), (MAC_2, C2)]);
+    let theirs = || -> BTreeSet<(String, String)> {
+        let fdb = lab.json("c2", "bridge -j fdb show dev vx100");
+        let rows = fdb.as_array().into_iter().flatten();
+        rows.filter_map(|row| Some((row["mac"].as_str()?.into(), row["dst"].as_str()?.into())))
+            .collect()
+    };
+    assert_eq!(theirs(), rows(&[(NOBODY, C1), (MAC_1, C1)]));
+    let start = Instant::now();
+    lab.admin("nic delete blue/web/a1");
+    lab.eventually("FRR's kernel forgets it", || match theirs() {
+        seen if seen.iter().any(|(mac, _)| mac == MAC_1) => Err(format!("{seen:?}")),
+        _ => Ok(()),
+    });
+    figure("NIC deleted to row gone at FRR", start.elapsed());
+}
+
+#[test]
+fn gobgp_reflects_beside_and_instead_of_ours() {
+    let lab = Lab::up_with(&["--hosts", "m1,c1,c2,r1"]);
+    let blue = vpc(&lab, "blue");
+    nic(&lab, "blue", "a1", "c1", 11);
+    nic(&lab, "blue", "a2", "c2", 12);
+    let rr = "100.64.0.4";
+    let hosts = ["100.64.0.1", C1, C2, rr];
+    let asn = asn(&lab);
+    let mut config = format!(
+        "[global.config]\nas = {asn}\nrouter-id = \"{rr}\"\nlocal-address-list = [\"{rr}\"]\n"
+    );
+    for client in hosts.iter().filter(|host| **host != rr) {
+        config += &format!(
+            "[[neighbors]]\n[neighbors.config]\nneighbor-address = \"{client}\"\n\
+             peer-as = {asn}\nauth-password = \"{}\"\n\
+             [neighbors.transport.config]\npassive-mode = true\n\
+             [neighbors.ttl-security.config]\nenabled = true\nttl-min = 255\n\
+             [neighbors.route-reflector.config]\nroute-reflector-client = true\n\
+             route-reflector-cluster-id = \"{rr}\"\n\
+             [[neighbors.afi-safis]]\n[neighbors.afi-safis.config]\nafi-safi-name = \"l2vpn-evpn\"\n",
+            password(&lab)
+        );
+    }
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("gobgpd.toml");
+    std::fs::write(&file, config).expect("a file");
+    let file = file.display().to_string();
+    let argv = ["gobgpd", "-f", &file, "--api-hosts", "127.0.0.1:50051"];
+    let gobgp = Daemon::start(&lab, "r1", &dir.path().join("log"), &argv);
+
+    rows_become(&lab, "c1", blue, &[(NOBODY, C2), (MAC_2, C2)]);
+    rows_become(&lab, "c2", blue, &[(NOBODY, C1), (MAC_1, C1)]);
+    lab.reaches("c1/blue-a1", "10.4.1.12");
+    let before = lab.dump("c1");
+    let ping = Ping::start(&lab, "c1/blue-a1", "10.4.1.12", Duration::from_millis(10));
+    let restart = |reflectors: &str| {
+        lab.kill("m1", "server");
+        lab.sh(
+            "m1",
+            &format!(
+                "sed -i '/^reflectors/d; 1i reflectors = [{reflectors}]' /etc/vpc/server.toml"
+            ),
+        );
+        lab.start("m1", "server");
+    };
+    // Two reflectors.
+    restart(&format!("\"100.64.0.1\", \"{rr}\""));
+    for host in ["c1", "c2"] {
+        established(&lab, host, &["100.64.0.1", rr]);
+    }
+    let unchanged = |when: &str| {
+        let now = lab.dump("c1");
+        assert_eq!(before, now, "{when}: {}", difference(&before, &now));
+    };
+    unchanged("with two reflectors");
+    // One of them dies: ours.
+    lab.kill("m1", "server");
+    let dead = |address: &str| {
+        let address = (address.to_owned(), "established".to_owned());
+        lab.eventually("one session is gone", || match peer_states(&lab, "c1") {
+            states if !states.contains(&address) => Ok(()),
+            states => Err(format!("{states:?}")),
+        });
+    };
+    dead("100.64.0.1");
+    unchanged("with GoBGP alone");
+    // And from now on GoBGP alone, as configured.
+    restart(&format!("\"{rr}\""));
+    for host in ["c1", "c2"] {
+        established(&lab, host, &[rr]);
+    }
+    unchanged("with GoBGP configured alone");
+    // What is new goes by GoBGP.
+    nic(&lab, "blue", "a3", "c2", 13);
+    let mac_3 = "02:00:00:00:01:0d";
+    rows_become(&lab, "c1", blue, &[(NOBODY, C2), (MAC_2, C2), (mac_3, C2)]);
+    let start = Instant::now();
+    lab.admin("nic delete blue/web/a3");
+    rows_become(&lab, "c1", blue, &[(NOBODY, C2), (MAC_2, C2)]);
+    figure("NIC deleted to row gone, by GoBGP", start.elapsed());
+    // Back to ours before GoBGP ends.
+    restart("\"100.64.0.1\"");
+    for host in ["c1", "c2"] {
+        established(&lab, host, &["100.64.0.1"]);
+    }
+    drop(gobgp);
+    unchanged("with ours again");
     let result = ping.stop();
     assert_eq!((result.lost(), result.duplicates), (0, 0), "{result:?}");
 }
