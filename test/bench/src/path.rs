@@ -1,0 +1,181 @@
+//! What frames get from NIC to NIC over VXLAN, beside the same devices made by hand.
+
+use crate::Effort;
+use crate::figures::{Table, Target, median, progress};
+use crate::remote::Remote;
+use crate::wire::{Answer, Ask};
+use lab::Lab;
+use serde_json::Value;
+use std::net::{IpAddr, SocketAddr};
+use std::process::Stdio;
+use testkit::eventually;
+
+const PORT: u16 = 5201;
+
+/// A workload on each of two hosts.
+struct Pair {
+    lab: Lab,
+    netns: &'static str,
+    /// Of the workload on c2.
+    address: IpAddr,
+}
+
+/// Interleaved runs through both, so that what others do on this machine hits both.
+pub(crate) fn measure(effort: Effort, table: &mut Table) {
+    progress("two labs: NICs of ours, and the same devices made by hand");
+    let ours = ours();
+    let by_hand = by_hand(mtu(&ours));
+    for pair in [&ours, &by_hand] {
+        pair.lab
+            .reaches(&format!("c1/{}", pair.netns), &pair.address.to_string());
+    }
+    // The one that is first takes turns.
+    let both = |measure: &dyn Fn(&Pair) -> f64, what: &str| -> (Vec<f64>, Vec<f64>) {
+        let (mut a, mut b) = (Vec::new(), Vec::new());
+        for turn in 0..effort.pairs {
+            if turn % 2 == 0 {
+                a.push(measure(&ours));
+                b.push(measure(&by_hand));
+            } else {
+                b.push(measure(&by_hand));
+                a.push(measure(&ours));
+            }
+            progress(&format!(
+                "{what}: ours {:.2}, by hand {:.2}",
+                a[turn], b[turn]
+            ));
+        }
+        (a, b)
+    };
+    let mut add = |figure: &str, unit: &str, (ours, by_hand): (Vec<f64>, Vec<f64>)| {
+        let ratios: Vec<f64> = ours.iter().zip(&by_hand).map(|(a, b)| a / b).collect();
+        table.add_ratio(
+            figure,
+            (median(&ours), unit),
+            Some(median(&by_hand)),
+            Some(median(&ratios)),
+            Target::RatioLeast(0.97),
+        );
+    };
+    let seconds = effort.seconds;
+    let tcp = both(&|pair| tcp(pair, seconds), "TCP, one stream, Gbit/s");
+    add("TCP through NIC-VXLAN-NIC, one stream", "Gbit/s", tcp);
+    let udp = both(&|pair| udp(pair, seconds), "UDP, 64 bytes, thousands/s");
+    add("UDP of 64 bytes through NIC-VXLAN-NIC", "k/s", udp);
+}
+
+fn ours() -> Pair {
+    let lab = Lab::up_with(&["--hosts", "m1,c1,c2"]);
+    lab.admin("create path --cidr 10.98.0.0/16");
+    lab.admin("subnet create path/one --cidr 10.98.0.0/24");
+    for (host, last) in [("c1", 11), ("c2", 12)] {
+        lab.admin(&format!(
+            "nic create path/one/{host} --host {host} --attach netns:w --ip 10.98.0.{last} --wait"
+        ));
+    }
+    Pair {
+        lab,
+        netns: "w",
+        address: IpAddr::from([10, 98, 0, 12]),
+    }
+}
+
+fn mtu(pair: &Pair) -> u64 {
+    let links = pair
+        .lab
+        .json(&format!("c1/{}", pair.netns), "ip -j link show dev eth0");
+    links[0]["mtu"].as_u64().expect("an interface has an MTU")
+}
+
+/// As somebody would type it: a bridge, a VXLAN device with fixed rows, a veth pair into a
+/// namespace. No guard, no flags of ports, no neighbour suppression.
+fn by_hand(mtu: u64) -> Pair {
+    let lab = Lab::up_with(&["--hosts", "c1,c2", "--bare"]);
+    let underlay = |host: &str| -> String {
+        let found = lab.json(host, "ip -j -4 addr show dev eth0");
+        found[0]["addr_info"][0]["local"]
+            .as_str()
+            .expect("it has an address on the underlay")
+            .to_owned()
+    };
+    for (host, other, last, other_last) in [("c1", "c2", 11, 12), ("c2", "c1", 12, 11)] {
+        let (local, remote) = (underlay(host), underlay(other));
+        let mac = |last: u8| format!("02:98:00:00:00:{last:02x}");
+        lab.sh(
+            host,
+            &format!(
+                "set -e
+                ip link add br0 mtu {mtu} type bridge
+                ip link add vx0 mtu {mtu} type vxlan id 98 local {local} dstport 4789 nolearning
+                ip link set vx0 master br0
+                ip netns add w
+                ip link add p0 mtu {mtu} type veth peer name eth0 mtu {mtu} address {own} netns w
+                ip link set p0 master br0
+                for dev in br0 vx0 p0; do
+                    echo 1 >/proc/sys/net/ipv6/conf/$dev/disable_ipv6
+                    ip link set $dev up
+                done
+                bridge fdb append 00:00:00:00:00:00 dev vx0 dst {remote} self permanent
+                bridge fdb add {far} dev vx0 dst {remote} self static
+                bridge fdb add {far} dev vx0 master static
+                bridge fdb add {own} dev p0 master static
+                ip -n w link set lo up
+                ip -n w addr add 10.98.0.{last}/24 dev eth0
+                ip -n w link set eth0 up",
+                own = mac(last),
+                far = mac(other_last),
+            ),
+        );
+    }
+    Pair {
+        lab,
+        netns: "w",
+        address: IpAddr::from([10, 98, 0, 12]),
+    }
+}
+
+/// Gbit/s received. Client and server each on a processor of its own: unpinned runs differ twofold
+/// by where they happen to be.
+fn tcp(pair: &Pair, seconds: u64) -> f64 {
+    let place = |host: &str| format!("{host}/{}", pair.netns);
+    let port = PORT.to_string();
+    let mut server = pair.lab.command(
+        &place("c2"),
+        &["taskset", "-c", "1", "iperf3", "-s", "-1", "-p", &port],
+    );
+    server.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut server = server.spawn().expect("the vpc binary can be started");
+    let line = format!(
+        "taskset -c 0 iperf3 -c {} -p {port} -t {seconds} -O 1 -C cubic -J",
+        pair.address
+    );
+    // Refused until the server listens.
+    let rate = eventually("a run of iperf3", lab::LIMIT, || {
+        let output = pair.lab.try_sh(&place("c1"), &line);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let rate = report["end"]["sum_received"]["bits_per_second"].as_f64();
+        rate.ok_or_else(|| lab::text_of(&output))
+    });
+    drop(server.wait());
+    rate / 1e9
+}
+
+/// Thousands of datagrams received in a second.
+fn udp(pair: &Pair, seconds: u64) -> f64 {
+    let mut sender = Remote::start(&pair.lab, &format!("c1/{}", pair.netns), Some(0));
+    let mut receiver = Remote::start(&pair.lab, &format!("c2/{}", pair.netns), Some(1));
+    for remote in [&mut sender, &mut receiver] {
+        remote.call(&Ask::Hello);
+    }
+    receiver.ask(&Ask::Count(PORT, seconds * 1000));
+    // Longer, so that it sends to the end of the receiver's time.
+    sender.ask(&Ask::Send(
+        SocketAddr::new(pair.address, PORT),
+        seconds * 1000 + 500,
+    ));
+    let Answer::Datagrams(received) = receiver.answer() else {
+        panic!("another answer than asked for");
+    };
+    sender.answer();
+    received as f64 / seconds as f64 / 1000.0
+}
