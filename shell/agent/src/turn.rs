@@ -24,6 +24,8 @@ use tracing::{debug, error, info, warn};
 const DRIFT_WINDOW: Duration = Duration::from_millis(100);
 /// After a failed observation.
 const OBSERVE_RETRY: Duration = Duration::from_millis(500);
+/// After a failed write of the configuration.
+const KEEP_RETRY: Duration = Duration::from_secs(2);
 
 /// The agent's state, with one owner.
 pub(crate) struct Agent {
@@ -260,7 +262,11 @@ impl Agent {
             Event::Kept(generation) => {
                 self.writing = false;
                 self.kept = self.kept.max(generation.unwrap_or(Generation(0)));
-                if let Some(next) = self.to_write.take() {
+                let unkept = || {
+                    let held = self.machine.managed();
+                    held.filter(|held| held.generation > self.kept).cloned()
+                };
+                if let Some(next) = self.to_write.take().or_else(unkept) {
                     self.keep(next);
                 }
                 self.publish();
@@ -319,7 +325,8 @@ impl Agent {
 
     /// Writes a configuration to the disk beside the pass, not before it: the report says
     /// "applied" only when both are done. One at a time, so that an older one never takes the place
-    /// of a newer; of those that come meanwhile only the newest is written.
+    /// of a newer; of those that come meanwhile only the newest is written. What could not be
+    /// written is tried again.
     fn keep(&mut self, config: HostConfig) {
         if self.writing {
             self.to_write = Some(config);
@@ -332,6 +339,7 @@ impl Agent {
                 Ok(()) => Some(config.generation),
                 Err(error) => {
                     error!(%error, "Keeping the configuration failed");
+                    std::thread::park_timeout(KEEP_RETRY);
                     None
                 }
             };
