@@ -420,18 +420,19 @@ fn gobgp_reflects_beside_and_instead_of_ours() {
     lab.reaches("c1/blue-a1", "10.4.1.12");
     let before = lab.dump("c1");
     let ping = Ping::start(&lab, "c1/blue-a1", "10.4.1.12", Duration::from_millis(10));
-    let restart = |reflectors: &str| {
-        lab.kill("m1", "server");
+    let start_with = |reflectors: &str| {
         lab.sh(
             "m1",
             &format!(
-                "sed -i '/^reflectors/d; 1i reflectors = [{reflectors}]' /etc/vpc/server.toml"
+                "sed -i '/^reflectors/d' /etc/vpc/server.toml && \
+                 sed -i '1i reflectors = [{reflectors}]' /etc/vpc/server.toml"
             ),
         );
         lab.start("m1", "server");
     };
     // Two reflectors.
-    restart(&format!("\"100.64.0.1\", \"{rr}\""));
+    lab.kill("m1", "server");
+    start_with(&format!("\"100.64.0.1\", \"{rr}\""));
     for host in ["c1", "c2"] {
         established(&lab, host, &["100.64.0.1", rr]);
     }
@@ -452,7 +453,7 @@ fn gobgp_reflects_beside_and_instead_of_ours() {
     dead("100.64.0.1");
     unchanged("with GoBGP alone");
     // And from now on GoBGP alone, as configured.
-    restart(&format!("\"{rr}\""));
+    start_with(&format!("\"{rr}\""));
     for host in ["c1", "c2"] {
         established(&lab, host, &[rr]);
     }
@@ -465,8 +466,23 @@ fn gobgp_reflects_beside_and_instead_of_ours() {
     lab.admin("nic delete blue/web/a3");
     rows_become(&lab, "c1", blue, &[(NOBODY, C2), (MAC_2, C2)]);
     figure("NIC deleted to row gone, by GoBGP", start.elapsed());
-    // Back to ours before GoBGP ends.
-    restart("\"100.64.0.1\"");
+    // Back to ours by way of both: a reflector that is replaced by another in one step takes its
+    // rows with it until the other's session is up.
+    lab.kill("m1", "server");
+    start_with(&format!("\"{rr}\", \"100.64.0.1\""));
+    for host in ["c1", "c2"] {
+        established(&lab, host, &["100.64.0.1", rr]);
+        lab.eventually("our reflector told all it has", || {
+            let peers = lab.json(host, "vpc -o json evpn peers");
+            let ours = &peers[0];
+            match ours["end_of_rib"] == true && ours["routes_received"].as_u64() > Some(0) {
+                true => Ok(()),
+                false => Err(peers.to_string()),
+            }
+        });
+    }
+    lab.kill("m1", "server");
+    start_with("\"100.64.0.1\"");
     for host in ["c1", "c2"] {
         established(&lab, host, &["100.64.0.1"]);
     }
