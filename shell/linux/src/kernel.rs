@@ -91,7 +91,7 @@ impl Kernel {
             fdb,
             neighbours,
             netns: namespaces.states,
-            owned_netns: self.marks.ours()?,
+            owned_netns: self.marks.ours(),
             ..HostState::default()
         };
         if let Some(nft) = &mut self.nft {

@@ -11,12 +11,13 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{FsType, statfs};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Where named namespaces are, as `ip netns` has it.
 pub const NETNS_DIR: &str = "/run/netns";
@@ -112,14 +113,26 @@ fn path_of(name: &NetnsName) -> PathBuf {
 #[derive(Debug)]
 pub(crate) struct Marks {
     directory: PathBuf,
+    /// Inode numbers by name, as the markers have them: reading a thousand markers for each look
+    /// at the kernel would take as long as the look. Locked for a look-up only.
+    inodes: Mutex<BTreeMap<NetnsName, u64>>,
 }
 
 impl Marks {
     pub(crate) fn open(state_dir: &Path) -> Result<Self, Error> {
         let directory = state_dir.join("netns");
         fs::create_dir_all(&directory).doing(|| format!("make {}", directory.display()))?;
-        let marks = Self { directory };
+        let marks = Self {
+            directory,
+            inodes: Mutex::default(),
+        };
         marks.sweep()?;
+        for name in marks.names()? {
+            let text = fs::read_to_string(marks.path_of(&name)).unwrap_or_default();
+            if let Ok(inode) = text.trim().parse() {
+                marks.inodes().insert(name, inode);
+            }
+        }
         Ok(marks)
     }
 
@@ -155,19 +168,22 @@ impl Marks {
         self.directory.join(name.as_str())
     }
 
+    fn inodes(&self) -> MutexGuard<'_, BTreeMap<NetnsName, u64>> {
+        self.inodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The namespaces that are there and ours.
-    pub(crate) fn ours(&self) -> Result<BTreeSet<NetnsName>, Error> {
-        let mut names = self.names()?;
-        names.retain(|name| self.is_ours(name));
-        Ok(names.into_iter().collect())
+    pub(crate) fn ours(&self) -> BTreeSet<NetnsName> {
+        let inodes = self.inodes();
+        let there = inodes
+            .iter()
+            .filter(|(name, inode)| inode_of(name) == Some(**inode));
+        there.map(|(name, _)| name.clone()).collect()
     }
 
     pub(crate) fn is_ours(&self, name: &NetnsName) -> bool {
-        let marked = fs::read_to_string(self.path_of(name))
-            .ok()
-            .and_then(|text| text.trim().parse::<u64>().ok());
-        let there = nix::sys::stat::stat(&path_of(name)).ok();
-        marked.is_some() && marked == there.map(|there| there.st_ino)
+        let marked = self.inodes().get(name).copied();
+        marked.is_some() && marked == inode_of(name)
     }
 
     /// Makes namespaces; one that is there already stays whose it is. One thread makes them all.
@@ -197,6 +213,7 @@ impl Marks {
         unshare(CloneFlags::CLONE_NEWNET)?;
         let inode = fstat(File::open(OF_THIS_THREAD)?)?.st_ino;
         fs::write(self.path_of(name), inode.to_string())?;
+        self.inodes().insert(name.clone(), inode);
         mount(
             Some(OF_THIS_THREAD),
             &path,
@@ -226,9 +243,16 @@ impl Marks {
             )));
         }
         umount2(&path, MntFlags::MNT_DETACH)?;
+        self.inodes().remove(name);
         remove_if_there(&path)?;
         remove_if_there(&marker)
     }
+}
+
+fn inode_of(name: &NetnsName) -> Option<u64> {
+    nix::sys::stat::stat(&path_of(name))
+        .ok()
+        .map(|there| there.st_ino)
 }
 
 fn remove_if_there(path: &Path) -> Result<(), Cause> {
