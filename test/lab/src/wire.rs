@@ -74,12 +74,7 @@ impl Lab {
 
     /// An interface of a place: what comes in there, and frames of one's own.
     pub fn wire(&self, place: &str, device: &str) -> Wire {
-        self.inside(place, || Wire::open(Some(device)))
-    }
-
-    /// What comes in at all interfaces of a place.
-    pub fn capture(&self, place: &str) -> Wire {
-        self.inside(place, || Wire::open(None))
+        self.inside(place, || Wire::open(device))
     }
 }
 
@@ -88,7 +83,7 @@ impl Lab {
 pub struct Wire(OwnedFd);
 
 impl Wire {
-    fn open(device: Option<&str>) -> Self {
+    fn open(device: &str) -> Self {
         let socket = socket(
             AddressFamily::Packet,
             SockType::Raw,
@@ -99,11 +94,12 @@ impl Wire {
         // As much as the kernel gives: a test that misses frames proves nothing.
         let buffer = sockopt::RcvBufForce;
         setsockopt(&socket, buffer, &(16 << 20)).expect("root may have large buffers");
-        if let Some(device) = device {
-            let address = link_address(device);
-            bind(socket.as_raw_fd(), &address).unwrap_or_else(|error| panic!("{device}: {error}"));
-        }
-        Self(socket)
+        let address = link_address(device);
+        bind(socket.as_raw_fd(), &address).unwrap_or_else(|error| panic!("{device}: {error}"));
+        let wire = Self(socket);
+        // Before it was bound it heard all interfaces.
+        wire.received();
+        wire
     }
 
     /// Sends a frame.
