@@ -95,7 +95,7 @@ pub(crate) fn sequence(
     add(
         "NIC create to forwarding locally, p99",
         p(&local, 0.99),
-        minimal,
+        None,
         target(50.0),
     );
     add(
