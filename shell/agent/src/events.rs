@@ -12,7 +12,7 @@ pub(crate) enum Event {
     /// The management server sent a configuration.
     Config(Box<HostConfig>),
     /// A configuration is on disk; none if that failed.
-    Kept(Option<model::Generation>),
+    Kept(Result<model::Generation, String>),
     /// The connection to the management server came or went.
     Server(ServerLink),
     /// The speaker's forwarding state changed.

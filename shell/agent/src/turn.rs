@@ -55,6 +55,8 @@ pub(crate) struct Agent {
     /// What the steps under way were planned for.
     ran_for: Option<Input>,
     kept: Generation,
+    /// Why the newest configuration is not on disk.
+    unkept: Option<Condition>,
     /// A configuration is being written to the disk.
     writing: bool,
     /// The newest that came meanwhile.
@@ -155,6 +157,7 @@ impl Agent {
             made_true: Generation(0),
             ran_for: None,
             kept,
+            unkept: None,
             writing: false,
             to_write: None,
             counters: Counters::default(),
@@ -259,9 +262,15 @@ impl Agent {
     async fn handle(&mut self, event: Event) -> Next {
         match event {
             Event::Config(config) => self.configured(*config).await,
-            Event::Kept(generation) => {
+            Event::Kept(kept) => {
                 self.writing = false;
-                self.kept = self.kept.max(generation.unwrap_or(Generation(0)));
+                match kept {
+                    Ok(generation) => {
+                        self.kept = self.kept.max(generation);
+                        self.unkept = None;
+                    }
+                    Err(error) => self.not_kept(error),
+                }
                 let unkept = || {
                     let held = self.machine.managed();
                     held.filter(|held| held.generation > self.kept).cloned()
@@ -336,15 +345,33 @@ impl Agent {
         let (disk, events) = (self.disk.clone(), self.events.clone());
         tokio::task::spawn_blocking(move || {
             let kept = match disk.save(MANAGED, &config) {
-                Ok(()) => Some(config.generation),
+                Ok(()) => Ok(config.generation),
                 Err(error) => {
                     error!(%error, "Keeping the configuration failed");
                     std::thread::park_timeout(KEEP_RETRY);
-                    None
+                    Err(error.to_string())
                 }
             };
             // Refused only when the agent is ending.
             drop(events.blocking_send(Event::Kept(kept)));
+        });
+    }
+
+    /// A configuration that is not on disk would be lost with a reboot: that is worth a word.
+    fn not_kept(&mut self, message: String) {
+        let Some(host) = self
+            .machine
+            .managed()
+            .map(|config| ObjectId::Host(config.host))
+        else {
+            return;
+        };
+        let before = self.unkept.take();
+        self.unkept = Some(Condition {
+            object: host,
+            message,
+            since: before.as_ref().map_or_else(unix_now, |before| before.since),
+            attempts: before.map_or(1, |before| before.attempts.saturating_add(1)),
         });
     }
 
@@ -580,7 +607,8 @@ impl Agent {
         let before = Arc::clone(&self.view.borrow());
         let applied = self.made_true.min(self.kept);
         let same_input = before.asked == self.asked;
-        let conditions = conditions(&self.machine);
+        let mut conditions = conditions(&self.machine);
+        conditions.extend(self.unkept.iter().map(|c| (c.object, c.clone())));
         let view = View {
             started: self.started,
             managed: match &before.managed {
