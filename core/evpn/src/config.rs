@@ -63,7 +63,13 @@ pub struct Timing {
     pub restart_time: Duration,
     /// The least time for which a dropped reflector's routes are kept, if it announced less or no
     /// graceful restart at all: that a reflector is gone says nothing about the VTEPs behind it.
+    /// Also the longest for which a VTEP keeps those of a reflector that is no longer configured
+    /// while none that remains has taken over.
     pub reflector_retain: Duration,
+    /// How long a VTEP keeps a removed reflector's routes after those that remain told everything:
+    /// other VTEPs come to a new reflector at about the same time, and it has their routes only
+    /// then.
+    pub handover: Duration,
     /// How long after the session is back stale routes may wait for End-of-RIB.
     pub stale_time: Duration,
     /// How long after its start a speaker waits for End-of-RIB of its peers before it calls what
@@ -85,6 +91,8 @@ impl Default for Timing {
             hold_time: Duration::from_secs(9),
             restart_time: Duration::from_secs(120),
             reflector_retain: Duration::from_secs(120),
+            // Agents come back to a server, and speakers to a reflector, within 5 s each.
+            handover: Duration::from_secs(10),
             stale_time: Duration::from_secs(360),
             deferral: Duration::from_secs(60),
             quiet: Duration::from_secs(5),

@@ -96,7 +96,7 @@ impl Speaker {
             self.withdraw(id, &route.key);
         }
         if update.end_of_rib {
-            self.on_synced(id);
+            self.on_synced(now, id);
         }
     }
 
@@ -110,7 +110,7 @@ impl Speaker {
             return;
         }
         for other in self.rib.stale_sources(key) {
-            if self.is_reflector_peer(other) {
+            if self.is_reflector_peer(other) || self.retired.contains_key(&other) {
                 let change = self.rib.remove(key, Source::Peer(other));
                 self.on_change(key, change);
             }

@@ -27,7 +27,8 @@ pub struct RouteInfo {
     pub best: bool,
     /// If it is not, what decided against it.
     pub lost_by: Option<&'static str>,
-    /// True if its peer's session is down and it is kept for its return.
+    /// True if its peer's session is down and it is kept for its return, or its peer is no longer
+    /// configured and it is kept until others have taken over.
     pub stale: bool,
     /// Time since it was learned or last changed.
     pub age: Duration,

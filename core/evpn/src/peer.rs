@@ -39,8 +39,8 @@ pub(crate) struct Session {
     pub(crate) hold_time: Duration,
     /// The peer's R bit.
     pub(crate) peer_restarting: bool,
-    /// End-of-RIB came, or silence stood for it.
-    pub(crate) synced: bool,
+    /// When End-of-RIB came, or silence stood for it.
+    pub(crate) synced_at: Option<Instant>,
     /// Silence until then stands for End-of-RIB.
     pub(crate) quiet_at: Option<Instant>,
     pub(crate) out: Out,
@@ -180,7 +180,16 @@ impl Peer {
 
     /// True if the peer's End-of-RIB came on the present session.
     pub(crate) fn is_synced(&self) -> bool {
-        self.session.as_ref().is_some_and(|session| session.synced)
+        self.synced_at().is_some()
+    }
+
+    pub(crate) fn synced_at(&self) -> Option<Instant> {
+        self.session.as_ref()?.synced_at
+    }
+
+    /// True if the last attempt at a session failed, or the session dropped.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.session.is_none() && self.failures > 0
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {

@@ -26,7 +26,7 @@ pub(crate) struct Path {
     pub(crate) nlri: Bytes,
     pub(crate) label: Option<u32>,
     pub(crate) attrs: Arc<Attrs>,
-    /// Kept for a peer whose session is down (RFC 4724 §4.2).
+    /// Kept for a peer whose session is down (RFC 4724 §4.2), or that is no longer configured.
     pub(crate) stale: bool,
     /// BGP identifier of the peer, for ORIGINATOR_ID and the tie.
     pub(crate) router_id: Ipv4Addr,

@@ -19,6 +19,14 @@ use wire::{
 /// collision still under way, not a peer that started over.
 const COLLISION_WINDOW: Duration = Duration::from_secs(3);
 
+const REMOVED: &str = "the peer is no longer configured";
+
+/// A reflector that was removed, its paths not yet dealt with.
+pub(crate) struct Removed {
+    id: PeerId,
+    was_up: bool,
+}
+
 impl Speaker {
     /// Feeds a connection's state machine and carries out what it says.
     pub(crate) fn drive(&mut self, now: Instant, conn: ConnId, event: fsm::Event) {
@@ -187,7 +195,7 @@ impl Speaker {
             enhanced_refresh: agreed.peer_enhanced_route_refresh,
             hold_time: Duration::from_secs(u64::from(agreed.hold_time)),
             peer_restarting: agreed.peer_restart_state,
-            synced: false,
+            synced_at: None,
             quiet_at: family.is_none().then_some(now + quiet),
             out: Out::new(),
         });
@@ -322,12 +330,13 @@ impl Speaker {
     }
 
     /// The peer told everything: what it did not tell again is gone.
-    pub(crate) fn on_synced(&mut self, id: PeerId) {
+    pub(crate) fn on_synced(&mut self, now: Instant, id: PeerId) {
         let Some(session) = self.peers.get_mut(&id).and_then(|p| p.session.as_mut()) else {
             return;
         };
         session.quiet_at = None;
-        if !std::mem::replace(&mut session.synced, true) {
+        if session.synced_at.is_none() {
+            session.synced_at = Some(now);
             self.report(Event::EndOfRib { peer: id });
         }
         self.sweep_stale(id);
@@ -414,15 +423,17 @@ impl Speaker {
             }
         }
         if quiet {
-            self.on_synced(id);
+            self.on_synced(now, id);
         }
         if stale {
             self.sweep_stale(id);
         }
     }
 
-    /// What follows from whatever just happened: local MACs that lost or won, and completeness.
+    /// What follows from whatever just happened: removed reflectors that others took over from,
+    /// local MACs that lost or won, and completeness.
     pub(crate) fn settle(&mut self, now: Instant) {
+        self.sweep_retired(now);
         self.sync_contested(now);
         let Some(until) = self.deferral_until.filter(|_| self.knows_instances()) else {
             return;
@@ -454,24 +465,113 @@ impl Speaker {
     /// bit is no excuse: it says when it told what is behind it.
     fn is_accounted_for(&self, peer: &Peer) -> bool {
         let reflector = peer.config.role == PeerRole::Reflector;
-        let unreachable = peer.session.is_none() && peer.failures > 0;
         let waits = self.config.role.is_reflector()
             && peer.session.as_ref().is_some_and(|s| s.peer_restarting);
-        peer.is_synced() || reflector && (unreachable || waits)
+        peer.is_synced() || reflector && (peer.is_unreachable() || waits)
     }
 
-    pub(crate) fn remove_peer(&mut self, now: Instant, id: PeerId) {
+    /// Ends a peer's session for good; its paths go with it. Whether those of a reflector do is
+    /// left to [`Self::retire`], as soon as it is known which reflectors there are instead.
+    pub(crate) fn remove_peer(&mut self, now: Instant, id: PeerId) -> Option<Removed> {
         self.say_goodbye(id, cease_subcode::PEER_DECONFIGURED);
         self.drop_links(id);
-        if let Some(peer) = self.peers.get_mut(&id)
-            && peer.session.take().is_some()
-        {
-            self.on_down(now, id, Down::Removed, "the peer is no longer configured");
+        let peer = self.peers.get_mut(&id)?;
+        let was_up = peer.session.take().is_some();
+        let removed = if self.config.role.is_vtep() && peer.config.role == PeerRole::Reflector {
+            Some(Removed { id, was_up })
         } else {
-            self.forget(id, false);
-        }
+            if was_up {
+                self.on_down(now, id, Down::Removed, REMOVED);
+            } else {
+                self.forget(id, false);
+            }
+            None
+        };
         self.peers.remove(&id);
         self.ready.remove(&id);
+        removed
+    }
+
+    /// Make before break: what a VTEP learned from a reflector that is no longer configured stays,
+    /// stale, until others took over ([`Self::taken_over_at`]) or the time for it is over. With
+    /// no reflector left it stays for that time, too: to have none is more likely a mistake than a
+    /// wish, and a mistake may be mended.
+    pub(crate) fn retire(&mut self, now: Instant, Removed { id, was_up }: Removed) {
+        let time = self.config.timing.reflector_retain;
+        let kept = self.taken_over_at().is_none_or(|at| at > now) && !time.is_zero();
+        if was_up {
+            self.report(Event::SessionDown {
+                peer: id,
+                reason: REMOVED.to_owned(),
+                retained: kept.then_some(time),
+            });
+        }
+        if !kept {
+            self.forget(id, false);
+            return;
+        }
+        for (key, change) in self.rib.mark_stale(id) {
+            self.on_change(&key, Some(change));
+        }
+        match self.peers.get_mut(&id) {
+            Some(peer) => peer.stale_until = Some(now + time),
+            None => _ = self.retired.insert(id, now + time),
+        }
+    }
+
+    /// A removed peer is configured again before its paths were given up.
+    pub(crate) fn unretire(&mut self, id: PeerId) {
+        let Some(until) = self.retired.remove(&id) else {
+            return;
+        };
+        match self.peers.get_mut(&id) {
+            Some(peer) if peer.config.role == PeerRole::Reflector => peer.stale_until = Some(until),
+            _ => _ = self.forget(id, false),
+        }
+    }
+
+    fn sweep_retired(&mut self, now: Instant) {
+        if self.retired.is_empty() {
+            return;
+        }
+        let taken_over = self.taken_over_at().is_some_and(|at| at <= now);
+        let over: Vec<PeerId> = self
+            .retired
+            .iter()
+            .filter(|(_, until)| taken_over || **until <= now)
+            .map(|(id, _)| *id)
+            .collect();
+        for peer in over {
+            self.retired.remove(&peer);
+            let routes = self.forget(peer, false);
+            if routes > 0 {
+                self.report(Event::StaleSwept { peer, routes });
+            }
+        }
+    }
+
+    /// When the configured reflectors have what removed ones had: all that can be reached have
+    /// told everything, at least one has, and other VTEPs had time to come to them as well. None
+    /// while that is not in sight.
+    fn taken_over_at(&self) -> Option<Instant> {
+        let mut last = None;
+        for peer in self.peers.values() {
+            if peer.config.role != PeerRole::Reflector {
+                continue;
+            }
+            match peer.synced_at() {
+                Some(at) => last = last.max(Some(at)),
+                None if peer.is_unreachable() => {}
+                None => return None,
+            }
+        }
+        Some(last? + self.config.timing.handover)
+    }
+
+    /// When the next removed reflector's paths are given up.
+    pub(crate) fn retired_deadline(&self) -> Option<Instant> {
+        let first = *self.retired.values().min()?;
+        Some(self.taken_over_at().map_or(first, |at| at.min(first)))
     }
 
     pub(crate) fn stop_peer(&mut self, now: Instant, id: PeerId, kind: StopKind) {

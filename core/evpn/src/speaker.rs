@@ -5,6 +5,7 @@ use crate::link::{ConnId, Link, Restart, Side, session_config};
 use crate::local::{self, OwnRoute};
 use crate::peer::{Down, Peer};
 use crate::rib::{Path, Rib, Source};
+use crate::session::Removed;
 use crate::vrf::Vrfs;
 use crate::{
     BadLocalState, Config, ConnectMode, LocalState, PeerConfig, PeerId, PeerInfo, RouteInfo,
@@ -33,6 +34,8 @@ pub struct Speaker {
     /// Peers that may have something to send.
     pub(crate) ready: BTreeSet<PeerId>,
     last_served: Option<PeerId>,
+    /// Reflectors that are no longer configured and whose paths are still in use: until when.
+    pub(crate) retired: BTreeMap<PeerId, Instant>,
     /// Until when completeness waits for peers; none once complete.
     pub(crate) deferral_until: Option<Instant>,
     pub(crate) stopped: bool,
@@ -195,6 +198,7 @@ impl Speaker {
             last_words: VecDeque::new(),
             ready: BTreeSet::new(),
             last_served: None,
+            retired: BTreeMap::new(),
             deferral_until: Some(now + config.timing.deferral),
             stopped: false,
             next_conn: 1,
@@ -305,7 +309,10 @@ impl Speaker {
     }
 
     /// The peers, all of them. Sessions of those that go end at once and their routes with them;
-    /// those that stay as they are notice nothing.
+    /// those that stay as they are notice nothing. On a VTEP the routes of a reflector that goes
+    /// stay in use until those that remain took over: all that can be reached sent End-of-RIB, and
+    /// [`crate::Timing::handover`] passed since. If that does not come about, or none remains,
+    /// they stay for [`crate::Timing::reflector_retain`].
     pub fn set_peers(&mut self, now: Instant, peers: BTreeMap<PeerId, PeerConfig>) {
         let gone: Vec<PeerId> = self
             .peers
@@ -313,15 +320,20 @@ impl Speaker {
             .filter(|(id, peer)| peers.get(id) != Some(&peer.config))
             .map(|(id, _)| *id)
             .collect();
-        for id in gone {
-            self.remove_peer(now, id);
-        }
+        let removed: Vec<Removed> = gone
+            .into_iter()
+            .filter_map(|id| self.remove_peer(now, id))
+            .collect();
         for (id, config) in peers {
             self.peers.entry(id).or_insert_with(|| {
                 let mut peer = Peer::new(now, config);
                 peer.retry_at = (config.connect == ConnectMode::Active).then_some(now);
                 peer
             });
+            self.unretire(id);
+        }
+        for peer in removed {
+            self.retire(now, peer);
         }
         self.settle(now);
     }
@@ -398,7 +410,8 @@ impl Speaker {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let peers = self.peers.values().filter_map(Peer::next_deadline);
         let deferral = self.deferral_until.filter(|_| self.knows_instances());
-        peers.chain(deferral).min()
+        let retired = self.retired_deadline();
+        peers.chain(deferral).chain(retired).min()
     }
 
     // Getters.

@@ -46,6 +46,13 @@ fn step(net: &mut Net, words: &[&str]) {
             net.node(name).peers.remove(&id);
             net.push_peers(name);
         }
+        ["replace", old, "by", new, "at", ref names @ ..] => {
+            let old = net.id(old);
+            for name in names {
+                net.node(name).peers.remove(&old);
+                net.peer(name, new);
+            }
+        }
         ["evi", name, vni, "rd", index] => {
             let (vni, index) = (vni.parse().unwrap(), index.parse().unwrap());
             net.evi(name, vni, index, Encoding::VlanBased);

@@ -466,8 +466,8 @@ fn gobgp_reflects_beside_and_instead_of_ours() {
     lab.admin("nic delete blue/web/a3");
     rows_become(&lab, "c1", blue, &[(NOBODY, C2), (MAC_2, C2)]);
     figure("NIC deleted to row gone, by GoBGP", start.elapsed());
-    // Back to ours by way of both: a reflector that is replaced by another in one step takes its
-    // rows with it until the other's session is up.
+    // Back to ours by way of both: GoBGP lives, and would tell a host that has not left it yet that
+    // another one has.
     lab.kill("m1", "server");
     start_with(&format!("\"{rr}\", \"100.64.0.1\""));
     for host in ["c1", "c2"] {
@@ -486,8 +486,28 @@ fn gobgp_reflects_beside_and_instead_of_ours() {
     for host in ["c1", "c2"] {
         established(&lab, host, &["100.64.0.1"]);
     }
-    drop(gobgp);
     unchanged("with ours again");
+    // Ours cannot be reached any more, and GoBGP takes its place in one step.
+    lab.kill("m1", "server");
+    lab.sh(
+        "m1",
+        "nft 'add table inet off; add chain inet off in { type filter hook input priority 0; }; \
+         add rule inet off in tcp dport 179 reject with tcp reset'",
+    );
+    start_with(&format!("\"{rr}\""));
+    for host in ["c1", "c2"] {
+        established(&lab, host, &[rr]);
+    }
+    unchanged("with GoBGP in one step");
+    lab.eventually("what ours had told is given up", || {
+        let routes = lab.json("c1", "vpc -o json evpn routes").to_string();
+        match routes.contains("\"stale\":true") {
+            true => Err(routes),
+            false => Ok(()),
+        }
+    });
+    unchanged("without what ours had told");
+    drop(gobgp);
     let result = ping.stop();
     assert_eq!((result.lost(), result.duplicates), (0, 0), "{result:?}");
 }
