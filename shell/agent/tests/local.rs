@@ -161,7 +161,7 @@ fn json(command: &str) -> Value {
 /// What the kernel has, without what changes by itself.
 fn dump() -> String {
     let text = sh(
-        "ip -d link; ip -d address; ip neigh show nud permanent; bridge -d fdb | sort; \
+        "ip -d link; ip -d address; ip neigh show nud permanent | sort; bridge -d fdb | sort; \
                    bridge -d link; bridge vlan 2>/dev/null; nft list ruleset",
     );
     without_counters(&text)

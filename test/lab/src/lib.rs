@@ -198,7 +198,7 @@ impl Lab {
     pub fn dump(&self, host: &str) -> String {
         let text = self.sh(
             host,
-            "ip -d link; ip -d address; ip neigh show nud permanent; bridge -d fdb | sort; \
+            "ip -d link; ip -d address; ip neigh show nud permanent | sort; bridge -d fdb | sort; \
              bridge -d link; bridge vlan 2>/dev/null; nft list ruleset",
         );
         without_counters(&text)
