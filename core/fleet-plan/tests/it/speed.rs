@@ -1,4 +1,5 @@
-//! Budgets of a management server with many NICs. Debug builds get ten times as long.
+//! Figures of a management server with many NICs, printed. A release build must keep the budgets;
+//! a debug build, on a machine that does other things, fails only when the order of growth is wrong.
 
 use crate::script::World;
 use fleet_plan::plan;
@@ -17,7 +18,7 @@ fn shortest(mut run: impl FnMut()) -> Duration {
 
 fn within(what: &str, took: Duration, budget: Duration) {
     let budget = if cfg!(debug_assertions) {
-        budget * 10
+        budget * 200
     } else {
         budget
     };
