@@ -241,6 +241,27 @@ pub(crate) struct Attrs {
     pub(crate) med: u32,
     pub(crate) originator: Option<Ipv4Addr>,
     pub(crate) cluster_list: Vec<Ipv4Addr>,
+    /// LLGR_STALE: long stale where it came from (RFC 9494 §4.4).
+    pub(crate) long_lived_stale: bool,
+    /// NO_LLGR: must not become so here.
+    pub(crate) no_long_life: bool,
+}
+
+/// LLGR_STALE (RFC 9494 §4.4).
+const LLGR_STALE: u32 = 0xffff_0006;
+/// NO_LLGR (RFC 9494 §4.4).
+const NO_LLGR: u32 = 0xffff_0007;
+/// NO_EXPORT (RFC 1997).
+const NO_EXPORT: u32 = 0xffff_ff01;
+
+/// How old what we say is, and who hears it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Age {
+    Fresh,
+    /// Long stale, and the peer knows what that means.
+    LongLived,
+    /// Long stale, and the peer has to be told in other terms (RFC 9494 §4.6).
+    LongLivedUnknown,
 }
 
 /// What our own routes say beside what identifies them.
@@ -298,6 +319,8 @@ impl Attrs {
             med: 0,
             originator: None,
             cluster_list: vec![],
+            long_lived_stale: false,
+            no_long_life: false,
         };
         for attribute in &list {
             attrs.note(attribute);
@@ -323,6 +346,10 @@ impl Attrs {
                 if tunnel.tunnel_type == wire::PmsiTunnelType::IngressReplication {
                     self.replication = Some((tunnel.mpls_label, endpoint));
                 }
+            }
+            PathAttribute::Communities(list) | PathAttribute::CommunitiesPartial(list) => {
+                self.long_lived_stale = list.contains(&LLGR_STALE);
+                self.no_long_life = list.contains(&NO_LLGR);
             }
             PathAttribute::ExtendedCommunities(list)
             | PathAttribute::ExtendedCommunitiesPartial(list) => self.note_communities(list),
@@ -351,12 +378,20 @@ impl Attrs {
     }
 
     /// The attributes on the wire, for a peer; reflected ones with the marks of RFC 4456 §8.
-    pub(crate) fn encode(&self, reflected: Option<&Reflected>, four_octet_as: bool) -> Vec<u8> {
+    pub(crate) fn encode(
+        &self,
+        reflected: Option<&Reflected>,
+        age: Age,
+        four_octet_as: bool,
+    ) -> Vec<u8> {
         let mut out = Vec::with_capacity(96);
-        let list = match reflected {
+        let mut list = match reflected {
             None => std::borrow::Cow::Borrowed(&self.list),
             Some(marks) => std::borrow::Cow::Owned(self.with_marks(marks)),
         };
+        if age != Age::Fresh {
+            mark_long_lived(list.to_mut(), age);
+        }
         // The codec fails for route-carrying attributes alone, and there are none in the list.
         match wire::attribute::encode_path_attributes(&list, &mut out, four_octet_as, false) {
             Ok(()) => out,
@@ -383,6 +418,39 @@ impl Attrs {
     pub(crate) fn next_hop_raw(&self) -> &Bytes {
         &self.next_hop_raw
     }
+}
+
+/// RFC 9494 §4.3; for a peer that does not know it, §4.6: the lowest preference, and no farther.
+fn mark_long_lived(list: &mut Vec<PathAttribute>, age: Age) {
+    let mut communities: Vec<u32> = list
+        .iter()
+        .filter_map(|attribute| match attribute {
+            PathAttribute::Communities(held) | PathAttribute::CommunitiesPartial(held) => {
+                Some(held)
+            }
+            _ => None,
+        })
+        .flatten()
+        .copied()
+        .collect();
+    let mut add = |community| {
+        if !communities.contains(&community) {
+            communities.push(community);
+        }
+    };
+    add(LLGR_STALE);
+    if age == Age::LongLivedUnknown {
+        add(NO_EXPORT);
+        list.retain(|attribute| !matches!(attribute, PathAttribute::LocalPref(_)));
+        list.push(PathAttribute::LocalPref(0));
+    }
+    list.retain(|attribute| {
+        !matches!(
+            attribute,
+            PathAttribute::Communities(_) | PathAttribute::CommunitiesPartial(_)
+        )
+    });
+    list.push(PathAttribute::Communities(communities));
 }
 
 /// What a reflector adds to a route (RFC 4456 §8).

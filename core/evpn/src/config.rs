@@ -66,6 +66,13 @@ pub struct Timing {
     /// Also the longest for which a VTEP keeps those of a reflector that is no longer configured
     /// while none that remains has taken over.
     pub reflector_retain: Duration,
+    /// What peers are asked to keep this speaker's routes for after that, as a last resort (RFC 9494
+    /// §3, long-lived stale time), at most 2^24 - 1 s. Zero: not at all. On a reflector it decides
+    /// for how long VTEPs forward without any; on a VTEP for how long a dead host stays on others'
+    /// flood lists.
+    pub long_lived: Duration,
+    /// The most of it that is granted to peers that ask (RFC 9494 §4.2).
+    pub long_lived_max: Duration,
     /// How long a VTEP keeps a removed reflector's routes after those that remain told everything:
     /// other VTEPs come to a new reflector at about the same time, and it has their routes only
     /// then.
@@ -91,6 +98,8 @@ impl Default for Timing {
             hold_time: Duration::from_secs(9),
             restart_time: Duration::from_secs(120),
             reflector_retain: Duration::from_secs(120),
+            long_lived: Duration::ZERO,
+            long_lived_max: Duration::from_secs(7 * 24 * 3600),
             // Agents come back to a server, and speakers to a reflector, within 5 s each.
             handover: Duration::from_secs(10),
             stale_time: Duration::from_secs(360),

@@ -1,8 +1,8 @@
 //! Routes in and out: from UPDATEs into the RIB, from there into rows and to peers.
 
 use crate::codec::{
-    Attrs, MESSAGE_MAX_BYTES, Nlri, Reader, Reflected, RouteKey, Unusable, end_of_rib, read_update,
-    write_announcements, write_withdrawals,
+    Age, Attrs, MESSAGE_MAX_BYTES, Nlri, Reader, Reflected, RouteKey, Unusable, end_of_rib,
+    read_update, write_announcements, write_withdrawals,
 };
 use crate::link::ConnId;
 use crate::local;
@@ -83,6 +83,7 @@ impl Speaker {
                         label: route.label,
                         attrs: Arc::clone(attrs),
                         stale: false,
+                        long_lived: false,
                         router_id: peer_router_id,
                         since: now,
                     };
@@ -314,6 +315,7 @@ impl Speaker {
             label: route.nlri.label,
             attrs: Arc::clone(&route.attrs),
             stale: false,
+            long_lived: false,
             router_id: self.config.router_id,
             since: now,
         };
@@ -385,11 +387,14 @@ impl Origin {
     }
 }
 
-/// A path that only changed hands between fresh and stale is the same to everybody else.
+/// A path that only changed hands between fresh and stale, but not for long, is the same to everybody else.
 fn needs_saying(change: &Change) -> bool {
     match (&change.old, &change.new) {
         (Some((was, old)), Some((is, new))) => {
-            was != is || old.nlri != new.nlri || old.attrs != new.attrs
+            was != is
+                || old.nlri != new.nlri
+                || old.attrs != new.attrs
+                || old.long_lived != new.long_lived
         }
         _ => true,
     }
@@ -403,7 +408,7 @@ struct Batch {
     by_attrs: BTreeMap<(Vec<u8>, Bytes), usize>,
     /// The attributes of the route before, the router it came from, and their group: what one
     /// UPDATE brought mostly stands together.
-    last: Option<(Arc<Attrs>, Ipv4Addr, usize)>,
+    last: Option<(Arc<Attrs>, Ipv4Addr, bool, usize)>,
     withdrawn: Vec<Bytes>,
 }
 
@@ -415,9 +420,10 @@ struct Group {
 
 impl Batch {
     fn announce(&mut self, path: &Path, source: Source, cluster: Ipv4Addr, session: &Session) {
-        if let Some((attrs, router_id, at)) = &self.last
+        if let Some((attrs, router_id, long_lived, at)) = &self.last
             && Arc::ptr_eq(attrs, &path.attrs)
             && *router_id == path.router_id
+            && *long_lived == path.long_lived
         {
             self.groups[*at].routes.push(path.nlri.clone());
             return;
@@ -429,7 +435,14 @@ impl Batch {
                 cluster,
             }),
         };
-        let attrs = path.attrs.encode(marks.as_ref(), session.four_octet_as);
+        let age = match (path.is_last_resort(), session.long_lived) {
+            (false, _) => Age::Fresh,
+            (true, true) => Age::LongLived,
+            (true, false) => Age::LongLivedUnknown,
+        };
+        let attrs = path
+            .attrs
+            .encode(marks.as_ref(), age, session.four_octet_as);
         let next_hop = path.attrs.next_hop_raw().clone();
         let at = *self
             .by_attrs
@@ -443,7 +456,7 @@ impl Batch {
                 self.groups.len() - 1
             });
         self.groups[at].routes.push(path.nlri.clone());
-        self.last = Some((Arc::clone(&path.attrs), path.router_id, at));
+        self.last = Some((Arc::clone(&path.attrs), path.router_id, path.long_lived, at));
     }
 
     /// Announcements before withdrawals: a MAC that moved is never nowhere.

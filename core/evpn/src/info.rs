@@ -30,6 +30,9 @@ pub struct RouteInfo {
     /// True if its peer's session is down and it is kept for its return, or its peer is no longer
     /// configured and it is kept until others have taken over.
     pub stale: bool,
+    /// True if it is the last resort: stale beyond the restart time here, or at the peer that told
+    /// of it (RFC 9494 §4.3, LLGR_STALE).
+    pub long_lived_stale: bool,
     /// Time since it was learned or last changed.
     pub age: Duration,
 }

@@ -5,7 +5,7 @@ use rustbgpd_fsm as fsm;
 use rustbgpd_wire as wire;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
-use wire::{Afi, Capability, GracefulRestartFamily, Message, OpenMessage, Safi};
+use wire::{Afi, Capability, GracefulRestartFamily, LlgrFamily, Message, OpenMessage, Safi};
 
 /// The one family we speak.
 pub(crate) const EVPN: (Afi, Safi) = (Afi::L2Vpn, Safi::Evpn);
@@ -46,7 +46,12 @@ pub(crate) struct Restart {
     pub(crate) restarting: bool,
     /// F bit.
     pub(crate) forwarding_preserved: bool,
+    /// What the peer is asked to do after the restart time (RFC 9494 §3).
+    pub(crate) long_lived: Duration,
 }
+
+/// The long-lived stale time has 24 bits (RFC 9494 §3).
+const LONG_LIVED_MAX_SECS: u64 = (1 << 24) - 1;
 
 impl Link {
     pub(crate) fn new(side: Side, config: fsm::PeerConfig) -> Self {
@@ -115,6 +120,15 @@ impl Link {
                 }];
             }
         }
+        // Told also with a time of zero: it says that we know what LLGR_STALE means.
+        let secs = restart.long_lived.as_secs().min(LONG_LIVED_MAX_SECS);
+        open.capabilities
+            .push(Capability::LongLivedGracefulRestart(vec![LlgrFamily {
+                afi: EVPN.0,
+                safi: EVPN.1,
+                forwarding_preserved: restart.forwarding_preserved,
+                stale_time: u32::try_from(secs).expect("it has 24 bits"),
+            }]));
         self.send(&Message::Open(open));
     }
 

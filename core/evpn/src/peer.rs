@@ -19,6 +19,8 @@ pub(crate) struct Peer {
     pub(crate) failures: u32,
     /// When to give up on the stale routes.
     pub(crate) stale_until: Option<Instant>,
+    /// The stale routes are past the restart time (RFC 9494 §4.2).
+    pub(crate) long_lived: bool,
     /// What the peer said on its last session about dropping out.
     pub(crate) graceful: Graceful,
     pub(crate) router_id: Option<Ipv4Addr>,
@@ -36,6 +38,8 @@ pub(crate) struct Session {
     pub(crate) four_octet_as: bool,
     pub(crate) extended_messages: bool,
     pub(crate) enhanced_refresh: bool,
+    /// The peer knows LLGR_STALE (RFC 9494 §4.4).
+    pub(crate) long_lived: bool,
     pub(crate) hold_time: Duration,
     /// The peer's R bit.
     pub(crate) peer_restarting: bool,
@@ -100,6 +104,8 @@ impl Out {
 pub(crate) struct Graceful {
     /// It keeps its EVPN forwarding over a restart: the time it asks for.
     pub(crate) restart_time: Option<Duration>,
+    /// How long its routes are kept after that (RFC 9494 §4.2); zero if it did not ask.
+    pub(crate) long_lived: Duration,
     /// Both sides treat NOTIFICATIONs other than Hard Reset as a restart.
     pub(crate) notifications: bool,
 }
@@ -128,6 +134,7 @@ impl Peer {
             retry_at: None,
             failures: 0,
             stale_until: None,
+            long_lived: false,
             graceful: Graceful::default(),
             router_id: None,
             since: now,
@@ -161,7 +168,9 @@ impl Peer {
     /// How long the peer's routes outlive its session (RFC 4724 §4.2, RFC 8538 §4); none: they
     /// go with it. A reflector's are kept even if it negotiated nothing, unless it said goodbye.
     pub(crate) fn retention(&self, down: Down, timing: &Timing) -> Option<Duration> {
+        let long_lived = !self.graceful.long_lived.is_zero();
         let asked = self.graceful.restart_time;
+        let asked = asked.or(long_lived.then_some(Duration::ZERO));
         let negotiated = match down {
             Down::Transport => asked,
             Down::HoldExpired | Down::PeerError | Down::Told { hard_reset: false } => {

@@ -28,10 +28,20 @@ pub(crate) struct Path {
     pub(crate) attrs: Arc<Attrs>,
     /// Kept for a peer whose session is down (RFC 4724 §4.2), or that is no longer configured.
     pub(crate) stale: bool,
+    /// Stale beyond the restart time (RFC 9494 §4.2).
+    pub(crate) long_lived: bool,
     /// BGP identifier of the peer, for ORIGINATOR_ID and the tie.
     pub(crate) router_id: Ipv4Addr,
     /// When it came or last changed.
     pub(crate) since: Instant,
+}
+
+impl Path {
+    /// Whether anything fresh is better (RFC 9494 §4.3): it is long stale here, or was where it
+    /// came from.
+    pub(crate) fn is_last_resort(&self) -> bool {
+        self.long_lived || self.attrs.long_lived_stale
+    }
 }
 
 /// The best path to a route before and after something happened.
@@ -83,6 +93,7 @@ impl Rib {
         if let Some(held) = route.paths.get_mut(&source)
             && held.nlri == path.nlri
             && held.attrs == path.attrs
+            && held.long_lived == path.long_lived
         {
             // Said again, as after a restart: nothing changes but that it is fresh.
             let was_stale = std::mem::replace(&mut held.stale, path.stale);
@@ -134,6 +145,37 @@ impl Rib {
         }
         let again = |key: RouteKey| Some((key.clone(), self.choose_again(&key)?));
         touched.into_iter().filter_map(again).collect()
+    }
+
+    /// Keys of a peer's stale paths that must not outlive its restart time (RFC 9494 §4.2,
+    /// NO_LLGR).
+    pub(crate) fn stale_without_long_life(&self, peer: PeerId) -> Vec<RouteKey> {
+        let source = Source::Peer(peer);
+        let refuses = |route: &Route| {
+            let path = route.paths.get(&source);
+            path.is_some_and(|path| path.stale && path.attrs.no_long_life)
+        };
+        let routes = self.routes.iter().filter(|(_, route)| refuses(route));
+        routes.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Makes a peer's stale paths the last resort.
+    pub(crate) fn mark_long_lived(&mut self, peer: PeerId) -> Vec<(RouteKey, Change)> {
+        let source = Source::Peer(peer);
+        let mut changes = vec![];
+        for (key, route) in &mut self.routes {
+            let old = route.best().map(|(source, path)| (source, path.clone()));
+            let Some(path) = route.paths.get_mut(&source).filter(|path| path.stale) else {
+                continue;
+            };
+            path.long_lived = true;
+            if route.best == Some(source) {
+                route.best = route.choose();
+                let new = route.best().map(|(source, path)| (source, path.clone()));
+                changes.push((key.clone(), Change { old, new }));
+            }
+        }
+        changes
     }
 
     fn choose_again(&mut self, key: &RouteKey) -> Option<Change> {
@@ -226,6 +268,10 @@ fn compare(a: (Source, &Path), b: (Source, &Path)) -> (Ordering, &'static str) {
     let id = |path: &Path| path.attrs.originator.unwrap_or(path.router_id);
     let rules = [
         (local(a.0).cmp(&local(b.0)), "ours"),
+        (
+            b.1.is_last_resort().cmp(&a.1.is_last_resort()),
+            "long-lived stale",
+        ),
         (x.sticky.cmp(&y.sticky), "static bit"),
         (x.sequence.cmp(&y.sequence), "mobility sequence"),
         (x.local_pref.cmp(&y.local_pref), "local preference"),

@@ -176,13 +176,27 @@ impl Speaker {
     fn on_up(&mut self, now: Instant, id: PeerId, conn: ConnId, agreed: &fsm::NegotiatedSession) {
         let quiet = self.config.timing.quiet;
         let stale_time = self.config.timing.stale_time;
+        let long_lived_max = self.config.timing.long_lived_max;
         let peer = self.peers.get_mut(&id).expect("links belong to peers");
         let family = agreed
             .peer_gr_families
             .iter()
             .find(|family| (family.afi, family.safi) == EVPN);
         let preserved = family.is_some_and(|family| family.forwarding_preserved);
+        let long_lived = agreed
+            .peer_llgr_families
+            .iter()
+            .find(|family| (family.afi, family.safi) == EVPN);
+        // RFC 9494 §4.2: past the restart time the bit in its own capability counts.
+        let preserved = if peer.long_lived {
+            long_lived.is_some_and(|family| family.forwarding_preserved)
+        } else {
+            preserved
+        };
         peer.graceful = Graceful {
+            long_lived: long_lived.map_or(Duration::ZERO, |family| {
+                Duration::from_secs(u64::from(family.stale_time)).min(long_lived_max)
+            }),
             restart_time: family.map(|_| Duration::from_secs(u64::from(agreed.peer_restart_time))),
             notifications: agreed.peer_notification_gr,
         };
@@ -193,6 +207,7 @@ impl Speaker {
             four_octet_as: agreed.four_octet_as,
             extended_messages: agreed.peer_extended_message,
             enhanced_refresh: agreed.peer_enhanced_route_refresh,
+            long_lived: long_lived.is_some(),
             hold_time: Duration::from_secs(u64::from(agreed.hold_time)),
             peer_restarting: agreed.peer_restart_state,
             synced_at: None,
@@ -290,7 +305,10 @@ impl Speaker {
     fn on_down(&mut self, now: Instant, id: PeerId, down: Down, reason: &str) {
         let timing = self.config.timing;
         let peer = self.peers.get_mut(&id).expect("sessions belong to peers");
-        let retained = peer.retention(down, &timing).filter(|time| !time.is_zero());
+        let long_lived = peer.graceful.long_lived;
+        let retained = peer.retention(down, &timing);
+        let retained = retained.filter(|time| !(*time + long_lived).is_zero());
+        peer.long_lived = false;
         peer.stale_until = retained.map(|time| now + time);
         self.report(Event::SessionDown {
             peer: id,
@@ -306,6 +324,27 @@ impl Speaker {
         } else {
             self.forget(id, false);
         }
+        if retained == Some(Duration::ZERO) {
+            self.begin_long_lived(now, id);
+        }
+    }
+
+    /// The restart time is over: what the peer allows stays as a last resort (RFC 9494 §4.2).
+    fn begin_long_lived(&mut self, now: Instant, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let time = peer.graceful.long_lived;
+        peer.long_lived = true;
+        peer.stale_until = Some(now + time);
+        for key in self.rib.stale_without_long_life(id) {
+            let change = self.rib.remove(&key, Source::Peer(id));
+            self.on_change(&key, change);
+        }
+        for (key, change) in self.rib.mark_long_lived(id) {
+            self.on_change(&key, Some(change));
+        }
+        self.report(Event::LongLived { peer: id, time });
     }
 
     /// Removes a peer's paths: all, or the stale ones.
@@ -415,6 +454,8 @@ impl Speaker {
         };
         let (retry, stale) = (due(peer.retry_at), due(peer.stale_until));
         let quiet = due(peer.session.as_ref().and_then(|s| s.quiet_at));
+        let asked = !peer.graceful.long_lived.is_zero();
+        let outlives = asked && peer.session.is_none() && !peer.long_lived;
         if retry {
             peer.retry_at = None;
             if peer.session.is_none() && peer.pending(Side::Ours).is_none() {
@@ -425,7 +466,9 @@ impl Speaker {
         if quiet {
             self.on_synced(now, id);
         }
-        if stale {
+        if stale && outlives {
+            self.begin_long_lived(now, id);
+        } else if stale {
             self.sweep_stale(id);
         }
     }

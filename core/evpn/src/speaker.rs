@@ -110,6 +110,14 @@ pub enum Event {
         /// The peer.
         peer: PeerId,
     },
+    /// A peer did not come back in its restart time. Its routes stay for longer, as a last resort
+    /// (RFC 9494).
+    LongLived {
+        /// The peer.
+        peer: PeerId,
+        /// How much longer.
+        time: Duration,
+    },
     /// Stale routes of a peer were given up.
     StaleSwept {
         /// The peer.
@@ -451,6 +459,7 @@ impl Speaker {
                 best: lost.is_none(),
                 lost_by: lost,
                 stale: path.stale,
+                long_lived_stale: path.is_last_resort(),
                 age: now.saturating_duration_since(path.since),
             }
         };
@@ -495,6 +504,7 @@ impl Speaker {
         Restart {
             restarting: self.deferral_until.is_some(),
             forwarding_preserved: self.config.forwarding_preserved,
+            long_lived: self.config.timing.long_lived,
         }
     }
 

@@ -60,12 +60,19 @@ struct Claim {
     sequence: u32,
     sticky: bool,
     ip: Option<IpAddr>,
+    /// Kept as a last resort (RFC 9494 §4.3).
+    last_resort: bool,
 }
 
 impl Claim {
-    /// RFC 7432 §15: the static bit, then the higher sequence, then the lower VTEP address.
-    fn rank(&self) -> (bool, u32, Reverse<IpAddr>) {
-        (self.sticky, self.sequence, Reverse(self.vtep))
+    /// What is not long stale; then RFC 7432 §15: the static bit, then the higher sequence, then the lower VTEP address.
+    fn rank(&self) -> (bool, bool, u32, Reverse<IpAddr>) {
+        (
+            !self.last_resort,
+            self.sticky,
+            self.sequence,
+            Reverse(self.vtep),
+        )
     }
 }
 
@@ -247,6 +254,7 @@ impl Vrfs {
                 sequence,
                 sticky: mac.sticky,
                 ip: None,
+                last_resort: false,
             };
             let same = contest
                 .local
@@ -341,6 +349,7 @@ impl Vrfs {
                     sequence: attrs.sequence,
                     sticky: attrs.sticky,
                     ip: *ip,
+                    last_resort: path.is_last_resort(),
                 };
                 let fits = path.label == Some(vni.get()) && mac.is_usable();
                 fits.then_some(Place::Mac(vrf.tag(*tag)?, *mac, claim))

@@ -34,6 +34,9 @@ fn step(net: &mut Net, words: &[&str]) {
         }
         ["beside", a, b] => beside(net, a, b),
         ["deferral", name, time] => net.node(name).config.timing.deferral = seconds(time),
+        ["long-lived", name, time] => {
+            net.node(name).config.timing.long_lived = seconds(time);
+        }
         ["start", ref names @ ..] => names.iter().for_each(|name| net.start(name)),
         ["kill", ref names @ ..] => names.iter().for_each(|name| net.kill(name)),
         ["crash", name] => net.crash(name),
@@ -92,7 +95,7 @@ fn step(net: &mut Net, words: &[&str]) {
             let routes = net.speaker(name).routes(now);
             let line = |r: &evpn::RouteInfo| {
                 format!(
-                    "{} {} rd {} via {} seq {}{}{} from {}",
+                    "{} {} rd {} via {} seq {}{}{}{} from {}",
                     if r.best { "*" } else { " " },
                     r.route,
                     r.rd.map_or_else(|| "-".to_owned(), |rd| rd.to_string()),
@@ -100,6 +103,11 @@ fn step(net: &mut Net, words: &[&str]) {
                     r.sequence,
                     if r.sticky { " static" } else { "" },
                     if r.stale { " stale" } else { "" },
+                    if r.long_lived_stale {
+                        " last-resort"
+                    } else {
+                        ""
+                    },
                     r.from.map_or_else(|| "here".to_owned(), |p| p.to_string()),
                 )
             };

@@ -872,3 +872,137 @@ fn nothing_is_complete_before_the_instances_are_known() {
     let learned = bench.speaker.forwarding();
     assert!(learned.complete && learned.evis[&vni(100)] != model::EviForwarding::default());
 }
+
+/// Standard communities (RFC 1997).
+fn standard(values: &[u32]) -> Vec<u8> {
+    let octets: Vec<u8> = values.iter().flat_map(|v| v.to_be_bytes()).collect();
+    attribute(0xc0, 8, &octets)
+}
+
+const LLGR_STALE: u32 = 0xffff_0006;
+const NO_LLGR: u32 = 0xffff_0007;
+const NO_EXPORT: u32 = 0xffff_ff01;
+
+/// The capability that asks for five minutes.
+fn long_lived() -> wire::Capability {
+    wire::Capability::LongLivedGracefulRestart(vec![wire::LlgrFamily {
+        afi: wire::Afi::L2Vpn,
+        safi: wire::Safi::Evpn,
+        forwarding_preserved: true,
+        stale_time: 300,
+    }])
+}
+
+#[test]
+fn what_is_long_stale_is_said_to_be_and_what_must_not_become_so_goes() {
+    let mut bench = reflector();
+    let gone = bench.peer_adding("10.0.0.1", PeerConfig::CLIENT, long_lived());
+    let knows = bench.peer_adding("10.0.0.2", PeerConfig::CLIENT, long_lived());
+    let plain = bench.peer("10.0.0.3", PeerConfig::CLIENT);
+    bench.send_raw(gone, &good(&mac_route(1, 1, 100)));
+    let refusing = update(&[
+        reach(&NEXT_HOP, &mac_route(1, 2, 100)),
+        origin(),
+        as_path(),
+        communities(100),
+        standard(&[NO_LLGR]),
+    ]);
+    bench.send_raw(gone, &refusing);
+    for peer in [knows, plain] {
+        assert_eq!(held_after(&bench.updates(peer)).len(), 2);
+    }
+    let conn = bench.conn(gone);
+    bench.speaker.handle_disconnected(bench.now, conn, "broken");
+    bench.drain();
+    for peer in [knows, plain] {
+        assert!(bench.updates(peer).is_empty(), "stale is nobody's business");
+    }
+    // Its restart time of 60 s ends; others' hold timers are none of this test's.
+    for _ in 0..31 {
+        bench.now += Duration::from_secs(2);
+        for peer in [knows, plain] {
+            bench.send(peer, &Message::Keepalive);
+        }
+        bench.speaker.handle_timeout(bench.now);
+        bench.drain();
+    }
+    let tags = |list: &[PathAttribute]| {
+        list.iter().find_map(|attribute| match attribute {
+            PathAttribute::Communities(list) => Some(list.clone()),
+            _ => None,
+        })
+    };
+    for (peer, wanted, preference) in [
+        (knows, vec![LLGR_STALE], None),
+        (plain, vec![LLGR_STALE, NO_EXPORT], Some(0)),
+    ] {
+        let updates = bench.updates(peer);
+        let announced = updates.iter().find(|list| tags(list).is_some()).unwrap();
+        assert_eq!(reach_of(announced).evpn_announced.len(), 1);
+        assert_eq!(tags(announced), Some(wanted), "to {peer}");
+        let told = announced.iter().find_map(|attribute| match attribute {
+            PathAttribute::LocalPref(value) => Some(*value),
+            _ => None,
+        });
+        assert_eq!(told, preference, "to {peer}");
+        let withdrawn: usize = updates
+            .iter()
+            .flatten()
+            .filter_map(|attribute| match attribute {
+                PathAttribute::MpUnreachNlri(unreach) => Some(unreach.evpn_withdrawn.len()),
+                _ => None,
+            })
+            .sum();
+        assert_eq!(withdrawn, 1, "NO_LLGR goes at {peer}");
+    }
+    let info = bench.info(gone);
+    assert_eq!((info.routes, info.stale), (1, 1));
+    bench.now += Duration::from_secs(300);
+    bench.speaker.handle_timeout(bench.now);
+    assert_eq!(bench.info(gone).routes, 0);
+}
+
+#[test]
+fn a_last_resort_loses_whatever_it_claims() {
+    let mut bench = vtep();
+    let a = bench.peer("10.0.0.101", PeerConfig::REFLECTOR);
+    let b = bench.peer("10.0.0.102", PeerConfig::REFLECTOR);
+    let sticky = attribute(
+        0xc0,
+        16,
+        &[
+            &[0x00, 0x02, 0xfd, 0xe8, 0, 0, 0, 100][..],
+            &[0x06, 0x00, 1, 0, 0, 0, 0, 9],
+        ]
+        .concat(),
+    );
+    bench.send_raw(
+        a,
+        &update(&[
+            reach(&[10, 0, 0, 1], &mac_route(1, 1, 100)),
+            origin(),
+            as_path(),
+            sticky,
+            standard(&[LLGR_STALE]),
+        ]),
+    );
+    let at = |bench: &Bench| bench.speaker.forwarding().evis[&vni(100)].macs.clone();
+    let here = (None, MacAddr([2, 0, 0, 0, 0, 1]));
+    assert_eq!(at(&bench)[&here], IpAddr::from([10, 0, 0, 1]));
+    // The same route without the community, and another VTEP's that has no sequence at all.
+    bench.send_raw(b, &good(&mac_route(1, 1, 100)));
+    let routes = bench.speaker.routes(bench.now);
+    let lost: Vec<_> = routes.iter().filter_map(|r| r.lost_by).collect();
+    assert_eq!(lost, ["long-lived stale"], "{routes:#?}");
+    bench.send_raw(b, &update(&[unreach(&mac_route(1, 1, 0))]));
+    bench.send_raw(
+        b,
+        &update(&[
+            reach(&[10, 0, 0, 9], &mac_route(9, 1, 100)),
+            origin(),
+            as_path(),
+            communities(100),
+        ]),
+    );
+    assert_eq!(at(&bench)[&here], IpAddr::from([10, 0, 0, 9]));
+}

@@ -362,6 +362,9 @@ fn log(event: &evpn::Event) {
             debug!(%peer, reason, ?retry_in, "BGP session did not come up");
         }
         evpn::Event::EndOfRib { peer } => debug!(%peer, "BGP peer has told everything"),
+        evpn::Event::LongLived { peer, time } => {
+            warn!(%peer, ?time, "BGP peer did not come back; its routes are the last resort from now on");
+        }
         evpn::Event::StaleSwept { peer, routes } => {
             info!(%peer, routes, "Gave up stale routes of a BGP peer");
         }

@@ -58,6 +58,25 @@ impl Bench {
         id
     }
 
+    /// The same, of a peer that has one capability more.
+    pub(crate) fn peer_adding(
+        &mut self,
+        address: &str,
+        config: PeerConfig,
+        capability: Capability,
+    ) -> IpAddr {
+        let id = self.connect(address, config);
+        let IpAddr::V4(router_id) = id else {
+            panic!("fake peers have IPv4 addresses");
+        };
+        let mut open = open(router_id);
+        open.capabilities.push(capability);
+        self.send(id, &Message::Open(open));
+        self.send(id, &Message::Keepalive);
+        assert_eq!(self.info(id).state, SessionState::Established);
+        id
+    }
+
     /// A peer that has connected and said nothing.
     pub(crate) fn connect(&mut self, address: &str, mut config: PeerConfig) -> IpAddr {
         let id: IpAddr = address.parse().unwrap();

@@ -480,6 +480,9 @@ impl Net {
             // Too many to be read, and no decision.
             Event::AttemptFailed { .. } => return,
             Event::EndOfRib { peer } => format!("heard all from {}", name(peer)),
+            Event::LongLived { peer, time } => {
+                format!("keeps {} as a last resort {} s", name(peer), time.as_secs())
+            }
             Event::StaleSwept { peer, routes } => {
                 format!("swept {routes} stale of {}", name(peer))
             }

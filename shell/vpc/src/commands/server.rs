@@ -19,6 +19,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -341,6 +342,10 @@ async fn serve(settings: ServerSettings) -> Outcome {
     }
 }
 
+/// For how long hosts forward without any reflector, beyond the restart time: a day is long enough
+/// for people to come and mend them.
+const LONG_LIVED: Duration = Duration::from_secs(24 * 3600);
+
 /// Starts the route reflector, whose clients are the hosts of the cluster as they come and go.
 async fn reflect(
     server: &Running,
@@ -360,7 +365,10 @@ async fn reflect(
             cluster_id: None,
             // It forwards nothing itself, so its restart never stops forwarding.
             forwarding_preserved: true,
-            timing: Timing::default(),
+            timing: Timing {
+                long_lived: LONG_LIVED,
+                ..Timing::default()
+            },
             seed: rand::random(),
         },
         local_address: Some(listen.ip()),
