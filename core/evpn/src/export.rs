@@ -52,6 +52,7 @@ impl Speaker {
             four_octet_as: session.four_octet_as,
         };
         let peer_router_id = session.router_id;
+        let stale = peer.retiring.is_some();
         let update = match read_update(message, &reader) {
             Ok(update) => update,
             Err(notification) => {
@@ -82,7 +83,7 @@ impl Speaker {
                         nlri: route.raw.clone(),
                         label: route.label,
                         attrs: Arc::clone(attrs),
-                        stale: false,
+                        stale,
                         long_lived: false,
                         router_id: peer_router_id,
                         since: now,
@@ -102,16 +103,18 @@ impl Speaker {
     }
 
     /// A peer took a route back. Reflectors all hear the same VTEPs, so one that lives also
-    /// speaks for those whose sessions are down: their stale copies must not outlive the route.
+    /// speaks for those whose sessions are down: their stale copies must not outlive the route. Not
+    /// so one that VTEPs are leaving.
     fn withdraw(&mut self, id: PeerId, key: &RouteKey) {
         let held = self.rib.path(key, Source::Peer(id)).is_some();
         let change = self.rib.remove(key, Source::Peer(id));
         self.on_change(key, change);
-        if !held || !self.is_reflector_peer(id) {
+        let leaving = self.peers.get(&id).is_none_or(|p| p.retiring.is_some());
+        if !held || leaving || !self.is_reflector_peer(id) {
             return;
         }
         for other in self.rib.stale_sources(key) {
-            if self.is_reflector_peer(other) || self.retired.contains_key(&other) {
+            if self.is_reflector_peer(other) {
                 let change = self.rib.remove(key, Source::Peer(other));
                 self.on_change(key, change);
             }

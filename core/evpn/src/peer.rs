@@ -14,6 +14,8 @@ pub(crate) struct Peer {
     /// At most one established, one of ours under way, one of theirs under way.
     pub(crate) links: BTreeMap<ConnId, Link>,
     pub(crate) session: Option<Session>,
+    /// No longer configured: the session stays, unseen, until others took over, or until then.
+    pub(crate) retiring: Option<Instant>,
     /// When to try to connect next.
     pub(crate) retry_at: Option<Instant>,
     pub(crate) failures: u32,
@@ -121,8 +123,6 @@ pub(crate) enum Down {
     Told { hard_reset: bool },
     /// We ended it over what the peer sent.
     PeerError,
-    /// It is no longer configured, or this speaker withdraws all.
-    Removed,
 }
 
 impl Peer {
@@ -131,6 +131,7 @@ impl Peer {
             config,
             links: BTreeMap::new(),
             session: None,
+            retiring: None,
             retry_at: None,
             failures: 0,
             stale_until: None,
@@ -176,7 +177,7 @@ impl Peer {
             Down::HoldExpired | Down::PeerError | Down::Told { hard_reset: false } => {
                 asked.filter(|_| self.graceful.notifications)
             }
-            Down::Told { hard_reset: true } | Down::Removed => None,
+            Down::Told { hard_reset: true } => None,
         };
         let crashed = matches!(down, Down::Transport | Down::HoldExpired | Down::PeerError);
         match self.config.role {

@@ -178,6 +178,19 @@ impl Rib {
         changes
     }
 
+    /// Takes back [`Self::mark_stale`].
+    pub(crate) fn mark_fresh(&mut self, peer: PeerId) -> Vec<(RouteKey, Change)> {
+        let mut touched = vec![];
+        for (key, route) in &mut self.routes {
+            if let Some(path) = route.paths.get_mut(&Source::Peer(peer)) {
+                path.stale = false;
+                touched.push(key.clone());
+            }
+        }
+        let again = |key: RouteKey| Some((key.clone(), self.choose_again(&key)?));
+        touched.into_iter().filter_map(again).collect()
+    }
+
     fn choose_again(&mut self, key: &RouteKey) -> Option<Change> {
         let route = self.routes.get_mut(key)?;
         let chosen = route.choose();

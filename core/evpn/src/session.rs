@@ -4,7 +4,7 @@ use crate::link::{ConnId, EVPN, Side};
 use crate::peer::{Down, Dump, Graceful, Out, Peer, Session};
 use crate::rib::Source;
 use crate::speaker::{Action, Event, StopKind};
-use crate::{ConnectMode, PeerId, PeerRole, Speaker};
+use crate::{ConnectMode, PeerConfig, PeerId, PeerRole, Speaker};
 use bytes::Bytes;
 use rustbgpd_fsm as fsm;
 use rustbgpd_wire as wire;
@@ -20,12 +20,6 @@ use wire::{
 const COLLISION_WINDOW: Duration = Duration::from_secs(3);
 
 const REMOVED: &str = "the peer is no longer configured";
-
-/// A reflector that was removed, its paths not yet dealt with.
-pub(crate) struct Removed {
-    id: PeerId,
-    was_up: bool,
-}
 
 impl Speaker {
     /// Feeds a connection's state machine and carries out what it says.
@@ -274,7 +268,7 @@ impl Speaker {
             peer.since = now;
             self.on_down(now, id, down, reason);
             self.schedule_retry(now, id);
-        } else if peer.session.is_none() && peer.links.is_empty() {
+        } else if peer.session.is_none() && peer.links.is_empty() && peer.retiring.is_none() {
             let retry_in = self.schedule_retry(now, id);
             self.report(Event::AttemptFailed {
                 peer: id,
@@ -290,7 +284,7 @@ impl Speaker {
         let random = self.random();
         let timing = self.config.timing;
         let peer = self.peers.get_mut(&id)?;
-        if self.stopped || peer.config.connect == ConnectMode::Passive {
+        if self.stopped || peer.retiring.is_some() || peer.config.connect == ConnectMode::Passive {
             return None;
         }
         let doubled = timing.retry_min.saturating_mul(1 << peer.failures.min(10));
@@ -306,10 +300,16 @@ impl Speaker {
         let timing = self.config.timing;
         let peer = self.peers.get_mut(&id).expect("sessions belong to peers");
         let long_lived = peer.graceful.long_lived;
-        let retained = peer.retention(down, &timing);
+        // Whatever a retiring reflector says, how long its routes stay is settled.
+        let retiring = peer
+            .retiring
+            .map(|until| until.saturating_duration_since(now));
+        let retained = retiring.or_else(|| peer.retention(down, &timing));
         let retained = retained.filter(|time| !(*time + long_lived).is_zero());
         peer.long_lived = false;
-        peer.stale_until = retained.map(|time| now + time);
+        peer.stale_until = retained
+            .filter(|_| retiring.is_none())
+            .map(|time| now + time);
         self.report(Event::SessionDown {
             peer: id,
             reason: reason.to_owned(),
@@ -324,7 +324,7 @@ impl Speaker {
         } else {
             self.forget(id, false);
         }
-        if retained == Some(Duration::ZERO) {
+        if retained == Some(Duration::ZERO) && retiring.is_none() {
             self.begin_long_lived(now, id);
         }
     }
@@ -391,7 +391,9 @@ impl Speaker {
             // RFC 7313 §4.2: between the two marks the peer tells everything again; what it
             // leaves out is gone.
             RouteRefreshSubtype::BoRR => {
-                if let Some(peer) = self.peers.get_mut(&id) {
+                if let Some(peer) = self.peers.get_mut(&id)
+                    && peer.retiring.is_none()
+                {
                     peer.stale_until = Some(now + stale_time);
                 }
                 for (key, change) in self.rib.mark_stale(id) {
@@ -482,12 +484,11 @@ impl Speaker {
             return;
         };
         let missing: Vec<PeerId> = self
-            .peers
-            .iter()
+            .configured()
             .filter(|(_, peer)| !self.is_accounted_for(peer))
             .map(|(id, _)| *id)
             .collect();
-        let heard = self.peers.values().any(Peer::is_synced);
+        let heard = self.configured().any(|(_, peer)| peer.is_synced());
         if now >= until || (heard && missing.is_empty()) {
             self.deferral_until = None;
             self.vrfs.set_complete();
@@ -513,83 +514,112 @@ impl Speaker {
         peer.is_synced() || reflector && (peer.is_unreachable() || waits)
     }
 
-    /// Ends a peer's session for good; its paths go with it. Whether those of a reflector do is
-    /// left to [`Self::retire`], as soon as it is known which reflectors there are instead.
-    pub(crate) fn remove_peer(&mut self, now: Instant, id: PeerId) -> Option<Removed> {
-        self.say_goodbye(id, cease_subcode::PEER_DECONFIGURED);
-        self.drop_links(id);
-        let peer = self.peers.get_mut(&id)?;
-        let was_up = peer.session.take().is_some();
-        let removed = if self.config.role.is_vtep() && peer.config.role == PeerRole::Reflector {
-            Some(Removed { id, was_up })
-        } else {
-            if was_up {
-                self.on_down(now, id, Down::Removed, REMOVED);
-            } else {
-                self.forget(id, false);
-            }
-            None
-        };
-        self.peers.remove(&id);
-        self.ready.remove(&id);
-        removed
+    /// Puts a peer on the list, or changes what may change of one without a new session.
+    pub(crate) fn configure(&mut self, now: Instant, id: PeerId, config: PeerConfig) {
+        let peer = self.peers.entry(id).or_insert_with(|| {
+            let mut peer = Peer::new(now, config);
+            peer.retry_at = (config.connect == ConnectMode::Active).then_some(now);
+            peer
+        });
+        let connects = config.connect == ConnectMode::Active;
+        if !connects {
+            peer.retry_at = None;
+        } else if peer.config.connect == ConnectMode::Passive && peer.session.is_none() {
+            peer.retry_at = Some(now);
+        }
+        peer.config = config;
+        if peer.retiring.take().is_some() {
+            self.unretire(now, id);
+        }
     }
 
-    /// Make before break: what a VTEP learned from a reflector that is no longer configured stays,
-    /// stale, until others took over ([`Self::taken_over_at`]) or the time for it is over. With
-    /// no reflector left it stays for that time, too: to have none is more likely a mistake than a
-    /// wish, and a mistake may be mended.
-    pub(crate) fn retire(&mut self, now: Instant, Removed { id, was_up }: Removed) {
-        let time = self.config.timing.reflector_retain;
-        let kept = self.taken_over_at().is_none_or(|at| at > now) && !time.is_zero();
-        if was_up {
+    /// Ends a peer's session for good; its paths go with it.
+    pub(crate) fn end_peer(&mut self, now: Instant, id: PeerId) {
+        self.say_goodbye(id, cease_subcode::PEER_DECONFIGURED);
+        self.drop_links(id);
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let retired = peer.retiring.is_some();
+        if peer.session.take().is_some() {
+            peer.since = now;
             self.report(Event::SessionDown {
                 peer: id,
                 reason: REMOVED.to_owned(),
-                retained: kept.then_some(time),
+                retained: None,
             });
         }
-        if !kept {
-            self.forget(id, false);
+        let routes = self.forget(id, false);
+        if retired && routes > 0 {
+            self.report(Event::StaleSwept { peer: id, routes });
+        }
+        self.peers.remove(&id);
+        self.ready.remove(&id);
+    }
+
+    /// Whether others depend on a peer's session in a way that asks for time when it goes.
+    pub(crate) fn can_retire(&self, peer: &Peer) -> bool {
+        self.config.role.is_vtep()
+            && peer.config.role == PeerRole::Reflector
+            && !self.config.timing.reflector_retain.is_zero()
+    }
+
+    /// Make before break: the session to a reflector that is no longer configured stays, and what
+    /// was learned from it, stale, until others took over ([`Self::taken_over_at`]) or the time for
+    /// it is over. It stays for others as well: VTEPs that have not left the reflector yet know of
+    /// this one's routes through it. With no reflector left it stays for that time, too: to have
+    /// none is more likely a mistake than a wish, and a mistake may be mended.
+    pub(crate) fn retire(&mut self, now: Instant, id: PeerId) {
+        if self.taken_over_at().is_some_and(|at| at <= now) {
+            self.end_peer(now, id);
             return;
         }
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        (peer.retry_at, peer.stale_until) = (None, None);
+        if peer.session.is_none() {
+            self.drop_links(id);
+        }
+        let time = self.config.timing.reflector_retain;
+        self.report(Event::Retiring { peer: id, time });
         for (key, change) in self.rib.mark_stale(id) {
             self.on_change(&key, Some(change));
         }
-        match self.peers.get_mut(&id) {
-            Some(peer) => peer.stale_until = Some(now + time),
-            None => _ = self.retired.insert(id, now + time),
-        }
     }
 
-    /// A removed peer is configured again before its paths were given up.
-    pub(crate) fn unretire(&mut self, id: PeerId) {
-        let Some(until) = self.retired.remove(&id) else {
+    /// A removed peer is configured again before it was given up.
+    fn unretire(&mut self, now: Instant, id: PeerId) {
+        let timing = self.config.timing;
+        let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        match self.peers.get_mut(&id) {
-            Some(peer) if peer.config.role == PeerRole::Reflector => peer.stale_until = Some(until),
-            _ => _ = self.forget(id, false),
+        if peer.is_synced() {
+            for (key, change) in self.rib.mark_fresh(id) {
+                self.on_change(&key, Some(change));
+            }
+        } else if peer.session.is_some() {
+            peer.stale_until = Some(now + timing.stale_time);
+        } else {
+            peer.stale_until = Some(now + timing.reflector_retain);
+            peer.retry_at = (peer.config.connect == ConnectMode::Active).then_some(now);
         }
     }
 
     fn sweep_retired(&mut self, now: Instant) {
-        if self.retired.is_empty() {
+        if self.peers.values().all(|peer| peer.retiring.is_none()) {
             return;
         }
         let taken_over = self.taken_over_at().is_some_and(|at| at <= now);
+        let over = |until: Instant| taken_over || until <= now;
         let over: Vec<PeerId> = self
-            .retired
+            .peers
             .iter()
-            .filter(|(_, until)| taken_over || **until <= now)
+            .filter(|(_, peer)| peer.retiring.is_some_and(over))
             .map(|(id, _)| *id)
             .collect();
         for peer in over {
-            self.retired.remove(&peer);
-            let routes = self.forget(peer, false);
-            if routes > 0 {
-                self.report(Event::StaleSwept { peer, routes });
-            }
+            self.end_peer(now, peer);
         }
     }
 
@@ -598,7 +628,7 @@ impl Speaker {
     /// while that is not in sight.
     fn taken_over_at(&self) -> Option<Instant> {
         let mut last = None;
-        for peer in self.peers.values() {
+        for (_, peer) in self.configured() {
             if peer.config.role != PeerRole::Reflector {
                 continue;
             }
@@ -613,7 +643,8 @@ impl Speaker {
 
     /// When the next removed reflector's paths are given up.
     pub(crate) fn retired_deadline(&self) -> Option<Instant> {
-        let first = *self.retired.values().min()?;
+        let retiring = self.peers.values().filter_map(|peer| peer.retiring);
+        let first = retiring.min()?;
         Some(self.taken_over_at().map_or(first, |at| at.min(first)))
     }
 

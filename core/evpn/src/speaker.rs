@@ -5,7 +5,6 @@ use crate::link::{ConnId, Link, Restart, Side, session_config};
 use crate::local::{self, OwnRoute};
 use crate::peer::{Down, Peer};
 use crate::rib::{Path, Rib, Source};
-use crate::session::Removed;
 use crate::vrf::Vrfs;
 use crate::{
     BadLocalState, Config, ConnectMode, LocalState, PeerConfig, PeerId, PeerInfo, RouteInfo,
@@ -34,8 +33,6 @@ pub struct Speaker {
     /// Peers that may have something to send.
     pub(crate) ready: BTreeSet<PeerId>,
     last_served: Option<PeerId>,
-    /// Reflectors that are no longer configured and whose paths are still in use: until when.
-    pub(crate) retired: BTreeMap<PeerId, Instant>,
     /// Until when completeness waits for peers; none once complete.
     pub(crate) deferral_until: Option<Instant>,
     pub(crate) stopped: bool,
@@ -86,6 +83,13 @@ pub enum Event {
         peer: PeerId,
         /// Its BGP identifier.
         router_id: Ipv4Addr,
+    },
+    /// A reflector is no longer configured. Its session stays until others took over.
+    Retiring {
+        /// The reflector.
+        peer: PeerId,
+        /// The longest for which it stays.
+        time: Duration,
     },
     /// A session ended.
     SessionDown {
@@ -206,7 +210,6 @@ impl Speaker {
             last_words: VecDeque::new(),
             ready: BTreeSet::new(),
             last_served: None,
-            retired: BTreeMap::new(),
             deferral_until: Some(now + config.timing.deferral),
             stopped: false,
             next_conn: 1,
@@ -222,7 +225,8 @@ impl Speaker {
         if self.stopped {
             return Err(Refused::Stopped);
         }
-        let Some(peer) = self.peers.get_mut(&from) else {
+        let peer = self.peers.get_mut(&from);
+        let Some(peer) = peer.filter(|peer| peer.retiring.is_none()) else {
             return Err(Refused::NotAPeer(from));
         };
         // One half-open connection is enough: the peer started over.
@@ -317,31 +321,37 @@ impl Speaker {
     }
 
     /// The peers, all of them. Sessions of those that go end at once and their routes with them;
-    /// those that stay as they are notice nothing. On a VTEP the routes of a reflector that goes
-    /// stay in use until those that remain took over: all that can be reached sent End-of-RIB, and
-    /// [`crate::Timing::handover`] passed since. If that does not come about, or none remains,
-    /// they stay for [`crate::Timing::reflector_retain`].
+    /// those that stay as they are notice nothing. On a VTEP the session to a reflector that goes
+    /// stays, unseen, and what it tells is of use, until those that remain took over: all that can
+    /// be reached sent End-of-RIB, and [`crate::Timing::handover`] passed since. If that does not
+    /// come about, or none remains, it stays for [`crate::Timing::reflector_retain`].
     pub fn set_peers(&mut self, now: Instant, peers: BTreeMap<PeerId, PeerConfig>) {
-        let gone: Vec<PeerId> = self
-            .peers
-            .iter()
-            .filter(|(id, peer)| peers.get(id) != Some(&peer.config))
-            .map(|(id, _)| *id)
-            .collect();
-        let removed: Vec<Removed> = gone
-            .into_iter()
-            .filter_map(|id| self.remove_peer(now, id))
-            .collect();
-        for (id, config) in peers {
-            self.peers.entry(id).or_insert_with(|| {
-                let mut peer = Peer::new(now, config);
-                peer.retry_at = (config.connect == ConnectMode::Active).then_some(now);
-                peer
-            });
-            self.unretire(id);
+        let role = |id: &PeerId| peers.get(id).map(|config| config.role);
+        let (mut ended, mut leaving) = (vec![], vec![]);
+        for (id, peer) in self.configured() {
+            match role(id) {
+                Some(role) if role == peer.config.role => {}
+                None if self.can_retire(peer) => leaving.push(*id),
+                _ => ended.push(*id),
+            }
         }
-        for peer in removed {
-            self.retire(now, peer);
+        // One that comes back as something else.
+        let other = |(id, peer): &(&PeerId, &Peer)| {
+            peer.retiring.is_some() && role(id).is_some_and(|role| role != peer.config.role)
+        };
+        ended.extend(self.peers.iter().filter(other).map(|(id, _)| *id));
+        for id in ended {
+            self.end_peer(now, id);
+        }
+        for id in &leaving {
+            let peer = self.peers.get_mut(id).expect("it is leaving");
+            peer.retiring = Some(now + self.config.timing.reflector_retain);
+        }
+        for (id, config) in peers {
+            self.configure(now, id, config);
+        }
+        for id in leaving {
+            self.retire(now, id);
         }
         self.settle(now);
     }
@@ -491,10 +501,16 @@ impl Speaker {
                 last_error: peer.last_error.clone(),
             }
         };
-        self.peers.iter().map(info).collect()
+        self.configured().map(info).collect()
     }
 
     // Details.
+
+    /// Peers that are on the list, in contrast to those that are retiring.
+    pub(crate) fn configured(&self) -> impl Iterator<Item = (&PeerId, &Peer)> {
+        let peers = self.peers.iter();
+        peers.filter(|(_, peer)| peer.retiring.is_none())
+    }
 
     pub(crate) fn cluster(&self) -> Ipv4Addr {
         self.config.cluster_id.unwrap_or(self.config.router_id)

@@ -354,6 +354,9 @@ fn log(event: &evpn::Event) {
         } => {
             warn!(%peer, reason, ?retained, "BGP session is down");
         }
+        evpn::Event::Retiring { peer, time } => {
+            info!(%peer, ?time, "BGP reflector is no longer configured; its session ends when others took over");
+        }
         evpn::Event::AttemptFailed {
             peer,
             reason,

@@ -477,6 +477,9 @@ impl Net {
                 };
                 format!("down with {}: {reason}; {kept}", name(peer))
             }
+            Event::Retiring { peer, time } => {
+                format!("leaves {} within {} s", name(peer), time.as_secs())
+            }
             // Too many to be read, and no decision.
             Event::AttemptFailed { .. } => return,
             Event::EndOfRib { peer } => format!("heard all from {}", name(peer)),
