@@ -473,6 +473,8 @@ pub(crate) struct Update {
     pub(crate) unusable: Option<Unusable>,
     pub(crate) attributes_discarded: u64,
     pub(crate) routes_discarded: u64,
+    /// What was malformed and what became of it, in words.
+    pub(crate) faults: Vec<String>,
 }
 
 /// Why announced routes count as withdrawn.
@@ -504,8 +506,9 @@ pub(crate) fn read_update(
         && value.get(..3) == Some(&FAMILY)
     {
         let (routes, bad) = split_routes(value.slice(3..))?;
-        update.end_of_rib = routes.is_empty() && bad == 0 && sections.is_only_unreach();
-        (update.withdrawn, update.routes_discarded) = (routes, bad);
+        update.end_of_rib = routes.is_empty() && bad.is_empty() && sections.is_only_unreach();
+        update.withdrawn = routes;
+        update.note_routes(bad);
     }
     let Some(value) = &sections.reach else {
         return Ok(update);
@@ -516,7 +519,7 @@ pub(crate) fn read_update(
     let (next_hop_raw, routes) = split_reach(value)?;
     let (routes, bad) = split_routes(routes)?;
     update.announced = routes;
-    update.routes_discarded += bad;
+    update.note_routes(bad);
     read_attributes(&mut update, &sections, next_hop_raw, reader);
     Ok(update)
 }
@@ -527,13 +530,24 @@ fn read_attributes(update: &mut Update, sections: &Sections, next_hop_raw: Bytes
         path_attributes: sections.rest.clone(),
         nlri: Bytes::new(),
     };
-    let Ok(parsed) = rest.parse_revised(reader.four_octet_as, true, false, &[]) else {
-        update.unusable = Some(Unusable::Malformed);
-        return;
+    let parsed = match rest.parse_revised(reader.four_octet_as, true, false, &[]) {
+        Ok(parsed) => parsed,
+        Err(error) => return update.treat_as_withdraw(format!("attributes: {error}")),
     };
-    let worst = parsed.malformed.iter().map(|m| m.disposition).max();
-    if worst > Some(wire::ErrorDisposition::AttributeDiscard) || sections.overrun {
-        update.unusable = Some(Unusable::Malformed);
+    for bad in &parsed.malformed {
+        let name = attribute_name(bad.type_code);
+        let what = if bad.disposition == wire::ErrorDisposition::AttributeDiscard {
+            "dropped"
+        } else {
+            update.unusable = Some(Unusable::Malformed);
+            "routes count as withdrawn"
+        };
+        update.faults.push(format!("{name} is malformed: {what}"));
+    }
+    if sections.overrun {
+        update.treat_as_withdraw("the last attribute is longer than the message".to_owned());
+    }
+    if update.unusable.is_some() {
         return;
     }
     update.attributes_discarded = parsed.malformed.len() as u64;
@@ -547,10 +561,12 @@ fn read_attributes(update: &mut Update, sections: &Sections, next_hop_raw: Bytes
         .iter()
         .filter(|a| matches!(a, PathAttribute::Origin(_) | PathAttribute::AsPath(_)))
         .count();
-    let (Some(next_hop), 2) = (address_of(&next_hop_raw), mandatory) else {
-        update.unusable = Some(Unusable::Malformed);
-        return;
+    let Some(next_hop) = address_of(&next_hop_raw) else {
+        return update.treat_as_withdraw(format!("next hop of {} octets", next_hop_raw.len()));
     };
+    if mandatory != 2 {
+        return update.treat_as_withdraw("ORIGIN or AS_PATH is missing".to_owned());
+    }
     let attrs = Attrs::new(next_hop_raw, next_hop, list);
     let looped = attrs.originator == Some(reader.router_id)
         || attrs.cluster_list.contains(&reader.cluster)
@@ -560,6 +576,43 @@ fn read_attributes(update: &mut Update, sections: &Sections, next_hop_raw: Bytes
     } else {
         update.attrs = Some(Arc::new(attrs));
     }
+}
+
+impl Update {
+    fn treat_as_withdraw(&mut self, what: String) {
+        self.unusable = Some(Unusable::Malformed);
+        self.faults.push(what + ": routes count as withdrawn");
+    }
+
+    fn note_routes(&mut self, bad: Vec<(u8, usize)>) {
+        self.routes_discarded += bad.len() as u64;
+        let text = |(kind, octets)| format!("type-{kind} route of {octets} octets: dropped");
+        self.faults.extend(bad.into_iter().map(text));
+    }
+}
+
+/// Names of attributes that a fabric sees (IANA, BGP Path Attributes).
+fn attribute_name(code: u8) -> String {
+    let name = match code {
+        1 => "ORIGIN",
+        2 => "AS_PATH",
+        3 => "NEXT_HOP",
+        4 => "MULTI_EXIT_DISC",
+        5 => "LOCAL_PREF",
+        6 => "ATOMIC_AGGREGATE",
+        7 => "AGGREGATOR",
+        8 => "COMMUNITIES",
+        9 => "ORIGINATOR_ID",
+        10 => "CLUSTER_LIST",
+        14 => "MP_REACH_NLRI",
+        15 => "MP_UNREACH_NLRI",
+        16 => "EXTENDED_COMMUNITIES",
+        22 => "PMSI_TUNNEL",
+        23 => "TUNNEL_ENCAPSULATION",
+        32 => "LARGE_COMMUNITIES",
+        other => return format!("attribute {other}"),
+    };
+    name.to_owned()
 }
 
 /// Unknown attributes travel on only if they are transitive (RFC 4271 §5); NEXT_HOP of the base
@@ -655,10 +708,10 @@ fn split_reach(value: &Bytes) -> Result<(Bytes, Bytes), NotificationMessage> {
     Ok((value.slice(4..4 + length), value.slice(4 + length + 1..)))
 }
 
-/// Routes, and the number of those dropped: EVPN routes carry their length, so one that is
+/// Routes, and type and length of those dropped: EVPN routes carry their length, so one that is
 /// malformed inside does not hide the next.
-fn split_routes(mut left: Bytes) -> Result<(Vec<Nlri>, u64), NotificationMessage> {
-    let (mut routes, mut bad) = (vec![], 0);
+fn split_routes(mut left: Bytes) -> Result<SplitRoutes, NotificationMessage> {
+    let (mut routes, mut bad) = (vec![], vec![]);
     while !left.is_empty() {
         let total = 2 + usize::from(*left.get(1).ok_or_else(malformed_list)?);
         if left.len() < total {
@@ -666,13 +719,16 @@ fn split_routes(mut left: Bytes) -> Result<(Vec<Nlri>, u64), NotificationMessage
         }
         // Copied out: a slice would keep the whole message alive for as long as the route.
         let raw = Bytes::copy_from_slice(&left.split_to(total));
+        let (kind, octets) = (raw[0], raw.len() - 2);
         match Nlri::decode(raw) {
             Some(route) => routes.push(route),
-            None => bad += 1,
+            None => bad.push((kind, octets)),
         }
     }
     Ok((routes, bad))
 }
+
+type SplitRoutes = (Vec<Nlri>, Vec<(u8, usize)>);
 
 fn malformed_list() -> NotificationMessage {
     NotificationMessage::new(

@@ -58,6 +58,9 @@ pub struct Timing {
     /// Offered hold time, whole seconds, at least 3 (RFC 4271 §4.2); keepalives go at a third of
     /// what is agreed.
     pub hold_time: Duration,
+    /// How long a peer may take nothing off a connection before it is dropped (RFC 9687). That
+    /// one suggests eight minutes, with hold times of 90 s in mind.
+    pub send_hold_time: Duration,
     /// What peers are told to wait for this speaker after its session drops, at most 4095 s
     /// (RFC 4724 §3).
     pub restart_time: Duration,
@@ -96,6 +99,7 @@ impl Default for Timing {
         Self {
             // RFC 4271 §10 suggests 90 s. A dead host's rows must not outlive it by that much.
             hold_time: Duration::from_secs(9),
+            send_hold_time: Duration::from_secs(60),
             restart_time: Duration::from_secs(120),
             reflector_retain: Duration::from_secs(120),
             long_lived: Duration::ZERO,
@@ -118,6 +122,49 @@ pub struct PeerConfig {
     pub role: PeerRole,
     /// Who opens the connection.
     pub connect: ConnectMode,
+    /// How many routes it may have here; none: as many as it likes.
+    pub max_routes: Option<MaxRoutes>,
+}
+
+/// How many routes a peer may have here. A limit is for hosts gone wild, not for planning: one that
+/// is reached costs tenants their connectivity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaxRoutes {
+    /// So many.
+    pub limit: u32,
+    /// Someone is told at this share of it, in percent.
+    pub warn_percent: u8,
+    /// What happens to more.
+    pub then: OverLimit,
+}
+
+impl MaxRoutes {
+    /// A limit that is told of at four fifths, and beyond which routes are not taken.
+    pub const fn new(limit: u32) -> Self {
+        Self {
+            limit,
+            warn_percent: 80,
+            then: OverLimit::Ignore,
+        }
+    }
+
+    pub(crate) fn warns_at(&self, held: usize) -> bool {
+        held as u64 * 100 >= u64::from(self.limit) * u64::from(self.warn_percent)
+    }
+}
+
+/// What happens to routes beyond the limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OverLimit {
+    /// New routes are not taken; those held can change. When the peer has withdrawn enough it is
+    /// asked to tell everything again.
+    Ignore,
+    /// The session ends with Cease, Maximum Number of Prefixes Reached (RFC 4486), and there is none
+    /// with the peer for so long.
+    Cease {
+        /// How long.
+        restart: Duration,
+    },
 }
 
 impl PeerConfig {
@@ -125,11 +172,13 @@ impl PeerConfig {
     pub const REFLECTOR: Self = Self {
         role: PeerRole::Reflector,
         connect: ConnectMode::Active,
+        max_routes: None,
     };
     /// A client that connects to us.
     pub const CLIENT: Self = Self {
         role: PeerRole::Client,
         connect: ConnectMode::Passive,
+        max_routes: None,
     };
 }
 

@@ -4,6 +4,7 @@ use crate::codec::{
     Age, Attrs, MESSAGE_MAX_BYTES, Nlri, Reader, Reflected, RouteKey, Unusable, end_of_rib,
     read_update, write_announcements, write_withdrawals,
 };
+use crate::history::{self, Direction};
 use crate::link::ConnId;
 use crate::local;
 use crate::peer::{Dump, Session};
@@ -53,6 +54,8 @@ impl Speaker {
         };
         let peer_router_id = session.router_id;
         let stale = peer.retiring.is_some();
+        let octets = peer.links.get(&conn).map_or(0, |link| link.message_octets);
+        let limit = peer.config.max_routes.map(|max| max.limit as usize);
         let update = match read_update(message, &reader) {
             Ok(update) => update,
             Err(notification) => {
@@ -69,14 +72,24 @@ impl Speaker {
             Some(Unusable::Loop) => peer.counters.loops += update.announced.len() as u64,
             None => {}
         }
-        if unusable == Some(Unusable::Malformed) {
-            let what = "a path attribute was malformed: the UPDATE's routes count as withdrawn";
-            self.report(Event::Malformed { peer: id, what });
-        } else if update.attributes_discarded + update.routes_discarded > 0 {
-            let what = "malformed attributes or routes were dropped from an UPDATE";
+        let brought = history::Routes {
+            announced: update.announced.len() as u64,
+            withdrawn: update.withdrawn.len() as u64,
+        };
+        peer.history
+            .note_update(now, Direction::Received, octets, brought, &update.faults);
+        if !update.faults.is_empty() {
+            let what = update.faults.join("; ");
             self.report(Event::Malformed { peer: id, what });
         }
+        let source = Source::Peer(id);
+        let mut refused = 0;
         for route in &update.announced {
+            let full = limit.is_some_and(|limit| self.rib.count(source) >= limit);
+            if full && update.attrs.is_some() && self.rib.path(&route.key, source).is_none() {
+                refused += 1;
+                continue;
+            }
             match &update.attrs {
                 Some(attrs) => {
                     let path = Path {
@@ -96,6 +109,9 @@ impl Speaker {
         }
         for route in &update.withdrawn {
             self.withdraw(id, &route.key);
+        }
+        if limit.is_some() {
+            self.check_limit(now, id, conn, refused);
         }
         if update.end_of_rib {
             self.on_synced(now, id);
@@ -173,8 +189,9 @@ impl Speaker {
             let peer = self.peers.get_mut(&id)?;
             let mut links = peer.links.iter_mut().filter(|(_, link)| link.connected);
             if let Some((conn, link)) = links.find(|(_, link)| link.has_queued()) {
-                peer.counters.messages_out += 1;
-                return Some((*conn, link.take_queued()?));
+                let (conn, bytes) = (*conn, link.take_queued()?);
+                peer.note_sent(self.clock, &bytes);
+                return Some((conn, bytes));
             }
             let session = peer.session.as_ref()?;
             let link = peer.links.get(&session.conn)?;

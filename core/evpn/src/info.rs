@@ -1,6 +1,6 @@
 //! What a person may ask a speaker.
 
-use crate::{PeerId, PeerRole, Rd, RouteTarget};
+use crate::{Advice, MessageCounts, PeerId, PeerRole, Rd, RouteTarget};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -50,6 +50,8 @@ pub struct PeerInfo {
     pub since: Duration,
     /// Its BGP identifier, once it told.
     pub router_id: Option<Ipv4Addr>,
+    /// Its AS, once it told.
+    pub asn: Option<u32>,
     /// Agreed hold time.
     pub hold_time: Option<Duration>,
     /// Paths held from it, stale ones included.
@@ -62,6 +64,8 @@ pub struct PeerInfo {
     pub counters: PeerCounters,
     /// Why the last session ended, or the last attempt failed.
     pub last_error: Option<String>,
+    /// What is wrong and what to do about it; none if all is well.
+    pub advice: Option<Advice>,
 }
 
 /// State of a peer's session (RFC 4271 §8.2.2).
@@ -89,6 +93,10 @@ pub struct PeerCounters {
     pub messages_in: u64,
     /// Messages sent.
     pub messages_out: u64,
+    /// Messages received, by type.
+    pub received: MessageCounts,
+    /// Messages sent, by type.
+    pub sent: MessageCounts,
     /// UPDATEs received.
     pub updates_in: u64,
     /// UPDATEs sent.
@@ -99,6 +107,8 @@ pub struct PeerCounters {
     pub attributes_discarded: u64,
     /// Malformed routes dropped.
     pub routes_discarded: u64,
+    /// Routes not taken because the peer had as many as it may.
+    pub routes_refused: u64,
     /// Routes dropped because they came round in a circle (RFC 4456 §8).
     pub loops: u64,
 }

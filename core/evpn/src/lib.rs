@@ -13,9 +13,11 @@
 //! What of which RFC is done, and where it departs from the letter, is in
 //! `docs/protocols/evpn.md`.
 
+mod advice;
 mod codec;
 mod config;
 mod export;
+mod history;
 mod info;
 mod link;
 mod local;
@@ -26,9 +28,13 @@ mod speaker;
 mod target;
 mod vrf;
 
-pub use config::{Config, ConnectMode, PeerConfig, PeerId, PeerRole, Role, Timing};
+pub use advice::{Advice, Lost, LostBy};
+pub use config::{
+    Config, ConnectMode, MaxRoutes, OverLimit, PeerConfig, PeerId, PeerRole, Role, Timing,
+};
+pub use history::{Direction, HistoryEntry, MessageCounts, MessageKind};
 pub use info::{PeerCounters, PeerInfo, RouteInfo, SessionState};
 pub use link::ConnId;
 pub use local::{BadLocalState, LocalEvi, LocalMac, LocalState, RouteTargets};
-pub use speaker::{Action, BadConfig, Event, Refused, Speaker, StopKind, Transmit};
+pub use speaker::{Action, BadConfig, CannotRefresh, Event, Refused, Speaker, StopKind, Transmit};
 pub use target::{Rd, RouteTarget};

@@ -35,6 +35,12 @@ pub(crate) struct Link {
     pub(crate) hold_at: Option<Instant>,
     pub(crate) keepalive_at: Option<Instant>,
     pub(crate) peer_router_id: Option<std::net::Ipv4Addr>,
+    /// Since when the transport has had messages and the peer took nothing off it.
+    pub(crate) waiting_since: Option<Instant>,
+    /// True once a whole message came.
+    pub(crate) heard: bool,
+    /// Octets of the message that came last.
+    pub(crate) message_octets: usize,
     received: BytesMut,
     to_send: VecDeque<Bytes>,
 }
@@ -63,6 +69,9 @@ impl Link {
             hold_at: None,
             keepalive_at: None,
             peer_router_id: None,
+            waiting_since: None,
+            heard: false,
+            message_octets: 0,
             received: BytesMut::new(),
             to_send: VecDeque::new(),
         }
@@ -93,6 +102,8 @@ impl Link {
         if self.received.len() < usize::from(length) {
             return Ok(None);
         }
+        self.heard = true;
+        self.message_octets = usize::from(length);
         let mut message = self.received.split_to(usize::from(length)).freeze();
         wire::decode_message(&mut message, limit).map(Some)
     }

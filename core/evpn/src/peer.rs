@@ -1,6 +1,8 @@
 //! A peer: its connections, its session, and what is owed to it.
 
+use crate::advice::Trouble;
 use crate::codec::RouteKey;
+use crate::history::History;
 use crate::link::{ConnId, Link, Side};
 use crate::{PeerConfig, PeerCounters, PeerRole, SessionState, Timing};
 use rustbgpd_fsm as fsm;
@@ -26,9 +28,24 @@ pub(crate) struct Peer {
     /// What the peer said on its last session about dropping out.
     pub(crate) graceful: Graceful,
     pub(crate) router_id: Option<Ipv4Addr>,
+    pub(crate) asn: Option<u32>,
     pub(crate) since: Instant,
     pub(crate) counters: PeerCounters,
+    pub(crate) history: History,
     pub(crate) last_error: Option<String>,
+    pub(crate) trouble: Option<Trouble>,
+    pub(crate) limit: LimitState,
+    /// No session before: the peer announced too much.
+    pub(crate) held_off_until: Option<Instant>,
+}
+
+/// How many routes a peer has, measured by its limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LimitState {
+    Under,
+    Warned,
+    /// Routes were refused.
+    Over,
 }
 
 /// An established session.
@@ -39,6 +56,7 @@ pub(crate) struct Session {
     pub(crate) up_since: Instant,
     pub(crate) four_octet_as: bool,
     pub(crate) extended_messages: bool,
+    pub(crate) refresh: bool,
     pub(crate) enhanced_refresh: bool,
     /// The peer knows LLGR_STALE (RFC 9494 §4.4).
     pub(crate) long_lived: bool,
@@ -138,9 +156,14 @@ impl Peer {
             long_lived: false,
             graceful: Graceful::default(),
             router_id: None,
+            asn: None,
             since: now,
             counters: PeerCounters::default(),
+            history: History::default(),
             last_error: None,
+            trouble: None,
+            limit: LimitState::Under,
+            held_off_until: None,
         }
     }
 
@@ -202,11 +225,15 @@ impl Peer {
         self.session.is_none() && self.failures > 0
     }
 
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let links = self
-            .links
-            .values()
-            .flat_map(|link| [link.hold_at, link.keepalive_at]);
+    pub(crate) fn note_sent(&mut self, now: Instant, bytes: &[u8]) {
+        self.history.sent(now, &mut self.counters, bytes);
+    }
+
+    pub(crate) fn next_deadline(&self, send_hold_time: Duration) -> Option<Instant> {
+        let links = self.links.values().flat_map(|link| {
+            let send_hold_at = link.waiting_since.map(|at| at + send_hold_time);
+            [link.hold_at, link.keepalive_at, send_hold_at]
+        });
         let quiet = self.session.as_ref().and_then(|session| session.quiet_at);
         links
             .chain([self.retry_at, self.stale_until, quiet])

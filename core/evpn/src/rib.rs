@@ -81,6 +81,8 @@ impl Route {
 #[derive(Debug, Default)]
 pub(crate) struct Rib {
     routes: BTreeMap<RouteKey, Route>,
+    /// Paths of each source.
+    counts: BTreeMap<Source, usize>,
 }
 
 impl Rib {
@@ -101,7 +103,9 @@ impl Rib {
             return was_stale.then(|| self.choose_again(key)).flatten();
         }
         let old = route.best().map(|(source, path)| (source, path.clone()));
-        route.paths.insert(source, path);
+        if route.paths.insert(source, path).is_none() {
+            *self.counts.entry(source).or_default() += 1;
+        }
         route.best = route.choose();
         let new = route.best().map(|(source, path)| (source, path.clone()));
         let untouched = match (&old, &new) {
@@ -116,6 +120,9 @@ impl Rib {
         let route = self.routes.get_mut(key)?;
         let was_best = route.best == Some(source);
         let removed = route.paths.remove(&source)?;
+        if let Some(count) = self.counts.get_mut(&source) {
+            *count -= 1;
+        }
         if !was_best {
             return None;
         }
@@ -217,6 +224,11 @@ impl Rib {
             .filter(|(_, route)| wanted(route))
             .map(|(key, _)| key.clone())
             .collect()
+    }
+
+    /// How many paths a source has.
+    pub(crate) fn count(&self, source: Source) -> usize {
+        self.counts.get(&source).copied().unwrap_or_default()
     }
 
     /// Peers whose stale path to a route we hold.

@@ -1,10 +1,12 @@
 //! Sessions: connections come and go, messages are dealt with, graceful restart is kept.
 
-use crate::link::{ConnId, EVPN, Side};
-use crate::peer::{Down, Dump, Graceful, Out, Peer, Session};
+use crate::advice::{Lost, Trouble};
+use crate::history::{asn_of, describe};
+use crate::link::{ConnId, EVPN, Link, Side};
+use crate::peer::{Down, Dump, Graceful, LimitState, Out, Peer, Session};
 use crate::rib::Source;
 use crate::speaker::{Action, Event, StopKind};
-use crate::{ConnectMode, PeerConfig, PeerId, PeerRole, Speaker};
+use crate::{ConnectMode, OverLimit, PeerConfig, PeerId, PeerRole, Speaker};
 use bytes::Bytes;
 use rustbgpd_fsm as fsm;
 use rustbgpd_wire as wire;
@@ -42,8 +44,7 @@ impl Speaker {
                     self.with_link(conn, |link| link.send(&Message::Keepalive));
                 }
                 fsm::Action::SendNotification(notification) => {
-                    let text = format!("sent NOTIFICATION: {}", describe(&notification));
-                    self.note_error(id, text);
+                    self.note_sent_notification(id, conn, &notification);
                     self.with_link(conn, |link| link.send(&Message::Notification(notification)));
                 }
                 fsm::Action::StartTimer(timer, secs) => {
@@ -62,16 +63,33 @@ impl Speaker {
         self.ready.insert(id);
     }
 
-    fn with_link(&mut self, conn: ConnId, f: impl FnOnce(&mut crate::link::Link)) {
+    fn with_link(&mut self, conn: ConnId, f: impl FnOnce(&mut Link)) {
         if let Some(link) = self.link_mut(conn) {
             f(link);
         }
     }
 
-    fn note_error(&mut self, id: PeerId, text: String) {
+    fn note_trouble(&mut self, id: PeerId, trouble: Trouble, text: String) {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.last_error = Some(text);
+            peer.trouble = Some(trouble);
         }
+    }
+
+    fn note_sent_notification(
+        &mut self,
+        id: PeerId,
+        conn: ConnId,
+        notification: &NotificationMessage,
+    ) {
+        let heard = self.link_mut(conn).is_some_and(|link| link.heard);
+        let text = format!("sent NOTIFICATION: {}", describe(notification));
+        let notification = notification.clone();
+        let trouble = Trouble::Sent {
+            notification,
+            heard,
+        };
+        self.note_trouble(id, trouble, text);
     }
 
     pub(crate) fn on_message(&mut self, now: Instant, conn: ConnId, message: Message) {
@@ -81,14 +99,16 @@ impl Speaker {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        peer.counters.messages_in += 1;
+        let octets = peer.links.get(&conn).map_or(0, |link| link.message_octets);
+        peer.history
+            .received(now, &mut peer.counters, &message, octets);
         let established = peer.session.as_ref().is_some_and(|s| s.conn == conn);
         match message {
             Message::Open(open) => self.on_open(now, id, conn, open),
             Message::Keepalive => self.drive(now, conn, fsm::Event::KeepaliveReceived),
             Message::Notification(notification) => {
                 let text = format!("received NOTIFICATION: {}", describe(&notification));
-                self.note_error(id, text);
+                self.note_trouble(id, Trouble::Received(notification.clone()), text);
                 let event = fsm::Event::NotificationReceived(notification);
                 self.drive(now, conn, event);
             }
@@ -120,6 +140,7 @@ impl Speaker {
             return;
         };
         link.peer_router_id = Some(theirs);
+        peer.asn = Some(asn_of(&open));
         let side = link.side;
         let other = peer
             .links
@@ -200,6 +221,7 @@ impl Speaker {
             up_since: now,
             four_octet_as: agreed.four_octet_as,
             extended_messages: agreed.peer_extended_message,
+            refresh: agreed.peer_route_refresh,
             enhanced_refresh: agreed.peer_enhanced_route_refresh,
             long_lived: long_lived.is_some(),
             hold_time: Duration::from_secs(u64::from(agreed.hold_time)),
@@ -212,6 +234,7 @@ impl Speaker {
         peer.since = now;
         peer.failures = 0;
         peer.retry_at = None;
+        peer.limit = LimitState::Under;
         peer.counters.sessions += 1;
         peer.stale_until = peer.stale_until.map(|_| now + stale_time);
         // RFC 4724 §4.2: what the peer did not preserve is gone at once. Not so a reflector's
@@ -226,6 +249,13 @@ impl Speaker {
             peer: id,
             router_id,
         });
+        if let Some(other) = self.namesake(id) {
+            self.report(Event::SameRouterId {
+                peer: id,
+                other,
+                router_id,
+            });
+        }
         if forget {
             self.sweep_stale(id);
         }
@@ -240,11 +270,13 @@ impl Speaker {
         self.lose_link(now, id, conn, cause, &reason);
     }
 
-    pub(crate) fn on_disconnected(&mut self, now: Instant, conn: ConnId, reason: &str) {
+    pub(crate) fn on_disconnected(&mut self, now: Instant, conn: ConnId, lost: Lost) {
         if let Some(id) = self.conns.get(&conn).copied() {
-            self.note_error(id, reason.to_owned());
+            let heard = self.link_mut(conn).is_some_and(|link| link.heard);
+            let trouble = Trouble::Lost { by: lost.by, heard };
+            self.note_trouble(id, trouble, lost.text.clone());
             self.conns.remove(&conn);
-            self.lose_link(now, id, conn, Down::Transport, reason);
+            self.lose_link(now, id, conn, Down::Transport, &lost.text);
             self.actions
                 .retain(|action| !matches!(action, Action::Close { conn: c, .. } if *c == conn));
         }
@@ -291,6 +323,9 @@ impl Speaker {
         let longest = doubled.min(timing.retry_max);
         let part = u32::try_from(random % 500).expect("less than 500");
         let wait = longest.saturating_mul(500 + part) / 1000;
+        let held_off = peer.held_off_until.take_if(|until| *until <= now);
+        let held_off = held_off.or(peer.held_off_until);
+        let wait = held_off.map_or(wait, |until| wait.max(until.saturating_duration_since(now)));
         peer.failures = peer.failures.saturating_add(1);
         peer.retry_at = Some(now + wait);
         Some(wait)
@@ -444,8 +479,92 @@ impl Speaker {
                 events.push((*conn, fsm::Event::KeepaliveTimerExpires));
             }
         }
+        let send_hold_time = self.config.timing.send_hold_time;
+        let stuck = |link: &Link| due(link.waiting_since.map(|at| at + send_hold_time));
+        let mut links = peer.links.iter();
+        let stuck = links.find(|(_, link)| stuck(link)).map(|(conn, _)| *conn);
         for (conn, event) in events {
             self.drive(now, conn, event);
+        }
+        if let Some(conn) = stuck {
+            let code = NotificationCode::SendHoldTimerExpired;
+            let notification = NotificationMessage::new(code, 0, Bytes::new());
+            self.end_with(now, id, conn, Down::HoldExpired, notification);
+        }
+    }
+
+    /// Ends a connection with a NOTIFICATION.
+    pub(crate) fn end_with(
+        &mut self,
+        now: Instant,
+        id: PeerId,
+        conn: ConnId,
+        down: Down,
+        notification: NotificationMessage,
+    ) {
+        self.note_sent_notification(id, conn, &notification);
+        let reason = format!("sent NOTIFICATION: {}", describe(&notification));
+        self.with_link(conn, |link| link.send(&Message::Notification(notification)));
+        self.lose_link(now, id, conn, down, &reason);
+    }
+
+    /// Asks a peer to tell everything again.
+    pub(crate) fn ask_again(&mut self, id: PeerId) {
+        let session = self.peers.get(&id).and_then(|peer| peer.session.as_ref());
+        let Some(session) = session.filter(|session| session.refresh) else {
+            return;
+        };
+        let conn = session.conn;
+        self.with_link(conn, |link| {
+            link.send(&refresh_mark(RouteRefreshSubtype::Normal));
+        });
+        self.ready.insert(id);
+    }
+
+    /// Looks at how many routes a peer has after an UPDATE, of whose routes so many were refused.
+    pub(crate) fn check_limit(&mut self, now: Instant, id: PeerId, conn: ConnId, refused: u64) {
+        let held = self.rib.count(Source::Peer(id));
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let Some(max) = peer.config.max_routes else {
+            return;
+        };
+        peer.counters.routes_refused += refused;
+        let before = peer.limit;
+        peer.limit = match (before, refused > 0, max.warns_at(held)) {
+            (_, true, _) => LimitState::Over,
+            (LimitState::Over, false, true) => LimitState::Over,
+            (_, false, true) => LimitState::Warned,
+            (_, false, false) => LimitState::Under,
+        };
+        let over = peer.limit == LimitState::Over;
+        if before == LimitState::Over && !over {
+            // What it announced in vain fits now.
+            self.ask_again(id);
+            return;
+        }
+        if peer.limit == before || peer.limit == LimitState::Under {
+            return;
+        }
+        if let (true, OverLimit::Cease { restart }) = (over, max.then) {
+            peer.held_off_until = Some(now + restart);
+        }
+        let limit = max.limit;
+        self.report(Event::ManyRoutes {
+            peer: id,
+            held,
+            limit,
+            over,
+        });
+        if over && max.then != OverLimit::Ignore {
+            // RFC 4486 §4: the family, and the limit.
+            let mut data = vec![0, 25, 70];
+            data.extend(limit.to_be_bytes());
+            let subcode = cease_subcode::MAX_PREFIXES;
+            let notification =
+                NotificationMessage::new(NotificationCode::Cease, subcode, data.into());
+            self.end_with(now, id, conn, Down::PeerError, notification);
         }
     }
 
@@ -535,7 +654,7 @@ impl Speaker {
 
     /// Ends a peer's session for good; its paths go with it.
     pub(crate) fn end_peer(&mut self, now: Instant, id: PeerId) {
-        self.say_goodbye(id, cease_subcode::PEER_DECONFIGURED);
+        self.say_goodbye(id, cease_subcode::PEER_DECONFIGURED, "");
         self.drop_links(id);
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
@@ -648,10 +767,10 @@ impl Speaker {
         Some(self.taken_over_at().map_or(first, |at| at.min(first)))
     }
 
-    pub(crate) fn stop_peer(&mut self, now: Instant, id: PeerId, kind: StopKind) {
+    pub(crate) fn stop_peer(&mut self, now: Instant, id: PeerId, kind: StopKind, text: &str) {
         if kind == StopKind::Withdraw {
             self.flush_all(id);
-            self.say_goodbye(id, cease_subcode::ADMINISTRATIVE_SHUTDOWN);
+            self.say_goodbye(id, cease_subcode::ADMINISTRATIVE_SHUTDOWN, text);
         }
         self.drop_links(id);
         let peer = self.peers.get_mut(&id).expect("the peer is configured");
@@ -660,7 +779,7 @@ impl Speaker {
 
     /// Cease, in the form that also ends graceful restart where the peer knows it: Hard Reset
     /// with the real reason inside (RFC 8538 §3.1).
-    fn say_goodbye(&mut self, id: PeerId, subcode: u8) {
+    fn say_goodbye(&mut self, id: PeerId, subcode: u8, text: &str) {
         let Some(peer) = self.peers.get(&id) else {
             return;
         };
@@ -668,11 +787,15 @@ impl Speaker {
             return;
         };
         let cease = NotificationCode::Cease;
+        let said = match text {
+            "" => Bytes::new(),
+            text => wire::notification::encode_shutdown_communication(text),
+        };
         let (subcode, data) = if peer.graceful.notifications {
-            let inside = Bytes::copy_from_slice(&[cease.as_u8(), subcode]);
-            (cease_subcode::HARD_RESET, inside)
+            let inside = [&[cease.as_u8(), subcode][..], &said].concat();
+            (cease_subcode::HARD_RESET, inside.into())
         } else {
-            (subcode, Bytes::new())
+            (subcode, said)
         };
         let conn = session.conn;
         self.with_link(conn, |link| {
@@ -708,15 +831,5 @@ fn cause_of(event: &fsm::Event) -> Down {
         },
         fsm::Event::TcpConnectionFails => Down::Transport,
         _ => Down::PeerError,
-    }
-}
-
-fn describe(notification: &NotificationMessage) -> String {
-    let what = wire::notification::description(notification.code, notification.subcode);
-    let said = wire::notification::decode_shutdown_communication(&notification.data)
-        .filter(|text| !text.is_empty() && notification.code == NotificationCode::Cease);
-    match said {
-        Some(text) => format!("{what} ({text:?})"),
-        None => what.to_owned(),
     }
 }

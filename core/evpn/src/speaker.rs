@@ -1,5 +1,6 @@
 //! One process's BGP: its peers, its routes, its MAC-VRFs.
 
+use crate::advice::{Lost, advise};
 use crate::codec::RouteKey;
 use crate::link::{ConnId, Link, Restart, Side, session_config};
 use crate::local::{self, OwnRoute};
@@ -7,7 +8,8 @@ use crate::peer::{Down, Peer};
 use crate::rib::{Path, Rib, Source};
 use crate::vrf::Vrfs;
 use crate::{
-    BadLocalState, Config, ConnectMode, LocalState, PeerConfig, PeerId, PeerInfo, RouteInfo,
+    BadLocalState, Config, ConnectMode, HistoryEntry, LocalState, PeerConfig, PeerId, PeerInfo,
+    RouteInfo,
 };
 use bytes::Bytes;
 use model::{Forwarding, Vni};
@@ -36,6 +38,8 @@ pub struct Speaker {
     /// Until when completeness waits for peers; none once complete.
     pub(crate) deferral_until: Option<Instant>,
     pub(crate) stopped: bool,
+    /// The latest time that was given.
+    pub(crate) clock: Instant,
     next_conn: u64,
     random: u64,
 }
@@ -138,8 +142,28 @@ pub enum Event {
     Malformed {
         /// The peer.
         peer: PeerId,
-        /// What was done about it.
-        what: &'static str,
+        /// What it was, and what was done about it.
+        what: String,
+    },
+    /// A peer has many of the routes that it may have, or more.
+    ManyRoutes {
+        /// The peer.
+        peer: PeerId,
+        /// How many it has here.
+        held: usize,
+        /// How many it may have.
+        limit: u32,
+        /// True if it announced more.
+        over: bool,
+    },
+    /// Two peers have one router id: routes of one may be taken for the other's.
+    SameRouterId {
+        /// The one that came now.
+        peer: PeerId,
+        /// The one that was there.
+        other: PeerId,
+        /// What both have.
+        router_id: Ipv4Addr,
     },
     /// A local MAC was taken over by another VTEP, or came back.
     Mobility {
@@ -160,9 +184,26 @@ pub enum Refused {
     /// The address is none of the peers'.
     #[error("{0} is not a configured BGP peer: add the host, or see who connects from there")]
     NotAPeer(PeerId),
+    /// It announced more routes than it may.
+    #[error("{0} announced more routes than it may and has to wait")]
+    HeldOff(PeerId),
     /// The speaker was stopped.
     #[error("the BGP speaker is stopping")]
     Stopped,
+}
+
+/// A peer that cannot be asked to tell everything again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CannotRefresh {
+    /// The address is none of the peers'.
+    #[error("{0} is not a configured BGP peer: see `vpc evpn peers`")]
+    NotAPeer(PeerId),
+    /// There is no session.
+    #[error("there is no BGP session with {0}: it tells everything when there is one")]
+    NotUp(PeerId),
+    /// The peer does not do it (RFC 2918).
+    #[error("{0} has not the route refresh capability: reset the session instead")]
+    NotAble(PeerId),
 }
 
 /// A configuration that no speaker can have.
@@ -212,6 +253,7 @@ impl Speaker {
             last_served: None,
             deferral_until: Some(now + config.timing.deferral),
             stopped: false,
+            clock: now,
             next_conn: 1,
             random: config.seed,
             config,
@@ -229,6 +271,10 @@ impl Speaker {
         let Some(peer) = peer.filter(|peer| peer.retiring.is_none()) else {
             return Err(Refused::NotAPeer(from));
         };
+        self.clock = now;
+        if peer.held_off_until.is_some_and(|until| until > now) {
+            return Err(Refused::HeldOff(from));
+        }
         // One half-open connection is enough: the peer started over.
         if let Some(old) = peer.pending(Side::Theirs) {
             self.close_link(from, old);
@@ -247,6 +293,7 @@ impl Speaker {
             return false;
         };
         link.connected = true;
+        self.clock = now;
         self.drive(now, conn, fsm::Event::ManualStart);
         self.drive(now, conn, fsm::Event::TcpConnectionConfirmed);
         true
@@ -258,6 +305,7 @@ impl Speaker {
             return;
         };
         link.receive(bytes);
+        self.clock = now;
         while let Some(link) = self.link_mut(conn) {
             match link.next_message() {
                 Ok(None) => break,
@@ -269,8 +317,9 @@ impl Speaker {
     }
 
     /// A connection broke, was closed by the peer, or could not be made.
-    pub fn handle_disconnected(&mut self, now: Instant, conn: ConnId, reason: &str) {
-        self.on_disconnected(now, conn, reason);
+    pub fn handle_disconnected(&mut self, now: Instant, conn: ConnId, lost: impl Into<Lost>) {
+        self.clock = now;
+        self.on_disconnected(now, conn, lost.into());
         self.settle(now);
     }
 
@@ -288,8 +337,17 @@ impl Speaker {
         }
     }
 
+    /// The transport gave something to the peer's TCP, or got something to give; `waiting` if it
+    /// still has some. From a transport that never tells, nothing is expected.
+    pub fn handle_progress(&mut self, now: Instant, conn: ConnId, waiting: bool) {
+        if let Some(link) = self.link_mut(conn) {
+            link.waiting_since = waiting.then_some(now);
+        }
+    }
+
     /// The instant of [`Self::poll_timeout`] has come. Harmless at any other time.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.clock = now;
         let peers: Vec<PeerId> = self.peers.keys().copied().collect();
         for peer in peers {
             self.on_link_timers(now, peer);
@@ -304,6 +362,7 @@ impl Speaker {
     /// The first call lets End-of-RIB go out: make it when everything local is known.
     pub fn set_local(&mut self, now: Instant, state: LocalState) -> Result<(), BadLocalState> {
         local::check(&state)?;
+        self.clock = now;
         let changed = local::changed(self.local.as_ref(), &state);
         let remote = self
             .rib
@@ -326,6 +385,7 @@ impl Speaker {
     /// be reached sent End-of-RIB, and [`crate::Timing::handover`] passed since. If that does not
     /// come about, or none remains, it stays for [`crate::Timing::reflector_retain`].
     pub fn set_peers(&mut self, now: Instant, peers: BTreeMap<PeerId, PeerConfig>) {
+        self.clock = now;
         let role = |id: &PeerId| peers.get(id).map(|config| config.role);
         let (mut ended, mut leaving) = (vec![], vec![]);
         for (id, peer) in self.configured() {
@@ -359,6 +419,7 @@ impl Speaker {
     /// Ends a peer's connections without a word, because how to reach it has changed (another
     /// key or port, say). Its routes are kept as for a restart, and the session is made anew.
     pub fn reset_peer(&mut self, now: Instant, id: PeerId, reason: &str) {
+        self.clock = now;
         let Some(peer) = self.peers.get(&id) else {
             return;
         };
@@ -374,8 +435,29 @@ impl Speaker {
         self.settle(now);
     }
 
+    /// Asks a peer to tell everything again (RFC 2918). If both know how (RFC 7313), what it leaves
+    /// out goes when it is done. Nothing goes before.
+    pub fn refresh(&mut self, now: Instant, id: PeerId) -> Result<(), CannotRefresh> {
+        self.clock = now;
+        let peer = self.peers.get(&id).filter(|peer| peer.retiring.is_none());
+        let peer = peer.ok_or(CannotRefresh::NotAPeer(id))?;
+        let session = peer.session.as_ref().ok_or(CannotRefresh::NotUp(id))?;
+        if !session.refresh {
+            return Err(CannotRefresh::NotAble(id));
+        }
+        self.ask_again(id);
+        Ok(())
+    }
+
     /// Ends all sessions. The speaker is done after it; what it learned can still be read.
     pub fn stop(&mut self, now: Instant, kind: StopKind) {
+        self.stop_saying(now, kind, "");
+    }
+
+    /// The same, and lets those at the other end know why, in up to 128 octets of text (RFC 9003).
+    /// Nothing is said with [`StopKind::Restart`].
+    pub fn stop_saying(&mut self, now: Instant, kind: StopKind, text: &str) {
+        self.clock = now;
         self.stopped = true;
         if kind == StopKind::Withdraw {
             let own = std::mem::take(&mut self.announced);
@@ -386,7 +468,7 @@ impl Speaker {
         }
         let peers: Vec<PeerId> = self.peers.keys().copied().collect();
         for peer in peers {
-            self.stop_peer(now, peer, kind);
+            self.stop_peer(now, peer, kind, text);
         }
     }
 
@@ -426,7 +508,9 @@ impl Speaker {
 
     /// When to call [`Self::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let peers = self.peers.values().filter_map(Peer::next_deadline);
+        let send_hold_time = self.config.timing.send_hold_time;
+        let peers = self.peers.values();
+        let peers = peers.filter_map(|peer| peer.next_deadline(send_hold_time));
         let deferral = self.deferral_until.filter(|_| self.knows_instances());
         let retired = self.retired_deadline();
         peers.chain(deferral).chain(retired).min()
@@ -485,6 +569,16 @@ impl Speaker {
                 (*all, *stale) = (*all + 1, *stale + usize::from(path.stale));
             }
         }
+        let mut by_router_id: BTreeMap<Ipv4Addr, Vec<PeerId>> = BTreeMap::new();
+        for (id, peer) in self.configured() {
+            if let Some(session) = &peer.session {
+                by_router_id.entry(session.router_id).or_default().push(*id);
+            }
+        }
+        let namesake = |peer: &Peer, id: PeerId| {
+            let same = by_router_id.get(&peer.session.as_ref()?.router_id)?;
+            same.iter().find(|other| **other != id).copied()
+        };
         let info = |(id, peer): (&PeerId, &Peer)| {
             let (routes, stale) = held.get(id).copied().unwrap_or_default();
             PeerInfo {
@@ -493,18 +587,35 @@ impl Speaker {
                 state: peer.state(),
                 since: now.saturating_duration_since(peer.since),
                 router_id: peer.router_id,
+                asn: peer.asn,
                 hold_time: peer.session.as_ref().map(|session| session.hold_time),
                 routes,
                 stale,
                 synced: peer.is_synced(),
                 counters: peer.counters,
                 last_error: peer.last_error.clone(),
+                advice: advise(now, &self.config, *id, peer, namesake(peer, *id)),
             }
         };
         self.configured().map(info).collect()
     }
 
+    /// The last noteworthy messages to and from a peer, oldest first; none if it is no peer.
+    pub fn history(&self, now: Instant, id: PeerId) -> Option<Vec<HistoryEntry>> {
+        let peer = self.peers.get(&id)?;
+        Some(peer.history.entries(now))
+    }
+
     // Details.
+
+    /// Another peer with the same router id, if there is one.
+    pub(crate) fn namesake(&self, id: PeerId) -> Option<PeerId> {
+        let ours = self.peers.get(&id)?.session.as_ref()?.router_id;
+        let same = |(other, peer): &(&PeerId, &Peer)| {
+            **other != id && peer.session.as_ref().is_some_and(|s| s.router_id == ours)
+        };
+        self.configured().find(same).map(|(other, _)| *other)
+    }
 
     /// Peers that are on the list, in contrast to those that are retiring.
     pub(crate) fn configured(&self) -> impl Iterator<Item = (&PeerId, &Peer)> {
@@ -551,6 +662,7 @@ impl Speaker {
             && let Some(mut link) = peer.links.remove(&conn)
         {
             while let Some(bytes) = link.take_queued() {
+                peer.note_sent(self.clock, &bytes);
                 self.last_words.push_back(Transmit {
                     conn,
                     peer: id,

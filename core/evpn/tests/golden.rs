@@ -5,7 +5,7 @@
 mod common;
 
 use common::Net;
-use evpn::{ConnectMode, PeerConfig, PeerRole, Role, StopKind};
+use evpn::{PeerConfig, Role, StopKind};
 use model::{Encoding, Tag, VlanId};
 use std::time::Duration;
 
@@ -120,10 +120,7 @@ fn step(net: &mut Net, words: &[&str]) {
 
 /// Two reflectors that connect to each other, from both sides.
 fn beside(net: &mut Net, a: &str, b: &str) {
-    let config = PeerConfig {
-        role: PeerRole::Reflector,
-        connect: ConnectMode::Active,
-    };
+    let config = PeerConfig::REFLECTOR;
     for (one, other) in [(a, b), (b, a)] {
         let id = net.id(other);
         net.node(one).peers.insert(id, config);

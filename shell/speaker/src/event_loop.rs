@@ -1,9 +1,11 @@
 //! The one task that owns the speaker: events in, effects out.
 
+use crate::kernel_drops::KernelDrops;
 use crate::transport::{self, Connection, Event, HIGH_WATER, LOW_WATER, Stuck};
 use crate::{Peer, SpeakerConfig, SpeakerHandle, StartError, socket};
 use evpn::{
-    Action, BadLocalState, ConnId, LocalState, PeerInfo, RouteInfo, Speaker, StopKind, Transmit,
+    Action, BadLocalState, CannotRefresh, ConnId, HistoryEntry, LocalState, Lost, LostBy, PeerInfo,
+    RouteInfo, SessionState, Speaker, StopKind, Transmit,
 };
 use model::Forwarding;
 use std::collections::BTreeMap;
@@ -23,6 +25,10 @@ const QUEUE_EVENTS: usize = 256;
 const BURST_EVENTS: usize = 256;
 /// Messages sent before events are looked at again.
 const TURN_MESSAGES: usize = 512;
+/// A deadline missed by so much means that this process, or the machine, stood still.
+const STALLED: Duration = Duration::from_millis(250);
+/// How long connections are read after that before anybody is blamed for silence.
+const CATCH_UP: Duration = Duration::from_millis(250);
 /// How long a stop waits for the last messages to be sent.
 const STOP_WAIT: Duration = Duration::from_secs(1);
 
@@ -33,7 +39,9 @@ pub(crate) enum Command {
     SetPeers(BTreeMap<IpAddr, Peer>, oneshot::Sender<()>),
     Routes(oneshot::Sender<Vec<RouteInfo>>),
     Peers(oneshot::Sender<Vec<PeerInfo>>),
-    Stop(StopKind, oneshot::Sender<()>),
+    History(IpAddr, oneshot::Sender<Option<Vec<HistoryEntry>>>),
+    Refresh(IpAddr, oneshot::Sender<Result<(), CannotRefresh>>),
+    Stop(StopKind, String, oneshot::Sender<()>),
 }
 
 struct Runner {
@@ -47,6 +55,8 @@ struct Runner {
     events_tx: mpsc::Sender<Event>,
     forwarding: watch::Sender<Arc<Forwarding>>,
     published: u64,
+    /// What the kernel had dropped when this started.
+    dropped: KernelDrops,
 }
 
 pub(crate) fn start(config: SpeakerConfig) -> Result<SpeakerHandle, StartError> {
@@ -77,6 +87,7 @@ pub(crate) fn start(config: SpeakerConfig) -> Result<SpeakerHandle, StartError> 
         closing: vec![],
         events_tx,
         forwarding: forwarding_tx,
+        dropped: KernelDrops::read(),
     };
     tokio::spawn(runner.run(commands, events));
     Ok(SpeakerHandle {
@@ -97,31 +108,42 @@ impl Runner {
             let deadline = self.speaker.poll_timeout();
             tokio::select! {
                 command = commands.recv() => match command {
-                    Some(Command::Stop(kind, reply)) => {
-                        self.stop(kind).await;
+                    Some(Command::Stop(kind, text, reply)) => {
+                        self.stop(kind, &text).await;
                         // Whoever asked may not wait for the answer.
                         reply.send(()).ok();
                         return;
                     }
                     Some(command) => self.on_command(command),
-                    None => return self.stop(StopKind::Restart).await,
+                    None => return self.stop(StopKind::Restart, "").await,
                 },
                 event = events.recv() => {
                     self.on_event(event.expect("the loop holds a sender"));
                     self.take_burst(&mut events);
                 }
                 () = tokio::task::yield_now(), if more => {}
-                () = until(deadline) => {
-                    // After a stall what peers sent in time must not lose against the clock.
-                    tokio::task::yield_now().await;
-                    self.take_burst(&mut events);
-                }
+                () = until(deadline) => {}
             }
-            let now = Instant::now();
-            if self.speaker.poll_timeout().is_some_and(|at| at <= now) {
-                self.speaker.handle_timeout(now);
+            self.keep_time(&mut events).await;
+        }
+    }
+
+    /// Does what is due. After a stall what peers sent in time must not lose against the clock: it
+    /// waits in sockets, and is read first.
+    async fn keep_time(&mut self, events: &mut mpsc::Receiver<Event>) {
+        let now = Instant::now();
+        let Some(due) = self.speaker.poll_timeout().filter(|at| *at <= now) else {
+            return;
+        };
+        if now - due > STALLED {
+            let until = tokio::time::Instant::now() + CATCH_UP;
+            while let Ok(Some(event)) = tokio::time::timeout_at(until, events.recv()).await {
+                self.on_event(event);
             }
         }
+        tokio::task::yield_now().await;
+        self.take_burst(events);
+        self.speaker.handle_timeout(Instant::now());
     }
 
     fn take_burst(&mut self, events: &mut mpsc::Receiver<Event>) {
@@ -145,9 +167,38 @@ impl Runner {
                 reply.send(()).ok();
             }
             Command::Routes(reply) => drop(reply.send(self.speaker.routes(now))),
-            Command::Peers(reply) => drop(reply.send(self.speaker.peers(now))),
+            Command::Peers(reply) => drop(reply.send(self.peers(now))),
+            Command::History(peer, reply) => drop(reply.send(self.speaker.history(now, peer))),
+            Command::Refresh(peer, reply) => drop(reply.send(self.speaker.refresh(now, peer))),
             Command::Stop(..) => unreachable!("the loop takes stops itself"),
         }
+    }
+
+    /// The speaker's peers, and what the kernel knows about those without a session.
+    fn peers(&self, now: Instant) -> Vec<PeerInfo> {
+        let mut peers = self.speaker.peers(now);
+        let dropped = KernelDrops::read().since(self.dropped);
+        for peer in &mut peers {
+            let down = peer.state != SessionState::Established;
+            let Some(advice) = peer.advice.as_mut().filter(|_| down) else {
+                continue;
+            };
+            if dropped.too_far > 0 {
+                let count = dropped.too_far;
+                let cause = format!(
+                    "this host's kernel dropped {count} TCP packets with a TTL too low for GTSM since this speaker started"
+                );
+                advice.causes.insert(0, cause);
+            }
+            if dropped.unsigned > 0 {
+                let count = dropped.unsigned;
+                let cause = format!(
+                    "this host's kernel dropped {count} TCP packets with a missing, wrong or unexpected MD5 signature since this speaker started"
+                );
+                advice.causes.insert(0, cause);
+            }
+        }
+        peers
     }
 
     fn set_peers(&mut self, now: Instant, peers: BTreeMap<IpAddr, Peer>) {
@@ -163,11 +214,31 @@ impl Runner {
                 self.key_listeners(*id, peer.password.as_ref());
             }
             // The same peer, to be reached in another way.
-            if held.is_some_and(|held| held.config == peer.config && held != peer) {
+            let Some(held) = held.filter(|held| held.config.role == peer.config.role) else {
+                continue;
+            };
+            let moved = (held.port, held.gtsm) != (peer.port, peer.gtsm);
+            if moved || held.password != peer.password && !self.new_key(*id, held, peer) {
                 let reason = "its port, TCP-MD5 key or GTSM setting was changed";
                 self.speaker.reset_peer(now, *id, reason);
             }
         }
+    }
+
+    /// Gives live connections a new key; false if they need to be made anew. What the other end
+    /// signs with the old key is lost, and sent again: if it changes its key within the hold time
+    /// the session goes on, and if it takes longer routes are kept as for a restart.
+    fn new_key(&self, peer: IpAddr, held: &Peer, wanted: &Peer) -> bool {
+        if held.password.is_none() || wanted.password.is_none() {
+            return false;
+        }
+        let mut connections = self.connections.values().filter(|c| c.peer == peer);
+        connections.all(|connection| {
+            let set = |socket| socket::set_md5(socket, peer, wanted.password.as_ref());
+            connection
+                .socket()
+                .is_some_and(|socket| set(socket).is_ok())
+        })
     }
 
     /// A listener without the peer's key would take its unsigned connections.
@@ -190,16 +261,24 @@ impl Runner {
         match event {
             Event::Accepted(stream, from) => self.on_accepted(now, stream, from),
             Event::Connected(conn, stream) => {
+                let peer = stream
+                    .peer_addr()
+                    .map(|address| address.ip().to_canonical());
+                let Ok(peer) = peer else {
+                    let reason = "the connection was gone before it was used";
+                    self.speaker.handle_disconnected(now, conn, reason);
+                    return;
+                };
                 if self.speaker.handle_connected(now, conn) {
-                    let connection = Connection::new(conn, stream, self.events_tx.clone());
+                    let connection = Connection::new(conn, peer, stream, self.events_tx.clone());
                     self.connections.insert(conn, connection);
                 }
             }
             Event::Bytes(conn, bytes) => self.speaker.handle_bytes(now, conn, &bytes),
             Event::Written(conn, count) => self.on_written(conn, count),
-            Event::Over(conn, reason) => {
+            Event::Over(conn, lost) => {
                 self.connections.remove(&conn);
-                self.speaker.handle_disconnected(now, conn, &reason);
+                self.speaker.handle_disconnected(now, conn, lost);
             }
         }
     }
@@ -211,18 +290,25 @@ impl Runner {
             refuse(stream);
             return;
         };
-        let timeout = self.speaker.config().timing.hold_time;
+        let timeout = self.tcp_timeout();
         if let Err(error) = socket::prepare(stream.as_fd(), peer, config.gtsm, timeout) {
             warn!(%peer, %error, "Setting up a BGP connection failed");
             return;
         }
         match self.speaker.handle_accepted(now, peer) {
             Ok(conn) => {
-                let connection = Connection::new(conn, stream, self.events_tx.clone());
+                let connection = Connection::new(conn, peer, stream, self.events_tx.clone());
                 self.connections.insert(conn, connection);
             }
             Err(_) => refuse(stream),
         }
+    }
+
+    /// When the kernel gives up on what was sent. Hold timer and send hold timer are there before,
+    /// and can say why; this ends connections that nobody asks about any more.
+    fn tcp_timeout(&self) -> Duration {
+        let timing = self.speaker.config().timing;
+        timing.send_hold_time + timing.hold_time
     }
 
     fn on_written(&mut self, conn: ConnId, count: usize) {
@@ -234,6 +320,8 @@ impl Runner {
             connection.blocked = false;
             self.speaker.handle_writable(conn, true);
         }
+        let waiting = connection.in_flight > 0;
+        self.speaker.handle_progress(Instant::now(), conn, waiting);
     }
 
     /// Does what the speaker wants, up to so many messages; true if there may be more. A
@@ -271,11 +359,17 @@ impl Runner {
         let Some(connection) = self.connections.get_mut(&conn) else {
             return;
         };
+        if connection.in_flight == 0 {
+            self.speaker.handle_progress(Instant::now(), conn, true);
+        }
         if let Err(Stuck) = connection.send(bytes) {
-            self.connections.remove(&conn);
-            let reason = "writing: the peer takes nothing off the connection";
+            if let Some(connection) = self.connections.remove(&conn) {
+                self.closing.push(connection.close());
+            }
+            let text = "writing: the peer takes nothing off the connection".to_owned();
+            let by = LostBy::Other;
             self.speaker
-                .handle_disconnected(Instant::now(), conn, reason);
+                .handle_disconnected(Instant::now(), conn, Lost { by, text });
         } else if connection.in_flight >= HIGH_WATER && !connection.blocked {
             connection.blocked = true;
             self.speaker.handle_writable(conn, false);
@@ -286,7 +380,7 @@ impl Runner {
         match action {
             Action::Connect { conn, peer } => {
                 let config = self.peers.get(&peer);
-                let timeout = self.speaker.config().timing.hold_time;
+                let timeout = self.tcp_timeout();
                 let socket = match config {
                     Some(config) => socket::for_peer(
                         peer,
@@ -299,7 +393,8 @@ impl Runner {
                 };
                 let port = config.map_or(179, |config| config.port);
                 let events = self.events_tx.clone();
-                tokio::spawn(transport::connect(conn, socket, peer, port, events));
+                let (to, from) = (SocketAddr::new(peer, port), self.local_address);
+                tokio::spawn(transport::connect(conn, socket, to, from, events));
             }
             Action::Close { conn, .. } => {
                 if let Some(connection) = self.connections.remove(&conn) {
@@ -310,8 +405,8 @@ impl Runner {
         }
     }
 
-    async fn stop(&mut self, kind: StopKind) {
-        self.speaker.stop(Instant::now(), kind);
+    async fn stop(&mut self, kind: StopKind, text: &str) {
+        self.speaker.stop_saying(Instant::now(), kind, text);
         self.carry_out(usize::MAX);
         self.accepting.drain(..).for_each(|task| task.abort());
         self.listeners.clear();
@@ -381,6 +476,22 @@ fn log(event: &evpn::Event) {
             );
         }
         evpn::Event::Malformed { peer, what } => warn!(%peer, what, "Malformed BGP UPDATE"),
+        evpn::Event::ManyRoutes {
+            peer,
+            held,
+            limit,
+            over: false,
+        } => warn!(%peer, held, limit, "BGP peer has most of the routes that it may have"),
+        evpn::Event::ManyRoutes {
+            peer, held, limit, ..
+        } => warn!(%peer, held, limit, "BGP peer announces more routes than it may have"),
+        evpn::Event::SameRouterId {
+            peer,
+            other,
+            router_id,
+        } => {
+            warn!(%peer, %other, %router_id, "Two BGP peers have one router id; give each its own");
+        }
         evpn::Event::Mobility {
             vni,
             tag,

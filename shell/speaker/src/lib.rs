@@ -5,7 +5,8 @@
 //! bounded queues to the owner.
 
 use evpn::{
-    BadConfig, BadLocalState, Config, LocalState, PeerConfig, PeerInfo, RouteInfo, StopKind,
+    BadConfig, BadLocalState, CannotRefresh, Config, HistoryEntry, LocalState, PeerConfig,
+    PeerInfo, RouteInfo, StopKind,
 };
 use model::{Forwarding, Secret};
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
 mod event_loop;
+mod kernel_drops;
 mod socket;
 mod transport;
 
@@ -88,6 +90,17 @@ pub enum SetLocalError {
     Stopped(#[from] Stopped),
 }
 
+/// A peer that was not asked to tell everything again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RefreshError {
+    /// It cannot be asked.
+    #[error(transparent)]
+    Cannot(#[from] CannotRefresh),
+    /// There is nobody to ask it.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
 /// A running speaker. Clones command the same one; when all are dropped it stops as by
 /// [`StopKind::Restart`].
 #[derive(Debug, Clone)]
@@ -114,8 +127,10 @@ impl SpeakerHandle {
             .await??)
     }
 
-    /// The peers, all of them. A peer whose role changes is a new one; if its port, password or
-    /// GTSM setting changes, its session is made anew and its routes are kept meanwhile.
+    /// The peers, all of them. A peer whose role changes is a new one. If its port or GTSM setting
+    /// changes, or it gets its first key or loses it, its session is made anew and its routes are
+    /// kept meanwhile. One key can take another's place under a live session: see that both ends
+    /// have it within the hold time.
     pub async fn set_peers(&self, peers: BTreeMap<IpAddr, Peer>) -> Result<(), Stopped> {
         self.ask(|reply| event_loop::Command::SetPeers(peers, reply))
             .await
@@ -136,6 +151,19 @@ impl SpeakerHandle {
         self.ask(event_loop::Command::Peers).await
     }
 
+    /// The last noteworthy messages to and from a peer, oldest first; none if it is no peer.
+    pub async fn history(&self, peer: IpAddr) -> Result<Option<Vec<HistoryEntry>>, Stopped> {
+        self.ask(|reply| event_loop::Command::History(peer, reply))
+            .await
+    }
+
+    /// Asks a peer to tell everything again; see [`evpn::Speaker::refresh`].
+    pub async fn refresh(&self, peer: IpAddr) -> Result<(), RefreshError> {
+        Ok(self
+            .ask(|reply| event_loop::Command::Refresh(peer, reply))
+            .await??)
+    }
+
     /// Where it listens, with the ports that the kernel chose for port 0.
     pub fn listening(&self) -> &[SocketAddr] {
         &self.listening
@@ -144,7 +172,13 @@ impl SpeakerHandle {
     /// Ends all sessions and the task, and waits until what there was to say is sent (or a
     /// second has passed).
     pub async fn stop(&self, kind: StopKind) -> Result<(), Stopped> {
-        self.ask(|reply| event_loop::Command::Stop(kind, reply))
+        self.stop_saying(kind, "").await
+    }
+
+    /// The same, with up to 128 octets of text for those at the other end (RFC 9003).
+    pub async fn stop_saying(&self, kind: StopKind, text: &str) -> Result<(), Stopped> {
+        let text = text.to_owned();
+        self.ask(|reply| event_loop::Command::Stop(kind, text, reply))
             .await
     }
 

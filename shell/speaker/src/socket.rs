@@ -46,6 +46,15 @@ pub(crate) fn for_peer(
     Ok(socket)
 }
 
+/// A socket without any of a session's options.
+pub(crate) fn plain(peer: IpAddr, local: Option<IpAddr>) -> io::Result<TcpSocket> {
+    let socket = new_socket(peer)?;
+    if let Some(local) = local {
+        socket.bind(SocketAddr::new(local, 0))?;
+    }
+    Ok(socket)
+}
+
 fn new_socket(family_of: IpAddr) -> io::Result<TcpSocket> {
     match family_of {
         IpAddr::V4(_) => TcpSocket::new_v4(),

@@ -1,9 +1,12 @@
 //! Tasks of one connection: connecting, reading, writing. They decide nothing.
 
-use bytes::{Bytes, BytesMut};
-use evpn::ConnId;
+use crate::kernel_drops::KernelDrops;
+use crate::socket;
+use bytes::{Buf, Bytes, BytesMut};
+use evpn::{ConnId, Lost, LostBy};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,6 +21,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a closed connection may take to hear the peer's end of it. Closing at once with
 /// unread bytes would reset it, and the NOTIFICATION on its way could be lost.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long a closed connection may take to send what was given before.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 const READ_BYTES: usize = 16 << 10;
 /// Messages handed to a writer at most; more than a batch of the speaker can make.
 const QUEUE_MESSAGES: usize = 2048;
@@ -31,13 +36,17 @@ pub(crate) enum Event {
     Accepted(TcpStream, SocketAddr),
     Connected(ConnId, TcpStream),
     Bytes(ConnId, Bytes),
+    /// So many messages have left; or none, but a part of one.
     Written(ConnId, usize),
-    Over(ConnId, String),
+    Over(ConnId, Lost),
 }
 
 /// The owner's end of a connection. Dropping it sends what was given and closes.
 #[derive(Debug)]
 pub(crate) struct Connection {
+    pub(crate) peer: IpAddr,
+    /// For options. Both halves of the stream belong to tasks.
+    socket: Option<OwnedFd>,
     to_send: mpsc::Sender<Bytes>,
     pub(crate) in_flight: usize,
     pub(crate) blocked: bool,
@@ -50,12 +59,20 @@ pub(crate) struct Connection {
 pub(crate) struct Stuck;
 
 impl Connection {
-    pub(crate) fn new(conn: ConnId, stream: TcpStream, events: mpsc::Sender<Event>) -> Self {
+    pub(crate) fn new(
+        conn: ConnId,
+        peer: IpAddr,
+        stream: TcpStream,
+        events: mpsc::Sender<Event>,
+    ) -> Self {
+        let socket = stream.as_fd().try_clone_to_owned().ok();
         let (reader, writer) = stream.into_split();
         let (to_send, queue) = mpsc::channel(QUEUE_MESSAGES);
         let (open, closed) = oneshot::channel();
         tokio::spawn(read(conn, reader, events.clone(), closed));
         Self {
+            peer,
+            socket,
             to_send,
             in_flight: 0,
             blocked: false,
@@ -70,9 +87,20 @@ impl Connection {
         Ok(())
     }
 
-    /// Lets the writer finish what it has, and then close.
+    /// The socket, unless this host was out of descriptors.
+    pub(crate) fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.socket.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Lets the writer finish what it has, and then close. A peer that does not read does not keep
+    /// it for long.
     pub(crate) fn close(self) -> JoinHandle<()> {
-        self.writer
+        let mut writer = self.writer;
+        tokio::spawn(async move {
+            if timeout(LAST_WORDS, &mut writer).await.is_err() {
+                writer.abort();
+            }
+        })
     }
 }
 
@@ -98,22 +126,67 @@ pub(crate) async fn accept(listener: Arc<TcpListener>, events: mpsc::Sender<Even
 pub(crate) async fn connect(
     conn: ConnId,
     socket: io::Result<TcpSocket>,
-    peer: IpAddr,
-    port: u16,
+    address: SocketAddr,
+    from: Option<IpAddr>,
     events: mpsc::Sender<Event>,
 ) {
-    let address = SocketAddr::new(peer, port);
-    let attempt = async { timeout(CONNECT_TIMEOUT, socket?.connect(address)).await? };
+    let dropped = KernelDrops::read();
+    let attempt = async {
+        let socket = socket.map_err(|error| (LostBy::Here, error))?;
+        let connected = timeout(CONNECT_TIMEOUT, socket.connect(address)).await;
+        let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        connected.map_err(|error| (lost_by(&error), error))
+    };
     let event = match attempt.await {
         Ok(stream) => Event::Connected(conn, stream),
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-            let why = "no answer; the host is down, or the two ends differ in TCP-MD5 key or GTSM";
-            Event::Over(conn, format!("connecting to {address}: {why}"))
+        Err((by, error)) => {
+            let dropped = KernelDrops::read().since(dropped);
+            let refused = by == LostBy::NoAnswer
+                && dropped != KernelDrops::default()
+                && refuses(address, from).await;
+            let (by, why) = match by {
+                LostBy::NoAnswer if refused => (LostBy::Refused, "connection refused".to_owned()),
+                LostBy::NoAnswer if dropped.too_far > 0 => (
+                    LostBy::TooFar,
+                    "the answer came with a TTL below 255 and was dropped (GTSM)".to_owned(),
+                ),
+                LostBy::NoAnswer => (
+                    by,
+                    "no answer; the address or a firewall, or the two ends differ in TCP-MD5 key or GTSM"
+                        .to_owned(),
+                ),
+                by => (by, error.to_string()),
+            };
+            let text = format!("connecting to {address}: {why}");
+            Event::Over(conn, Lost { by, text })
         }
-        Err(error) => Event::Over(conn, format!("connecting to {address}: {error}")),
     };
     // The owner is gone: so is the need.
     drop(events.send(event).await);
+}
+
+/// Whether a host takes no connections. Its kernel's refusal has an ordinary TTL and no signature:
+/// GTSM and TCP-MD5 keep it from a session's own sockets.
+async fn refuses(address: SocketAddr, from: Option<IpAddr>) -> bool {
+    let attempt = async {
+        let socket = socket::plain(address.ip(), from)?;
+        socket.connect(address).await
+    };
+    match timeout(CONNECT_TIMEOUT, attempt).await {
+        Ok(Err(error)) => lost_by(&error) == LostBy::Refused,
+        Ok(Ok(_)) | Err(_) => false,
+    }
+}
+
+fn lost_by(error: &io::Error) -> LostBy {
+    match error.kind() {
+        io::ErrorKind::TimedOut => LostBy::NoAnswer,
+        io::ErrorKind::ConnectionRefused => LostBy::Refused,
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => LostBy::Unreachable,
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => LostBy::ClosedByPeer,
+        io::ErrorKind::AddrNotAvailable => LostBy::Here,
+        _ => LostBy::Other,
+    }
 }
 
 async fn read(
@@ -123,23 +196,33 @@ async fn read(
     mut closed: oneshot::Receiver<()>,
 ) {
     let mut buffer = BytesMut::with_capacity(READ_BYTES);
-    let reason = loop {
+    let lost = loop {
         buffer.reserve(READ_BYTES);
         let got = tokio::select! {
             got = stream.read_buf(&mut buffer) => got,
             _ = &mut closed => return linger(stream).await,
         };
         let event = match got {
-            Ok(0) => break "the peer closed the connection".to_owned(),
+            Ok(0) => {
+                break Lost {
+                    by: LostBy::ClosedByPeer,
+                    text: "the peer closed the connection".to_owned(),
+                };
+            }
             Ok(_) => Event::Bytes(conn, buffer.split().freeze()),
-            Err(error) => break format!("reading: {error}"),
+            Err(error) => {
+                break Lost {
+                    by: lost_by(&error),
+                    text: format!("reading: {error}"),
+                };
+            }
         };
         tokio::select! {
             sent = events.send(event) => if sent.is_err() { return },
             _ = &mut closed => return linger(stream).await,
         }
     };
-    drop(events.send(Event::Over(conn, reason)).await);
+    drop(events.send(Event::Over(conn, lost)).await);
 }
 
 /// Reads on to the peer's end of the connection, for nobody.
@@ -166,15 +249,21 @@ async fn write(
         for message in batch.drain(..) {
             bytes.extend_from_slice(&message);
         }
-        let event = match stream.write_all(&bytes).await {
-            Ok(()) => Event::Written(conn, count),
-            Err(error) => Event::Over(conn, format!("writing: {error}")),
-        };
-        let failed = matches!(event, Event::Over(..));
-        // After a close nobody asks any more.
-        drop(events.send(event).await);
-        if failed {
-            return;
+        while bytes.has_remaining() {
+            let event = match stream.write_buf(&mut bytes).await {
+                Ok(_) if bytes.has_remaining() => Event::Written(conn, 0),
+                Ok(_) => Event::Written(conn, count),
+                Err(error) => {
+                    let (by, text) = (lost_by(&error), format!("writing: {error}"));
+                    Event::Over(conn, Lost { by, text })
+                }
+            };
+            let failed = matches!(event, Event::Over(..));
+            // After a close nobody asks any more.
+            drop(events.send(event).await);
+            if failed {
+                return;
+            }
         }
     }
     // The peer may have closed first.

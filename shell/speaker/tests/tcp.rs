@@ -161,7 +161,9 @@ fn ipv6_underlay_with_keys() {
 
 #[test]
 fn a_wrong_or_missing_key_is_refused() {
-    on_one_thread(async {
+    // What the kernel counts is counted per namespace.
+    let rig = Rig::new(&[]);
+    rig.run(async |_rig| {
         let mut peers = clients(&["127.0.2.1", "127.0.2.2", "127.0.2.3"]);
         for peer in peers.values_mut() {
             peer.password = Some(Secret("right".to_owned()));
@@ -189,6 +191,18 @@ fn a_wrong_or_missing_key_is_refused() {
             assert_eq!(peer.state == SessionState::Established, up, "{peer:#?}");
             assert_eq!(peer.counters.messages_in > 0, up, "{peer:#?}");
         }
+        // Each end says what it can know.
+        let told = peer_of(&wrong, "127.0.2.101").await.advice.unwrap();
+        assert_eq!(told.problem, "no answer from 127.0.2.101");
+        assert!(
+            told.causes.iter().any(|cause| cause.contains("TCP-MD5")),
+            "{told:#?}"
+        );
+        let told = peer_of(&rr, "127.0.2.2").await.advice.unwrap();
+        assert!(
+            told.causes[0].contains("MD5 signature"),
+            "the kernel counted: {told:#?}"
+        );
         // The key is put right: the session comes up without a restart of anything.
         wrong
             .set_peers(to_reflector(at, Some("right")))
@@ -353,6 +367,21 @@ fn a_new_key_costs_no_row() {
         })
         .await;
         seen.iter_mut().for_each(|watch| watch.mark_unchanged());
+        let heard = async |what: &str, sessions: u64| {
+            // Signed with the key of the day, or the kernel would not have let it through.
+            let before = rr.peers().await.unwrap();
+            until(what, PATIENCE, async || {
+                let peers = rr.peers().await.unwrap();
+                let heard = peers.iter().zip(&before).all(|(now, then)| {
+                    now.counters.sessions == sessions
+                        && now.synced
+                        && now.counters.messages_in > then.counters.messages_in
+                });
+                heard.then_some(()).ok_or(format!("{peers:#?}"))
+            })
+            .await;
+        };
+        // Both ends within the hold time: the same sessions go on.
         rr.set_peers(keyed("new")).await.unwrap();
         for handle in [&c1, &c2] {
             handle
@@ -360,12 +389,22 @@ fn a_new_key_costs_no_row() {
                 .await
                 .unwrap();
         }
-        until("the sessions are back", PATIENCE, async || {
+        heard("keepalives come under the new key", 1).await;
+        // One end much later: the sessions drop, and the rows stay.
+        rr.set_peers(keyed("newer")).await.unwrap();
+        until("the sessions are given up", PATIENCE, async || {
             let peers = rr.peers().await.unwrap();
-            let back = peers.iter().all(|p| p.counters.sessions >= 2 && p.synced);
-            back.then_some(()).ok_or(format!("{peers:#?}"))
+            let down = peers.iter().all(|p| p.state != SessionState::Established);
+            down.then_some(()).ok_or(format!("{peers:#?}"))
         })
         .await;
+        for handle in [&c1, &c2] {
+            handle
+                .set_peers(to_reflector(at, Some("newer")))
+                .await
+                .unwrap();
+        }
+        heard("the sessions are back", 2).await;
         for watch in &seen {
             assert!(!watch.has_changed().unwrap(), "{:#?}", watch.borrow());
         }
@@ -474,5 +513,212 @@ fn a_peer_that_does_not_read_holds_up_nobody() {
         // and with its address, c1's without and with two.
         let all = read_routes(&mut slow, 2 + 2 + 3 * MACS as usize);
         tokio::time::timeout(PATIENCE, all).await.unwrap();
+    });
+}
+
+#[test]
+fn an_answer_from_too_far_is_told_from_no_answer() {
+    let rig = Rig::new(&[]);
+    rig.run(async |_rig| {
+        // Whoever answers on this one does not do GTSM.
+        let listener = TcpListener::bind("127.0.8.101:0").await.unwrap();
+        listener.set_ttl(64).unwrap();
+        let at = listener.local_addr().unwrap();
+        let c1 = vtep(1, "127.0.8.1", at, None).await;
+        until("the attempt has failed", PATIENCE, async || {
+            let peer = peer_of(&c1, "127.0.8.101").await;
+            match &peer.advice {
+                Some(advice) => Ok(advice.problem.clone()),
+                None => Err(format!("{peer:#?}")),
+            }
+        })
+        .await;
+        let told = peer_of(&c1, "127.0.8.101").await.advice.unwrap();
+        assert_eq!(
+            told.problem,
+            "127.0.8.101 answers with a TTL below 255, and GTSM is on here"
+        );
+        drop(listener);
+        // Nobody there any more.
+        until("the refusal is told", PATIENCE, async || {
+            let told = peer_of(&c1, "127.0.8.101").await.advice.unwrap();
+            let refused = told.problem == "127.0.8.101 refuses connections";
+            refused.then_some(()).ok_or(format!("{told:#?}"))
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_peer_that_never_reads_is_dropped() {
+    on_one_thread(async {
+        let names = ["127.0.9.1", "127.0.9.2", "127.0.9.9"];
+        let mut bgp = config("10.0.0.101", Role::Reflector);
+        bgp.timing.send_hold_time = Duration::from_secs(3);
+        let rr = SpeakerHandle::start(SpeakerConfig {
+            bgp,
+            local_address: None,
+            listen: vec!["127.0.9.101:0".parse().unwrap()],
+        })
+        .await
+        .unwrap();
+        rr.set_peers(clients(&names)).await.unwrap();
+        let at = rr.listening()[0];
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.bind("127.0.9.9:0".parse().unwrap()).unwrap();
+        let mut deaf = socket.connect(at).await.unwrap();
+        deaf.set_ttl(255).unwrap();
+        deaf.write_all(&handshake(9)).await.unwrap();
+        // It is alive and well, but for its ears.
+        let chatter = tokio::spawn(async move {
+            let mut tick = tokio::time::interval(Duration::from_secs(1));
+            loop {
+                tick.tick().await;
+                if deaf.write_all(&keepalive()).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let c1 = vtep(1, "127.0.9.1", at, None).await;
+        let c2 = vtep(2, "127.0.9.2", at, None).await;
+        sees(&c2, 1, true).await;
+        let mut evi = LocalEvi::new(Encoding::VlanBased, 1);
+        evi.domains.insert(None);
+        for n in 0..20_000_u32 {
+            let [_, a, b, c] = n.to_be_bytes();
+            let key = (None, model::MacAddr([2, 1, 0, a, b, c]));
+            let addresses = BTreeSet::from([IpAddr::from([10, a, b, c])]);
+            let sticky = false;
+            evi.macs.insert(key, LocalMac { addresses, sticky });
+        }
+        let mut state = LocalState::empty("10.0.0.1".parse().unwrap());
+        state.evis.insert(vni(), evi);
+        c1.set_local(state).await.unwrap();
+        until("the deaf one is dropped", PATIENCE, async || {
+            let peer = peer_of(&rr, "127.0.9.9").await;
+            let error = peer.last_error.as_deref().unwrap_or_default();
+            error
+                .contains("Send Hold Timer Expired")
+                .then_some(())
+                .ok_or(format!("{peer:#?}"))
+        })
+        .await;
+        let told = peer_of(&rr, "127.0.9.9").await.advice.unwrap();
+        assert_eq!(told.problem, "127.0.9.9 stopped reading");
+        for address in ["127.0.9.1", "127.0.9.2"] {
+            let peer = peer_of(&rr, address).await;
+            assert_eq!(peer.counters.sessions, 1, "{peer:#?}");
+            assert_eq!(peer.state, SessionState::Established, "{peer:#?}");
+        }
+        let watch = c2.forwarding();
+        until("c2 has all rows", PATIENCE, async || {
+            let rows = watch.borrow().evis[&vni()].macs.len();
+            (rows == 20_000).then_some(()).ok_or(rows.to_string())
+        })
+        .await;
+        chatter.abort();
+    });
+}
+
+fn keepalive() -> Vec<u8> {
+    [&[0xff; 16][..], &[0, 19, 4]].concat()
+}
+
+#[test]
+fn a_stalled_speaker_blames_nobody() {
+    on_one_thread(async {
+        let mut bgp = config("10.0.0.101", Role::Reflector);
+        bgp.timing.hold_time = Duration::from_secs(3);
+        let rr = SpeakerHandle::start(SpeakerConfig {
+            bgp,
+            local_address: None,
+            listen: vec!["127.0.10.101:0".parse().unwrap()],
+        })
+        .await
+        .unwrap();
+        rr.set_peers(clients(&["127.0.10.9"])).await.unwrap();
+        let mut stream = raw("127.0.10.9", rr.listening()[0], 255).await;
+        stream.write_all(&handshake(9)).await.unwrap();
+        until("the session is up", PATIENCE, async || {
+            let peer = peer_of(&rr, "127.0.10.9").await;
+            let up = peer.state == SessionState::Established;
+            up.then_some(()).ok_or(format!("{peer:#?}"))
+        })
+        .await;
+        // All of the speaker's tasks stand still for longer than the hold time: this is the only
+        // thread. The peer's keepalives pile up in the kernel meanwhile.
+        let mut stream = stream.into_std().unwrap();
+        stream.set_nonblocking(false).unwrap();
+        let begin = std::time::Instant::now();
+        while begin.elapsed() < Duration::from_millis(4500) {
+            std::io::Write::write_all(&mut stream, &keepalive()).unwrap();
+            std::thread::park_timeout(Duration::from_millis(500));
+        }
+        let heard = peer_of(&rr, "127.0.10.9").await.counters.messages_in;
+        stream.set_nonblocking(true).unwrap();
+        let mut stream = TcpStream::from_std(stream).unwrap();
+        stream.write_all(&keepalive()).await.unwrap();
+        until("it goes on to hear", PATIENCE, async || {
+            let peer = peer_of(&rr, "127.0.10.9").await;
+            (peer.counters.messages_in > heard)
+                .then_some(())
+                .ok_or(format!("{peer:#?}"))
+        })
+        .await;
+        let peer = peer_of(&rr, "127.0.10.9").await;
+        assert_eq!(peer.state, SessionState::Established, "{peer:#?}");
+        assert_eq!(peer.counters.sessions, 1);
+        // And one that has fallen silent goes in time.
+        until("the silent one is dropped", PATIENCE, async || {
+            let peer = peer_of(&rr, "127.0.10.9").await;
+            let error = peer.last_error.as_deref().unwrap_or_default();
+            error
+                .contains("Hold Timer Expired")
+                .then_some(())
+                .ok_or(format!("{peer:#?}"))
+        })
+        .await;
+    });
+}
+
+#[test]
+fn what_operators_ask_and_say() {
+    on_one_thread(async {
+        let rr = reflector("127.0.11.101", clients(&["127.0.11.1", "127.0.11.2"])).await;
+        let at = rr.listening()[0];
+        let c1 = vtep(1, "127.0.11.1", at, None).await;
+        let c2 = vtep(2, "127.0.11.2", at, None).await;
+        sees(&c1, 2, true).await;
+        sees(&c2, 1, true).await;
+        let mut seen = c1.forwarding();
+        until("c1 is complete", PATIENCE, async || {
+            let done = seen.borrow().complete;
+            done.then_some(()).ok_or("not complete".to_owned())
+        })
+        .await;
+        seen.mark_unchanged();
+        c1.refresh(ip("127.0.11.101")).await.unwrap();
+        until("everything was told again", PATIENCE, async || {
+            let history = c1.history(ip("127.0.11.101")).await.unwrap().unwrap();
+            let ended = history.iter().any(|e| e.summary.starts_with("EoRR"));
+            ended.then_some(()).ok_or(format!("{history:#?}"))
+        })
+        .await;
+        assert!(!seen.has_changed().unwrap(), "{:#?}", seen.borrow());
+        let error = c1.refresh(ip("127.0.11.77")).await.unwrap_err();
+        assert!(error.to_string().contains("not a configured BGP peer"));
+
+        let text = "the rack loses power at ten";
+        c2.stop_saying(StopKind::Withdraw, text).await.unwrap();
+        until("the reflector was told why", PATIENCE, async || {
+            let peer = peer_of(&rr, "127.0.11.2").await;
+            let error = peer.last_error.clone().unwrap_or_default();
+            error
+                .contains(text)
+                .then_some(())
+                .ok_or(format!("{peer:#?}"))
+        })
+        .await;
     });
 }

@@ -1,7 +1,7 @@
 //! A peer that is no speaker: says exactly what a test wants, and reads what comes back.
 
 use bytes::Bytes;
-use evpn::{Action, ConnId, PeerConfig, PeerInfo, SessionState, Speaker};
+use evpn::{Action, ConnId, Event, PeerConfig, PeerInfo, SessionState, Speaker};
 use rustbgpd_wire as wire;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -18,6 +18,7 @@ pub(crate) struct Bench {
     /// The same as they came.
     pub(crate) raw: BTreeMap<IpAddr, Vec<Bytes>>,
     pub(crate) closed: Vec<IpAddr>,
+    reports: Vec<String>,
 }
 
 impl Bench {
@@ -31,6 +32,7 @@ impl Bench {
             received: BTreeMap::new(),
             raw: BTreeMap::new(),
             closed: vec![],
+            reports: vec![],
         }
     }
 
@@ -118,9 +120,24 @@ impl Bench {
             match self.speaker.poll_action() {
                 None => return,
                 Some(Action::Close { peer, .. }) => self.closed.push(peer),
-                Some(_) => {}
+                Some(Action::Report(event)) => match event {
+                    // Sessions show in other ways.
+                    Event::SessionUp { .. }
+                    | Event::SessionDown { .. }
+                    | Event::AttemptFailed { .. }
+                    | Event::EndOfRib { .. }
+                    | Event::Complete { .. } => {}
+                    event => self.reports.push(format!("{event:?}")),
+                },
+                Some(Action::Connect { .. }) => {}
             }
         }
+    }
+
+    /// What else was reported since last asked.
+    pub(crate) fn reports(&mut self) -> Vec<String> {
+        self.drain();
+        std::mem::take(&mut self.reports)
     }
 
     pub(crate) fn info(&self, id: IpAddr) -> PeerInfo {

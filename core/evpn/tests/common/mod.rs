@@ -495,6 +495,22 @@ impl Net {
                 format!("complete without {}", names.join(", "))
             }
             Event::Malformed { peer, what } => format!("from {}: {what}", name(peer)),
+            Event::ManyRoutes {
+                peer,
+                held,
+                limit,
+                over,
+            } => {
+                let what = if *over {
+                    "wants more than"
+                } else {
+                    "has many of"
+                };
+                format!("{} {what} {limit} routes, has {held}", name(peer))
+            }
+            Event::SameRouterId { peer, other, .. } => {
+                format!("{} and {} have one router id", name(peer), name(other))
+            }
             Event::Mobility { vni, mac, here, .. } if *here => {
                 format!("announces {mac} of {vni} again")
             }
