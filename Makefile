@@ -3,7 +3,7 @@
 CARGO ?= cargo
 TEST_ARGS ?=
 
-.PHONY: demo test test-full-kernel lint bench soak setup build
+.PHONY: demo test test-full-kernel lint bench soak evpn-matrix setup build
 
 # A whole cluster on this machine, with proof of who reaches whom. Leaves it up: `vpc lab down`.
 demo: setup
@@ -42,6 +42,12 @@ soak: test-full-kernel
 	for round in 1 2 3 4 5 6 7 8 9 10; do \
 		target/debug/vpc lab demo --name soak --down || exit 1; \
 	done
+
+# Every EVPN scenario with every pairing of speakers, as a table in docs/protocols/evpn.md.
+evpn-matrix: setup
+	$(CARGO) build -p vpc
+	VPC_MATRIX=$(CURDIR)/docs/protocols/evpn.md \
+		$(CARGO) test -p lab --test matrix -- --include-ignored
 
 setup:
 	scripts/setup.sh

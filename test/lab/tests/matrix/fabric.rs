@@ -1,0 +1,308 @@
+//! A column's lab: three hosts with workloads, one that a test plays itself, and the reflector.
+
+use crate::Column;
+use crate::foreign::{Daemon, frr_reflector, gobgp_reflector};
+use lab::{Lab, difference};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// Hosts with agents.
+pub(crate) const HOSTS: [&str; 3] = ["c1", "c2", "c3"];
+pub(crate) const C1: &str = "100.64.0.2";
+pub(crate) const C2: &str = "100.64.0.3";
+pub(crate) const C3: &str = "100.64.0.4";
+/// A host of the cluster whose agent does not run: a test speaks in its place.
+pub(crate) const GUEST: &str = "c4";
+pub(crate) const GUEST_ADDRESS: &str = "100.64.0.5";
+/// Where a foreign reflector runs; ours is on `m1`.
+const FOREIGN: &str = "r1";
+const FOREIGN_ADDRESS: &str = "100.64.0.6";
+const M1: &str = "100.64.0.1";
+/// The row that frames for everybody take.
+pub(crate) const NOBODY: &str = "00:00:00:00:00:00";
+
+pub(crate) struct Fabric {
+    pub(crate) column: Column,
+    pub(crate) lab: Lab,
+    /// Before any scenario.
+    empty: Vec<String>,
+    /// A foreign one; ended before the lab is.
+    reflector: Option<Daemon>,
+}
+
+/// A VPC with one subnet, and the number of a scenario in its addresses.
+pub(crate) struct Vpc<'a> {
+    fabric: &'a Fabric,
+    pub(crate) name: String,
+    /// On the wire.
+    pub(crate) vni: u64,
+}
+
+impl Fabric {
+    pub(crate) fn up(column: Column) -> Self {
+        let mut options = vec!["--hosts", "m1,c1,c2,c3,c4,r1"];
+        if column == Column::FrrClient {
+            options.extend(["--speaker", "c1=frr"]);
+        }
+        let lab = Lab::up_with(&options);
+        for host in [GUEST, FOREIGN] {
+            lab.kill(host, "agent");
+        }
+        let reflector = match column {
+            Column::BuiltIn | Column::FrrClient => None,
+            Column::FrrReflector => Some(frr_reflector(&lab, FOREIGN, FOREIGN_ADDRESS)),
+            Column::GobgpReflector => Some(gobgp_reflector(&lab, FOREIGN, FOREIGN_ADDRESS)),
+        };
+        if reflector.is_some() {
+            lab.kill("m1", "server");
+            lab.sh(
+                "m1",
+                &format!(
+                    "sed -i -e '/^reflector/d' -e '1i reflectors = [\"{FOREIGN_ADDRESS}\"]' \
+                     /etc/vpc/server.toml"
+                ),
+            );
+            lab.start("m1", "server");
+        }
+        let mut fabric = Self {
+            column,
+            lab,
+            empty: Vec::new(),
+            reflector,
+        };
+        for host in HOSTS {
+            fabric.established(host);
+        }
+        // The first subnet on a host brings what stays for all.
+        let first = fabric.vpc("first");
+        for (number, host) in (11..).zip(HOSTS) {
+            first.nic(&format!("a{number}"), host, number);
+        }
+        drop(first);
+        for host in HOSTS {
+            fabric.lab.eventually(&format!("{host} is empty"), || {
+                match fabric.lab.dump(host) {
+                    dump if !dump.contains("vxlan") => Ok(()),
+                    dump => Err(dump),
+                }
+            });
+        }
+        fabric.empty = fabric.dumps();
+        fabric
+    }
+
+    /// Where the routes are reflected.
+    pub(crate) fn reflector(&self) -> &'static str {
+        match self.column {
+            Column::BuiltIn | Column::FrrClient => M1,
+            Column::FrrReflector | Column::GobgpReflector => FOREIGN_ADDRESS,
+        }
+    }
+
+    /// kill -9 of the reflector's process; returns when every host has seen it.
+    pub(crate) fn kill_reflector(&self) {
+        match &self.reflector {
+            None => self.lab.kill("m1", "server"),
+            Some(daemon) => daemon.kill(&self.lab),
+        }
+        for host in HOSTS {
+            self.lab
+                .eventually("the session is gone", || match self.peer(host) {
+                    Ok(peer) if peer["state"] != "established" => Ok(()),
+                    other => Err(format!("{other:?}")),
+                });
+        }
+    }
+
+    /// Starts it again; returns when every host has its session and fresh routes.
+    pub(crate) fn start_reflector(&self) {
+        match &self.reflector {
+            None => self.lab.start("m1", "server"),
+            Some(daemon) => daemon.start(&self.lab),
+        }
+        for host in HOSTS {
+            self.established(host);
+            self.lab
+                .eventually("its routes are fresh", || match self.peer(host) {
+                    Ok(peer) if peer["stale"] == false => Ok(()),
+                    other => Err(format!("{other:?}")),
+                });
+        }
+    }
+
+    /// A host's only peer, as `vpc evpn peers` has it.
+    pub(crate) fn peer(&self, host: &str) -> Result<Value, String> {
+        let output = self.lab.try_sh(host, "vpc -o json evpn peers");
+        let peers: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        match peers.as_array().map(Vec::as_slice) {
+            Some([peer]) if peer["address"] == self.reflector() => Ok(peer.clone()),
+            _ => Err(lab::text_of(&output)),
+        }
+    }
+
+    /// Waits until a host's only session is up, and all was told on it.
+    pub(crate) fn established(&self, host: &str) {
+        self.lab.eventually(&format!("{host} has its session"), || {
+            match self.peer(host)? {
+                peer if peer["state"] == "established" => Ok(()),
+                peer => Err(peer.to_string()),
+            }
+        });
+    }
+
+    /// A VPC for one scenario; it is deleted with all that is in it when it is dropped.
+    pub(crate) fn vpc(&self, name: &str) -> Vpc<'_> {
+        self.vpc_with(name, "")
+    }
+
+    /// With further options of `vpc create`.
+    pub(crate) fn vpc_with(&self, name: &str, options: &str) -> Vpc<'_> {
+        self.lab.admin(&format!(
+            "create {name} --cidr 10.4.0.0/16 --cidr fd00:4::/48 {options}"
+        ));
+        let subnet = self.lab.admin(&format!(
+            "subnet create {name}/web --cidr 10.4.1.0/24 --cidr fd00:4:0:1::/64"
+        ));
+        Vpc {
+            fabric: self,
+            name: name.to_owned(),
+            vni: subnet["vni"].as_u64().expect("a VNI"),
+        }
+    }
+
+    /// Rows of a tunnel device that lead elsewhere: MAC and VTEP.
+    pub(crate) fn rows(&self, host: &str, vni: u64) -> BTreeSet<(String, String)> {
+        let line = format!("bridge -j fdb show dev t-{vni} 2>/dev/null || echo '[]'");
+        let fdb = self.lab.json(host, &line);
+        let rows = fdb.as_array().into_iter().flatten();
+        rows.filter_map(|row| {
+            let dst = row["dst"].as_str()?;
+            Some((row["mac"].as_str()?.to_owned(), dst.to_owned()))
+        })
+        .collect()
+    }
+
+    /// Waits for exactly these rows; how long it took.
+    pub(crate) fn rows_become(&self, host: &str, vni: u64, expected: &[(&str, &str)]) -> Duration {
+        let expected: BTreeSet<(String, String)> = expected
+            .iter()
+            .map(|(mac, vtep)| ((*mac).to_owned(), (*vtep).to_owned()))
+            .collect();
+        let start = Instant::now();
+        self.lab.eventually(
+            &format!("rows of t-{vni} on {host} are {expected:?}"),
+            || match self.rows(host, vni) {
+                seen if seen == expected => Ok(()),
+                seen => Err(format!("{seen:?}")),
+            },
+        );
+        start.elapsed()
+    }
+
+    /// Address and MAC in the neighbour tables that suppression answers from.
+    pub(crate) fn neighbours(&self, host: &str, vpc: &Vpc<'_>) -> BTreeSet<(String, String)> {
+        let rows = self.lab.json(host, "ip -j neigh show nud permanent; true");
+        let rows = rows.as_array().cloned().unwrap_or_default();
+        let of_this = |row: &&Value| {
+            let mac = row["lladdr"].as_str().unwrap_or_default();
+            mac.starts_with(&vpc.mac_prefix())
+        };
+        rows.iter()
+            .filter(of_this)
+            .filter_map(|row| Some((row["dst"].as_str()?.into(), row["lladdr"].as_str()?.into())))
+            .collect()
+    }
+
+    /// Best paths of a host to MACs, as `vpc evpn routes` has them.
+    pub(crate) fn best_routes(&self, host: &str, vni: u64) -> Vec<Value> {
+        let line = format!("vpc -o json evpn routes --vni {vni}");
+        let routes = self.lab.json(host, &line);
+        let routes = routes.as_array().cloned().unwrap_or_default();
+        routes
+            .into_iter()
+            .filter(|route| route["best"] == true)
+            .collect()
+    }
+
+    /// What a scenario made is gone again, on every host.
+    pub(crate) fn is_as_it_was(&self) {
+        self.lab.eventually("the scenario left nothing behind", || {
+            let now = self.dumps();
+            let mut pairs = self.empty.iter().zip(&now);
+            match pairs.find(|(before, after)| before != after) {
+                None => Ok(()),
+                Some((before, after)) => Err(difference(before, after)),
+            }
+        });
+    }
+
+    pub(crate) fn show_logs(&self) {
+        for host in HOSTS {
+            eprintln!("{}", lab::text_of(&self.lab.try_sh(host, "vpc evpn peers")));
+        }
+    }
+
+    fn dumps(&self) -> Vec<String> {
+        HOSTS.iter().map(|host| self.lab.dump(host)).collect()
+    }
+}
+
+impl Vpc<'_> {
+    /// Creates a NIC with the MAC and addresses of its number, in the namespace `VPC-NAME`.
+    pub(crate) fn nic(&self, name: &str, host: &str, number: u8) {
+        let (vpc, mac) = (&self.name, self.mac(number));
+        self.fabric.lab.admin(&format!(
+            "nic create {vpc}/web/{name} --host {host} --attach netns:{vpc}-{name} \
+             --ip {} --ip {} --mac {mac} --wait",
+            Self::ipv4(number),
+            Self::ipv6(number),
+        ));
+    }
+
+    pub(crate) fn delete_nic(&self, name: &str) {
+        let vpc = &self.name;
+        self.fabric
+            .lab
+            .admin(&format!("nic delete {vpc}/web/{name}"));
+    }
+
+    /// The namespace of a NIC, as a place.
+    pub(crate) fn place(&self, host: &str, name: &str) -> String {
+        format!("{host}/{}-{name}", self.name)
+    }
+
+    fn mac_prefix(&self) -> String {
+        let byte = |shift: u32| (self.vni >> shift) & 0xff;
+        format!("02:{:02x}:{:02x}:{:02x}:", byte(16), byte(8), byte(0))
+    }
+
+    /// Differs between scenarios, so that what one left behind is not taken for another's.
+    pub(crate) fn mac(&self, number: u8) -> String {
+        format!("{}00:{number:02x}", self.mac_prefix())
+    }
+
+    pub(crate) fn ipv4(number: u8) -> String {
+        format!("10.4.1.{number}")
+    }
+
+    pub(crate) fn ipv6(number: u8) -> String {
+        format!("fd00:4:0:1::{number:x}")
+    }
+}
+
+impl Drop for Vpc<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let (lab, name) = (&self.fabric.lab, &self.name);
+        let nics = lab.admin(&format!("nic list {name}"));
+        for nic in nics.as_array().into_iter().flatten() {
+            let nic = nic["name"].as_str().expect("a NIC has a name");
+            lab.admin(&format!("nic delete {name}/web/{nic}"));
+        }
+        lab.admin(&format!("subnet delete {name}/web"));
+        lab.admin(&format!("delete {name}"));
+    }
+}
