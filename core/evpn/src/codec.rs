@@ -544,6 +544,9 @@ fn read_attributes(update: &mut Update, sections: &Sections, next_hop_raw: Bytes
         };
         update.faults.push(format!("{name} is malformed: {what}"));
     }
+    if sections.bad_flags {
+        update.treat_as_withdraw("MP_REACH_NLRI or MP_UNREACH_NLRI with wrong flags".to_owned());
+    }
     if sections.overrun {
         update.treat_as_withdraw("the last attribute is longer than the message".to_owned());
     }
@@ -648,6 +651,8 @@ struct Sections {
     rest: Bytes,
     /// The last attribute claims more octets than there are.
     overrun: bool,
+    /// The routes came with flags that their attribute cannot have.
+    bad_flags: bool,
 }
 
 impl Sections {
@@ -663,6 +668,7 @@ fn split_attributes(list: &Bytes) -> Result<Sections, NotificationMessage> {
         unreach: None,
         rest: Bytes::new(),
         overrun: false,
+        bad_flags: false,
     };
     let mut rest = BytesMut::new();
     let mut left = list.clone();
@@ -680,6 +686,8 @@ fn split_attributes(list: &Bytes) -> Result<Sections, NotificationMessage> {
                 continue;
             }
         };
+        // Optional, not transitive (RFC 4760 §3).
+        sections.bad_flags |= attribute[0] & 0xc0 != 0x80;
         if slot.replace(attribute.slice(head..)).is_some() {
             return Err(malformed_list()); // RFC 7606 §3 (g)
         }
@@ -702,7 +710,8 @@ fn attribute_extent(left: &[u8]) -> Option<(u8, usize, usize)> {
 /// `| AFI 2 | SAFI 1 | length 1 | next hop | reserved 1 | routes |` (RFC 4760 §3).
 fn split_reach(value: &Bytes) -> Result<(Bytes, Bytes), NotificationMessage> {
     let length = usize::from(*value.get(3).ok_or_else(malformed_list)?);
-    if value.len() < 4 + length + 1 {
+    // RFC 7606 §7.11: with a next hop of another length the routes may be elsewhere.
+    if value.len() < 4 + length + 1 || !matches!(length, 4 | 16 | 32) {
         return Err(malformed_list());
     }
     Ok((value.slice(4..4 + length), value.slice(4 + length + 1..)))

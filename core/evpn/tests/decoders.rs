@@ -159,4 +159,128 @@ proptest! {
         bench.send_raw(bad, second);
         check(bench, good);
     }
+
+    /// Valid UPDATEs with one thing wrong at a time, where it hurts: lengths, flags, types, octets
+    /// put in and taken out inside of attributes and routes, with lengths around them made to fit or
+    /// not; cut into pieces at any place.
+    #[test]
+    fn structured_mutations(
+        faults in prop::collection::vec(fault(), 1..5),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
+        role in prop::sample::select(&[PeerConfig::CLIENT, PeerConfig::REFLECTOR][..]),
+    ) {
+        let (mut bench, good) = bench();
+        let bad = bench.peer("10.0.0.2", role);
+        bench.send_raw(bad, &valid(2));
+        let mut bytes = vec![];
+        for fault in &faults {
+            bytes.extend(fault.message());
+            bytes.extend(valid(2));
+        }
+        let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len())).collect();
+        at.sort_unstable();
+        let mut from = 0;
+        for until in at.into_iter().chain([bytes.len()]) {
+            bench.send_raw(bad, &bytes[from..until]);
+            from = until;
+        }
+        check(bench, good);
+    }
+}
+
+/// One thing that is wrong with an UPDATE.
+#[derive(Debug, Clone)]
+struct Fault {
+    attribute: prop::sample::Index,
+    at: prop::sample::Index,
+    octet: u8,
+    kind: FaultKind,
+    /// Whether the lengths around it are made to fit.
+    fitting: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum FaultKind {
+    Flags,
+    Type,
+    Length,
+    Replace,
+    Insert,
+    Remove,
+    Twice,
+    Missing,
+    Truncate,
+}
+
+fn fault() -> impl Strategy<Value = Fault> {
+    use FaultKind::{Flags, Insert, Length, Missing, Remove, Replace, Truncate, Twice, Type};
+    let kinds = [
+        Flags, Type, Length, Replace, Insert, Remove, Twice, Missing, Truncate,
+    ];
+    let kind = prop::sample::select(kinds.to_vec());
+    let places = any::<(prop::sample::Index, prop::sample::Index)>();
+    (places, any::<u8>(), kind, any::<bool>()).prop_map(
+        |((attribute, at), octet, kind, fitting)| Fault {
+            attribute,
+            at,
+            octet,
+            kind,
+            fitting,
+        },
+    )
+}
+
+impl Fault {
+    fn message(&self) -> Vec<u8> {
+        let pmsi = common::fake::attribute(0xc0, 22, &[0, 6, 0, 0, 100, 10, 0, 0, 2]);
+        let mut list = vec![
+            reach(
+                &[10, 0, 0, 2],
+                &[mac_route(2, 1, 100), mac_route(2, 3, 100)].concat(),
+            ),
+            unreach(&mac_route(2, 4, 0)),
+            origin(),
+            as_path(),
+            communities(100),
+            pmsi,
+            common::fake::attribute(0x80, 9, &[10, 0, 0, 9]),
+            common::fake::attribute(0x80, 10, &[10, 0, 0, 102]),
+            common::fake::attribute(0xc0, 8, &[0xff, 0xff, 0, 6]),
+        ];
+        let which = self.attribute.index(list.len());
+        let mut hurt = list.remove(which);
+        let extended = hurt[0] & 0x10 != 0;
+        let head = if extended { 4 } else { 3 };
+        let inside = |hurt: &[u8]| head + self.at.index(hurt.len() - head + 1);
+        match self.kind {
+            FaultKind::Flags => hurt[0] = self.octet,
+            FaultKind::Type => hurt[1] = self.octet,
+            FaultKind::Length => hurt[head - 1] = self.octet,
+            FaultKind::Replace => {
+                let at = inside(&hurt).min(hurt.len() - 1);
+                hurt[at] = self.octet;
+            }
+            FaultKind::Insert => hurt.insert(inside(&hurt), self.octet),
+            FaultKind::Remove if hurt.len() > head => {
+                let at = inside(&hurt).min(hurt.len() - 1);
+                hurt.remove(at);
+            }
+            FaultKind::Remove => {}
+            FaultKind::Truncate => hurt.truncate(inside(&hurt)),
+            FaultKind::Twice => list.push(hurt.clone()),
+            FaultKind::Missing => hurt.clear(),
+        }
+        if self.fitting
+            && hurt.len() >= head
+            && !matches!(self.kind, FaultKind::Length | FaultKind::Flags)
+        {
+            let length = hurt.len() - head;
+            hurt[head - 1] = (length & 0xff) as u8;
+            if extended {
+                hurt[2] = (length >> 8) as u8;
+            }
+        }
+        list.insert(which, hurt);
+        update(&list)
+    }
 }
