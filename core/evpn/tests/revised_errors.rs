@@ -228,7 +228,7 @@ fn the_attributes_that_carry_routes() {
     let long = attribute(0x90, 14, &[&value[..], &[2]].concat());
     let gone = unreach(&routes(1, &[2]));
     for (case, list, outcome) in [
-        ("MP_REACH_NLRI", all(&[good.clone()]), Taken),
+        ("MP_REACH_NLRI", all(std::slice::from_ref(&good)), Taken),
         // §5.3, §7.11: the routes cannot be told apart.
         ("MP_REACH_NLRI short", all(&[cut(1)]), Reset),
         ("MP_REACH_NLRI cut in the next hop", all(&[cut(72)]), Reset),

@@ -69,8 +69,15 @@ fn one_mac(vtep: &str, held: &str, address: &str) -> LocalState {
 }
 
 async fn client(address: &str, reflector: &str, gtsm: bool) -> SpeakerHandle {
+    client_with(address, reflector, gtsm, Timing::default()).await
+}
+
+async fn client_with(address: &str, reflector: &str, gtsm: bool, timing: Timing) -> SpeakerHandle {
     let handle = SpeakerHandle::start(SpeakerConfig {
-        bgp: config(address, Role::Vtep),
+        bgp: Config {
+            timing,
+            ..config(address, Role::Vtep)
+        },
         local_address: Some(ip(address)),
         listen: vec![],
     })
@@ -90,6 +97,29 @@ async fn established(handle: &SpeakerHandle) {
         up.then_some(()).ok_or(format!("{peers:#?}"))
     })
     .await;
+}
+
+/// Asks the reflector to tell everything again, and sees that it does and that no row moves.
+async fn refreshed(handle: &SpeakerHandle) {
+    let mut seen = handle.forwarding();
+    seen.mark_unchanged();
+    let before = handle.peers().await.unwrap().remove(0);
+    handle.refresh(ip(RR)).await.unwrap();
+    until("everything is told again", PATIENCE, async || {
+        let peer = handle.peers().await.unwrap().remove(0);
+        let again = peer.counters.received.updates > before.counters.received.updates;
+        (again && peer.stale == 0)
+            .then_some(())
+            .ok_or(format!("{peer:#?}\n{:#?}", handle.history(ip(RR)).await))
+    })
+    .await;
+    let peer = handle.peers().await.unwrap().remove(0);
+    assert_eq!((peer.counters.sessions, peer.routes), (1, before.routes));
+    assert!(
+        !seen.has_changed().unwrap(),
+        "rows changed over the refresh: {:#?}",
+        seen.borrow()
+    );
 }
 
 /// Waits until the rows are as the check wants them.
@@ -239,6 +269,7 @@ fn frr_reflects_between_two_of_our_speakers() {
             assert!(shown.contains(&route), "FRR does not show {route}: {shown}");
         }
         rows("c1 is complete", PATIENCE, &c1, |rows| rows.complete).await;
+        refreshed(&c1).await;
 
         // Withdrawn: gone from FRR and the other speaker.
         let mut nothing = one_mac(C1, MAC_1, "10.4.1.1");
@@ -280,8 +311,17 @@ fn frr_reflects_between_two_of_our_speakers() {
             seen.borrow()
         );
 
-        // Stopped for good: everything of it goes.
-        c1.stop(StopKind::Withdraw).await.unwrap();
+        // Stopped for good: everything of it goes, and FRR's operator reads why.
+        let text = "rack 7 moves";
+        c1.stop_saying(StopKind::Withdraw, text).await.unwrap();
+        until("FRR shows the reason", PATIENCE, async || {
+            let shown = frr.show(&rig, &format!("show bgp neighbors {C1} json"));
+            let reason = shown[C1]["lastShutdownDescription"].as_str();
+            (reason == Some(text))
+                .then_some(())
+                .ok_or(format!("{shown:#}"))
+        })
+        .await;
         let gone = |rows: &Forwarding| {
             let evi = &rows.evis[&vni()];
             evi.macs.is_empty() && evi.flood.is_empty()
@@ -426,7 +466,18 @@ fn frr_as_vtep_behind_our_reflector() {
 
 // GoBGP.
 
-fn gobgp_reflector() -> String {
+fn gobgp_reflector(long_lived: bool) -> String {
+    let long_lived = match long_lived {
+        true => {
+            "[neighbors.afi-safis.long-lived-graceful-restart.config]\nenabled = true\n\
+             restart-time = 300\n"
+        }
+        false => "",
+    };
+    let (restart, enabled) = match long_lived {
+        "" => (60, ""),
+        _ => (2, "long-lived-enabled = true\n"),
+    };
     let mut text = format!(
         "[global.config]\nas = 65000\nrouter-id = \"{RR}\"\nport = 179\n\
          local-address-list = [\"{RR}\"]\n"
@@ -438,11 +489,11 @@ fn gobgp_reflector() -> String {
              [neighbors.timers.config]\nhold-time = 9\nkeepalive-interval = 3\n\
              [neighbors.route-reflector.config]\nroute-reflector-client = true\n\
              route-reflector-cluster-id = \"{RR}\"\n\
-             [neighbors.graceful-restart.config]\nenabled = true\nrestart-time = 60\n\
-             notification-enabled = true\n\
+             [neighbors.graceful-restart.config]\nenabled = true\nrestart-time = {restart}\n\
+             notification-enabled = true\n{enabled}\
              [[neighbors.afi-safis]]\n[neighbors.afi-safis.config]\n\
              afi-safi-name = \"l2vpn-evpn\"\n\
-             [neighbors.afi-safis.mp-graceful-restart.config]\nenabled = true\n"
+             [neighbors.afi-safis.mp-graceful-restart.config]\nenabled = true\n{long_lived}"
         );
     }
     text
@@ -453,7 +504,7 @@ fn gobgp_reflects_between_two_of_our_speakers() {
     let mut rig = Rig::new(&[C1, C2]);
     rig.host("rr", RR);
     let (dir, text) = rig.subdir("rr");
-    std::fs::write(dir.join("gobgpd.toml"), gobgp_reflector()).unwrap();
+    std::fs::write(dir.join("gobgpd.toml"), gobgp_reflector(false)).unwrap();
     let conf = format!("{text}/gobgpd.toml");
     let start = |rig: &mut Rig, conf: &str, more: &[&str]| {
         let mut args = vec![
@@ -495,6 +546,7 @@ fn gobgp_reflects_between_two_of_our_speakers() {
         }
         rows("c1 is complete", PATIENCE, &c1, |rows| rows.complete).await;
         rows("c2 is complete", PATIENCE, &c2, |rows| rows.complete).await;
+        refreshed(&c2).await;
 
         let mut nothing = one_mac(C1, MAC_1, "10.4.1.1");
         nothing.evis.get_mut(&vni()).unwrap().macs.clear();
@@ -539,5 +591,73 @@ fn gobgp_reflects_between_two_of_our_speakers() {
             "rows changed over c1's restart: {:#?}",
             seen.borrow()
         );
+    });
+}
+
+#[test]
+fn gobgp_and_long_lived_graceful_restart() {
+    let mut rig = Rig::new(&[C1, C2]);
+    rig.host("rr", RR);
+    let (dir, text) = rig.subdir("rr");
+    std::fs::write(dir.join("gobgpd.toml"), gobgp_reflector(true)).unwrap();
+    let conf = format!("{text}/gobgpd.toml");
+    let args = [
+        "gobgpd",
+        "-f",
+        &conf,
+        "-t",
+        "toml",
+        "--api-hosts",
+        "127.0.0.1:50051",
+    ];
+    rig.daemon("gobgpd", "rr", &args);
+    rig.run(async move |mut rig| {
+        let timing = Timing {
+            restart_time: Duration::from_secs(2),
+            reflector_retain: Duration::from_secs(1),
+            long_lived: Duration::from_secs(300),
+            ..Timing::default()
+        };
+        let c1 = client_with(C1, RR, false, timing).await;
+        let c2 = client_with(C2, RR, false, timing).await;
+        c1.set_local(one_mac(C1, MAC_1, "10.4.1.1")).await.unwrap();
+        c2.set_local(one_mac(C2, MAC_2, "fd00:4::2")).await.unwrap();
+        established(&c1).await;
+        established(&c2).await;
+        rows("c2 has c1's rows", PATIENCE, &c2, |rows| {
+            rows.complete && has_all_of(rows, C1, MAC_1, "10.4.1.1")
+        })
+        .await;
+        let mut seen = c2.forwarding();
+        seen.mark_unchanged();
+
+        // c1 goes and does not come back in its restart time: GoBGP says that its routes are a last
+        // resort from then on.
+        let of_c1 = async |what: &str, last_resort: bool, stale: bool| {
+            until(what, PATIENCE, async || {
+                let routes = c2.routes().await.unwrap();
+                let of_c1: Vec<_> = routes.iter().filter(|r| r.next_hop == ip(C1)).collect();
+                let right = of_c1
+                    .iter()
+                    .all(|r| (r.long_lived_stale, r.stale) == (last_resort, stale));
+                (right && of_c1.len() == 3)
+                    .then_some(())
+                    .ok_or(format!("{routes:#?}"))
+            })
+            .await;
+        };
+        c1.stop(StopKind::Restart).await.unwrap();
+        of_c1("GoBGP says LLGR_STALE", true, false).await;
+        // It is back, and they are as good as ever.
+        let c1 = client_with(C1, RR, false, timing).await;
+        c1.set_local(one_mac(C1, MAC_1, "10.4.1.1")).await.unwrap();
+        of_c1("GoBGP says it no more", false, false).await;
+
+        // GoBGP dies, and its restart time ends: what it told is a last resort here.
+        rig.kill("gobgpd");
+        of_c1("the long-lived phase has begun", true, true).await;
+        let rows = seen.borrow().clone();
+        assert!(has_all_of(&rows, C1, MAC_1, "10.4.1.1"), "{rows:#?}");
+        drop(c1);
     });
 }
