@@ -6,7 +6,7 @@ use crate::link::{self, RawLink};
 use crate::netns::{Marks, Netns, on_own_thread};
 use crate::nft::{Change, Nft};
 use crate::socket::Socket;
-use crate::{bpf, fdb, observe, probe, sys, tap};
+use crate::{bpf, fdb, nft, observe, probe, sys, tap};
 use host_plan::{Action, FdbTarget, HostState, Inside, Scope, Stamp, TrunkPair, VethToNetns};
 use ipnet::IpNet;
 use model::{Capability, IfName, NetnsName};
@@ -467,6 +467,11 @@ impl Kernel {
             }
             // Closed before it carries our stamp: from then on it may be put into a bridge.
             Action::Adopt { name, stamp } => {
+                if nft::is_unguarded(name) {
+                    return Err(Cause::InTheWay(format!(
+                        "{name} is named as tunnels are, which no guard looks at: rename it"
+                    )));
+                }
                 if let Some(nft) = &mut self.nft {
                     let closed = nft.change(&[Change::Close(name)]).pop();
                     match closed.expect("one change has one outcome") {

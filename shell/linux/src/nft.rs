@@ -18,6 +18,11 @@ use std::process::{Command, Stdio};
 /// One of our sets. The name says what its elements allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Set {
+    /// Port, source MAC with Ethertype, and source address: all that plain IPv4 is asked for, in one
+    /// look-up. Made of `Macs` and `Ipv4`, which decide what is not in it.
+    Plain4,
+    /// The same for IPv6.
+    Plain6,
     /// Interfaces other than `n-*` that are ports: they start closed too.
     Ports,
     /// Port and source MAC.
@@ -41,7 +46,9 @@ pub(crate) enum Set {
 const NAME: usize = 16;
 
 impl Set {
-    const ALL: [Set; 8] = [
+    const ALL: [Set; 10] = [
+        Set::Plain4,
+        Set::Plain6,
         Set::Ports,
         Set::Macs,
         Set::NdMacs,
@@ -54,6 +61,8 @@ impl Set {
 
     const fn name(self) -> &'static str {
         match self {
+            Self::Plain4 => "plain4",
+            Self::Plain6 => "plain6",
             Self::Ports => "ports",
             Self::Macs => "macs",
             Self::NdMacs => "nd-macs",
@@ -75,6 +84,8 @@ impl Set {
     const fn key_bytes(self) -> usize {
         match self {
             Self::Ports => NAME,
+            Self::Plain4 => NAME + 8 + 4,
+            Self::Plain6 => NAME + 8 + 16,
             // Each part of a concatenation is padded to 4 bytes.
             Self::Macs | Self::NdMacs => NAME + 8,
             Self::Ipv4 => NAME + 4,
@@ -146,6 +157,10 @@ impl Elements {
             }
         }
         for address in &guard.addresses {
+            for mac in &guard.macs {
+                let (set, key) = plain_key(link, *mac, *address);
+                elements.insert(set, key);
+            }
             match address {
                 IpAddr::V4(ip) => elements.insert(Set::Ipv4, key(link, &ip.octets())),
                 IpAddr::V6(ip) => {
@@ -212,49 +227,28 @@ impl Elements {
     /// wanted guard is, so that it is set anew.
     pub(crate) fn guards(&self) -> BTreeMap<IfName, Guard> {
         let mut guards: BTreeMap<IfName, Guard> = BTreeMap::new();
-        let mut torn = BTreeSet::new();
         for (set, keys) in &self.0 {
+            if matches!(set, Set::Vteps4 | Set::Vteps6) {
+                continue;
+            }
             for key in keys {
                 let Some(link) = link_of(key) else { continue };
-                if matches!(set, Set::Vteps4 | Set::Vteps6) {
-                    continue;
-                }
-                let guard = guards.entry(link.clone()).or_default();
+                let guard = guards.entry(link).or_default();
                 let rest = &key[NAME..];
-                let twin = match set {
-                    Set::Macs | Set::NdMacs => {
+                match set {
+                    Set::Macs => {
                         let octets = *rest
                             .first_chunk::<6>()
                             .expect("keys have their set's length");
                         guard.macs.insert(MacAddr(octets));
-                        Some(if *set == Set::Macs {
-                            Set::NdMacs
-                        } else {
-                            Set::Macs
-                        })
                     }
-                    Set::Ipv4 => {
-                        guard.addresses.extend(attr::ip(rest));
-                        None
-                    }
-                    Set::Ipv6 | Set::NdTargets => {
-                        guard.addresses.extend(attr::ip(rest));
-                        Some(if *set == Set::Ipv6 {
-                            Set::NdTargets
-                        } else {
-                            Set::Ipv6
-                        })
-                    }
-                    Set::Ports | Set::Vteps4 | Set::Vteps6 => None,
-                };
-                if twin.is_some_and(|twin| !self.contains(twin, key)) {
-                    torn.insert(link);
+                    Set::Ipv4 | Set::Ipv6 => guard.addresses.extend(attr::ip(rest)),
+                    _ => {}
                 }
             }
         }
         for (link, guard) in &mut guards {
-            let open = !starts_closed(link) && !self.contains(Set::Ports, &name_key(link));
-            if open || torn.contains(link) {
+            if self.of_port(link) != Elements::guard(link, guard) {
                 *guard = Guard::default();
             }
         }
@@ -275,6 +269,11 @@ fn starts_closed(link: &IfName) -> bool {
     link.as_str().starts_with("n-")
 }
 
+/// The rules let everything in from what has a tunnel's name.
+pub(crate) fn is_unguarded(link: &IfName) -> bool {
+    link.as_str().starts_with("t-")
+}
+
 fn name_key(link: &IfName) -> Vec<u8> {
     let mut key = link.as_str().as_bytes().to_vec();
     key.resize(NAME, 0);
@@ -291,6 +290,22 @@ fn mac_key(link: &IfName, mac: MacAddr) -> Vec<u8> {
     let mut key = key(link, &mac.0);
     key.extend_from_slice(&[0; 2]);
     key
+}
+
+/// MAC and Ethertype are one part: they stand side by side in the frame and are loaded at once. A
+/// tagged frame has the tag's Ethertype there.
+fn plain_key(link: &IfName, mac: MacAddr, address: IpAddr) -> (Set, Vec<u8>) {
+    let (set, ethertype) = match address {
+        IpAddr::V4(_) => (Set::Plain4, libc::ETH_P_IP),
+        IpAddr::V6(_) => (Set::Plain6, libc::ETH_P_IPV6),
+    };
+    let mut key = key(link, &mac.0);
+    key.extend_from_slice(&(ethertype as u16).to_be_bytes());
+    match address {
+        IpAddr::V4(ip) => key.extend_from_slice(&ip.octets()),
+        IpAddr::V6(ip) => key.extend_from_slice(&ip.octets()),
+    }
+    (set, key)
 }
 
 fn link_of(key: &[u8]) -> Option<IfName> {
@@ -367,7 +382,15 @@ const BRIDGE_RULES: &[(&str, &[&str])] = &[
     ),
     (
         "prerouting",
-        &["iifname \"n-*\" goto port", "iifname @ports goto port"],
+        // Nearly every frame is decided by the first three. They let through what `port` would, and
+        // leave it what they do not know: neighbour discovery among it.
+        &[
+            "iifname \"t-*\" accept",
+            "meta protocol ip iifname . @ll,48,64 . @nh,96,32 @plain4 accept",
+            "meta protocol ip6 meta l4proto != icmpv6 iifname . @ll,48,64 . @nh,64,128 @plain6 accept",
+            "iifname \"n-*\" goto port",
+            "iifname @ports goto port",
+        ],
     ),
     (
         // Tenants' frames are never for the host. Without this a bridge answers ARP for every
@@ -384,16 +407,28 @@ const BRIDGE_RULES: &[(&str, &[&str])] = &[
     ),
 ];
 
-const INET_RULES: &[(&str, &[&str])] = &[
+/// Tunnel packets are filtered where the host takes them for itself: what only passes, through a
+/// bridge or by a route, is not for our VXLAN devices. A known VTEP's other packets match the first
+/// rule as well, as none of them would meet the last.
+const INET_RULES: &[(&str, &[&str])] = &[(
+    "input",
+    &[
+        "ip saddr @vteps4 accept",
+        "ip6 saddr @vteps6 accept",
+        "udp dport 4789 counter name \"foreign-tunnel\" drop",
+    ],
+)];
+
+/// Only where connections are tracked ([`tracks`]): without that they are looked at for nothing, by
+/// bridged frames too where `bridge-nf-call-iptables` is on.
+const UNTRACKED_RULES: &[(&str, &[&str])] = &[
     (
         "prerouting",
         &[
             // Where bridge-nf-call-iptables is on, tenants' frames pass here. They are not the
             // host's: their addresses overlap, so they must not meet in its connection tracking.
             "iifname \"b-*\" notrack accept",
-            "udp dport 4789 ip saddr @vteps4 notrack accept",
-            "udp dport 4789 ip6 saddr @vteps6 notrack accept",
-            "udp dport 4789 counter name \"foreign-tunnel\" drop",
+            "udp dport 4789 notrack",
         ],
     ),
     ("output", &["udp dport 4789 notrack"]),
@@ -416,6 +451,7 @@ fn hook(family: u8, chain: &str) -> &'static str {
             "type filter hook prerouting priority -300; policy accept;"
         }
         (sys::NFPROTO_BRIDGE, "input") => "type filter hook input priority -300; policy accept;",
+        (sys::NFPROTO_INET, "input") => "type filter hook input priority raw; policy accept;",
         (sys::NFPROTO_INET, "prerouting") => {
             "type filter hook prerouting priority raw; policy accept;"
         }
@@ -424,11 +460,21 @@ fn hook(family: u8, chain: &str) -> &'static str {
     }
 }
 
+/// Connections of this namespace are tracked, for somebody's rules: there is one. Sees it when the
+/// first packet was tracked, not when the rules came; kernels tell that only with
+/// `CONFIG_NETFILTER_NETLINK_HOOK`.
+fn tracks() -> bool {
+    std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count")
+        .is_ok_and(|count| count.trim() != "0")
+}
+
 /// The rules and sets, without elements.
-fn tables() -> String {
+fn tables(untracked: bool) -> String {
     let mut text = String::from("table bridge vpc {\n");
     text.push_str(
         "\tset ports { type ifname; }\n\
+         \tset plain4 { typeof iifname . @ll,48,64 . @nh,96,32; }\n\
+         \tset plain6 { typeof iifname . @ll,48,64 . @nh,64,128; }\n\
          \tset macs { type ifname . ether_addr; }\n\
          \tset nd-macs { typeof iifname . @th,208,48; }\n\
          \tset ipv4 { type ifname . ipv4_addr; }\n\
@@ -446,6 +492,9 @@ fn tables() -> String {
          \tcounter foreign-tunnel { }\n",
     );
     chains(&mut text, sys::NFPROTO_INET, INET_RULES);
+    if untracked {
+        chains(&mut text, sys::NFPROTO_INET, UNTRACKED_RULES);
+    }
     text.push_str("}\n");
     text
 }
@@ -462,9 +511,9 @@ fn chains(text: &mut String, family: u8, chains: &[(&str, &[&str])]) {
 }
 
 /// Names the wording: an empty chain of this name says which one is installed.
-fn marker() -> String {
+fn marker(untracked: bool) -> String {
     // FNV-1a, 64 bits: not against an adversary, only against forgetting to count.
-    let hash = tables()
+    let hash = tables(untracked)
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -473,15 +522,15 @@ fn marker() -> String {
 }
 
 /// One transaction: our tables as this version words them, with these elements.
-fn document(elements: &Elements) -> String {
+fn document(elements: &Elements, untracked: bool) -> String {
     let mut text = String::new();
     for family in ["bridge", "inet"] {
         // `delete` fails where there is none, so there is one first.
         writeln!(text, "add table {family} vpc\ndelete table {family} vpc")
             .expect("a String takes everything");
     }
-    text.push_str(&tables());
-    let marker = marker();
+    text.push_str(&tables(untracked));
+    let marker = marker(untracked);
     for family in ["bridge", "inet"] {
         writeln!(text, "add chain {family} vpc {marker}").expect("a String takes everything");
     }
@@ -521,6 +570,16 @@ fn words(set: Set, key: &[u8]) -> Option<String> {
         Set::Ipv6 => {
             let ip = Ipv6Addr::from(*key.get(NAME..)?.first_chunk::<16>()?);
             Some(format!("\"{}\" . {ip}", link_of(key)?))
+        }
+        Set::Plain4 | Set::Plain6 => {
+            let hex = |bytes: &[u8]| {
+                bytes
+                    .iter()
+                    .fold(String::new(), |hex, b| format!("{hex}{b:02x}"))
+            };
+            let (frame, address) = key.get(NAME..)?.split_at_checked(8)?;
+            let (frame, address) = (hex(frame), hex(address));
+            Some(format!("\"{}\" . 0x{frame} . 0x{address}", link_of(key)?))
         }
         // Integers to nft.
         Set::NdMacs | Set::NdTargets => {
@@ -589,12 +648,23 @@ impl Nft {
         Ok(self.known.insert(elements))
     }
 
-    /// Our tables are there in this version's wording: marker and number of rules of each chain.
+    /// Our tables are there in this version's wording: marker and number of rules of each chain. The
+    /// rules against tracking stay once they are there, so that they do not come and go with the
+    /// connections.
     pub(crate) fn is_installed(&mut self) -> Result<bool, Cause> {
-        let marker = marker();
+        Ok(self.is_worded(true)? || !tracks() && self.is_worded(false)?)
+    }
+
+    fn is_worded(&mut self, untracked: bool) -> Result<bool, Cause> {
+        let marker = marker(untracked);
+        let inet = if untracked {
+            [INET_RULES, UNTRACKED_RULES].concat()
+        } else {
+            INET_RULES.to_vec()
+        };
         for (family, rules) in [
             (sys::NFPROTO_BRIDGE, BRIDGE_RULES),
-            (sys::NFPROTO_INET, INET_RULES),
+            (sys::NFPROTO_INET, &inet[..]),
         ] {
             let mut request = Message::new(message(sys::NFT_MSG_GETCHAIN), 0);
             request
@@ -633,7 +703,7 @@ impl Nft {
         if self.is_installed()? {
             return Ok(());
         }
-        let document = document(self.elements()?);
+        let document = document(self.elements()?, tracks());
         let mut nft = Command::new("nft")
             .args(["-f", "-"])
             .stdin(Stdio::piped())

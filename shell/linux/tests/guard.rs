@@ -409,7 +409,7 @@ fn another_wording_is_replaced_and_elements_stay() {
         // A rule too many, a rule too few, a table that is gone: each shows.
         for damage in [
             "nft add rule bridge vpc port accept",
-            "nft flush chain inet vpc output",
+            "nft flush chain inet vpc input",
             "nft flush chain bridge vpc prerouting",
         ] {
             tool(damage);
@@ -458,5 +458,61 @@ fn tunnel_packets_come_from_known_ends_only() {
         assert_eq!(counter["nftables"][1]["counter"]["packets"], 1);
         lab.act_twice([Action::SetVteps([].into())]);
         assert!(lab.observe().vteps.is_empty());
+    });
+}
+
+#[test]
+fn what_is_tracked_for_others_is_not_ours() {
+    lab(|lab| {
+        const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
+        if !std::path::Path::new(COUNT).exists() {
+            println!("skipped: this kernel tracks no connections");
+            return;
+        }
+        tool("ip link set lo up");
+        lab.act([
+            Action::InstallFirewall,
+            Action::SetVteps([ip("127.0.0.1")].into()),
+        ]);
+        assert!(!tool("nft list table inet vpc").contains("notrack"));
+        tool(
+            "nft add table inet theirs; add chain inet theirs in { type filter hook input priority 0; }; \
+             add counter inet theirs tracked; add counter inet theirs untracked; \
+             add rule inet theirs in udp dport 4789 ct state new counter name tracked; \
+             add rule inet theirs in udp dport 4789 ct state untracked counter name untracked",
+        );
+        assert!(lab.observe().firewall, "nothing was tracked yet");
+        let receiver = std::net::UdpSocket::bind("127.0.0.1:4789").unwrap();
+        receiver.set_read_timeout(Some(SOON)).unwrap();
+        let one_more = || {
+            let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            sender.send_to(&[1], "127.0.0.1:4789").unwrap();
+            receiver.recv(&mut [0; 8]).unwrap();
+            ["tracked", "untracked"].map(|name| {
+                json(&format!("nft -j list counter inet theirs {name}"))["nftables"][1]["counter"]
+                    ["packets"]
+                    .as_u64()
+                    .unwrap()
+            })
+        };
+        assert_eq!(one_more(), [1, 0]);
+        assert!(!lab.observe().firewall, "now something is");
+        lab.act_twice([Action::InstallFirewall]);
+        assert!(lab.observe().firewall);
+        assert_eq!(one_more(), [1, 1]);
+        assert_eq!(lab.observe().vteps, [ip("127.0.0.1")].into());
+    });
+}
+
+#[test]
+fn an_interface_named_like_a_tunnel_is_not_taken_over() {
+    lab(|lab| {
+        tool("ip link add t-1 type veth peer name far");
+        lab.act([Action::InstallFirewall]);
+        let error = lab.fail(Action::Adopt {
+            name: ifname("t-1"),
+            stamp: host_plan::Stamp::Adopted(model::NicId::from_random(3)),
+        });
+        assert!(format!("{error:?}").contains("rename it"), "{error:?}");
     });
 }
