@@ -510,15 +510,39 @@ fn chains(text: &mut String, family: u8, chains: &[(&str, &[&str])]) {
     }
 }
 
+/// FNV-1a, 64 bits: not against an adversary, only against forgetting and fiddling.
+fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
+    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
 /// Names the wording: an empty chain of this name says which one is installed.
 fn marker(untracked: bool) -> String {
-    // FNV-1a, 64 bits: not against an adversary, only against forgetting to count.
-    let hash = tables(untracked)
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-    format!("wording-{hash:016x}")
+    format!("wording-{:016x}", hash(tables(untracked).bytes()))
+}
+
+/// Tables of ours, one in each of these families.
+const FAMILIES: [u8; 2] = [sys::NFPROTO_BRIDGE, sys::NFPROTO_INET];
+
+/// One of our tables as the kernel has it.
+#[derive(Debug, Default)]
+struct Found {
+    chains: BTreeSet<String>,
+    /// What the chains and rules are, without names of chains that hold nothing.
+    contents: u64,
+}
+
+impl Found {
+    /// Names the contents, like [`marker`]: what was made of the wording is known only to the kernel,
+    /// so it is read back once and remembered there.
+    fn seal(&self) -> String {
+        format!("contents-{:016x}", self.contents)
+    }
+
+    fn is(&self, marker: &str) -> bool {
+        self.chains.contains(marker) && self.chains.contains(&self.seal())
+    }
 }
 
 /// One transaction: our tables as this version words them, with these elements.
@@ -648,54 +672,101 @@ impl Nft {
         Ok(self.known.insert(elements))
     }
 
-    /// Our tables are there in this version's wording: marker and number of rules of each chain. The
+    /// Our tables are there in this version's wording, and nobody changed a chain or rule since. The
     /// rules against tracking stay once they are there, so that they do not come and go with the
     /// connections.
     pub(crate) fn is_installed(&mut self) -> Result<bool, Cause> {
-        Ok(self.is_worded(true)? || !tracks() && self.is_worded(false)?)
-    }
-
-    fn is_worded(&mut self, untracked: bool) -> Result<bool, Cause> {
-        let marker = marker(untracked);
-        let inet = if untracked {
-            [INET_RULES, UNTRACKED_RULES].concat()
-        } else {
-            INET_RULES.to_vec()
-        };
-        for (family, rules) in [
-            (sys::NFPROTO_BRIDGE, BRIDGE_RULES),
-            (sys::NFPROTO_INET, &inet[..]),
-        ] {
-            let mut request = Message::new(message(sys::NFT_MSG_GETCHAIN), 0);
-            request
-                .header(&[family, 0, 0, 0])
-                .put_text(sys::NFTA_CHAIN_TABLE, "vpc")
-                .put_text(sys::NFTA_CHAIN_NAME, &marker);
-            match self.socket.get(request, |_| {}) {
-                Err(cause) if cause.errno() == Some(libc::ENOENT) => return Ok(false),
-                other => other?,
-            }
-            let mut request = Message::new(message(sys::NFT_MSG_GETRULE), 0);
-            request
-                .header(&[family, 0, 0, 0])
-                .put_text(sys::NFTA_RULE_TABLE, "vpc");
-            let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-            self.socket.dump(request, |_, payload| {
-                let attributes = payload.get(4..).unwrap_or_default();
-                if let Some(chain) =
-                    attr::attribute(attributes, sys::NFTA_RULE_CHAIN).and_then(attr::text)
-                {
-                    *counts.entry(chain.to_owned()).or_default() += 1;
-                }
-            })?;
-            let wanted = rules.iter().map(|(chain, rules)| (*chain, rules.len()));
-            if wanted.collect::<BTreeMap<_, _>>()
-                != counts.iter().map(|(c, n)| (c.as_str(), *n)).collect()
-            {
-                return Ok(false);
+        let mut worded = [true; 2];
+        for family in FAMILIES {
+            let found = self.find(family)?;
+            for (worded, untracked) in worded.iter_mut().zip([false, true]) {
+                *worded &= found.is(&marker(untracked));
             }
         }
-        Ok(true)
+        let [plain, untracked] = worded;
+        Ok(untracked || plain && !tracks())
+    }
+
+    fn find(&mut self, family: u8) -> Result<Found, Cause> {
+        let mut found = Found::default();
+        let request = |kind| {
+            let mut request = Message::new(message(kind), 0);
+            request.header(&[family, 0, 0, 0]);
+            request
+        };
+        let mut table = request(sys::NFT_MSG_GETTABLE);
+        table.put_text(sys::NFTA_TABLE_NAME, "vpc");
+        let mut contents = Vec::new();
+        // A table that sleeps has a flag.
+        let result = self.socket.get(table, |payload| {
+            let flags =
+                attr::attribute(payload.get(4..).unwrap_or_default(), sys::NFTA_TABLE_FLAGS);
+            contents.extend_from_slice(flags.unwrap_or_default());
+        });
+        match result {
+            Err(cause) if cause.errno() == Some(libc::ENOENT) => return Ok(found),
+            other => other?,
+        }
+        let mut chains = BTreeMap::new();
+        self.socket
+            .dump(request(sys::NFT_MSG_GETCHAIN), |_, payload| {
+                let attributes = payload.get(4..).unwrap_or_default();
+                let text = |kind| attr::attribute(attributes, kind).and_then(attr::text);
+                if let (Some("vpc"), Some(name)) =
+                    (text(sys::NFTA_CHAIN_TABLE), text(sys::NFTA_CHAIN_NAME))
+                {
+                    let mut base = Vec::new();
+                    for kind in [
+                        sys::NFTA_CHAIN_HOOK,
+                        sys::NFTA_CHAIN_POLICY,
+                        sys::NFTA_CHAIN_TYPE,
+                    ] {
+                        base.extend_from_slice(
+                            attr::attribute(attributes, kind).unwrap_or_default(),
+                        );
+                    }
+                    chains.insert(name.to_owned(), (base, Vec::new()));
+                }
+            })?;
+        let mut rules = request(sys::NFT_MSG_GETRULE);
+        rules.put_text(sys::NFTA_RULE_TABLE, "vpc");
+        self.socket.dump(rules, |_, payload| {
+            let attributes = payload.get(4..).unwrap_or_default();
+            let chain = attr::attribute(attributes, sys::NFTA_RULE_CHAIN).and_then(attr::text);
+            if let Some((_, rules)) = chain.and_then(|chain| chains.get_mut(chain)) {
+                let rule = attr::attribute(attributes, sys::NFTA_RULE_EXPRESSIONS);
+                let rule = rule.unwrap_or_default();
+                rules.extend_from_slice(&rule.len().to_ne_bytes());
+                rules.extend_from_slice(rule);
+            }
+        })?;
+        for (name, (base, rules)) in chains {
+            // Markers hold nothing, and one that does is none.
+            if !base.is_empty() || !rules.is_empty() {
+                contents.extend_from_slice(name.as_bytes());
+                for part in [base, rules] {
+                    contents.extend_from_slice(&part.len().to_ne_bytes());
+                    contents.extend_from_slice(&part);
+                }
+            }
+            found.chains.insert(name);
+        }
+        found.contents = hash(contents);
+        Ok(found)
+    }
+
+    /// Remembers what the wording became, beside it.
+    fn seal(&mut self) -> Result<(), Cause> {
+        for family in FAMILIES {
+            let seal = self.find(family)?.seal();
+            let mut chain = Message::new(message(sys::NFT_MSG_NEWCHAIN), libc::NLM_F_CREATE);
+            chain
+                .header(&[family, 0, 0, 0])
+                .put_text(sys::NFTA_CHAIN_TABLE, "vpc")
+                .put_text(sys::NFTA_CHAIN_NAME, &seal);
+            transaction(&mut self.socket, &mut [chain])?;
+        }
+        Ok(())
     }
 
     /// Installs our tables, unless they are there already; elements stay.
@@ -726,7 +797,8 @@ impl Nft {
             let words = String::from_utf8_lossy(&output.stderr);
             return Err(Cause::Nft(words.trim().to_owned()));
         }
-        Ok(written?)
+        written?;
+        self.seal()
     }
 
     /// Makes changes, together if the kernel takes them together.

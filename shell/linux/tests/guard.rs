@@ -406,11 +406,16 @@ fn another_wording_is_replaced_and_elements_stay() {
         tool("nft add table inet theirs");
         let before = lab.observe();
         assert!(before.firewall && before.guards.len() == 2 && before.vteps.len() == 2);
-        // A rule too many, a rule too few, a table that is gone: each shows.
+        // A rule too many, a rule too few, another in its place, a hook that accepts or sleeps, a table
+        // that is gone: each shows.
         for damage in [
             "nft add rule bridge vpc port accept",
             "nft flush chain inet vpc input",
             "nft flush chain bridge vpc prerouting",
+            "nft flush chain inet vpc input; add rule inet vpc input accept; add rule inet vpc input accept; \
+             add rule inet vpc input accept",
+            "nft add table bridge vpc { flags dormant; }",
+            "nft add chain bridge vpc input { policy drop; }",
         ] {
             tool(damage);
             assert!(!lab.observe().firewall, "{damage}");
