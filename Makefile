@@ -24,6 +24,7 @@ lint:
 bench: setup
 	$(CARGO) build --release -p vpc -p bench
 	$(CARGO) build --release -p linux --examples
+	$(CARGO) build --release -p speaker --examples
 	target/release/bench
 
 # The kernel tests and the lab suite on a kernel that has what a small one lacks: VLAN filtering

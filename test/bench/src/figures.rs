@@ -71,6 +71,18 @@ impl Table {
         self.0.push(row);
     }
 
+    /// Something that has no figure.
+    pub(crate) fn note(&mut self, figure: &str, text: &str) {
+        println!("   {figure}: {text}");
+        self.0.push(Row {
+            figure: figure.to_owned(),
+            ours: text.to_owned(),
+            baseline: "-".to_owned(),
+            ratio: "-".to_owned(),
+            target: String::new(),
+        });
+    }
+
     /// The whole of it.
     pub(crate) fn print(&self) {
         let head = Row {

@@ -1,6 +1,6 @@
 //! What `make bench` prints: our figures beside baselines measured in the same run.
 //!
-//! `bench [--quick] [latency|many|path]...` as root. Everything happens in labs of its own. Parts of
+//! `bench [--quick] [latency|many|path|reflect]...` as root. Everything happens in labs of its own. Parts of
 //! it run inside lab hosts: there this binary is started again as `bench inside`.
 #![expect(clippy::print_stdout, reason = "it prints its figures")]
 
@@ -9,6 +9,7 @@ mod inside;
 mod latency;
 mod many;
 mod path;
+mod reflect;
 mod remote;
 mod wire;
 
@@ -53,6 +54,12 @@ fn main() -> ExitCode {
         inside::serve();
         return ExitCode::SUCCESS;
     }
+    if let [first, plan] = arguments.as_slice()
+        && first == "reflect-load"
+    {
+        reflect::serve(plan);
+        return ExitCode::SUCCESS;
+    }
     let own = env::current_exe().expect("a program knows its own path");
     if env::var_os("VPC_BIN").is_none() {
         // The labs run the `vpc` that was built together with this.
@@ -67,9 +74,9 @@ fn main() -> ExitCode {
     for argument in &arguments {
         match argument.as_str() {
             "--quick" => effort = QUICK,
-            "latency" | "many" | "path" => parts.push(argument.as_str()),
+            "latency" | "many" | "path" | "reflect" => parts.push(argument.as_str()),
             other => {
-                println!("{other:?}: bench [--quick] [latency|many|path]...");
+                println!("{other:?}: bench [--quick] [latency|many|path|reflect]...");
                 return ExitCode::from(2);
             }
         }
@@ -89,6 +96,9 @@ fn main() -> ExitCode {
     }
     if wanted("path") {
         path::measure(effort, &mut table);
+    }
+    if wanted("reflect") {
+        reflect::measure(effort.creates < FULL.creates, effort.rounds, &mut table);
     }
     figures::machine();
     table.print();
