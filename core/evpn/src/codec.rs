@@ -4,13 +4,15 @@
 //! octet what it does not understand (RFC 7606 §5.4 lets a speaker drop such routes; a fabric
 //! whose reflectors are older than its VTEPs cannot afford that).
 
+use crate::rest::Rest;
 use crate::{Rd, RouteTarget};
 use bytes::{BufMut, Bytes, BytesMut};
 use model::MacAddr;
 use rustbgpd_wire as wire;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use wire::{ExtendedCommunity, NotificationCode, NotificationMessage, Origin, PathAttribute};
 
 /// AFI 25, SAFI 70: layer 2 VPN, EVPN (RFC 7432 §7).
@@ -124,93 +126,93 @@ impl Nlri {
         }
     }
 
-    /// The route in the form that withdraws it: what is no part of the key is zero.
-    pub(crate) fn of_key(key: &RouteKey) -> Bytes {
-        let (kind, id) = match key {
-            RouteKey::Imet {
-                rd,
-                tag,
-                originator,
-            } => return Self::imet(*rd, *tag, *originator).raw,
-            RouteKey::MacIp { rd, tag, mac, ip } => {
-                return Self::mac_ip(*rd, *tag, *mac, *ip, 0).raw;
-            }
-            RouteKey::Other { kind, id } => (*kind, id),
-        };
-        let mut value = BytesMut::with_capacity(64);
-        match kind {
-            1 => {
-                value.put_slice(id);
-                value.put_bytes(0, 3);
-            }
-            5 => {
-                let prefix_bytes = id.len() - 13;
-                value.put_slice(&id[..8]);
-                value.put_bytes(0, 10);
-                value.put_slice(&id[8..]);
-                value.put_bytes(0, prefix_bytes + 3);
-            }
-            6 => {
-                value.put_slice(id);
-                value.put_u8(0);
-            }
-            _ => value.put_slice(id),
-        }
-        let mut raw = BytesMut::with_capacity(2 + value.len());
-        raw.put_u8(kind);
-        raw.put_u8(u8::try_from(value.len()).expect("it came with a length of one octet"));
-        raw.put_slice(&value);
-        raw.freeze()
-    }
-
     /// Reads one route of known framing. None if it is of a known type and malformed.
-    fn decode(raw: Bytes) -> Option<Self> {
+    pub(crate) fn decode(raw: Bytes) -> Option<Self> {
         let kind = raw[0];
-        let plain = |id: Bytes| RouteKey::Other { kind, id };
-        if !(1..=6).contains(&kind) {
-            let key = plain(raw.slice(2..));
-            return Some(Self {
-                key,
-                raw,
-                label: None,
-            });
+        // Copied out: a slice would keep the whole message alive for as long as the route.
+        let plain = |id: &[u8]| RouteKey::Other {
+            kind,
+            id: Bytes::copy_from_slice(id),
+        };
+        match kind {
+            2 => return Self::decode_mac_ip(raw),
+            1 | 3..=6 => {}
+            _ => {
+                let key = plain(&raw[2..]);
+                return Some(Self {
+                    key,
+                    raw,
+                    label: None,
+                });
+            }
         }
         let decoded = wire::decode_evpn_nlri(&raw).ok()?;
-        let (key, label) = match decoded.first()? {
-            wire::EvpnRoute::Imet(route) => {
-                let key = RouteKey::Imet {
-                    rd: Rd::from_bytes(route.rd.0),
-                    tag: route.ethernet_tag.0,
-                    originator: route.originator_ip,
-                };
-                (key, None)
-            }
-            wire::EvpnRoute::MacIp(route) => {
-                let key = RouteKey::MacIp {
-                    rd: Rd::from_bytes(route.rd.0),
-                    tag: route.ethernet_tag.0,
-                    mac: MacAddr(route.mac.0),
-                    ip: route.ip,
-                };
-                (key, Some(route.label1.as_vni()))
-            }
+        let key = match decoded.first()? {
+            wire::EvpnRoute::Imet(route) => RouteKey::Imet {
+                rd: Rd::from_bytes(route.rd.0),
+                tag: route.ethernet_tag.0,
+                originator: route.originator_ip,
+            },
             // Without the label, RFC 7432 §7.1.
-            wire::EvpnRoute::EadPerEs(_) | wire::EvpnRoute::EadPerEvi(_) => {
-                (plain(raw.slice(2..2 + 22)), None)
-            }
+            wire::EvpnRoute::EadPerEs(_) | wire::EvpnRoute::EadPerEvi(_) => plain(&raw[2..2 + 22]),
             wire::EvpnRoute::IpPrefix(route) => {
                 // Distinguisher, tag, prefix length, prefix (RFC 9136 §3.1); not the segment.
                 let prefix_bytes = if route.gateway.is_ipv4() { 4 } else { 16 };
-                let mut id = BytesMut::with_capacity(29);
-                id.put_slice(&raw[2..10]);
-                id.put_slice(&raw[20..25 + prefix_bytes]);
-                (plain(id.freeze()), None)
+                plain(&[&raw[2..10], &raw[20..25 + prefix_bytes]].concat())
             }
             // Without the flags, RFC 9251 §9.1.
-            wire::EvpnRoute::Smet(_) => (plain(raw.slice(2..raw.len() - 1)), None),
-            _ => (plain(raw.slice(2..)), None),
+            wire::EvpnRoute::Smet(_) => plain(&raw[2..raw.len() - 1]),
+            _ => plain(&raw[2..]),
         };
-        Some(Self { key, raw, label })
+        Some(Self {
+            key,
+            raw,
+            label: None,
+        })
+    }
+
+    /// `| RD 8 | ESI 10 | tag 4 | mac bits 1 | MAC 6 | ip bits 1 | IP 0,4,16 | label 3 | label 0,3 |`
+    /// (RFC 7432 §7.2). Read here and not by the codec's crate because nearly all routes are
+    /// of this type.
+    fn decode_mac_ip(raw: Bytes) -> Option<Self> {
+        const FIXED: usize = 8 + 10 + 4 + 1 + 6 + 1;
+        let (fixed, more) = raw[2..].split_first_chunk::<FIXED>()?;
+        let part = |from: usize| &fixed[from..];
+        if fixed[22] != 48 {
+            return None;
+        }
+        let (ip, labels) = match fixed[29] {
+            0 => (None, more),
+            32 => {
+                let (ip, labels) = more.split_first_chunk::<4>()?;
+                (Some(IpAddr::from(*ip)), labels)
+            }
+            128 => {
+                let (ip, labels) = more.split_first_chunk::<16>()?;
+                (Some(IpAddr::from(*ip)), labels)
+            }
+            _ => return None,
+        };
+        let label = match *labels {
+            [a, b, c] | [a, b, c, _, _, _] => u32::from_be_bytes([0, a, b, c]),
+            _ => return None,
+        };
+        let key = RouteKey::MacIp {
+            rd: Rd::from_bytes(*part(0).first_chunk()?),
+            tag: u32::from_be_bytes(*part(18).first_chunk()?),
+            mac: MacAddr(*part(23).first_chunk()?),
+            ip,
+        };
+        Some(Self {
+            key,
+            raw,
+            label: Some(label),
+        })
+    }
+
+    /// What it says beside its key.
+    pub(crate) fn rest(&self) -> Rest {
+        Rest::of(&self.key, &self.raw)
     }
 }
 
@@ -499,6 +501,7 @@ pub(crate) struct Reader {
 pub(crate) fn read_update(
     message: &wire::UpdateMessage,
     reader: &Reader,
+    known: &mut KnownAttrs,
 ) -> Result<Update, NotificationMessage> {
     let sections = split_attributes(&message.path_attributes)?;
     let mut update = Update::default();
@@ -520,8 +523,44 @@ pub(crate) fn read_update(
     let (routes, bad) = split_routes(routes)?;
     update.announced = routes;
     update.note_routes(bad);
+    let whole = (!sections.overrun).then(|| known.key(&next_hop_raw, &sections.rest, reader));
+    if let Some(attrs) = whole.as_ref().and_then(|key| known.get(key)) {
+        update.attrs = Some(attrs);
+        return Ok(update);
+    }
     read_attributes(&mut update, &sections, next_hop_raw, reader);
+    if let (Some(key), Some(attrs), 0) = (whole, &update.attrs, update.attributes_discarded) {
+        known.note(key, attrs);
+    }
     Ok(update)
+}
+
+/// Attributes in use, by what they were read from: what came before need not be read again, and
+/// is held once. Only those without a fault are here.
+#[derive(Debug, Default)]
+pub(crate) struct KnownAttrs {
+    table: BTreeMap<Box<[u8]>, Weak<Attrs>>,
+    /// Entries after which those no longer in use are dropped.
+    sweep_at: usize,
+}
+
+impl KnownAttrs {
+    fn key(&self, next_hop: &[u8], list: &[u8], reader: &Reader) -> Box<[u8]> {
+        let marks = [u8::from(reader.four_octet_as), next_hop.len() as u8];
+        [&marks[..], next_hop, list].concat().into()
+    }
+
+    fn get(&self, key: &[u8]) -> Option<Arc<Attrs>> {
+        self.table.get(key)?.upgrade()
+    }
+
+    fn note(&mut self, key: Box<[u8]>, attrs: &Arc<Attrs>) {
+        if self.table.len() >= self.sweep_at {
+            self.table.retain(|_, attrs| attrs.strong_count() > 0);
+            self.sweep_at = 64 + self.table.len() * 2;
+        }
+        self.table.insert(key, Arc::downgrade(attrs));
+    }
 }
 
 fn read_attributes(update: &mut Update, sections: &Sections, next_hop_raw: Bytes, reader: &Reader) {
@@ -726,8 +765,7 @@ fn split_routes(mut left: Bytes) -> Result<SplitRoutes, NotificationMessage> {
         if left.len() < total {
             return Err(malformed_list());
         }
-        // Copied out: a slice would keep the whole message alive for as long as the route.
-        let raw = Bytes::copy_from_slice(&left.split_to(total));
+        let raw = left.split_to(total);
         let (kind, octets) = (raw[0], raw.len() - 2);
         match Nlri::decode(raw) {
             Some(route) => routes.push(route),
@@ -747,80 +785,107 @@ fn malformed_list() -> NotificationMessage {
     )
 }
 
-/// UPDATEs that announce routes with the same attributes, each as full as it gets. A route that
-/// does not fit into `max_bytes` even alone is left out and counted.
-pub(crate) fn write_announcements(
-    attrs: &[u8],
-    next_hop: &[u8],
-    routes: &[Bytes],
+/// UPDATEs that announce routes with the same attributes, or withdraw routes, each as full as it
+/// gets.
+#[derive(Debug)]
+pub(crate) struct Packer {
+    kind: u8,
+    head: Bytes,
+    attrs: Bytes,
+    /// What a route that fits no other way may make of a message.
     max_bytes: usize,
-) -> (Vec<Bytes>, usize) {
-    let mut head = Vec::with_capacity(8 + next_hop.len());
-    head.extend_from_slice(&FAMILY);
-    head.push(u8::try_from(next_hop.len()).expect("next hops have at most 32 octets"));
-    head.extend_from_slice(next_hop);
-    head.push(0);
-    write_routes(MP_REACH, &head, attrs, routes, max_bytes)
+    /// Up to the last route so far; empty between messages.
+    open: BytesMut,
+    pub(crate) messages: Vec<Bytes>,
 }
 
-/// UPDATEs that withdraw routes.
-pub(crate) fn write_withdrawals(routes: &[Bytes]) -> Vec<Bytes> {
-    write_routes(MP_UNREACH, &FAMILY, &[], routes, MESSAGE_MAX_BYTES).0
+impl Packer {
+    pub(crate) fn announcing(attrs: Vec<u8>, next_hop: &[u8], max_bytes: usize) -> Self {
+        let mut head = Vec::with_capacity(8 + next_hop.len());
+        head.extend_from_slice(&FAMILY);
+        head.push(u8::try_from(next_hop.len()).expect("next hops have at most 32 octets"));
+        head.extend_from_slice(next_hop);
+        head.push(0);
+        Self::new(MP_REACH, head.into(), attrs.into(), max_bytes)
+    }
+
+    pub(crate) fn withdrawing() -> Self {
+        let head = Bytes::from_static(&FAMILY);
+        Self::new(MP_UNREACH, head, Bytes::new(), MESSAGE_MAX_BYTES)
+    }
+
+    fn new(kind: u8, head: Bytes, attrs: Bytes, max_bytes: usize) -> Self {
+        Self {
+            kind,
+            head,
+            attrs,
+            max_bytes,
+            open: BytesMut::new(),
+            messages: vec![],
+        }
+    }
+
+    /// Takes one more route. One that does not fit even alone is left out.
+    pub(crate) fn push(&mut self, key: &RouteKey, rest: &Rest) {
+        let length = rest.written_len(key);
+        if !self.open.is_empty() && self.open.len() + length + self.attrs.len() > MESSAGE_MAX_BYTES
+        {
+            self.close();
+        }
+        if self.open.is_empty() {
+            let fixed = UPDATE_HEAD_BYTES + self.head.len() + self.attrs.len();
+            if fixed + length > self.max_bytes.max(MESSAGE_MAX_BYTES) {
+                return;
+            }
+            self.open.reserve(MESSAGE_MAX_BYTES.max(fixed + length));
+            self.open.put_bytes(0xff, 16);
+            self.open.put_bytes(0, UPDATE_HEAD_BYTES - 16);
+            self.open.put_slice(&self.head);
+        }
+        rest.write(key, &mut self.open);
+    }
+
+    /// Fills in the lengths. The attribute with the routes goes first (RFC 7606 §5.1).
+    fn close(&mut self) {
+        let value_bytes = self.open.len() - UPDATE_HEAD_BYTES;
+        self.open.put_slice(&self.attrs);
+        let total = self.open.len();
+        let length = |bytes: usize| {
+            u16::try_from(bytes)
+                .expect("messages are cut to 65535 octets")
+                .to_be_bytes()
+        };
+        let (all, list, value) = (
+            length(total),
+            length(total - HEADER_BYTES - 4),
+            length(value_bytes),
+        );
+        let flags = 0x80 | EXTENDED_LENGTH;
+        self.open[16..UPDATE_HEAD_BYTES].copy_from_slice(&[
+            all[0], all[1], 2, 0, 0, list[0], list[1], flags, self.kind, value[0], value[1],
+        ]);
+        let message = self.open.split().freeze();
+        self.messages.push(message);
+    }
+
+    /// The messages.
+    pub(crate) fn finish(mut self) -> Vec<Bytes> {
+        if !self.open.is_empty() {
+            self.close();
+        }
+        self.messages
+    }
 }
+
+/// Header, no routes of IPv4, length of the attributes, head of the attribute with the routes.
+const UPDATE_HEAD_BYTES: usize = HEADER_BYTES + 4 + 4;
 
 /// The UPDATE without routes that ends the first exchange (RFC 4724 §2).
 pub(crate) fn end_of_rib() -> Bytes {
-    one_update(MP_UNREACH, &FAMILY, &[], &[])
-}
-
-fn write_routes(
-    kind: u8,
-    head: &[u8],
-    attrs: &[u8],
-    routes: &[Bytes],
-    max_bytes: usize,
-) -> (Vec<Bytes>, usize) {
-    let fixed = HEADER_BYTES + 4 + 4 + head.len() + attrs.len();
-    let (mut messages, mut left_out) = (vec![], 0);
-    let mut from = 0;
-    while from < routes.len() {
-        let (mut until, mut size) = (from, fixed);
-        while let Some(route) = routes.get(until)
-            && size + route.len() <= MESSAGE_MAX_BYTES
-        {
-            (until, size) = (until + 1, size + route.len());
-        }
-        if until == from {
-            until += 1;
-            if fixed + routes[from].len() > max_bytes {
-                left_out += 1;
-                from = until;
-                continue;
-            }
-        }
-        messages.push(one_update(kind, head, attrs, &routes[from..until]));
-        from = until;
-    }
-    (messages, left_out)
-}
-
-/// The attribute with the routes goes first (RFC 7606 §5.1).
-fn one_update(kind: u8, head: &[u8], attrs: &[u8], routes: &[Bytes]) -> Bytes {
-    let value_bytes = head.len() + routes.iter().map(Bytes::len).sum::<usize>();
-    let list_bytes = 4 + value_bytes + attrs.len();
-    let total = HEADER_BYTES + 4 + list_bytes;
-    let length = |bytes: usize| u16::try_from(bytes).expect("messages are cut to 65535 octets");
-    let mut out = BytesMut::with_capacity(total);
+    let mut out = BytesMut::with_capacity(UPDATE_HEAD_BYTES + 3);
     out.put_bytes(0xff, 16);
-    out.put_u16(length(total));
-    out.put_u8(2);
-    out.put_u16(0);
-    out.put_u16(length(list_bytes));
-    out.put_u8(0x80 | EXTENDED_LENGTH);
-    out.put_u8(kind);
-    out.put_u16(length(value_bytes));
-    out.put_slice(head);
-    routes.iter().for_each(|route| out.put_slice(route));
-    out.put_slice(attrs);
+    out.put_u16(HEADER_BYTES as u16 + 4 + 6);
+    out.put_slice(&[2, 0, 0, 0, 6, 0x80, MP_UNREACH, 3]);
+    out.put_slice(&FAMILY);
     out.freeze()
 }

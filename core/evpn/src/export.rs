@@ -1,13 +1,15 @@
 //! Routes in and out: from UPDATEs into the RIB, from there into rows and to peers.
 
 use crate::codec::{
-    Age, Attrs, MESSAGE_MAX_BYTES, Nlri, Reader, Reflected, RouteKey, Unusable, end_of_rib,
-    read_update, write_announcements, write_withdrawals,
+    Age, Attrs, MESSAGE_MAX_BYTES, Packer, Reader, Reflected, RouteKey, Unusable, end_of_rib,
+    read_update,
 };
+use crate::group::{Group, GroupId, LAG_MAX_MESSAGES, Owed, Terms};
 use crate::history::{self, Direction};
-use crate::link::ConnId;
+use crate::link::{ConnId, Link};
 use crate::local;
-use crate::peer::{Dump, Session};
+use crate::peer::{Dump, Peer};
+use crate::rest::withdrawal;
 use crate::rib::{Change, Path, Source};
 use crate::session::refresh_mark;
 use crate::speaker::Event;
@@ -56,7 +58,7 @@ impl Speaker {
         let stale = peer.retiring.is_some();
         let octets = peer.links.get(&conn).map_or(0, |link| link.message_octets);
         let limit = peer.config.max_routes.map(|max| max.limit as usize);
-        let update = match read_update(message, &reader) {
+        let update = match read_update(message, &reader, &mut self.known_attrs) {
             Ok(update) => update,
             Err(notification) => {
                 let event = fsm::Event::UpdateValidationError(notification);
@@ -85,7 +87,7 @@ impl Speaker {
         let source = Source::Peer(id);
         let mut refused = 0;
         for route in &update.announced {
-            let full = limit.is_some_and(|limit| self.rib.count(source) >= limit);
+            let full = limit.is_some_and(|limit| self.rib.count_of(id).0 >= limit);
             if full && update.attrs.is_some() && self.rib.path(&route.key, source).is_none() {
                 refused += 1;
                 continue;
@@ -93,8 +95,7 @@ impl Speaker {
             match &update.attrs {
                 Some(attrs) => {
                     let path = Path {
-                        nlri: route.raw.clone(),
-                        label: route.label,
+                        rest: route.rest(),
                         attrs: Arc::clone(attrs),
                         stale,
                         long_lived: false,
@@ -147,30 +148,51 @@ impl Speaker {
         let Some(change) = change else {
             return;
         };
-        let learned = |side: &Option<(Source, Path)>| match side {
-            Some((Source::Peer(_), path)) => Some(path.clone()),
-            _ => None,
-        };
-        let (old, new) = (learned(&change.old), learned(&change.new));
-        if old.is_some() || new.is_some() {
-            self.vrfs.apply(key, old.as_ref(), new.as_ref());
+        if self.config.role.is_vtep() {
+            let learned = |side: &Option<(Source, Path)>| match side {
+                Some((Source::Peer(_), path)) => Some(path.clone()),
+                _ => None,
+            };
+            let (old, new) = (learned(&change.old), learned(&change.new));
+            if old.is_some() || new.is_some() {
+                self.vrfs.apply(key, old.as_ref(), new.as_ref());
+            }
         }
         if !needs_saying(&change) {
             return;
         }
+        let side = |side: &Option<(Source, Path)>| side.as_ref().map(|(source, _)| *source);
+        let (was, is) = (side(&change.old), side(&change.new));
+        let Some(source) = is.or(was) else {
+            return;
+        };
         let reflects = self.config.role.is_reflector();
-        let from = |side: &Option<(Source, Path)>| side.as_ref().map(|(s, _)| self.origin(*s));
-        let (old, new) = (from(&change.old), from(&change.new));
-        for (id, peer) in &mut self.peers {
-            let to = (*id, peer.config.role);
-            let concerned = |from: Option<Origin>| from.is_some_and(|o| o.goes_to(to, reflects));
-            if let Some(session) = &mut peer.session
-                && (concerned(old) || concerned(new))
-            {
-                session.out.note(key);
-                self.ready.insert(*id);
+        let origins = [was, is].map(|source| source.map(|source| self.origin(source)));
+        for (id, group) in &mut self.groups {
+            let goes = |o: &Origin| o.goes_to_role(group.terms.role, reflects);
+            if origins.iter().flatten().any(goes) {
+                group.owed.note(source, key);
+                // If the new one came from a member, that one was told the old one.
+                if let Some(was) = was.filter(|was| *was != source) {
+                    group.owed.note(was, key);
+                }
+                self.ready_groups.insert(*id);
             }
         }
+        self.alone.retain(|id| {
+            let peer = self.peers.get_mut(id);
+            let Some((to, session)) = peer.and_then(|peer| {
+                let to = (*id, peer.config.role);
+                Some((to, peer.session.as_mut()?))
+            }) else {
+                return false;
+            };
+            if origins.iter().flatten().any(|o| o.goes_to(to, reflects)) {
+                session.out.note(source, key);
+                self.ready.insert(*id);
+            }
+            session.out.group.is_none()
+        });
     }
 
     fn origin(&self, source: Source) -> Origin {
@@ -187,52 +209,64 @@ impl Speaker {
     pub(crate) fn next_for(&mut self, id: PeerId) -> Option<(ConnId, Bytes)> {
         loop {
             let peer = self.peers.get_mut(&id)?;
-            let mut links = peer.links.iter_mut().filter(|(_, link)| link.connected);
-            if let Some((conn, link)) = links.find(|(_, link)| link.has_queued()) {
+            let ready = |link: &Link| link.connected && link.has_queued();
+            if let Some((conn, link)) = peer.links.iter_mut().find(|(_, link)| ready(link)) {
                 let (conn, bytes) = (*conn, link.take_queued()?);
                 peer.note_sent(self.clock, &bytes);
                 return Some((conn, bytes));
             }
             let session = peer.session.as_ref()?;
             let link = peer.links.get(&session.conn)?;
-            if !link.writable || !self.fill(id) {
+            if !link.writable {
+                return None;
+            }
+            let more = match session.out.group {
+                Some(group) => self.fill_group(group) || self.end_rib(id),
+                None => self.fill(id) || self.end_rib(id) || self.join_group(id),
+            };
+            if !more {
                 return None;
             }
         }
     }
 
-    /// Writes a batch of what a peer is owed; false if it is owed nothing.
+    /// Writes a batch of what a peer on its own is owed; false if it is owed nothing.
     fn fill(&mut self, id: PeerId) -> bool {
+        let Some(session) = self.peers.get_mut(&id).and_then(|p| p.session.as_mut()) else {
+            return false;
+        };
+        let out = &mut session.out;
+        // Before this its walk over all routes has not begun, and no news can be missed.
+        self.alone.insert(id);
+        // News first, however long the rest takes.
+        let owed = out.owed.take(BATCH_ROUTES);
+        if !owed.is_empty() {
+            self.write_alone(id, &owed, true);
+            return true;
+        }
+        if let Dump::After { key: at, first } = &out.dump {
+            let next = self.rib.best_after(at.as_ref()).take(BATCH_ROUTES);
+            let keys: Vec<_> = next.map(|(key, from, _)| (from, key.clone())).collect();
+            if let Some((_, last)) = keys.last() {
+                out.dump = Dump::After {
+                    key: Some(last.clone()),
+                    first: *first,
+                };
+                self.write_alone(id, &keys, false);
+                return true;
+            }
+            out.dump = Dump::Done;
+        }
+        false
+    }
+
+    /// Says to a peer that is owed nothing that this was all; false if it was told.
+    fn end_rib(&mut self, id: PeerId) -> bool {
         let may_end = self.may_end_rib();
         let Some(session) = self.peers.get_mut(&id).and_then(|p| p.session.as_mut()) else {
             return false;
         };
         let out = &mut session.out;
-        let mut keys: Vec<RouteKey> = vec![];
-        while keys.len() < BATCH_ROUTES
-            && let Some(key) = out.dirty.pop_first()
-        {
-            keys.push(key);
-        }
-        let mut withdraw = true;
-        if keys.is_empty()
-            && let Dump::After { key: at, first } = &out.dump
-        {
-            let next = self.rib.best_after(at.as_ref()).take(BATCH_ROUTES);
-            keys.extend(next.map(|(key, _, _)| key.clone()));
-            withdraw = false;
-            out.dump = match keys.last() {
-                Some(last) => Dump::After {
-                    key: Some(last.clone()),
-                    first: *first,
-                },
-                None => Dump::Done,
-            };
-        }
-        if !keys.is_empty() {
-            self.write_batch(id, &keys, withdraw);
-            return true;
-        }
         let conn = session.conn;
         let refreshed = std::mem::take(&mut out.refresh_end);
         let ended = may_end && !out.end_of_rib;
@@ -244,9 +278,150 @@ impl Speaker {
             link.send(&refresh_mark(RouteRefreshSubtype::EoRR));
         }
         if ended {
-            link.send_raw(end_of_rib());
+            link.send_update(end_of_rib());
         }
         refreshed || ended
+    }
+
+    /// Puts a peer that is owed nothing with those that are told the same; true if its group is
+    /// owed something.
+    fn join_group(&mut self, id: PeerId) -> bool {
+        let peer = self.peers.get_mut(&id);
+        let Some((peer, terms)) = peer.and_then(|peer| peer.terms().map(|terms| (peer, terms)))
+        else {
+            return false;
+        };
+        let session = peer
+            .session
+            .as_mut()
+            .expect("without it there are no terms");
+        let like = self
+            .groups
+            .iter_mut()
+            .find(|(_, group)| group.terms == terms);
+        let (name, group) = match like {
+            Some((name, group)) => (*name, group),
+            None => {
+                let name = GroupId(self.next_group);
+                self.next_group += 1;
+                let group = self.groups.entry(name).or_insert(Group {
+                    terms,
+                    members: BTreeSet::new(),
+                    owed: Owed::default(),
+                });
+                (name, group)
+            }
+        };
+        group.members.insert(id);
+        session.out.group = Some(name);
+        self.alone.remove(&id);
+        !group.owed.is_empty()
+    }
+
+    /// Puts a peer on its own: it is owed what its group is.
+    pub(crate) fn leave_group(&mut self, id: PeerId) {
+        let peer = self.peers.get_mut(&id);
+        let Some(session) = peer.and_then(|peer| peer.session.as_mut()) else {
+            return;
+        };
+        let Some(name) = session.out.group.take() else {
+            return;
+        };
+        if let Some(group) = self.groups.get_mut(&name) {
+            group.members.remove(&id);
+            session.out.owed.extend(&group.owed);
+            self.alone.insert(id);
+            if group.members.is_empty() {
+                self.groups.remove(&name);
+                self.ready_groups.remove(&name);
+            }
+        }
+        self.ready.insert(id);
+    }
+
+    /// Writes a batch of what a group is owed, once for all its members; false if it is owed nothing.
+    pub(crate) fn fill_group(&mut self, name: GroupId) -> bool {
+        self.drop_stragglers(name);
+        let Some(group) = self.groups.get_mut(&name) else {
+            return false;
+        };
+        let owed = group.owed.take(BATCH_ROUTES);
+        if owed.is_empty() {
+            return false;
+        }
+        let terms = group.terms.clone();
+        let messages = self.write_for_group(&terms, &owed);
+        let Some(group) = self.groups.get(&name) else {
+            return false;
+        };
+        for id in &group.members {
+            let Some(peer) = self.peers.get_mut(id) else {
+                continue;
+            };
+            let Some(session) = &peer.session else {
+                continue;
+            };
+            if let Some(link) = peer.links.get_mut(&session.conn) {
+                for (whom, message) in &messages {
+                    if whom.includes(*id) {
+                        link.send_update(message.clone());
+                        peer.counters.updates_out += 1;
+                    }
+                }
+                self.ready.insert(*id);
+            }
+        }
+        true
+    }
+
+    /// Whoever left, or has more waiting than a group waits for, is in it no longer.
+    fn drop_stragglers(&mut self, name: GroupId) {
+        let Some(group) = self.groups.get_mut(&name) else {
+            return;
+        };
+        let mut slow = vec![];
+        group.members.retain(|id| {
+            let peer = self.peers.get(id);
+            let Some((peer, session)) = peer.and_then(|p| Some((p, p.session.as_ref()?))) else {
+                return false;
+            };
+            let link = peer.links.get(&session.conn);
+            if link.is_some_and(|link| link.backlog() > LAG_MAX_MESSAGES) {
+                slow.push(*id);
+            }
+            session.out.group == Some(name)
+        });
+        if group.members.is_empty() {
+            self.groups.remove(&name);
+        }
+        slow.into_iter().for_each(|id| self.leave_group(id));
+    }
+
+    /// True if some member of a group can be given something now.
+    fn has_room(&self, group: &Group) -> bool {
+        group.members.iter().any(|id| {
+            let link = self.peers.get(id).and_then(|peer| {
+                let session = peer.session.as_ref()?;
+                peer.links.get(&session.conn)
+            });
+            link.is_some_and(|link| link.writable && link.backlog() == 0)
+        })
+    }
+
+    /// Writes what groups are newly owed, as far as a member has room for it: others get it when
+    /// they have.
+    pub(crate) fn serve_groups(&mut self) {
+        while let Some(name) = self.ready_groups.pop_first() {
+            if self
+                .groups
+                .get(&name)
+                .is_some_and(|group| self.has_room(group))
+            {
+                self.fill_group(name);
+            } else {
+                self.drop_stragglers(name);
+            }
+        }
     }
 
     /// End-of-RIB tells the peer that what we did not say is gone: so not before local routes are
@@ -257,41 +432,61 @@ impl Speaker {
         local_known && all_heard
     }
 
-    fn write_batch(&mut self, id: PeerId, keys: &[RouteKey], withdraw: bool) {
-        let cluster = self.cluster();
+    /// Messages for a group. News of a route's old source concern only the new one: all others
+    /// hear of it as news of the new source.
+    fn write_for_group(&self, terms: &Terms, owed: &[(Source, RouteKey)]) -> Vec<(For, Bytes)> {
         let reflects = self.config.role.is_reflector();
-        let Some(peer) = self.peers.get(&id) else {
+        let mut batch = Batch::new(terms, self.cluster());
+        for (noted, key) in owed {
+            let best = self.rib.best(key).filter(|(source, _)| {
+                let origin = self.origin(*source);
+                origin.goes_to_role(terms.role, reflects)
+            });
+            match best {
+                Some((source, path)) if source == *noted => batch.announce(key, path, source),
+                Some((source, _)) => batch.withdraw(key, For::Only(source)),
+                None => batch.withdraw(key, For::AllBut(*noted)),
+            }
+        }
+        batch.into_messages()
+    }
+
+    fn write_alone(&mut self, id: PeerId, owed: &[(Source, RouteKey)], withdraw: bool) {
+        let Some(terms) = self.peers.get(&id).and_then(Peer::terms) else {
             return;
         };
-        let Some(session) = &peer.session else {
-            return;
-        };
-        let to = (id, peer.config.role);
-        let mut batch = Batch::default();
-        for key in keys {
+        let reflects = self.config.role.is_reflector();
+        let to = (id, terms.role);
+        let mut batch = Batch::new(&terms, self.cluster());
+        for (noted, key) in owed {
             let best = self.rib.best(key);
             match best.filter(|(source, _)| self.origin(*source).goes_to(to, reflects)) {
-                Some((source, path)) => batch.announce(path, source, cluster, session),
-                None if withdraw => batch.withdrawn.push(Nlri::of_key(key)),
+                Some((source, path)) => batch.announce(key, path, source),
+                None if withdraw => batch.withdraw(key, For::AllBut(*noted)),
                 None => {}
             }
         }
-        let messages = batch.into_messages(session);
-        let conn = session.conn;
+        let messages = batch.into_messages();
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
         peer.counters.updates_out += messages.len() as u64;
-        if let Some(link) = peer.links.get_mut(&conn) {
-            messages
-                .into_iter()
-                .for_each(|message| link.send_raw(message));
+        if let Some(session) = &peer.session
+            && let Some(link) = peer.links.get_mut(&session.conn)
+        {
+            let messages = messages.into_iter();
+            messages.for_each(|(_, message)| link.send_update(message));
         }
     }
 
     /// Writes all that a peer is owed, whatever room there is.
     pub(crate) fn flush_all(&mut self, id: PeerId) {
+        self.leave_group(id);
         while self.fill(id) {}
+        self.end_rib(id);
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.links.values_mut().for_each(Link::hurry);
+        }
     }
 
     /// Announces and withdraws the difference between what is local in the instances and what
@@ -331,8 +526,7 @@ impl Speaker {
 
     fn announce(&mut self, now: Instant, key: &RouteKey, route: &local::OwnRoute) {
         let path = Path {
-            nlri: route.nlri.raw.clone(),
-            label: route.nlri.label,
+            rest: route.nlri.rest(),
             attrs: Arc::clone(&route.attrs),
             stale: false,
             long_lived: false,
@@ -397,6 +591,15 @@ enum Origin {
 }
 
 impl Origin {
+    /// Whether it goes to such peers; one that it came from aside.
+    fn goes_to_role(self, to: PeerRole, reflects: bool) -> bool {
+        match self {
+            Self::Here => true,
+            Self::Client(_) => reflects,
+            Self::NonClient => reflects && to == PeerRole::Client,
+        }
+    }
+
     fn goes_to(self, to: (PeerId, PeerRole), reflects: bool) -> bool {
         match self {
             Self::Here => true,
@@ -412,7 +615,7 @@ fn needs_saying(change: &Change) -> bool {
     match (&change.old, &change.new) {
         (Some((was, old)), Some((is, new))) => {
             was != is
-                || old.nlri != new.nlri
+                || old.rest != new.rest
                 || old.attrs != new.attrs
                 || old.long_lived != new.long_lived
         }
@@ -420,79 +623,106 @@ fn needs_saying(change: &Change) -> bool {
     }
 }
 
-/// UPDATEs in the making: routes with equal attributes go together.
-#[derive(Default)]
-struct Batch {
+/// UPDATEs in the making: routes with equal attributes go together, those of one source apart
+/// from those of another.
+struct Batch<'a> {
+    terms: &'a Terms,
+    cluster: Ipv4Addr,
     /// In the order in which the first route of each came.
-    groups: Vec<Group>,
-    by_attrs: BTreeMap<(Vec<u8>, Bytes), usize>,
-    /// The attributes of the route before, the router it came from, and their group: what one
-    /// UPDATE brought mostly stands together.
-    last: Option<(Arc<Attrs>, Ipv4Addr, bool, usize)>,
-    withdrawn: Vec<Bytes>,
+    announced: Vec<(Source, Packer)>,
+    by_attrs: BTreeMap<(Source, Vec<u8>, Bytes), usize>,
+    /// Where the route before went: what one UPDATE brought mostly stands together.
+    last: Option<(Arc<Attrs>, Source, Ipv4Addr, bool, usize)>,
+    withdrawn: BTreeMap<For, Packer>,
 }
 
-struct Group {
-    attrs: Vec<u8>,
-    next_hop: Bytes,
-    routes: Vec<Bytes>,
+/// Who in a group is told something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum For {
+    AllBut(Source),
+    Only(Source),
 }
 
-impl Batch {
-    fn announce(&mut self, path: &Path, source: Source, cluster: Ipv4Addr, session: &Session) {
-        if let Some((attrs, router_id, long_lived, at)) = &self.last
+impl For {
+    fn includes(self, id: PeerId) -> bool {
+        match self {
+            Self::AllBut(source) => source != Source::Peer(id),
+            Self::Only(source) => source == Source::Peer(id),
+        }
+    }
+}
+
+impl<'a> Batch<'a> {
+    fn new(terms: &'a Terms, cluster: Ipv4Addr) -> Self {
+        Self {
+            terms,
+            cluster,
+            announced: vec![],
+            by_attrs: BTreeMap::new(),
+            last: None,
+            withdrawn: BTreeMap::new(),
+        }
+    }
+
+    fn announce(&mut self, key: &RouteKey, path: &Path, source: Source) {
+        if let Some((attrs, from, router_id, long_lived, at)) = &self.last
             && Arc::ptr_eq(attrs, &path.attrs)
+            && *from == source
             && *router_id == path.router_id
             && *long_lived == path.long_lived
         {
-            self.groups[*at].routes.push(path.nlri.clone());
+            self.announced[*at].1.push(key, &path.rest);
             return;
         }
         let marks = match source {
             Source::Local => None,
             Source::Peer(_) => Some(Reflected {
                 originator: path.router_id,
-                cluster,
+                cluster: self.cluster,
             }),
         };
-        let age = match (path.is_last_resort(), session.long_lived) {
+        let age = match (path.is_last_resort(), self.terms.long_lived) {
             (false, _) => Age::Fresh,
             (true, true) => Age::LongLived,
             (true, false) => Age::LongLivedUnknown,
         };
-        let attrs = path
-            .attrs
-            .encode(marks.as_ref(), age, session.four_octet_as);
+        let four_octet_as = self.terms.four_octet_as;
+        let attrs = path.attrs.encode(marks.as_ref(), age, four_octet_as);
         let next_hop = path.attrs.next_hop_raw().clone();
-        let at = *self
-            .by_attrs
-            .entry((attrs, next_hop))
-            .or_insert_with_key(|(attrs, next_hop)| {
-                self.groups.push(Group {
-                    attrs: attrs.clone(),
-                    next_hop: next_hop.clone(),
-                    routes: vec![],
-                });
-                self.groups.len() - 1
-            });
-        self.groups[at].routes.push(path.nlri.clone());
-        self.last = Some((Arc::clone(&path.attrs), path.router_id, path.long_lived, at));
-    }
-
-    /// Announcements before withdrawals: a MAC that moved is never nowhere.
-    fn into_messages(self, session: &Session) -> Vec<Bytes> {
-        let max = if session.extended_messages {
+        let max = if self.terms.extended_messages {
             usize::from(wire::EXTENDED_MAX_MESSAGE_LEN)
         } else {
             MESSAGE_MAX_BYTES
         };
-        let mut messages = vec![];
-        for group in &self.groups {
-            let (written, _) =
-                write_announcements(&group.attrs, &group.next_hop, &group.routes, max);
-            messages.extend(written);
-        }
-        messages.extend(write_withdrawals(&self.withdrawn));
-        messages
+        let announced = &mut self.announced;
+        let at = *self
+            .by_attrs
+            .entry((source, attrs, next_hop))
+            .or_insert_with_key(|(_, attrs, next_hop)| {
+                let packer = Packer::announcing(attrs.clone(), next_hop, max);
+                announced.push((source, packer));
+                announced.len() - 1
+            });
+        announced[at].1.push(key, &path.rest);
+        let attrs = Arc::clone(&path.attrs);
+        self.last = Some((attrs, source, path.router_id, path.long_lived, at));
+    }
+
+    fn withdraw(&mut self, key: &RouteKey, whom: For) {
+        let packer = self.withdrawn.entry(whom);
+        let packer = packer.or_insert_with(Packer::withdrawing);
+        packer.push(key, &withdrawal(key));
+    }
+
+    /// Announcements before withdrawals: a MAC that moved is never nowhere.
+    fn into_messages(self) -> Vec<(For, Bytes)> {
+        let announced = self.announced.into_iter();
+        let announced = announced.map(|(source, packer)| (For::AllBut(source), packer));
+        let all = announced.chain(self.withdrawn);
+        all.flat_map(|(whom, packer)| {
+            let messages = packer.finish().into_iter();
+            messages.map(move |message| (whom, message))
+        })
+        .collect()
     }
 }

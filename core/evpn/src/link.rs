@@ -43,6 +43,8 @@ pub(crate) struct Link {
     pub(crate) message_octets: usize,
     received: BytesMut,
     to_send: VecDeque<Bytes>,
+    /// Sent when the transport has room; all else before it.
+    updates: VecDeque<Bytes>,
 }
 
 /// The part of our OPEN that the state machine's crate does not know about.
@@ -74,6 +76,7 @@ impl Link {
             message_octets: 0,
             received: BytesMut::new(),
             to_send: VecDeque::new(),
+            updates: VecDeque::new(),
         }
     }
 
@@ -143,16 +146,30 @@ impl Link {
         self.send(&Message::Open(open));
     }
 
-    pub(crate) fn send_raw(&mut self, message: Bytes) {
-        self.to_send.push_back(message);
+    pub(crate) fn send_update(&mut self, message: Bytes) {
+        self.updates.push_back(message);
     }
 
+    /// The next message that can go out now.
     pub(crate) fn take_queued(&mut self) -> Option<Bytes> {
-        self.to_send.pop_front()
+        let room = self.connected && self.writable;
+        let update = || room.then(|| self.updates.pop_front()).flatten();
+        self.to_send.pop_front().or_else(update)
+    }
+
+    /// Has UPDATEs sent whether there is room or not, before whatever comes next.
+    pub(crate) fn hurry(&mut self) {
+        self.to_send.append(&mut self.updates);
     }
 
     pub(crate) fn has_queued(&self) -> bool {
-        !self.to_send.is_empty()
+        let room = self.connected && self.writable;
+        !self.to_send.is_empty() || room && !self.updates.is_empty()
+    }
+
+    /// UPDATEs that wait for room.
+    pub(crate) fn backlog(&self) -> usize {
+        self.updates.len()
     }
 
     pub(crate) fn start_timer(&mut self, now: Instant, timer: fsm::TimerType, secs: u32) {

@@ -2,11 +2,13 @@
 
 use crate::advice::Trouble;
 use crate::codec::RouteKey;
+use crate::group::{GroupId, Owed, Terms};
 use crate::history::History;
 use crate::link::{ConnId, Link, Side};
+use crate::rib::Source;
 use crate::{PeerConfig, PeerCounters, PeerRole, SessionState, Timing};
 use rustbgpd_fsm as fsm;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
@@ -70,12 +72,14 @@ pub(crate) struct Session {
     pub(crate) out: Out,
 }
 
-/// What is owed to an established peer. A route is named, not copied: what is sent is what is
-/// best at that time, so that a slow peer costs no memory and skips what has passed.
+/// What is owed to an established peer.
 #[derive(Debug)]
 pub(crate) struct Out {
+    /// The group that it is in: what the group is owed is all that it is owed.
+    pub(crate) group: Option<GroupId>,
     pub(crate) dump: Dump,
-    pub(crate) dirty: BTreeSet<RouteKey>,
+    /// News for a peer that is in no group.
+    pub(crate) owed: Owed,
     pub(crate) end_of_rib: bool,
     /// The dump answers an enhanced route refresh: EoRR is owed (RFC 7313 §4).
     pub(crate) refresh_end: bool,
@@ -95,17 +99,19 @@ pub(crate) enum Dump {
 impl Out {
     pub(crate) fn new() -> Self {
         Self {
+            group: None,
             dump: Dump::After {
                 key: None,
                 first: true,
             },
-            dirty: BTreeSet::new(),
+            owed: Owed::default(),
             end_of_rib: false,
             refresh_end: false,
         }
     }
 
-    pub(crate) fn note(&mut self, key: &RouteKey) {
+    /// Takes note of a change, unless the walk over all routes will come to it.
+    pub(crate) fn note(&mut self, source: Source, key: &RouteKey) {
         let ahead = match &self.dump {
             Dump::After {
                 key: at,
@@ -114,7 +120,7 @@ impl Out {
             _ => false,
         };
         if !ahead {
-            self.dirty.insert(key.clone());
+            self.owed.note(source, key);
         }
     }
 }
@@ -209,6 +215,17 @@ impl Peer {
             }
             _ => negotiated,
         }
+    }
+
+    /// How the peer is to be told routes; none without a session.
+    pub(crate) fn terms(&self) -> Option<Terms> {
+        let session = self.session.as_ref()?;
+        Some(Terms {
+            role: self.config.role,
+            four_octet_as: session.four_octet_as,
+            extended_messages: session.extended_messages,
+            long_lived: session.long_lived,
+        })
     }
 
     /// True if the peer's End-of-RIB came on the present session.

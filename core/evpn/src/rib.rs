@@ -2,9 +2,10 @@
 
 use crate::PeerId;
 use crate::codec::{Attrs, RouteKey};
-use bytes::Bytes;
+use crate::rest::Rest;
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::net::Ipv4Addr;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -22,9 +23,8 @@ pub(crate) enum Source {
 /// One way to a route.
 #[derive(Debug, Clone)]
 pub(crate) struct Path {
-    /// The route as it came, labels included.
-    pub(crate) nlri: Bytes,
-    pub(crate) label: Option<u32>,
+    /// What the route says beside its key.
+    pub(crate) rest: Rest,
     pub(crate) attrs: Arc<Attrs>,
     /// Kept for a peer whose session is down (RFC 4724 §4.2), or that is no longer configured.
     pub(crate) stale: bool,
@@ -51,29 +51,69 @@ pub(crate) struct Change {
     pub(crate) new: Option<(Source, Path)>,
 }
 
-/// A route's paths.
-#[derive(Debug, Default)]
+/// A route's paths: almost always one.
+#[derive(Debug)]
 struct Route {
-    paths: BTreeMap<Source, Path>,
-    best: Option<Source>,
+    best: (Source, Path),
+    others: Box<[(Source, Path)]>,
 }
 
 impl Route {
-    fn best(&self) -> Option<(Source, &Path)> {
-        let source = self.best?;
-        Some((source, self.paths.get(&source)?))
+    fn get_mut(&mut self, source: Source) -> Option<&mut Path> {
+        let mut all = std::iter::once(&mut self.best).chain(&mut self.others);
+        all.find(|(held, _)| *held == source).map(|(_, path)| path)
     }
 
-    fn choose(&self) -> Option<Source> {
-        let mut paths = self.paths.iter();
-        let first = paths.next()?;
-        let best = paths.fold(first, |best, other| {
-            match compare((*best.0, best.1), (*other.0, other.1)).0 {
-                Ordering::Less => other,
-                _ => best,
-            }
-        });
-        Some(*best.0)
+    fn all(&self) -> impl Iterator<Item = &(Source, Path)> {
+        std::iter::once(&self.best).chain(&self.others)
+    }
+
+    fn get(&self, source: Source) -> Option<&Path> {
+        let mut all = self.all();
+        all.find(|(held, _)| *held == source).map(|(_, path)| path)
+    }
+
+    /// Puts the best path in its place.
+    fn choose(&mut self) {
+        let better = |a: &(Source, Path), b: &(Source, Path)| compare((a.0, &a.1), (b.0, &b.1)).0;
+        if let Some(best) = self.others.iter_mut().max_by(|a, b| better(a, b))
+            && better(best, &self.best).is_gt()
+        {
+            std::mem::swap(best, &mut self.best);
+        }
+    }
+
+    fn add(&mut self, source: Source, path: Path) {
+        let others = std::mem::take(&mut self.others);
+        self.others = others.into_iter().chain([(source, path)]).collect();
+    }
+
+    /// Takes away a source's path, unless it is the only one.
+    fn take(&mut self, source: Source) -> Option<(Source, Path)> {
+        let mut others = std::mem::take(&mut self.others).into_vec();
+        let taken = if self.best.0 == source {
+            let next = others.pop()?;
+            Some(std::mem::replace(&mut self.best, next))
+        } else {
+            let at = others.iter().position(|(held, _)| *held == source);
+            at.map(|at| others.swap_remove(at))
+        };
+        self.others = others.into();
+        self.choose();
+        taken
+    }
+}
+
+/// What a peer told, so that nothing else need be looked at when it goes.
+#[derive(Debug, Default)]
+struct Told {
+    keys: BTreeSet<RouteKey>,
+    stale: usize,
+}
+
+impl Told {
+    fn count_stale(&mut self, before: bool, after: bool) {
+        self.stale = self.stale + usize::from(after) - usize::from(before);
     }
 }
 
@@ -81,164 +121,165 @@ impl Route {
 #[derive(Debug, Default)]
 pub(crate) struct Rib {
     routes: BTreeMap<RouteKey, Route>,
-    /// Paths of each source.
-    counts: BTreeMap<Source, usize>,
+    told: BTreeMap<PeerId, Told>,
 }
 
 impl Rib {
     /// Puts a path in place of what the source had; none if the best path did not change by it.
     pub(crate) fn insert(&mut self, key: &RouteKey, source: Source, path: Path) -> Option<Change> {
-        let route = match self.routes.get_mut(key) {
-            Some(route) => route,
-            None => self.routes.entry(key.clone()).or_default(),
+        let stale = path.stale;
+        let route = match self.routes.entry(key.clone()) {
+            Entry::Vacant(place) => {
+                let best = (source, path);
+                let new = Some(best.clone());
+                let others = Box::default();
+                place.insert(Route { best, others });
+                self.note_told(key, source, stale);
+                return Some(Change { old: None, new });
+            }
+            Entry::Occupied(route) => route.into_mut(),
         };
-        if let Some(held) = route.paths.get_mut(&source)
-            && held.nlri == path.nlri
+        let old = route.best.clone();
+        let Some(held) = route.get_mut(source) else {
+            route.add(source, path);
+            route.choose();
+            let change = change_of(old, route, source);
+            self.note_told(key, source, stale);
+            return change;
+        };
+        let was_stale = held.stale;
+        // Said again, as after a restart: nothing changes but that it is fresh.
+        let same = held.rest == path.rest
             && held.attrs == path.attrs
-            && held.long_lived == path.long_lived
-        {
-            // Said again, as after a restart: nothing changes but that it is fresh.
-            let was_stale = std::mem::replace(&mut held.stale, path.stale);
+            && held.long_lived == path.long_lived;
+        if same {
+            held.stale = stale;
             held.router_id = path.router_id;
-            return was_stale.then(|| self.choose_again(key)).flatten();
+            if was_stale {
+                route.choose();
+            }
+        } else {
+            *held = path;
+            route.choose();
         }
-        let old = route.best().map(|(source, path)| (source, path.clone()));
-        if route.paths.insert(source, path).is_none() {
-            *self.counts.entry(source).or_default() += 1;
-        }
-        route.best = route.choose();
-        let new = route.best().map(|(source, path)| (source, path.clone()));
-        let untouched = match (&old, &new) {
-            (Some((was, _)), Some((is, _))) => was == is && *is != source,
-            _ => false,
+        let change = if same && old.0 == route.best.0 {
+            None
+        } else {
+            change_of(old, route, source)
         };
-        (!untouched).then_some(Change { old, new })
+        if let Source::Peer(peer) = source
+            && let Some(told) = self.told.get_mut(&peer)
+        {
+            told.count_stale(was_stale, stale);
+        }
+        change
+    }
+
+    fn note_told(&mut self, key: &RouteKey, source: Source, stale: bool) {
+        if let Source::Peer(peer) = source {
+            let told = self.told.entry(peer).or_default();
+            told.keys.insert(key.clone());
+            told.count_stale(false, stale);
+        }
     }
 
     /// Takes away a source's path.
     pub(crate) fn remove(&mut self, key: &RouteKey, source: Source) -> Option<Change> {
         let route = self.routes.get_mut(key)?;
-        let was_best = route.best == Some(source);
-        let removed = route.paths.remove(&source)?;
-        if let Some(count) = self.counts.get_mut(&source) {
-            *count -= 1;
+        let was_best = route.best.0 == source;
+        let (taken, new) = if was_best && route.others.is_empty() {
+            (self.routes.remove(key)?.best, None)
+        } else {
+            (route.take(source)?, Some(route.best.clone()))
+        };
+        if let Source::Peer(peer) = source
+            && let Some(told) = self.told.get_mut(&peer)
+        {
+            told.keys.remove(key);
+            told.count_stale(taken.1.stale, false);
+            if told.keys.is_empty() {
+                self.told.remove(&peer);
+            }
         }
-        if !was_best {
-            return None;
-        }
-        route.best = route.choose();
-        let new = route.best().map(|(source, path)| (source, path.clone()));
-        if new.is_none() {
-            self.routes.remove(key);
-        }
-        Some(Change {
-            old: Some((source, removed)),
+        was_best.then_some(Change {
+            old: Some(taken),
             new,
         })
     }
 
     /// Marks all of a peer's paths stale. What is best may move to another peer's fresh copy.
     pub(crate) fn mark_stale(&mut self, peer: PeerId) -> Vec<(RouteKey, Change)> {
-        let mut touched = vec![];
-        for (key, route) in &mut self.routes {
-            if let Some(path) = route.paths.get_mut(&Source::Peer(peer))
-                && !path.stale
-            {
-                path.stale = true;
-                if route.paths.len() > 1 {
-                    touched.push(key.clone());
-                }
-            }
-        }
-        let again = |key: RouteKey| Some((key.clone(), self.choose_again(&key)?));
-        touched.into_iter().filter_map(again).collect()
+        self.mark(peer, |path| path.stale = true)
     }
 
-    /// Keys of a peer's stale paths that must not outlive its restart time (RFC 9494 §4.2,
-    /// NO_LLGR).
-    pub(crate) fn stale_without_long_life(&self, peer: PeerId) -> Vec<RouteKey> {
-        let source = Source::Peer(peer);
-        let refuses = |route: &Route| {
-            let path = route.paths.get(&source);
-            path.is_some_and(|path| path.stale && path.attrs.no_long_life)
-        };
-        let routes = self.routes.iter().filter(|(_, route)| refuses(route));
-        routes.map(|(key, _)| key.clone()).collect()
+    /// Takes back [`Self::mark_stale`].
+    pub(crate) fn mark_fresh(&mut self, peer: PeerId) -> Vec<(RouteKey, Change)> {
+        self.mark(peer, |path| path.stale = false)
     }
 
     /// Makes a peer's stale paths the last resort.
     pub(crate) fn mark_long_lived(&mut self, peer: PeerId) -> Vec<(RouteKey, Change)> {
-        let source = Source::Peer(peer);
-        let mut changes = vec![];
-        for (key, route) in &mut self.routes {
-            let old = route.best().map(|(source, path)| (source, path.clone()));
-            let Some(path) = route.paths.get_mut(&source).filter(|path| path.stale) else {
-                continue;
-            };
-            path.long_lived = true;
-            if route.best == Some(source) {
-                route.best = route.choose();
-                let new = route.best().map(|(source, path)| (source, path.clone()));
+        self.mark(peer, |path| path.long_lived |= path.stale)
+    }
+
+    /// Changes the age of all of a peer's paths. Told is what is best now and was not, or is and
+    /// has become the last resort.
+    fn mark(&mut self, peer: PeerId, age: impl Fn(&mut Path)) -> Vec<(RouteKey, Change)> {
+        let Some(told) = self.told.get_mut(&peer) else {
+            return vec![];
+        };
+        let (source, mut changes) = (Source::Peer(peer), vec![]);
+        told.stale = 0;
+        for key in &told.keys {
+            let route = self.routes.get_mut(key).expect("what was told is held");
+            let old = route.best.clone();
+            let path = route.get_mut(source).expect("the peer told it");
+            age(path);
+            told.stale += usize::from(path.stale);
+            if !route.others.is_empty() {
+                route.choose();
+            }
+            let (was, is) = (&old, &route.best);
+            if was.0 != is.0 || was.1.long_lived != is.1.long_lived {
+                let new = Some(is.clone());
+                let old = Some(old);
                 changes.push((key.clone(), Change { old, new }));
             }
         }
         changes
     }
 
-    /// Takes back [`Self::mark_stale`].
-    pub(crate) fn mark_fresh(&mut self, peer: PeerId) -> Vec<(RouteKey, Change)> {
-        let mut touched = vec![];
-        for (key, route) in &mut self.routes {
-            if let Some(path) = route.paths.get_mut(&Source::Peer(peer)) {
-                path.stale = false;
-                touched.push(key.clone());
-            }
-        }
-        let again = |key: RouteKey| Some((key.clone(), self.choose_again(&key)?));
-        touched.into_iter().filter_map(again).collect()
-    }
-
-    fn choose_again(&mut self, key: &RouteKey) -> Option<Change> {
-        let route = self.routes.get_mut(key)?;
-        let chosen = route.choose();
-        if chosen == route.best {
-            return None;
-        }
-        let old = route.best().map(|(source, path)| (source, path.clone()));
-        route.best = chosen;
-        let new = route.best().map(|(source, path)| (source, path.clone()));
-        Some(Change { old, new })
+    /// Keys of a peer's stale paths that must not outlive its restart time (RFC 9494 §4.2,
+    /// NO_LLGR).
+    pub(crate) fn stale_without_long_life(&self, peer: PeerId) -> Vec<RouteKey> {
+        self.keys_where(peer, |path| path.stale && path.attrs.no_long_life)
     }
 
     /// Keys of a peer's paths, all or the stale ones.
     pub(crate) fn keys_of(&self, peer: PeerId, only_stale: bool) -> Vec<RouteKey> {
-        let source = Source::Peer(peer);
-        let wanted = |route: &Route| {
-            route
-                .paths
-                .get(&source)
-                .is_some_and(|path| path.stale || !only_stale)
-        };
-        self.routes
-            .iter()
-            .filter(|(_, route)| wanted(route))
-            .map(|(key, _)| key.clone())
+        if only_stale && self.count_of(peer).1 == 0 {
+            return vec![];
+        }
+        self.keys_where(peer, |path| path.stale || !only_stale)
+    }
+
+    fn keys_where(&self, peer: PeerId, wanted: impl Fn(&Path) -> bool) -> Vec<RouteKey> {
+        let keys = self.told.get(&peer).into_iter().flat_map(|told| &told.keys);
+        keys.filter(|key| self.path(key, Source::Peer(peer)).is_some_and(&wanted))
+            .cloned()
             .collect()
     }
 
-    /// How many paths a source has.
-    pub(crate) fn count(&self, source: Source) -> usize {
-        self.counts.get(&source).copied().unwrap_or_default()
+    /// How many paths a peer told, and how many of them are stale.
+    pub(crate) fn count_of(&self, peer: PeerId) -> (usize, usize) {
+        let told = self.told.get(&peer);
+        told.map_or((0, 0), |told| (told.keys.len(), told.stale))
     }
 
     /// Peers whose stale path to a route we hold.
     pub(crate) fn stale_sources(&self, key: &RouteKey) -> Vec<PeerId> {
-        let Some(route) = self.routes.get(key) else {
-            return vec![];
-        };
-        route
-            .paths
-            .iter()
+        let paths = self.routes.get(key).into_iter().flat_map(Route::all);
+        paths
             .filter_map(|(source, path)| match source {
                 Source::Peer(peer) if path.stale => Some(*peer),
                 _ => None,
@@ -247,11 +288,12 @@ impl Rib {
     }
 
     pub(crate) fn path(&self, key: &RouteKey, source: Source) -> Option<&Path> {
-        self.routes.get(key)?.paths.get(&source)
+        self.routes.get(key)?.get(source)
     }
 
     pub(crate) fn best(&self, key: &RouteKey) -> Option<(Source, &Path)> {
-        self.routes.get(key)?.best()
+        let (source, path) = &self.routes.get(key)?.best;
+        Some((*source, path))
     }
 
     /// Best paths in order, from after a key on.
@@ -260,30 +302,34 @@ impl Rib {
         key: Option<&'a RouteKey>,
     ) -> impl Iterator<Item = (&'a RouteKey, Source, &'a Path)> {
         let from = key.map_or(Bound::Unbounded, Bound::Excluded);
-        self.routes
-            .range((from, Bound::Unbounded))
-            .filter_map(|(key, route)| {
-                let (source, path) = route.best()?;
-                Some((key, source, path))
-            })
+        let routes = self.routes.range((from, Bound::Unbounded));
+        routes.map(|(key, route)| (key, route.best.0, &route.best.1))
     }
 
-    /// Every path, and what decided against it; none for the best.
+    /// Every path, and what decided against it; none for the best. By source.
     pub(crate) fn all(
         &self,
     ) -> impl Iterator<Item = (&RouteKey, Source, &Path, Option<&'static str>)> {
         self.routes.iter().flat_map(|(key, route)| {
-            route.paths.iter().map(move |(source, path)| {
-                let why = match route.best() {
-                    Some((best, winner)) if best != *source => {
-                        Some(compare((best, winner), (*source, path)).1)
-                    }
-                    _ => None,
-                };
+            let (best, winner) = &route.best;
+            let mut paths: Vec<_> = route.all().collect();
+            paths.sort_unstable_by_key(|(source, _)| *source);
+            paths.into_iter().map(move |(source, path)| {
+                let lost = source != best;
+                let why = lost.then(|| compare((*best, winner), (*source, path)).1);
                 (key, *source, path, why)
             })
         })
     }
+}
+
+/// What a path's coming made of the best one; none if that was and is another.
+fn change_of(old: (Source, Path), route: &Route, source: Source) -> Option<Change> {
+    let untouched = old.0 == route.best.0 && old.0 != source;
+    (!untouched).then(|| Change {
+        old: Some(old),
+        new: Some(route.best.clone()),
+    })
 }
 
 /// Greater is better; and the rule that decided (RFC 4271 §9.1.2.2, RFC 7432 §15, RFC 4456 §9).

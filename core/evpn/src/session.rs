@@ -450,13 +450,18 @@ impl Speaker {
         if matches!(session.out.dump, Dump::After { first: true, .. }) {
             return; // everything is on its way already
         }
+        let conn = session.conn;
+        self.leave_group(id);
+        let peer = self.peers.get_mut(&id);
+        let Some(session) = peer.and_then(|peer| peer.session.as_mut()) else {
+            return;
+        };
         session.out.dump = Dump::After {
             key: None,
             first: false,
         };
         if session.enhanced_refresh {
             session.out.refresh_end = true;
-            let conn = session.conn;
             self.with_link(conn, |link| {
                 link.send(&refresh_mark(RouteRefreshSubtype::BoRR));
             });
@@ -523,7 +528,7 @@ impl Speaker {
 
     /// Looks at how many routes a peer has after an UPDATE, of whose routes so many were refused.
     pub(crate) fn check_limit(&mut self, now: Instant, id: PeerId, conn: ConnId, refused: u64) {
-        let held = self.rib.count(Source::Peer(id));
+        let held = self.rib.count_of(id).0;
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };

@@ -1,7 +1,8 @@
 //! One process's BGP: its peers, its routes, its MAC-VRFs.
 
 use crate::advice::{Lost, advise};
-use crate::codec::RouteKey;
+use crate::codec::{KnownAttrs, RouteKey};
+use crate::group::{Group, GroupId};
 use crate::link::{ConnId, Link, Restart, Side, session_config};
 use crate::local::{self, OwnRoute};
 use crate::peer::{Down, Peer};
@@ -35,6 +36,13 @@ pub struct Speaker {
     /// Peers that may have something to send.
     pub(crate) ready: BTreeSet<PeerId>,
     last_served: Option<PeerId>,
+    pub(crate) known_attrs: KnownAttrs,
+    pub(crate) groups: BTreeMap<GroupId, Group>,
+    /// Peers with a session that are in no group.
+    pub(crate) alone: BTreeSet<PeerId>,
+    /// Groups that may have something to send.
+    pub(crate) ready_groups: BTreeSet<GroupId>,
+    pub(crate) next_group: u64,
     /// Until when completeness waits for peers; none once complete.
     pub(crate) deferral_until: Option<Instant>,
     pub(crate) stopped: bool,
@@ -251,6 +259,11 @@ impl Speaker {
             last_words: VecDeque::new(),
             ready: BTreeSet::new(),
             last_served: None,
+            known_attrs: KnownAttrs::default(),
+            groups: BTreeMap::new(),
+            alone: BTreeSet::new(),
+            ready_groups: BTreeSet::new(),
+            next_group: 1,
             deferral_until: Some(now + config.timing.deferral),
             stopped: false,
             clock: now,
@@ -479,6 +492,7 @@ impl Speaker {
         if let Some(last) = self.last_words.pop_front() {
             return Some(last);
         }
+        self.serve_groups();
         // In turn, so that one peer's long table does not hold up another's keepalive.
         let after = |last: Option<PeerId>| (last.map_or(Unbounded, Excluded), Unbounded);
         while let Some(id) = self
@@ -543,7 +557,8 @@ impl Speaker {
                 sequence: path.attrs.sequence,
                 sticky: path.attrs.sticky,
                 label: path
-                    .label
+                    .rest
+                    .label(key)
                     .or(path.attrs.replication.map(|(label, _)| label)),
                 next_hop: path.attrs.next_hop,
                 from: match source {
@@ -562,13 +577,6 @@ impl Speaker {
 
     /// Every peer.
     pub fn peers(&self, now: Instant) -> Vec<PeerInfo> {
-        let mut held: BTreeMap<PeerId, (usize, usize)> = BTreeMap::new();
-        for (_, source, path, _) in self.rib.all() {
-            if let Source::Peer(peer) = source {
-                let (all, stale) = held.entry(peer).or_default();
-                (*all, *stale) = (*all + 1, *stale + usize::from(path.stale));
-            }
-        }
         let mut by_router_id: BTreeMap<Ipv4Addr, Vec<PeerId>> = BTreeMap::new();
         for (id, peer) in self.configured() {
             if let Some(session) = &peer.session {
@@ -580,7 +588,7 @@ impl Speaker {
             same.iter().find(|other| **other != id).copied()
         };
         let info = |(id, peer): (&PeerId, &Peer)| {
-            let (routes, stale) = held.get(id).copied().unwrap_or_default();
+            let (routes, stale) = self.rib.count_of(*id);
             PeerInfo {
                 peer: *id,
                 role: peer.config.role,
@@ -661,6 +669,8 @@ impl Speaker {
         if let Some(peer) = self.peers.get_mut(&id)
             && let Some(mut link) = peer.links.remove(&conn)
         {
+            // But no routes after it.
+            link.writable = false;
             while let Some(bytes) = link.take_queued() {
                 peer.note_sent(self.clock, &bytes);
                 self.last_words.push_back(Transmit {

@@ -351,7 +351,7 @@ impl Vrfs {
                     ip: *ip,
                     last_resort: path.is_last_resort(),
                 };
-                let fits = path.label == Some(vni.get()) && mac.is_usable();
+                let fits = path.rest.label(key) == Some(vni.get()) && mac.is_usable();
                 fits.then_some(Place::Mac(vrf.tag(*tag)?, *mac, claim))
             }
             RouteKey::Other { .. } => None,

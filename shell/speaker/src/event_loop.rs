@@ -21,8 +21,10 @@ use tracing::{debug, info, warn};
 
 /// Events on their way from all connections. When it is full, readers wait, and TCP with them.
 const QUEUE_EVENTS: usize = 256;
-/// Events taken before rows are published: bursts become one publication.
+/// What is taken in before rows are published and peers are told: bursts become one publication,
+/// and nobody waits long for news.
 const BURST_EVENTS: usize = 256;
+const BURST_BYTES: usize = 256 << 10;
 /// Messages sent before events are looked at again.
 const TURN_MESSAGES: usize = 512;
 /// A deadline missed by so much means that this process, or the machine, stood still.
@@ -147,11 +149,18 @@ impl Runner {
     }
 
     fn take_burst(&mut self, events: &mut mpsc::Receiver<Event>) {
+        let mut bytes = 0;
         for _ in 0..BURST_EVENTS {
             let Ok(event) = events.try_recv() else {
                 return;
             };
+            if let Event::Bytes(_, got, _) = &event {
+                bytes += got.len();
+            }
             self.on_event(event);
+            if bytes >= BURST_BYTES {
+                return;
+            }
         }
     }
 
@@ -274,7 +283,7 @@ impl Runner {
                     self.connections.insert(conn, connection);
                 }
             }
-            Event::Bytes(conn, bytes) => self.speaker.handle_bytes(now, conn, &bytes),
+            Event::Bytes(conn, bytes, _leave) => self.speaker.handle_bytes(now, conn, &bytes),
             Event::Written(conn, count) => self.on_written(conn, count),
             Event::Over(conn, lost) => {
                 self.connections.remove(&conn);

@@ -4,7 +4,8 @@ use crate::kernel_drops::KernelDrops;
 use crate::socket;
 use bytes::{Buf, Bytes, BytesMut};
 use evpn::{ConnId, Lost, LostBy};
-use std::io;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -23,7 +24,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const LINGER: Duration = Duration::from_secs(1);
 /// How long a closed connection may take to send what was given before.
 const LAST_WORDS: Duration = Duration::from_secs(5);
-const READ_BYTES: usize = 16 << 10;
+const READ_BYTES: usize = 64 << 10;
+/// Slices given to one `writev`.
+const SLICES_MAX: usize = 64;
 /// Messages handed to a writer at most; more than a batch of the speaker can make.
 const QUEUE_MESSAGES: usize = 2048;
 /// With so many on their way the speaker is told to wait, and with so few to go on.
@@ -35,7 +38,8 @@ pub(crate) const LOW_WATER: usize = 32;
 pub(crate) enum Event {
     Accepted(TcpStream, SocketAddr),
     Connected(ConnId, TcpStream),
-    Bytes(ConnId, Bytes),
+    /// With leave to read on, once it was looked at.
+    Bytes(ConnId, Bytes, OwnedSemaphorePermit),
     /// So many messages have left; or none, but a part of one.
     Written(ConnId, usize),
     Over(ConnId, Lost),
@@ -196,8 +200,13 @@ async fn read(
     mut closed: oneshot::Receiver<()>,
 ) {
     let mut buffer = BytesMut::with_capacity(READ_BYTES);
+    // One piece at a time: who sends most is not heard most, and what one has to say does not
+    // wait behind the whole table of another.
+    let turn = Arc::new(Semaphore::new(1));
     let lost = loop {
         buffer.reserve(READ_BYTES);
+        let leave = Arc::clone(&turn).acquire_owned().await;
+        let leave = leave.expect("nobody closes it");
         let got = tokio::select! {
             got = stream.read_buf(&mut buffer) => got,
             _ = &mut closed => return linger(stream).await,
@@ -209,7 +218,7 @@ async fn read(
                     text: "the peer closed the connection".to_owned(),
                 };
             }
-            Ok(_) => Event::Bytes(conn, buffer.split().freeze()),
+            Ok(_) => Event::Bytes(conn, buffer.split().freeze(), leave),
             Err(error) => {
                 break Lost {
                     by: lost_by(&error),
@@ -239,20 +248,12 @@ async fn write(
     mut queue: mpsc::Receiver<Bytes>,
     events: mpsc::Sender<Event>,
 ) {
-    let mut batch = Vec::new();
-    loop {
-        let count = queue.recv_many(&mut batch, HIGH_WATER).await;
-        if count == 0 {
-            break;
-        }
-        let mut bytes = BytesMut::with_capacity(batch.iter().map(Bytes::len).sum());
-        for message in batch.drain(..) {
-            bytes.extend_from_slice(&message);
-        }
-        while bytes.has_remaining() {
-            let event = match stream.write_buf(&mut bytes).await {
-                Ok(_) if bytes.has_remaining() => Event::Written(conn, 0),
-                Ok(_) => Event::Written(conn, count),
+    let mut fetched = Vec::new();
+    while queue.recv_many(&mut fetched, SLICES_MAX).await > 0 {
+        let mut batch = VecDeque::from(std::mem::take(&mut fetched));
+        while !batch.is_empty() {
+            let event = match write_some(&mut stream, &mut batch).await {
+                Ok(messages) => Event::Written(conn, messages),
                 Err(error) => {
                     let (by, text) = (lost_by(&error), format!("writing: {error}"));
                     Event::Over(conn, Lost { by, text })
@@ -268,4 +269,30 @@ async fn write(
     }
     // The peer may have closed first.
     drop(stream.shutdown().await);
+}
+
+/// Writes many messages with one call and without copying them: other peers may have the same.
+/// How many of them have left; what is left of the others stays.
+async fn write_some(stream: &mut OwnedWriteHalf, batch: &mut VecDeque<Bytes>) -> io::Result<usize> {
+    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+    let count = batch.len().min(SLICES_MAX);
+    for (slice, message) in slices.iter_mut().zip(&*batch) {
+        *slice = IoSlice::new(message);
+    }
+    let mut written = stream.write_vectored(&slices[..count]).await?;
+    if written == 0 {
+        return Err(io::ErrorKind::WriteZero.into());
+    }
+    let mut whole = 0;
+    while let Some(first) = batch.front_mut()
+        && written >= first.len()
+    {
+        written -= first.len();
+        batch.pop_front();
+        whole += 1;
+    }
+    if let Some(first) = batch.front_mut() {
+        first.advance(written);
+    }
+    Ok(whole)
 }

@@ -73,9 +73,7 @@ pub(super) fn run(plan: &Plan) -> Outcome {
     client::drain(&feeder);
     let prober = client::session(prober_ip, REFLECTOR);
     client::drain(&prober);
-    let _mute = plan
-        .mute
-        .then(|| client::session(nth_client(2), REFLECTOR));
+    let _mute = plan.mute.then(|| client::session(nth_client(2), REFLECTOR));
     let receivers: Vec<Arc<Seen>> = (0..plan.receivers)
         .map(|n| client::receiver(nth_client(4 + n), REFLECTOR, plan.routes, PROBES_MAX))
         .collect();
@@ -104,7 +102,13 @@ pub(super) fn run(plan: &Plan) -> Outcome {
     feed(&mut feeder, &gone);
     outcome.withdrawn_s = wait(&receivers, start, limit, Seen::none_at);
     if outcome.withdrawn_s.is_some() {
-        probe(plan, &mut outcome, (feeder, routes, feeder_ip), prober, &receivers);
+        probe(
+            plan,
+            &mut outcome,
+            (feeder, routes, feeder_ip),
+            prober,
+            &receivers,
+        );
     }
     outcome.peak_kib = status(plan.pid, "VmHWM");
     outcome
@@ -149,7 +153,10 @@ fn probe(
     };
     // The feeder goes on until the last probe is through: the load must not end before.
     while Instant::now() < deadline
-        && !sent.iter().enumerate().all(|(n, at)| came(n, *at).is_some())
+        && !sent
+            .iter()
+            .enumerate()
+            .all(|(n, at)| came(n, *at).is_some())
     {
         thread::sleep(Duration::from_millis(5));
     }
@@ -187,7 +194,10 @@ fn wait(
         if lost || start.elapsed() > limit {
             let held: Vec<usize> = receivers.iter().map(|seen| seen.held()).collect();
             let mut err = std::io::stderr().lock();
-            drop(writeln!(err, "   session lost: {lost}; routes held: {held:?}"));
+            drop(writeln!(
+                err,
+                "   session lost: {lost}; routes held: {held:?}"
+            ));
             return None;
         }
         thread::sleep(Duration::from_millis(1));

@@ -87,8 +87,16 @@ pub(crate) fn measure(quick: bool, rounds: usize, table: &mut Table) {
 }
 
 fn name(case: &Case) -> String {
-    let mute = if case.mute { " beside one that never reads" } else { "" };
-    format!("{} routes to {}{mute}", thousands(case.routes), case.receivers)
+    let mute = if case.mute {
+        " beside one that never reads"
+    } else {
+        ""
+    };
+    format!(
+        "{} routes to {}{mute}",
+        thousands(case.routes),
+        case.receivers
+    )
 }
 
 fn thousands(n: usize) -> String {
@@ -120,14 +128,17 @@ fn tell(outcome: &Outcome) -> String {
     )
 }
 
+/// A figure of a run, if it has it.
+type Figure<'a> = &'a dyn Fn(&Outcome) -> Option<f64>;
+
 fn report(case: &Case, outcomes: &[(Subject, Outcome)], table: &mut Table) {
-    let of = |subject: Subject, figure: &dyn Fn(&Outcome) -> Option<f64>| {
+    let of = |subject: Subject, figure: Figure<'_>| {
         let mine = outcomes.iter().filter(|(s, _)| *s == subject);
         let values: Vec<f64> = mine.filter_map(|(_, outcome)| figure(outcome)).collect();
         (!values.is_empty()).then(|| median(&values))
     };
     let name = name(case);
-    let times: [(&str, &dyn Fn(&Outcome) -> Option<f64>, Target); 6] = [
+    let times: [(&str, Figure<'_>, Target); 6] = [
         ("all have all", &|o| o.converged_s, Target::RatioMost(1.0)),
         ("late joiner has all", &|o| o.joined_s, Target::None),
         ("withdrawn everywhere", &|o| o.withdrawn_s, Target::None),
@@ -151,7 +162,12 @@ fn report(case: &Case, outcomes: &[(Subject, Outcome)], table: &mut Table) {
             None => table.note(&what, "did not finish"),
         }
         if let Some(gobgp) = of(Subject::GoBgp, value) {
-            table.add(&format!("GoBGP, {what}"), (gobgp, unit), of(Subject::Frr, value), Target::None);
+            table.add(
+                &format!("GoBGP, {what}"),
+                (gobgp, unit),
+                of(Subject::Frr, value),
+                Target::None,
+            );
         }
     }
     if case.subjects.contains(&Subject::GoBgp) && of(Subject::GoBgp, &|o| o.converged_s).is_none() {
@@ -237,8 +253,14 @@ impl Place {
             Subject::Frr => {
                 fs::write(path("bgpd.conf"), frr_config()).expect("a configuration");
                 // bgpd drops to its own user, which has to make files there.
-                let owned = Command::new("chown").args(["-R", "frr"]).arg(&self.dir).status();
-                assert!(owned.is_ok_and(|status| status.success()), "FRR's user owns its directory");
+                let owned = Command::new("chown")
+                    .args(["-R", "frr"])
+                    .arg(&self.dir)
+                    .status();
+                assert!(
+                    owned.is_ok_and(|status| status.success()),
+                    "FRR's user owns its directory"
+                );
                 let mut command = self.command(Path::new("/usr/lib/frr/bgpd"));
                 command.arg("-Z").arg("-f").arg(path("bgpd.conf"));
                 command.arg("-i").arg(path("bgpd.pid"));
@@ -263,7 +285,11 @@ impl Drop for Place {
             drop(daemon.kill());
             drop(daemon.wait());
         }
-        drop(Command::new("ip").args(["netns", "del", &self.netns]).status());
+        drop(
+            Command::new("ip")
+                .args(["netns", "del", &self.netns])
+                .status(),
+        );
         drop(fs::remove_dir_all(&self.dir));
     }
 }
