@@ -3,8 +3,8 @@
 use crate::AttachmentSpec;
 use ipnet::IpNet;
 use model::{
-    AccountId, Encoding, HostId, Labels, MacAddr, Mtu, Name, ObjectId, Revision, Role, SubnetId,
-    UnixMillis, VlanId, Vni, VpcId,
+    AccountId, Encoding, HostId, Labels, MacAddr, Mtu, Name, ObjectId, Revision, Role, SpeakerKind,
+    SubnetId, UnixMillis, VlanId, Vni, VpcId,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -136,6 +136,9 @@ pub struct CreateHost {
     pub underlay: IpAddr,
     /// Failure domain.
     pub zone: Option<Name>,
+    /// Its EVPN client.
+    #[serde(default, skip_serializing_if = "SpeakerKind::is_default")]
+    pub speaker: SpeakerKind,
     /// The users' labels.
     pub labels: Labels,
 }
@@ -166,6 +169,9 @@ pub struct UpdateHost {
     pub zone: Option<Option<Name>>,
     /// True: it takes no new workloads.
     pub draining: Option<bool>,
+    /// Its EVPN client from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speaker: Option<SpeakerKind>,
     /// All its labels from now on.
     pub labels: Option<Labels>,
 }

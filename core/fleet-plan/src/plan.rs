@@ -73,6 +73,7 @@ pub fn plan(intent: &Intent, host: HostId, reflectors: &[Reflector]) -> Option<D
         bgp: BgpConfig {
             asn: intent.cluster().asn,
             reflectors: reflectors.to_vec(),
+            speaker: inventory.speaker,
         },
         stacks,
     }))

@@ -339,6 +339,16 @@ pub enum Refusal {
         /// What it is for.
         roles: Vec<Role>,
     },
+    /// FRR knows one VLAN a VNI.
+    #[error(
+        "host {host} with FRR as its EVPN client does VLAN-based service only, and VPC {vpc} is a vlan-aware-bundle: use another host, the built-in speaker (vpc host set {host} --speaker builtin), or a vlan-based VPC"
+    )]
+    FrrBundle {
+        /// Which host.
+        host: String,
+        /// Which VPC.
+        vpc: String,
+    },
     /// A host without a purpose.
     #[error(
         "host {host} has no role: give it one or more of compute, route, management and storage"
@@ -381,7 +391,9 @@ impl Refusal {
             Self::RequestReused { .. } => Code::RequestReused,
             Self::Exhausted { .. } => Code::Exhausted,
             Self::Held { .. } => Code::Held,
-            Self::HostDraining { .. } | Self::HostRole { .. } => Code::UnsuitableHost,
+            Self::HostDraining { .. } | Self::HostRole { .. } | Self::FrrBundle { .. } => {
+                Code::UnsuitableHost
+            }
             Self::BadCidr(_)
             | Self::NoCidr { .. }
             | Self::CidrSize { .. }

@@ -301,6 +301,7 @@ fn an_older_generation_is_refused_and_the_same_one_is_nothing_new() {
         underlay: underlay(),
         bgp: BgpConfig {
             asn: model::Asn::new(65000).unwrap(),
+            speaker: model::SpeakerKind::Builtin,
             reflectors: Vec::new(),
         },
         stacks: Vec::new(),

@@ -43,6 +43,54 @@ pub struct BgpConfig {
     pub asn: Asn,
     /// Where the host's client connects.
     pub reflectors: Vec<Reflector>,
+    /// Which program is the client.
+    #[serde(default, skip_serializing_if = "SpeakerKind::is_default")]
+    pub speaker: SpeakerKind,
+}
+
+/// Which program is a host's EVPN client.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum SpeakerKind {
+    /// The speaker in the agent.
+    #[default]
+    Builtin,
+    /// FRR's bgpd and zebra, run by the agent. Does VLAN-based service only.
+    Frr,
+}
+
+impl SpeakerKind {
+    /// True for the one that is meant where none is named.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Text that names no speaker.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a speaker: builtin or frr")]
+pub struct BadSpeaker(String);
+
+impl FromStr for SpeakerKind {
+    type Err = BadSpeaker;
+    fn from_str(text: &str) -> Result<Self, BadSpeaker> {
+        match text {
+            "builtin" => Ok(Self::Builtin),
+            "frr" => Ok(Self::Frr),
+            _ => Err(BadSpeaker(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for SpeakerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Builtin => "builtin",
+            Self::Frr => "frr",
+        })
+    }
 }
 
 /// One route reflector.
@@ -237,6 +285,20 @@ mod tests {
         ] {
             assert!(bad.parse::<Attachment>().is_err(), "{bad:?} was taken");
         }
+    }
+
+    #[test]
+    fn a_configuration_of_before_has_the_builtin_speaker() {
+        let bgp: BgpConfig = serde_json::from_str(r#"{"asn":65000,"reflectors":[]}"#).unwrap();
+        assert_eq!(bgp.speaker, SpeakerKind::Builtin);
+        assert_eq!(
+            serde_json::to_string(&bgp).unwrap(),
+            r#"{"asn":65000,"reflectors":[]}"#
+        );
+        for text in ["builtin", "frr"] {
+            assert_eq!(text.parse::<SpeakerKind>().unwrap().to_string(), text);
+        }
+        assert!("bird".parse::<SpeakerKind>().is_err());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What users asked for, and what hosts report: the rows of the management database.
 
 use crate::{
-    AccountId, Asn, Attachment, Encoding, HostId, MacAddr, Mtu, Name, NicId, SubnetId, VlanId, Vni,
-    VpcId,
+    AccountId, Asn, Attachment, Encoding, HostId, MacAddr, Mtu, Name, NicId, SpeakerKind, SubnetId,
+    VlanId, Vni, VpcId,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -188,6 +188,9 @@ pub struct Host {
     pub zone: Option<Name>,
     /// True while it takes no new workloads.
     pub draining: bool,
+    /// Its EVPN client.
+    #[serde(default, skip_serializing_if = "SpeakerKind::is_default")]
+    pub speaker: SpeakerKind,
     /// Revision, age, labels.
     pub meta: Meta,
 }

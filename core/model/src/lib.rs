@@ -15,8 +15,8 @@ mod network;
 pub use addr::{BadCidr, BadMac, MacAddr, canonical_cidr};
 pub use forwarding::{EviForwarding, Forwarding, Tag};
 pub use host_config::{
-    Attachment, BadAttachment, BgpConfig, Encapsulation, HostConfig, Port, Reflector, Secret,
-    Segment, Stack, Underlay,
+    Attachment, BadAttachment, BadSpeaker, BgpConfig, Encapsulation, HostConfig, Port, Reflector,
+    Secret, Segment, SpeakerKind, Stack, Underlay,
 };
 pub use id::{AccountId, BadId, HostId, NicId, SubnetId, TokenId, VpcId};
 pub use intent::{

@@ -11,7 +11,7 @@ use crate::v1::host_sync_client::HostSyncClient;
 use crate::v1::l2_client::L2Client;
 use crate::v1::management_client::ManagementClient;
 use hyper_util::rt::TokioIo;
-use model::{HostId, Name, Role};
+use model::{HostId, Name, Role, SpeakerKind};
 use rustls::pki_types::CertificateDer;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -122,6 +122,8 @@ pub struct Enrollment {
     pub roles: BTreeSet<Role>,
     /// Failure domain.
     pub zone: Option<Name>,
+    /// Its EVPN client.
+    pub speaker: SpeakerKind,
     /// Version of the agent.
     pub agent_version: String,
     /// Version of the kernel.
@@ -192,6 +194,7 @@ pub async fn enroll_with(
                 .map(|role| v1::Role::from(*role).into())
                 .collect(),
             zone: with.zone.as_ref().map(Name::to_string).unwrap_or_default(),
+            speaker: v1::Speaker::from(with.speaker).into(),
             agent_version: with.agent_version.clone(),
             kernel_version: with.kernel_version.clone(),
         })

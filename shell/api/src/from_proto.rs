@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use model::{
     Asn, Attachment, BgpConfig, Capability, Condition, Encoding, Generation, HostConfig,
     HostStatus, IfName, Kind, Liveness, ObjectId, Port, Reflector, Resources, Role, Secret,
-    Segment, Stack, Underlay, UnixMillis, canonical_cidr,
+    Segment, SpeakerKind, Stack, Underlay, UnixMillis, canonical_cidr,
 };
 use std::collections::BTreeSet;
 use std::fmt;
@@ -185,6 +185,9 @@ closed_enum!(v1::Role, Role, "role", {
 closed_enum!(v1::Encoding, Encoding, "encoding", {
     VlanBased <-> VlanBased, VlanAwareBundle <-> VlanAwareBundle,
 });
+closed_enum!(v1::Speaker, SpeakerKind, "speaker", {
+    Builtin <-> Builtin, Frr <-> Frr,
+});
 closed_enum!(v1::Liveness, Liveness, "liveness", {
     Joining <-> Joining, Up <-> Up, Down <-> Down,
 });
@@ -203,6 +206,14 @@ impl Field<'_> {
         let wire = W::try_from(raw)
             .map_err(|_| self.bad(format_args!("{raw} is not a value this version knows")))?;
         T::try_from(wire).map_err(|reason| self.bad(reason))
+    }
+
+    /// An EVPN client; none if none is named.
+    pub fn speaker(self, raw: i32) -> Result<Option<SpeakerKind>, BadRequest> {
+        match raw {
+            0 => Ok(None),
+            raw => self.enumeration::<v1::Speaker, SpeakerKind>(raw).map(Some),
+        }
     }
 
     /// A set of roles.
@@ -251,6 +262,7 @@ impl TryFrom<v1::HostConfig> for HostConfig {
                         MAX_REFLECTORS,
                         reflector,
                     )?,
+                    speaker: bgp.of("speaker").speaker(wire.speaker)?.unwrap_or_default(),
                 }
             },
             stacks: list(Field::root("stacks"), wire.stacks, MAX_STACKS, stack)?,

@@ -95,6 +95,7 @@ pub fn host(host: &Host, status: Option<v1::HostStatus>) -> v1::Host {
         draining: host.draining,
         meta: Some((&host.meta).into()),
         status,
+        speaker: v1::Speaker::from(host.speaker).into(),
     }
 }
 
@@ -186,6 +187,7 @@ impl From<&HostConfig> for v1::HostConfig {
                         },
                     })
                     .collect(),
+                speaker: v1::Speaker::from(config.bgp.speaker).into(),
             }),
             stacks: config.stacks.iter().map(Into::into).collect(),
         }

@@ -70,6 +70,9 @@ impl Service {
                 "" => token.zone.clone(),
                 zone => Some(parse(Field::root("zone"), zone)?),
             },
+            speaker: Field::root("speaker")
+                .speaker(wire.speaker)?
+                .unwrap_or_default(),
             labels: Labels::new(),
         };
         // The same token with the same key is the same request, sent again.

@@ -234,6 +234,7 @@ pub(crate) fn update_host(wire: v1::UpdateHostRequest) -> Result<Unresolved, Bad
         Some("") => Some(None),
         Some(zone) => Some(Some(parse(Field::root("zone"), zone)?)),
     };
+    let speaker = Field::root("speaker").speaker(wire.speaker)?;
     Ok(Box::new(move |intent| {
         Ok(Command::UpdateHost(UpdateHost {
             host: host.host(intent)?,
@@ -241,6 +242,7 @@ pub(crate) fn update_host(wire: v1::UpdateHostRequest) -> Result<Unresolved, Bad
             roles: roles.clone(),
             zone: zone.clone(),
             draining: wire.draining,
+            speaker,
             labels: labels.clone(),
         }))
     }))

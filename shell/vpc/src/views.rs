@@ -102,6 +102,8 @@ pub(crate) struct HostView {
     underlay_mtu: Option<u32>,
     zone: Option<String>,
     draining: bool,
+    /// "builtin" or "frr".
+    speaker: String,
     /// "joining", "up" or "down".
     pub(crate) state: String,
     last_checkin: Option<String>,
@@ -408,9 +410,11 @@ impl NicView {
 impl From<v1::Host> for HostView {
     fn from(host: v1::Host) -> Self {
         let roles = host.roles().map(role).collect();
+        let speaker = word(host.speaker().as_str_name(), "SPEAKER_");
         let status = host.status.unwrap_or_default();
         let resources = status.resources.unwrap_or_default();
         Self {
+            speaker,
             state: word(status.liveness().as_str_name(), "LIVENESS_"),
             capabilities: status.capabilities().map(capability).collect(),
             roles,
@@ -451,6 +455,7 @@ impl HostView {
                 "draining",
                 if self.draining { "yes" } else { "no" }.to_owned(),
             ),
+            ("speaker", self.speaker.clone()),
             ("agent", self.agent_version.clone()),
             ("kernel", self.kernel_version.clone()),
             ("capabilities", self.capabilities.join(" ")),
@@ -683,8 +688,8 @@ mod tests {
             fields(&host),
             "agent_version applied_generation capabilities conditions cpus created \
              disk_free_bytes draining id kernel_version labels last_checkin memory_free_bytes \
-             memory_total_bytes name received_generation resource_version roles state \
-             underlay_address underlay_mtu wanted_generation zone"
+             memory_total_bytes name received_generation resource_version roles speaker \
+             state underlay_address underlay_mtu wanted_generation zone"
         );
         let token = TokenView::from(v1::JoinToken::default());
         assert_eq!(

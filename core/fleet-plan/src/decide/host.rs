@@ -3,7 +3,10 @@
 use super::Work;
 use crate::intent::Scope;
 use crate::{CreateHost, Refusal, UpdateHost};
-use model::{Encapsulation, Host, HostId, Kind, Name, Object, ObjectId, Role, Underlay};
+use model::{
+    Encapsulation, Encoding, Host, HostId, Kind, Name, Object, ObjectId, Role, SpeakerKind,
+    SubnetId, Underlay, VpcId,
+};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -19,6 +22,7 @@ impl Work<'_> {
             underlay: create.underlay,
             zone: create.zone,
             draining: false,
+            speaker: create.speaker,
             meta: self.new_meta(create.labels)?,
         };
         Ok(self.put(Object::Host(host)))
@@ -39,6 +43,10 @@ impl Work<'_> {
             }
             if let Some(draining) = update.draining {
                 host.draining = draining;
+            }
+            if let Some(speaker) = update.speaker {
+                self.check_speaker_fits(host, speaker)?;
+                host.speaker = speaker;
             }
         }
         Ok(self.put_if_changed(object))
@@ -62,6 +70,37 @@ impl Work<'_> {
             "NICs",
             nics,
         ))
+    }
+
+    fn check_speaker_fits(&self, host: &Host, speaker: SpeakerKind) -> Result<(), Refusal> {
+        let subnets: BTreeSet<SubnetId> = self
+            .intent
+            .nics_of_host(host.id)
+            .map(|nic| nic.subnet)
+            .collect();
+        let vpcs: BTreeSet<VpcId> = subnets
+            .into_iter()
+            .filter_map(|subnet| Some(self.intent.subnet(subnet)?.vpc))
+            .collect();
+        vpcs.into_iter()
+            .try_for_each(|vpc| self.check_bundle(&host.name, speaker, vpc))
+    }
+
+    /// FRR maps one VLAN to a VNI, so a bundle's subnets would be one broadcast domain to it.
+    pub(super) fn check_bundle(
+        &self,
+        host: &Name,
+        speaker: SpeakerKind,
+        vpc: VpcId,
+    ) -> Result<(), Refusal> {
+        let encoding = self.intent.vpc(vpc).map(|vpc| vpc.encoding);
+        if speaker == SpeakerKind::Frr && encoding == Some(Encoding::VlanAwareBundle) {
+            return Err(Refusal::FrrBundle {
+                host: host.to_string(),
+                vpc: self.intent.path(ObjectId::Vpc(vpc)),
+            });
+        }
+        Ok(())
     }
 
     fn check_underlay(&self, name: &Name, address: IpAddr) -> Result<(), Refusal> {

@@ -23,6 +23,7 @@ impl<'a> Work<'a> {
             .ok_or_else(|| missing(id))?;
         self.check_name(Kind::Nic, Scope::Subnet(subnet.id), &create.name)?;
         let host = self.suitable_host(create.host)?;
+        self.check_bundle(&host.name, host.speaker, subnet.vpc)?;
         let nic = Nic {
             id: self.draw(NicId::from_random, ObjectId::Nic),
             subnet: subnet.id,

@@ -11,9 +11,13 @@ vpc default/bundle 10.5.0.0/16 encoding vlan-aware-bundle vni 99
 host c1 192.0.2.11
 host r1 192.0.2.21 roles route,management
 host d1 192.0.2.31
+host c2 192.0.2.12
+host f1 192.0.2.41 speaker frr
 update-host d1 draining true
 subnet default/blue/web 10.4.1.0/24 fd00:4:0:1::/64
 subnet default/blue/tiny 10.4.2.0/30
+subnet default/bundle/web 10.5.1.0/24
+nic default/bundle/web/a c2 tap mac 02:00:00:00:00:1a
 nic default/blue/web/a c1 netns:app mac 02:00:00:00:00:0a ip 10.4.1.10
 nic default/blue/web/b c1 existing:ens3
 nic default/blue/tiny/a c1 tap
@@ -226,7 +230,7 @@ fn what_stands_in_the_way() {
 fn versions_and_request_ids() {
     check(
         "delete account rq version 3",
-        "version-conflict: account rq is at version 15, not 3: it changed meanwhile; read it \
+        "version-conflict: account rq is at version 19, not 3: it changed meanwhile; read it \
          again and repeat the change if it still makes sense",
     );
     check(
@@ -395,6 +399,18 @@ fn hosts_and_interfaces() {
         "nic default/blue/web/x d1 tap",
         "unsuitable-host: host d1 is draining and takes no new NICs: choose another host, or end \
          the draining",
+    );
+    check(
+        "nic default/bundle/web/x f1 tap",
+        "unsuitable-host: host f1 with FRR as its EVPN client does VLAN-based service only, and \
+         VPC default/bundle is a vlan-aware-bundle: use another host, the built-in speaker \
+         (vpc host set f1 --speaker builtin), or a vlan-based VPC",
+    );
+    check(
+        "update-host c2 speaker frr",
+        "unsuitable-host: host c2 with FRR as its EVPN client does VLAN-based service only, and \
+         VPC default/bundle is a vlan-aware-bundle: use another host, the built-in speaker \
+         (vpc host set c2 --speaker builtin), or a vlan-based VPC",
     );
     check(
         "nic default/blue/web/x r1 tap",

@@ -6,7 +6,8 @@ use fleet_plan::{
 };
 use model::{
     AccountId, Asn, Change, Cluster, Encoding, HostConfig, HostId, Kind, Labels, MacAddr, Mtu,
-    Name, Object, ObjectId, Reflector, Revision, Role, SubnetId, UnixMillis, VlanId, Vni, VpcId,
+    Name, Object, ObjectId, Reflector, Revision, Role, SpeakerKind, SubnetId, UnixMillis, VlanId,
+    Vni, VpcId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -231,6 +232,7 @@ impl World {
                 roles: roles(line.all("roles").first().unwrap_or(&"compute")),
                 underlay: parsed(line.arg(2)),
                 zone: line.get::<Name>("zone"),
+                speaker: line.get("speaker").unwrap_or_default(),
                 labels: line.labels(),
             }),
             "update-host" => Command::UpdateHost(UpdateHost {
@@ -242,6 +244,7 @@ impl World {
                     .first()
                     .map(|text| parsed_unless_none(text)),
                 draining: line.get("draining"),
+                speaker: line.get("speaker"),
                 labels: None,
             }),
             "update-vpc" => Command::UpdateVpc(UpdateVpc {
@@ -385,8 +388,12 @@ fn show(intent: &Intent, object: &Object) -> String {
                 .as_ref()
                 .map_or(String::new(), |zone| format!(" zone {zone}"));
             let draining = if host.draining { " draining" } else { "" };
+            let frr = match host.speaker {
+                SpeakerKind::Builtin => "",
+                SpeakerKind::Frr => " frr",
+            };
             format!(
-                "host {} {} {:?}{zone}{draining}",
+                "host {} {} {:?}{zone}{draining}{frr}",
                 host.name, host.underlay, host.roles
             )
         }

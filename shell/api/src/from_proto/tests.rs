@@ -12,6 +12,7 @@ fn config() -> HostConfig {
         },
         bgp: BgpConfig {
             asn: Asn::new(65000).unwrap(),
+            speaker: SpeakerKind::Frr,
             reflectors: vec![Reflector {
                 address: "10.0.0.9".parse().unwrap(),
                 port: 179,

@@ -145,6 +145,7 @@ impl Cluster {
             underlay: [192, 0, 2, number].into(),
             roles: BTreeSet::new(),
             zone: None,
+            speaker: model::SpeakerKind::Builtin,
             agent_version: "test".to_owned(),
             kernel_version: "6.1".to_owned(),
         }

@@ -5,7 +5,8 @@ use fleet_plan::{
     CreateVpc, Decision, Expect, Intent, RequestId,
 };
 use model::{
-    Asn, Cluster, Encoding, HostId, Labels, Mtu, Name, Object, ObjectId, Role, SubnetId, UnixMillis,
+    Asn, Cluster, Encoding, HostId, Labels, Mtu, Name, Object, ObjectId, Role, SpeakerKind,
+    SubnetId, UnixMillis,
 };
 use std::collections::BTreeSet;
 use store::{Store, StoreError};
@@ -47,6 +48,7 @@ pub(crate) fn host(text: &str, number: u8) -> Command {
         roles: BTreeSet::from([Role::Compute]),
         underlay: [192, 0, 2, number].into(),
         zone: None,
+        speaker: SpeakerKind::Builtin,
         labels: Labels::new(),
     })
 }

@@ -10,7 +10,7 @@ use crate::settings::{AGENT_CONFIG, parse_role};
 use crate::views::{HostView, TokenView};
 use api::{Credential, EnrollError, Enrolled, Enrollment, JoinToken, v1};
 use clap::{Args, Subcommand};
-use model::{Name, Role};
+use model::{Name, Role, SpeakerKind};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fs;
@@ -49,6 +49,11 @@ Get a token on the management host with `vpc host token create`.")]
         #[arg(long)]
         undo: bool,
     },
+    /// Change a host
+    #[command(after_help = "Examples:
+  vpc host set c1 --speaker frr
+  vpc host set c1 --role compute --role route --zone rack-2")]
+    Set(Set),
     /// Remove a host without NICs; its certificate is refused from then on
     #[command(after_help = "Examples:\n  vpc host remove c1")]
     Remove {
@@ -57,6 +62,30 @@ Get a token on the management host with `vpc host token create`.")]
         #[command(flatten)]
         deletion: Deletion,
     },
+}
+
+/// `vpc host set`.
+#[derive(Debug, Args)]
+pub(crate) struct Set {
+    /// Name, or id:ID
+    host: String,
+    #[command(flatten)]
+    change: Change,
+}
+
+/// What of a host changes; the rest stays as it is.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+struct Change {
+    /// Its EVPN client: builtin, or frr (FRR's bgpd and zebra, run by the agent)
+    #[arg(long)]
+    speaker: Option<SpeakerKind>,
+    /// All its roles from now on; may be given several times
+    #[arg(long, value_parser = parse_role, value_delimiter = ',')]
+    role: Vec<Role>,
+    /// Its failure domain from now on; empty for none
+    #[arg(long)]
+    zone: Option<String>,
 }
 
 /// Join tokens.
@@ -111,6 +140,9 @@ pub(crate) struct Join {
     /// Its failure domain
     #[arg(long)]
     zone: Option<Name>,
+    /// Its EVPN client: builtin, or frr (FRR's bgpd and zebra, run by the agent)
+    #[arg(long, default_value_t)]
+    speaker: SpeakerKind,
     /// Where to keep its key and certificate
     #[arg(long, value_name = "FILE", default_value = HOST_CREDENTIAL)]
     host_credential: PathBuf,
@@ -148,7 +180,16 @@ impl Host {
                 let view = HostView::from(found.into_inner());
                 global.output.one(&view, &view.details())
             }),
-            Self::Drain { host, undo } => drain(global, &host, !undo),
+            Self::Drain { host, undo } => {
+                let doing = match undo {
+                    false => format!("draining host {host}"),
+                    true => format!("undraining host {host}"),
+                };
+                update(global, &host, &doing, |request| {
+                    request.draining = Some(!undo)
+                })
+            }
+            Self::Set(set) => set.run(global),
             Self::Remove { host, deletion } => block_on(async {
                 let mut client = global.server.management().await?;
                 client
@@ -161,29 +202,54 @@ impl Host {
     }
 }
 
-fn drain(global: &Global, host: &str, draining: bool) -> Outcome {
-    let doing = match draining {
-        true => format!("draining host {host}"),
-        false => format!("undraining host {host}"),
-    };
+impl Set {
+    fn run(self, global: &Global) -> Outcome {
+        let Change {
+            speaker,
+            role,
+            zone,
+        } = self.change;
+        let doing = format!("changing host {}", self.host);
+        update(global, &self.host, &doing, |request| {
+            if let Some(speaker) = speaker {
+                request.speaker = v1::Speaker::from(speaker).into();
+            }
+            if !role.is_empty() {
+                let roles = role.iter().map(|role| v1::Role::from(*role).into());
+                request.roles = Some(v1::update_host_request::Roles {
+                    roles: roles.collect(),
+                });
+            }
+            request.zone = zone;
+        })
+    }
+}
+
+fn update(
+    global: &Global,
+    host: &str,
+    doing: &str,
+    change: impl FnOnce(&mut v1::UpdateHostRequest),
+) -> Outcome {
     block_on(async {
         let mut client = global.server.management().await?;
-        // An update needs the version it is based on; draining does not depend on the rest.
+        // An update needs the version it is based on; what is changed here does not depend on
+        // the rest.
         let found = client
             .get_host(get(host))
             .await
-            .map_err(|status| refused(&doing, &status))?
+            .map_err(|status| refused(doing, &status))?
             .into_inner();
-        let request = v1::UpdateHostRequest {
+        let mut request = v1::UpdateHostRequest {
             object: Some(reference(&format!("id:{}", found.id))),
             resource_version: found.meta.unwrap_or_default().resource_version,
-            draining: Some(draining),
             ..v1::UpdateHostRequest::default()
         };
+        change(&mut request);
         let changed = client
             .update_host(request)
             .await
-            .map_err(|status| refused(&doing, &status))?;
+            .map_err(|status| refused(doing, &status))?;
         let view = HostView::from(changed.into_inner());
         global.output.one(&view, &view.details())
     })
@@ -299,6 +365,7 @@ impl Join {
             underlay,
             roles: self.role.iter().copied().collect(),
             zone: self.zone.clone(),
+            speaker: self.speaker,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel_version: nix::sys::utsname::uname()
                 .map(|uname| uname.release().to_string_lossy().into_owned())
