@@ -523,7 +523,8 @@ pub(crate) fn read_update(
     let (routes, bad) = split_routes(routes)?;
     update.announced = routes;
     update.note_routes(bad);
-    let whole = (!sections.overrun).then(|| known.key(&next_hop_raw, &sections.rest, reader));
+    let whole = (!sections.overrun && !sections.bad_flags)
+        .then(|| known.key(&next_hop_raw, &sections.rest, reader));
     if let Some(attrs) = whole.as_ref().and_then(|key| known.get(key)) {
         update.attrs = Some(attrs);
         return Ok(update);
