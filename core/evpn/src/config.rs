@@ -76,6 +76,11 @@ pub struct Timing {
     pub long_lived: Duration,
     /// The most of it that is granted to peers that ask (RFC 9494 §4.2).
     pub long_lived_max: Duration,
+    /// The least time for which a client's routes are kept after its connection broke without a
+    /// word, if it announced less or no graceful restart (FRR has none for EVPN before 10.6): its
+    /// process died, and will be back before this is over. Frames to a host that is gone itself
+    /// are lost either way.
+    pub client_retain: Duration,
     /// How long a VTEP keeps a removed reflector's routes after those that remain told everything:
     /// other VTEPs come to a new reflector at about the same time, and it has their routes only
     /// then.
@@ -104,6 +109,7 @@ impl Default for Timing {
             reflector_retain: Duration::from_secs(120),
             long_lived: Duration::ZERO,
             long_lived_max: Duration::from_secs(7 * 24 * 3600),
+            client_retain: Duration::from_secs(15),
             // Agents come back to a server, and speakers to a reflector, within 5 s each.
             handover: Duration::from_secs(10),
             stale_time: Duration::from_secs(360),

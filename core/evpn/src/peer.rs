@@ -196,7 +196,8 @@ impl Peer {
     }
 
     /// How long the peer's routes outlive its session (RFC 4724 §4.2, RFC 8538 §4); none: they
-    /// go with it. A reflector's are kept even if it negotiated nothing, unless it said goodbye.
+    /// go with it. A reflector's are kept even if it negotiated nothing, unless it said goodbye,
+    /// and a client's for a little while if its connection broke.
     pub(crate) fn retention(&self, down: Down, timing: &Timing) -> Option<Duration> {
         let long_lived = !self.graceful.long_lived.is_zero();
         let asked = self.graceful.restart_time;
@@ -212,6 +213,10 @@ impl Peer {
         match self.config.role {
             PeerRole::Reflector if crashed || negotiated.is_some() => {
                 Some(negotiated.unwrap_or_default().max(timing.reflector_retain))
+            }
+            // Its process died; its kernel goes on.
+            PeerRole::Client if down == Down::Transport => {
+                Some(negotiated.unwrap_or_default().max(timing.client_retain))
             }
             _ => negotiated,
         }

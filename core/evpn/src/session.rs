@@ -197,7 +197,8 @@ impl Speaker {
             .peer_gr_families
             .iter()
             .find(|family| (family.afi, family.safi) == EVPN);
-        let preserved = family.is_some_and(|family| family.forwarding_preserved);
+        // Who says nothing about its kernel did not say that it forgot.
+        let preserved = family.is_none_or(|family| family.forwarding_preserved);
         let long_lived = agreed
             .peer_llgr_families
             .iter()
@@ -403,17 +404,30 @@ impl Speaker {
         }
     }
 
-    /// The peer told everything: what it did not tell again is gone.
+    /// The peer told everything: what it did not tell again is gone. A reflector that does not say
+    /// that it restarted, but did, says so before VTEPs came back to it: what it is silent about
+    /// stays for as long as they may take.
     pub(crate) fn on_synced(&mut self, now: Instant, id: PeerId) {
-        let Some(session) = self.peers.get_mut(&id).and_then(|p| p.session.as_mut()) else {
+        let handover = self.config.timing.handover;
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let Some(session) = &mut peer.session else {
             return;
         };
         session.quiet_at = None;
-        if session.synced_at.is_none() {
-            session.synced_at = Some(now);
+        let first = session.synced_at.is_none();
+        let synced_at = *session.synced_at.get_or_insert(now);
+        let early = peer.config.role == PeerRole::Reflector && !session.peer_restarting;
+        if early {
+            peer.stale_until = peer.stale_until.map(|at| at.min(synced_at + handover));
+        }
+        if first {
             self.report(Event::EndOfRib { peer: id });
         }
-        self.sweep_stale(id);
+        if !early {
+            self.sweep_stale(id);
+        }
     }
 
     fn on_refresh(&mut self, now: Instant, id: PeerId, refresh: &RouteRefreshMessage) {

@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use rustbgpd_wire as wire;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 use wire::{EvpnRoute, Message, PathAttribute};
 
 const PEERS: u8 = 5;
@@ -77,8 +78,10 @@ struct World {
 impl World {
     fn new() -> Self {
         let address: IpAddr = "10.0.0.101".parse().unwrap();
+        let mut config = config(address, Role::Reflector);
+        config.timing.client_retain = Duration::ZERO;
         let mut world = Self {
-            bench: Bench::new(config(address, Role::Reflector)),
+            bench: Bench::new(config),
             told: Told::new(),
             held: BTreeMap::new(),
         };

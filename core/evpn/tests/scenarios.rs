@@ -787,7 +787,21 @@ fn without_graceful_restart_only_reflectors_are_waited_for() {
         bench.speaker.handle_disconnected(bench.now, conn, "reset");
         (bench, peer)
     };
-    let (bench, client) = lost(PeerConfig::CLIENT, Role::Reflector);
+    // Its process died: for a moment. It comes back and tells less than before.
+    let (mut bench, client) = lost(PeerConfig::CLIENT, Role::Reflector);
+    assert_eq!(bench.info(client).stale, 1);
+    let id = bench.peer_with("10.0.0.1", PeerConfig::CLIENT, no_graceful);
+    bench.send_raw(id, &good(&mac_route(1, 2, 100)));
+    let info = bench.info(client);
+    assert_eq!((info.routes, info.stale), (2, 1));
+    bench.now += Duration::from_secs(5);
+    bench.speaker.handle_timeout(bench.now);
+    let info = bench.info(client);
+    assert_eq!((info.routes, info.stale), (1, 0));
+    // It does not come back.
+    let (mut bench, client) = lost(PeerConfig::CLIENT, Role::Reflector);
+    bench.now += Duration::from_secs(15);
+    bench.speaker.handle_timeout(bench.now);
     assert_eq!(bench.info(client).routes, 0);
     let (mut bench, rr) = lost(PeerConfig::REFLECTOR, Role::Vtep);
     assert_eq!(bench.info(rr).stale, 1);
@@ -805,6 +819,15 @@ fn without_graceful_restart_only_reflectors_are_waited_for() {
     bench.now += Duration::from_secs(1);
     bench.speaker.handle_timeout(bench.now);
     bench.drain();
+    let info = bench.info(id);
+    assert_eq!((info.routes, info.stale, info.synced), (2, 1, true));
+    // Other VTEPs may take a little to come back to it.
+    bench.send(id, &Message::Keepalive);
+    bench.now += Duration::from_secs(5);
+    bench.speaker.handle_timeout(bench.now);
+    bench.send(id, &Message::Keepalive);
+    bench.now += Duration::from_secs(5);
+    bench.speaker.handle_timeout(bench.now);
     let info = bench.info(id);
     assert_eq!((info.routes, info.stale, info.synced), (1, 0, true));
     assert!(bench.speaker.forwarding().complete);
