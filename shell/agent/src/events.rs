@@ -17,8 +17,10 @@ pub(crate) enum Event {
     Server(ServerLink),
     /// The speaker's forwarding state changed.
     Forwarding(Arc<Forwarding>),
-    /// The kernel's thread looked.
-    Observed(Result<Box<HostState>, String>),
+    /// The kernel's thread looked; how often it looked at everything up to now.
+    Observed(Result<Box<HostState>, String>, linux::Looks),
+    /// Somebody changed something in the kernel.
+    Drift,
     /// The kernel's thread acted.
     Ran(Vec<(Step, Result<(), String>)>),
     /// The local API asks for something.
@@ -30,15 +32,6 @@ pub(crate) enum Event {
         /// Answered when it is done.
         done: Option<oneshot::Sender<()>>,
     },
-}
-
-/// What the monitor saw: somebody changed something in the kernel; us, perhaps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Drift {
-    /// Something changed.
-    Changed,
-    /// Events were lost.
-    Lost,
 }
 
 /// The connection to the management server.

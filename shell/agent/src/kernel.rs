@@ -1,33 +1,42 @@
-//! The thread that owns the kernel's sockets, and the one that listens for changes.
+//! The thread that owns the kernel's sockets, and the one that waits for the kernel's events.
 //!
-//! Both live in the network namespace of the thread that started the agent; a namespace belongs to
-//! a thread, so neither is a task.
+//! The first lives in the network namespace of the thread that started the agent; a namespace
+//! belongs to a thread, so it is no task. It takes events in between other jobs: what the agent
+//! itself did is known by then and wakes nobody.
 
-use crate::events::{Drift, Event};
+use crate::events::Event;
 use host_plan::{Scope, Step, Subject};
-use linux::{Kernel, Monitor};
+use linux::{Kernel, Watch};
 use model::Capability;
 use std::collections::BTreeSet;
 use std::mem::discriminant;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc as std_mpsc;
 use std::thread;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-/// After the monitor's socket failed.
-const MONITOR_RETRY: Duration = Duration::from_secs(1);
+/// Changes are let come together for this long; far less than the 2 s in which drift has to be
+/// repaired.
+const DRIFT_WINDOW: Duration = Duration::from_millis(100);
+/// After waiting for events failed.
+const WATCH_RETRY: Duration = Duration::from_secs(1);
 
 /// What the kernel's thread is asked to do.
 #[derive(Debug)]
 pub(crate) enum Job {
-    /// Look.
-    Observe(Scope),
+    /// Say what is there.
+    Observe {
+        /// What to look at beside what is known.
+        scope: Scope,
+        /// Look at everything, known or not.
+        whole: bool,
+    },
     /// Act.
     Run(Vec<Step>),
+    /// Take in what the kernel told, say whether it matters, and that it is done.
+    CatchUp(std_mpsc::Sender<()>),
 }
 
 /// The kernel's thread, as the loop sees it.
@@ -38,7 +47,7 @@ pub(crate) struct KernelThread {
 
 impl KernelThread {
     /// Starts it, and says what the kernel can do; answers come as [`Event::Observed`] and
-    /// [`Event::Ran`].
+    /// [`Event::Ran`], changes by others as [`Event::Drift`].
     pub(crate) fn start(
         state_dir: &Path,
         events: mpsc::Sender<Event>,
@@ -50,13 +59,18 @@ impl KernelThread {
             .name("kernel".to_owned())
             .spawn(move || match open(&state_dir) {
                 Ok((kernel, capabilities)) => {
-                    drop(opened.send(Ok(capabilities)));
+                    drop(opened.send(Ok((capabilities, kernel.watch()))));
                     serve(kernel, &queue, &events);
                 }
                 Err(error) => drop(opened.send(Err(error))),
             })
             .expect("a process may start a thread");
-        let capabilities = is_open.recv().expect("the thread answers once")?;
+        let (capabilities, watch) = is_open.recv().expect("the thread answers once")?;
+        let to_kernel = jobs.clone();
+        thread::Builder::new()
+            .name("watch".to_owned())
+            .spawn(move || wake(&watch, &to_kernel))
+            .expect("a process may start a thread");
         Ok((Self { jobs }, capabilities))
     }
 
@@ -75,10 +89,28 @@ fn open(state_dir: &Path) -> Result<(Kernel, BTreeSet<Capability>), linux::Error
 fn serve(mut kernel: Kernel, queue: &std_mpsc::Receiver<Job>, events: &mpsc::Sender<Event>) {
     while let Ok(job) = queue.recv() {
         let event = match job {
-            Job::Observe(scope) => {
-                Event::Observed(kernel.observe(&scope).map(Box::new).map_err(|e| chain(&e)))
+            Job::Observe { scope, whole } => {
+                if whole {
+                    kernel.forget();
+                }
+                let state = kernel.observe(&scope).map(Box::new);
+                Event::Observed(state.map_err(|e| chain(&e)), kernel.looks())
             }
             Job::Run(steps) => Event::Ran(run(&mut kernel, steps)),
+            Job::CatchUp(done) => {
+                let changed = kernel.catch_up();
+                // It waits, unless the process is ending.
+                let _waits = done.send(());
+                match changed {
+                    Ok(false) => continue,
+                    Ok(true) => Event::Drift,
+                    Err(error) => {
+                        // The pass will look at everything, and say what is wrong.
+                        warn!(error = chain(&error), "Taking in kernel events failed");
+                        Event::Drift
+                    }
+                }
+            }
         };
         if events.blocking_send(event).is_err() {
             return;
@@ -116,57 +148,21 @@ fn run(kernel: &mut Kernel, steps: Vec<Step>) -> Vec<(Step, Result<(), String>)>
     outcomes
 }
 
-/// Signals that the kernel's state changed. One signal that waits to be taken stands for all
-/// changes up to then, so none is ever lost and none is ever queued twice.
-#[derive(Debug)]
-pub(crate) struct DriftSignal {
-    changed: mpsc::Receiver<()>,
-    lost: Arc<AtomicBool>,
-}
-
-impl DriftSignal {
-    /// Waits for the next.
-    pub(crate) async fn next(&mut self) -> Drift {
-        if self.changed.recv().await.is_none() {
-            // The monitor's thread ends with the process only.
-            std::future::pending::<()>().await;
+/// Wakes the kernel's thread when there are events, once for all that come within a moment, and not
+/// again before it has taken them in.
+fn wake(watch: &Watch, jobs: &std_mpsc::Sender<Job>) {
+    loop {
+        if let Err(error) = watch.wait(None) {
+            warn!(error = chain(&error), "Waiting for kernel events failed");
+            // What fails for good must not fill the log.
+            thread::park_timeout(WATCH_RETRY);
         }
-        match self.lost.swap(false, Ordering::AcqRel) {
-            true => Drift::Lost,
-            false => Drift::Changed,
+        thread::park_timeout(DRIFT_WINDOW);
+        let (done, is_done) = std_mpsc::channel();
+        if jobs.send(Job::CatchUp(done)).is_err() || is_done.recv().is_err() {
+            return;
         }
     }
-}
-
-/// Starts the thread that listens to the kernel's notifications.
-pub(crate) fn start_monitor() -> Result<DriftSignal, linux::Error> {
-    let mut monitor = Monitor::open()?;
-    let (signal, changed) = mpsc::channel(1);
-    let lost = Arc::new(AtomicBool::new(false));
-    let set_lost = Arc::clone(&lost);
-    thread::Builder::new()
-        .name("monitor".to_owned())
-        .spawn(move || {
-            loop {
-                match monitor.next(None) {
-                    Ok(Some(linux::Event::Overrun)) => set_lost.store(true, Ordering::Release),
-                    Ok(Some(_)) => {}
-                    Ok(None) => continue,
-                    Err(error) => {
-                        // Not knowing is handled like having missed something.
-                        warn!(error = chain(&error), "Reading kernel events failed");
-                        set_lost.store(true, Ordering::Release);
-                        // What fails for good must not fill the log.
-                        thread::park_timeout(MONITOR_RETRY);
-                    }
-                }
-                if let Err(mpsc::error::TrySendError::Closed(())) = signal.try_send(()) {
-                    return;
-                }
-            }
-        })
-        .expect("a process may start a thread");
-    Ok(DriftSignal { changed, lost })
 }
 
 /// An error with its causes.

@@ -412,6 +412,7 @@ impl v1::agent_control_server::AgentControl for Local {
             counters: Some(v1::Counters {
                 drift_repairs: view.counters.drift_repairs,
                 resyncs: view.counters.resyncs,
+                whole_readings: view.counters.whole_looks,
                 actions: view.counters.actions,
                 failed_actions: view.counters.failed_actions,
                 configs_received: view.counters.configs,

@@ -3,7 +3,7 @@
 use crate::bgp::{self, Bgp};
 use crate::disk::{Disk, StateError};
 use crate::events::Event;
-use crate::kernel::{KernelThread, chain, start_monitor};
+use crate::kernel::{KernelThread, chain};
 use crate::local_api::{self, Identity};
 use crate::server::ServerStream;
 use crate::turn::{self, Agent, Pace, Start};
@@ -115,8 +115,6 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
             source,
         })?;
 
-    // Changes are watched from before the first look, so that none falls between.
-    let drift = start_monitor().map_err(AgentError::Kernel)?;
     let (events, queue) = mpsc::channel(64);
     let (kernel, capabilities) =
         KernelThread::start(&options.run_dir, events.clone()).map_err(AgentError::Kernel)?;
@@ -176,7 +174,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     ));
     stop_on_signal(events)?;
 
-    let done = agent.run(queue, drift).await;
+    let done = agent.run(queue).await;
     if let Some(done) = done {
         // Whoever asked may have gone.
         let _asker = done.send(());

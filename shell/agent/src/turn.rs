@@ -1,12 +1,13 @@
 //! The loop: takes one event, decides with the pure machine, asks the kernel's thread.
 //!
 //! A pass is: observe, plan, run, observe again. What the second look shows is what counts: what
-//! is reported, announced by BGP and called done.
+//! is reported, announced by BGP and called done. A look costs what changed since the last one; the
+//! kernel's thread knows the rest, and every so often it looks at everything.
 
 use crate::bgp::{self, Bgp};
 use crate::disk::{Disk, StateError};
-use crate::events::{Drift, Event, Request, ServerLink, status_of};
-use crate::kernel::{DriftSignal, Job, KernelThread};
+use crate::events::{Event, Request, ServerLink, status_of};
+use crate::kernel::{Job, KernelThread};
 use crate::rd::RdIndexes;
 use crate::view::{Counters, View, unix_now};
 use api::tonic::Status;
@@ -19,9 +20,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep_until;
 use tracing::{debug, error, info, warn};
 
-/// Changes seen by the monitor are let come together for this long; far less than the 2 s in which
-/// drift has to be repaired.
-const DRIFT_WINDOW: Duration = Duration::from_millis(100);
 /// After a failed observation.
 const OBSERVE_RETRY: Duration = Duration::from_millis(500);
 /// After a failed write of the configuration.
@@ -173,17 +171,12 @@ impl Agent {
     pub(crate) async fn run(
         mut self,
         mut queue: mpsc::Receiver<Event>,
-        mut drift: DriftSignal,
     ) -> Option<oneshot::Sender<()>> {
         loop {
             self.advance();
             let wake = self.deadline();
             let event = tokio::select! {
                 event = queue.recv() => event.expect("the loop holds a sender itself"),
-                seen = drift.next() => {
-                    self.drifted(seen);
-                    continue;
-                }
                 learned = self.bgp.forwarding_changed() => Event::Forwarding(learned),
                 () = sleep_until(wake.into()) => continue,
             };
@@ -229,12 +222,8 @@ impl Agent {
         let scope = self
             .machine
             .scope(self.observed.as_deref().filter(|_| !full));
-        self.observe(scope, false);
-    }
-
-    fn observe(&mut self, scope: Scope, readback: bool) {
-        self.stage = Stage::Observing { readback };
-        self.kernel.ask(Job::Observe(scope));
+        self.stage = Stage::Observing { readback: false };
+        self.kernel.ask(Job::Observe { scope, whole: full });
     }
 
     /// Asks for a pass now, because an input changed.
@@ -242,21 +231,6 @@ impl Agent {
         self.asked += 1;
         self.expecting = true;
         self.due = Some(Instant::now());
-    }
-
-    fn drifted(&mut self, drift: Drift) {
-        let now = Instant::now();
-        match drift {
-            Drift::Changed => {
-                let soon = now + DRIFT_WINDOW;
-                self.due = Some(self.due.map_or(soon, |at| at.min(soon)));
-            }
-            Drift::Lost => {
-                warn!("Kernel events were lost; reading everything again");
-                self.counters.resyncs += 1;
-                self.full_due = now;
-            }
-        }
     }
 
     async fn handle(&mut self, event: Event) -> Next {
@@ -288,8 +262,16 @@ impl Agent {
                 self.publish();
             }
             Event::Forwarding(forwarding) => self.learned(&forwarding),
-            Event::Observed(Ok(state)) => self.observed(*state),
-            Event::Observed(Err(error)) => {
+            Event::Observed(Ok(state), looks) => {
+                if looks.lost > self.counters.resyncs {
+                    warn!("Kernel events were lost; everything was read again");
+                }
+                self.counters.resyncs = looks.lost;
+                self.counters.whole_looks = looks.whole;
+                self.observed(*state);
+            }
+            Event::Drift => self.due = Some(Instant::now()),
+            Event::Observed(Err(error), _) => {
                 error!(error, "Observing the kernel failed");
                 self.stage = Stage::Idle;
                 self.due = Some(Instant::now() + OBSERVE_RETRY);
@@ -489,7 +471,12 @@ impl Agent {
             .iter()
             .filter_map(|(step, _)| step.netns().cloned())
             .collect();
-        self.observe(Scope { netns: touched }, true);
+        let scope = Scope { netns: touched };
+        self.stage = Stage::Observing { readback: true };
+        self.kernel.ask(Job::Observe {
+            scope,
+            whole: false,
+        });
     }
 
     /// Tells the speaker what is behind this host.

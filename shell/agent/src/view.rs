@@ -49,6 +49,8 @@ pub(crate) struct Counters {
     pub(crate) drift_repairs: u64,
     /// Full readings after lost events.
     pub(crate) resyncs: u64,
+    /// Full readings, for whatever reason; all others are of what changed.
+    pub(crate) whole_looks: u64,
     /// Steps run.
     pub(crate) actions: u64,
     /// Steps that failed.

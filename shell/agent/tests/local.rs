@@ -353,6 +353,125 @@ fn drift_is_repaired() {
     });
 }
 
+/// Nothing but the kernel's events tells of what was changed: the next look at everything is far
+/// away, and no other one is taken.
+#[test]
+fn drift_is_repaired_without_looking_at_everything() {
+    isolated(async |host| {
+        let mut options = host.options();
+        options.resync_every = Duration::from_secs(3600);
+        let agent = host.agent_with(options).await;
+        let mut l2 = agent.l2().await;
+        add_all(&mut l2, v1::Encoding::VlanBased).await;
+        let filtering = Path::new("/sys/class/net/b-00000000v1").exists();
+        let (bridge, rows, vlan) = match filtering {
+            true => ("b-00000000v1", "s-00000000s1", " vlan 10"),
+            false => ("b-00000000s1", "b-00000000s1", ""),
+        };
+        let good = dump();
+        let mut damages = vec![
+            "ip link set dev n-00000000n1 nomaster".to_owned(),
+            format!("ip link set dev {bridge} address 02:00:00:00:00:77"),
+            format!("ip link set dev {bridge} down"),
+            format!("bridge fdb del 02:00:00:00:01:02 dev n-00000000n2 master{vlan}"),
+            format!("bridge fdb add 02:00:00:00:09:09 dev t-101 master extern_learn{vlan}"),
+            "bridge fdb add 02:00:00:00:09:09 dev t-101 dst 100.64.0.77 extern_learn".to_owned(),
+            format!(
+                "ip neigh add 10.4.1.99 lladdr 02:00:00:00:09:09 dev {rows} nud permanent \
+                 protocol 118"
+            ),
+            "nft delete element bridge vpc macs { n-00000000n1 . 02:00:00:00:01:01 }".to_owned(),
+            "nft add element bridge vpc ipv4 { n-00000000n1 . 10.4.1.99 }".to_owned(),
+            "nft add element inet vpc vteps4 { 100.64.0.77 }".to_owned(),
+            "nft flush chain bridge vpc port".to_owned(),
+        ];
+        if filtering {
+            damages.push("bridge vlan del dev n-00000000n1 vid 10".to_owned());
+            damages.push("bridge vlan add dev n-00000000n1 vid 11".to_owned());
+        }
+        let whole = agent.status().await.counters.unwrap().whole_readings;
+        let mut slowest = (Duration::ZERO, "");
+        for damage in &damages {
+            sh(damage);
+            let damaged = Instant::now();
+            wait_for(damage, || match dump() {
+                now if now == good => Ok(()),
+                now => Err(difference(&good, &now)),
+            })
+            .await;
+            slowest = slowest.max((damaged.elapsed(), damage));
+        }
+        // What is made anew has other numbers.
+        let ipv6_on = format!("sysctl -q -w net.ipv6.conf.{bridge}.disable_ipv6=0");
+        let ipv6_off = format!("sysctl -n net.ipv6.conf.{bridge}.disable_ipv6 | grep -q 1");
+        for (damage, mended) in [
+            (ipv6_on.as_str(), ipv6_off.as_str()),
+            (
+                "ip link del dev n-00000000n1",
+                "ip -n a1 addr show dev eth0 up | grep -q 10.4.1.11 &&
+                 bridge fdb show dev n-00000000n1 | grep -q 02:00:00:00:01:01",
+            ),
+            (
+                "ip netns del a2",
+                "ip -n a2 addr show dev eth0 up | grep -q 10.4.1.12",
+            ),
+            (
+                "ip link del dev t-101",
+                "bridge link show dev t-101 | grep -q forwarding",
+            ),
+            (
+                "ip link del dev n-00000000n3; ip link del dev t-101",
+                "ip link show dev n-00000000n3 && bridge link show dev t-101 | grep -q forwarding",
+            ),
+        ] {
+            sh(damage);
+            wait_for(damage, || {
+                match Command::new("sh").args(["-c", mended]).output().unwrap() {
+                    output if output.status.success() => Ok(()),
+                    output => Err(format!("{mended}: {output:?}")),
+                }
+            })
+            .await;
+        }
+        let counters = agent.status().await.counters.unwrap();
+        assert_eq!(counters.whole_readings, whole, "{counters:?} {slowest:?}");
+        agent.stop().await;
+    });
+}
+
+/// One NIC beside others costs no look at everything, neither when it comes nor when it goes.
+#[test]
+fn a_nic_costs_no_look_at_everything() {
+    isolated(async |host| {
+        let mut options = host.options();
+        options.resync_every = Duration::from_secs(3600);
+        let agent = host.agent_with(options).await;
+        let mut l2 = agent.l2().await;
+        add_all(&mut l2, v1::Encoding::VlanBased).await;
+        let before = agent.status().await.counters.unwrap();
+        assert_eq!(before.whole_readings, 1, "{before:?}");
+        for _ in 0..3 {
+            let request = v1::AddNicRequest {
+                vpc_id: VPC.to_owned(),
+                port: Some(port(5, netns("a5"))),
+                segment: None,
+                wait_ms: 20_000,
+            };
+            assert!(l2.add_nic(request).await.unwrap().into_inner().ready);
+            sh_beside("ip netns exec a5 ping -c 1 -W 5 10.4.1.11").await;
+            let request = v1::DeleteNicRequest {
+                nic_id: "00000000n5".to_owned(),
+                wait_ms: 20_000,
+            };
+            l2.delete_nic(request).await.unwrap();
+        }
+        let after = agent.status().await.counters.unwrap();
+        assert_eq!(after.whole_readings, before.whole_readings, "{after:?}");
+        assert_eq!(after.drift_repairs, before.drift_repairs, "{after:?}");
+        agent.stop().await;
+    });
+}
+
 #[test]
 fn an_unused_stack_is_collected_and_watchers_hear_of_it() {
     isolated(async |host| {

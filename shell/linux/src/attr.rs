@@ -123,6 +123,8 @@ pub(crate) struct Received<'a> {
     pub(crate) kind: u16,
     pub(crate) flags: u16,
     pub(crate) sequence: u32,
+    /// The socket that asked; of a notification, the one whose request it tells of.
+    pub(crate) port: u32,
     pub(crate) payload: &'a [u8],
 }
 
@@ -137,6 +139,7 @@ pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Received<'_>> {
             kind: u16(&bytes[4..])?,
             flags: u16(&bytes[6..])?,
             sequence: u32(&bytes[8..])?,
+            port: u32(&bytes[12..])?,
             payload: &bytes[HEADER_BYTES..length],
         };
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();

@@ -186,11 +186,15 @@ pub(crate) struct RawNeighbour {
 }
 
 impl RawNeighbour {
+    /// None if it is not permanent.
     pub(crate) fn parse(payload: &[u8]) -> Option<Self> {
+        let (row, permanent) = Self::parse_any(payload)?;
+        permanent.then_some(row)
+    }
+
+    /// The row, and whether it is permanent. One that is being resolved has no MAC yet: zero.
+    pub(crate) fn parse_any(payload: &[u8]) -> Option<(Self, bool)> {
         let (index, state, _) = parse_header(payload)?;
-        if state & libc::NUD_PERMANENT == 0 {
-            return None;
-        }
         let (mut ip, mut mac, mut protocol) = (None, None, 0);
         for (kind, value) in attr::attributes(payload.get(12..)?) {
             match kind {
@@ -200,12 +204,14 @@ impl RawNeighbour {
                 _ => {}
             }
         }
-        Some(Self {
+        let permanent = state & libc::NUD_PERMANENT != 0 && mac.is_some();
+        let row = Self {
             index,
             ip: ip?,
-            mac: mac?,
+            mac: mac.unwrap_or(MacAddr::ZERO),
             protocol,
-        })
+        };
+        Some((row, permanent))
     }
 }
 

@@ -3,11 +3,15 @@
 use crate::attr::Message;
 use crate::error::{ActionError, Cause, Doing, Error};
 use crate::link::{self, RawLink};
+use crate::monitor::{Monitor, Watch};
 use crate::netns::{Marks, Netns, on_own_thread};
 use crate::nft::{Change, Nft};
+use crate::seen::{Changes, Doubt, Seen, Sources, Updated};
 use crate::socket::Socket;
 use crate::{bpf, fdb, nft, observe, probe, sys, tap};
-use host_plan::{Action, FdbTarget, HostState, Inside, Scope, Stamp, TrunkPair, VethToNetns};
+use host_plan::{
+    Action, FdbTarget, HostState, Inside, LinkKind, Scope, Stamp, TrunkPair, VethToNetns,
+};
 use ipnet::IpNet;
 use model::{Capability, IfName, NetnsName};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -31,8 +35,22 @@ pub struct Kernel {
     any: OwnedFd,
     marks: Marks,
     capabilities: Option<BTreeSet<Capability>>,
+    monitor: Monitor,
+    /// None before the first look, and whenever what was known may be wrong.
+    seen: Option<Seen>,
+    changes: Changes,
+    looks: Looks,
     /// Sysctls are those of the calling thread's namespace.
     on_this_thread: std::marker::PhantomData<*mut ()>,
+}
+
+/// How often the kernel was looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Looks {
+    /// At everything.
+    pub whole: u64,
+    /// At everything because the kernel dropped events.
+    pub lost: u64,
 }
 
 /// Actions that are run together at most: each may hold a namespace open, and 1024 descriptors is
@@ -42,11 +60,20 @@ const BATCH: usize = 512;
 type Outcome = Result<(), Cause>;
 
 impl Kernel {
-    /// Opens the namespace of the calling thread. `state_dir` (`/run/vpc`) remembers which named
-    /// namespaces are ours; it must be gone after a reboot, as they are.
+    /// Opens the namespace of the calling thread, and listens to its changes from then on.
+    /// `state_dir` (`/run/vpc`) remembers which named namespaces are ours; it must be gone after a
+    /// reboot, as they are.
     pub fn open(state_dir: &Path) -> Result<Kernel, Error> {
+        Self::open_with_buffer(state_dir, None)
+    }
+
+    /// The same with a small buffer for the kernel's events, for tests of losing some.
+    #[doc(hidden)]
+    pub fn open_with_buffer(state_dir: &Path, bytes: Option<usize>) -> Result<Kernel, Error> {
         let doing = || "open a netlink socket".to_owned();
         Ok(Kernel {
+            monitor: Monitor::open(bytes)
+                .doing(|| "listen to changes of the kernel's state".to_owned())?,
             route: Socket::route().doing(doing)?,
             nft: Nft::open().ok(),
             any: nix::sys::socket::socket(
@@ -58,6 +85,9 @@ impl Kernel {
             .doing(|| "open a socket".to_owned())?,
             marks: Marks::open(state_dir)?,
             capabilities: None,
+            seen: None,
+            changes: Changes::default(),
+            looks: Looks::default(),
             on_this_thread: std::marker::PhantomData,
         })
     }
@@ -71,37 +101,80 @@ impl Kernel {
         Ok(self.capabilities.insert(found))
     }
 
-    /// Looks at everything a plan is made from.
+    /// What a plan is made from: everything as it was at the last whole look, with all changes since
+    /// then taken in, and the insides of the scope's namespaces, which are looked at now.
     pub fn observe(&mut self, scope: &Scope) -> Result<HostState, Error> {
-        let capabilities = self.capabilities()?.clone();
-        let raw = observe::raw_links(&mut self.route).doing(|| "list interfaces".to_owned())?;
-        let namespaces = observe::namespaces(&mut self.route, scope, &raw)?;
-        let vlans = if capabilities.contains(&Capability::VlanFiltering) {
-            observe::port_vlans(&mut self.route).doing(|| "list the VLANs of ports".to_owned())?
-        } else {
-            HashMap::new()
-        };
-        let links = observe::links(&raw, vlans, &namespaces.names);
-        let fdb = observe::fdb(&mut self.route, &links).doing(|| "list FDB rows".to_owned())?;
-        let neighbours = observe::neighbours(&mut self.route, &links)
-            .doing(|| "list neighbour rows".to_owned())?;
-        let mut state = HostState {
-            capabilities,
-            links,
-            fdb,
-            neighbours,
-            netns: namespaces.states,
-            owned_netns: self.marks.ours(),
-            ..HostState::default()
-        };
-        if let Some(nft) = &mut self.nft {
-            let doing = || "read our nftables tables".to_owned();
-            state.firewall = nft.is_installed().doing(doing)?;
-            let elements = nft.elements().doing(doing)?;
-            state.guards = elements.guards();
-            state.vteps = elements.tunnel_sources();
+        self.catch_up()?;
+        let seen = self.seen.as_ref().expect("it has caught up just now");
+        let inside = observe::namespaces(&mut self.route, scope, seen.raw.values())?;
+        let mut state = seen.state.clone();
+        state.netns = inside.states;
+        for raw in seen.raw.values() {
+            let name = raw.link_netns.and_then(|id| inside.names.get(&id));
+            if let Some(name) = name
+                && let Ok(link) = IfName::new(raw.name.as_str())
+                && let Some(link) = state.links.get_mut(&link)
+                && let LinkKind::Veth { peer_netns, .. } = &mut link.kind
+            {
+                *peer_netns = Some(name.clone());
+            }
         }
         Ok(state)
+    }
+
+    /// Forgets what is known, so that the next look is a whole one: for changes that the kernel does
+    /// not tell of.
+    pub fn forget(&mut self) {
+        self.changes.doubt();
+    }
+
+    /// Takes in what the kernel told since the last time. True if anything is other than it was
+    /// known to be; what we did ourselves is known once it was observed.
+    pub fn catch_up(&mut self) -> Result<bool, Error> {
+        self.listen()?;
+        let changes = std::mem::take(&mut self.changes);
+        let known = self.seen.take().filter(|_| changes.doubt.is_none());
+        let lost = changes.doubt == Some(Doubt::Lost);
+        let capabilities = self.capabilities()?.clone();
+        let mut sources = Sources {
+            route: &mut self.route,
+            nft: self.nft.as_mut(),
+            marks: &self.marks,
+            capabilities: &capabilities,
+        };
+        if let Some(mut seen) = known {
+            if changes.is_empty() {
+                self.seen = Some(seen);
+                return Ok(false);
+            }
+            let updated = seen.update(changes, &mut sources)?;
+            if updated != Updated::Unclear {
+                self.seen = Some(seen);
+                return Ok(updated == Updated::Differs);
+            }
+        }
+        self.seen = Some(Seen::whole(&mut sources)?);
+        self.looks.whole += 1;
+        self.looks.lost += u64::from(lost);
+        Ok(true)
+    }
+
+    /// How often it was looked at.
+    pub fn looks(&self) -> Looks {
+        self.looks
+    }
+
+    /// For another thread to wait for changes with.
+    pub fn watch(&self) -> Watch {
+        self.monitor.watch()
+    }
+
+    fn listen(&mut self) -> Result<(), Error> {
+        let doing = || "listen to changes of the kernel's state".to_owned();
+        let own = self.nft.as_ref().map(Nft::port).transpose().doing(doing)?;
+        let changes = &mut self.changes;
+        let told = self.monitor.drain(own, |event| changes.told(event));
+        told.doing(doing)
     }
 
     /// Runs actions in order. Each has its result at its place; a failure does not stop the others.
@@ -112,13 +185,66 @@ impl Kernel {
             .chunk_by(|a, b| sort_of(a) == sort_of(b))
             .flat_map(|batch| batch.chunks(BATCH));
         for batch in batches {
+            for action in batch {
+                self.touch(action);
+            }
             let outcomes = self.run_batch(batch);
             assert_eq!(outcomes.len(), batch.len(), "each action has its outcome");
+            // A failure may be for the reason that what is known is wrong.
+            if outcomes.iter().any(Result::is_err) || self.listen().is_err() {
+                self.changes.doubt();
+            }
             results.extend(outcomes.into_iter().zip(batch).map(|(outcome, action)| {
                 outcome.map_err(|cause| ActionError::new(describe(action), cause))
             }));
         }
         results
+    }
+
+    /// Notes what an action changes that the kernel may not tell of.
+    fn touch(&mut self, action: &Action) {
+        let changes = &mut self.changes;
+        match action {
+            Action::SetVteps(_) => changes.touch_elements(None),
+            Action::SetGuard { link, .. } | Action::ClearGuard { link } => {
+                changes.touch_elements(Some(link));
+            }
+            Action::Adopt { name, .. } | Action::Release { name } => {
+                changes.touch(name);
+                changes.touch_elements(Some(name));
+            }
+            Action::CreateBridge { name, .. }
+            | Action::CreateVxlan { name, .. }
+            | Action::CreateVlanDevice { name, .. }
+            | Action::CreateVeth(VethToNetns { name, .. })
+            | Action::CreateTap { name, .. } => changes.touch(name),
+            Action::CreateTrunkPair(pair) => {
+                changes.touch(&pair.inner);
+                changes.touch(&pair.outer);
+            }
+            Action::DeleteLinks(names) => names.iter().for_each(|name| changes.touch(name)),
+            Action::CreateNetns(name) | Action::DeleteNetns(name) => changes.touch_netns(name),
+            Action::Enslave { link, .. }
+            | Action::LeaveBridge { link }
+            | Action::AddVlan { link, .. }
+            | Action::DeleteVlan { link, .. } => {
+                changes.touch(link);
+                changes.touch_vlans();
+            }
+            Action::SetPortFlags { link, .. }
+            | Action::SetMtu { link, .. }
+            | Action::SetMac { link, .. }
+            | Action::DisableIpv6 { link }
+            | Action::SetUp { link }
+            | Action::SetDown { link } => changes.touch(link),
+            // Of rows the kernel tells, of rules too: `nft` is another process.
+            Action::InstallFirewall
+            | Action::ConfigureInside(_)
+            | Action::AddFdb(_)
+            | Action::DeleteFdb(_)
+            | Action::SetNeighbour(_)
+            | Action::DeleteNeighbour(_) => {}
+        }
     }
 
     fn run_batch(&mut self, batch: &[Action]) -> Vec<Outcome> {
@@ -517,15 +643,10 @@ impl Kernel {
     /// Removes interfaces. The kernel waits for a grace period once per request, 20 ms or more: many
     /// go as a group. Only what carries a stamp of ours goes, whatever the name.
     fn delete_links(&mut self, names: &[IfName]) -> Outcome {
-        let raw = if names.len() == 1 {
-            let found = self.look_up(names.iter()).pop();
-            found
-                .expect("one question has one answer")?
-                .into_iter()
-                .collect()
-        } else {
-            observe::raw_links(&mut self.route)?
-        };
+        let mut raw = Vec::with_capacity(names.len());
+        for found in self.look_up(names.iter()) {
+            raw.extend(found?);
+        }
         let there: HashMap<&str, &RawLink> = raw.iter().map(|l| (l.name.as_str(), l)).collect();
         let mut delete = Vec::new();
         let mut refused = Ok(());
@@ -552,7 +673,10 @@ impl Kernel {
         if delete.is_empty() {
             return refused;
         }
-        let taken: BTreeSet<u32> = raw.iter().map(|link| link.group).collect();
+        // Whatever is in the group goes: none may be in it that was not asked about.
+        self.catch_up().map_err(|error| error.cause)?;
+        let seen = self.seen.as_ref().expect("it has caught up just now");
+        let taken: BTreeSet<u32> = seen.raw.values().map(|link| link.group).collect();
         let group = (FIRST_GROUP..)
             .find(|group| !taken.contains(group))
             .expect("a host has fewer interfaces than there are numbers");

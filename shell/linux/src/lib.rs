@@ -18,13 +18,14 @@ mod netns;
 mod nft;
 mod observe;
 mod probe;
+mod seen;
 mod socket;
 mod sys;
 mod tap;
 
 pub use error::{ActionError, Cause, Error};
 pub use host::{UnderlayInterface, kernel_version, resources, underlay_interface};
-pub use kernel::Kernel;
-pub use monitor::{Event, Monitor};
+pub use kernel::{Kernel, Looks};
+pub use monitor::Watch;
 pub use netns::{NETNS_DIR, Netns, in_netns, spawn_in_netns};
 pub use sys::PROTOCOL;

@@ -268,6 +268,13 @@ pub(crate) fn get(name: &IfName) -> Message {
     message
 }
 
+pub(crate) fn get_index(index: u32) -> Message {
+    let mut message = Message::new(libc::RTM_GETLINK, 0);
+    message.ifinfo(libc::AF_UNSPEC, index, 0, 0);
+    message.put_u32(sys::IFLA_EXT_MASK, sys::RTEXT_FILTER_SKIP_STATS);
+    message
+}
+
 pub(crate) fn get_all() -> Message {
     let mut message = new(libc::RTM_GETLINK, 0);
     message.put_u32(sys::IFLA_EXT_MASK, sys::RTEXT_FILTER_SKIP_STATS);

@@ -1,74 +1,87 @@
-//! Notices that somebody changed something.
+//! What the kernel tells of changes, whoever made them, us included.
 
 use crate::attr;
-use crate::error::{Cause, Doing, Error};
-use crate::link::RawLink;
+use crate::error::Cause;
+use crate::fdb::{RawFdb, RawNeighbour};
 use crate::nft;
 use crate::sys;
-use model::IfName;
 use nix::poll::PollTimeout;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt,
     socket, sockopt,
 };
-use std::collections::VecDeque;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::time::{Duration, Instant};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
 
-/// Something changed; what exactly, the next observation tells.
+/// One change. Rows are told with their content, as a row has no other name than that; interfaces
+/// by their number, because some of what is told of them is told in part only.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// An interface came, went or changed (its VLANs too).
-    Link(IfName),
-    /// A row of a forwarding database, an ARP or an ND table changed.
-    Rows,
-    /// Our nftables tables changed, or somebody's; the kernel does not let us listen to ours alone.
+pub(crate) enum Event {
+    /// An interface came, went or changed; its name if the kernel gave it.
+    Link(u32, Option<String>),
+    /// A row of a forwarding database is there, or is gone.
+    Fdb { there: bool, row: RawFdb },
+    /// A row of an ARP or ND table is there, or is gone or no longer permanent.
+    Neighbour { there: bool, row: RawNeighbour },
+    /// The VLANs of a port changed.
+    Vlans,
+    /// Somebody else changed our nftables tables.
     Guards,
-    /// Events were lost (`ENOBUFS`): observe everything.
-    Overrun,
+    /// Events were lost (`ENOBUFS`): nothing is known any more.
+    Lost,
 }
 
-/// Room for about 8,000 events between two reads.
-const BUFFER_BYTES: usize = 8 * 1024 * 1024;
+/// Room for what 1,000 interfaces cause between two reads.
+const BUFFER_BYTES: usize = 32 * 1024 * 1024;
 const DATAGRAM_BYTES: usize = 64 * 1024;
 
-/// A subscription to changes of the namespace of the thread that opened it. May be moved to another
-/// thread. Its file descriptor is readable when there may be events: then call
-/// [`Monitor::next`] with no time to wait until it has none.
+/// A subscription to changes of the namespace of the thread that opened it.
 #[derive(Debug)]
-pub struct Monitor {
+pub(crate) struct Monitor {
     route: OwnedFd,
     netfilter: Option<OwnedFd>,
-    /// One descriptor that is readable when either of the two is.
-    either: Epoll,
-    waiting: VecDeque<Event>,
+    either: Arc<Epoll>,
     buffer: Vec<u8>,
 }
 
+/// Waits for changes; on another thread than the [`Kernel`](crate::Kernel)'s, which takes them in.
+#[derive(Debug)]
+pub struct Watch(Arc<Epoll>);
+
+impl Watch {
+    /// Returns when there is something to take in, or after `timeout` (none: waits for ever): true
+    /// if there is something.
+    pub fn wait(&self, timeout: Option<Duration>) -> std::io::Result<bool> {
+        let timeout = timeout.map_or(PollTimeout::NONE, |timeout| {
+            PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX)
+        });
+        loop {
+            match self.0.wait(&mut [EpollEvent::empty()], timeout) {
+                Ok(ready) => return Ok(ready > 0),
+                Err(nix::Error::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
 impl Monitor {
-    /// Subscribes.
-    pub fn open() -> Result<Monitor, Error> {
-        Self::open_sized(BUFFER_BYTES).doing(|| "listen to changes of the kernel's state".into())
-    }
-
-    /// Subscribes with a receive buffer of about this size; a small one is for tests of losing
-    /// events.
-    #[doc(hidden)]
-    pub fn open_with_buffer(bytes: usize) -> Result<Monitor, Error> {
-        Self::open_sized(bytes).doing(|| "listen to changes of the kernel's state".into())
-    }
-
-    fn open_sized(bytes: usize) -> Result<Monitor, Cause> {
+    /// Subscribes. A smaller buffer than the usual is for tests of losing events.
+    pub(crate) fn open(buffer_bytes: Option<usize>) -> Result<Monitor, Cause> {
+        let bytes = buffer_bytes.unwrap_or(BUFFER_BYTES);
         let route = subscribe(
             SockProtocol::NetlinkRoute,
             &[sys::RTNLGRP_LINK, sys::RTNLGRP_NEIGH],
             bytes,
         )?;
-        // A kernel without VLAN filtering may not know the group; there is nothing to miss then.
-        match join(route.as_fd(), sys::RTNLGRP_BRVLAN) {
-            Ok(()) | Err(Cause::Io(_)) => {}
-            Err(other) => return Err(other),
+        // What a kernel without IPv6 or without VLAN filtering does not know cannot change.
+        for group in [sys::RTNLGRP_IPV6_IFADDR, sys::RTNLGRP_BRVLAN] {
+            match join(route.as_fd(), group) {
+                Ok(()) | Err(Cause::Io(_)) => {}
+                Err(other) => return Err(other),
+            }
         }
         let netfilter = subscribe(
             SockProtocol::NetlinkNetFilter,
@@ -84,63 +97,33 @@ impl Monitor {
         Ok(Monitor {
             route,
             netfilter,
-            either,
-            waiting: VecDeque::new(),
+            either: Arc::new(either),
             buffer: vec![0; DATAGRAM_BYTES],
         })
     }
 
-    /// The next event; none if there is none within `timeout` (none: wait for ever; zero: do not
-    /// wait). A run of equal events is told once.
-    pub fn next(&mut self, timeout: Option<Duration>) -> Result<Option<Event>, Error> {
-        self.next_event(timeout)
-            .doing(|| "listen to changes of the kernel's state".into())
+    pub(crate) fn watch(&self) -> Watch {
+        Watch(Arc::clone(&self.either))
     }
 
-    fn next_event(&mut self, timeout: Option<Duration>) -> Result<Option<Event>, Cause> {
-        let deadline = timeout.map(|timeout| Instant::now() + timeout);
-        loop {
-            self.drain()?;
-            if let Some(event) = self.waiting.pop_front() {
-                return Ok(Some(event));
-            }
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if left == Some(Duration::ZERO) {
-                return Ok(None);
-            }
-            // Rounded up, or the last part of a millisecond would be spent spinning.
-            let wait = left.map_or(PollTimeout::NONE, |left| {
-                PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
-            });
-            match self.either.wait(&mut [EpollEvent::empty()], wait) {
-                Ok(_) | Err(nix::Error::EINTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// Reads all that has come.
-    fn drain(&mut self) -> Result<(), Cause> {
+    /// Hands over all that has come, in the kernel's order. What a request of ours caused has come
+    /// when the request is acknowledged. `own_nft` is the port of the socket that changes our
+    /// nftables tables: what it did is known.
+    pub(crate) fn drain(
+        &mut self,
+        own_nft: Option<u32>,
+        mut event: impl FnMut(Event),
+    ) -> Result<(), Cause> {
         let sockets = [Some(&self.route), self.netfilter.as_ref()];
         for socket in sockets.into_iter().flatten() {
             loop {
                 match recv(socket.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT) {
-                    Ok(length) => {
-                        for message in attr::messages(&self.buffer[..length]) {
-                            if let Some(event) = event_of(message)
-                                && self.waiting.back() != Some(&event)
-                            {
-                                self.waiting.push_back(event);
-                            }
-                        }
-                    }
+                    Ok(length) => attr::messages(&self.buffer[..length])
+                        .filter_map(|message| event_of(message, own_nft))
+                        .for_each(&mut event),
                     Err(nix::Error::EAGAIN) => break,
                     Err(nix::Error::EINTR) => {}
-                    Err(nix::Error::ENOBUFS) => {
-                        // Whatever else is waiting is part of what will be observed.
-                        self.waiting.clear();
-                        self.waiting.push_back(Event::Overrun);
-                    }
+                    Err(nix::Error::ENOBUFS) => event(Event::Lost),
                     Err(error) => return Err(error.into()),
                 }
             }
@@ -149,27 +132,41 @@ impl Monitor {
     }
 }
 
-fn event_of(message: attr::Received<'_>) -> Option<Event> {
+fn event_of(message: attr::Received<'_>, own_nft: Option<u32>) -> Option<Event> {
+    let payload = message.payload;
     match message.kind {
         libc::RTM_NEWLINK | libc::RTM_DELLINK => {
-            let link = RawLink::parse(message.payload)?;
-            Some(Event::Link(IfName::new(link.name).ok()?))
+            let name = payload
+                .get(16..)
+                .and_then(|attributes| attr::attribute(attributes, sys::IFLA_IFNAME))
+                .and_then(attr::text);
+            let index = attr::u32(payload.get(4..)?)?;
+            Some(Event::Link(index, name.map(str::to_owned)))
         }
+        // An address of IPv6 on an interface of ours is the sign that its IPv6 was switched on: of
+        // the switch itself the kernel says nothing.
+        libc::RTM_NEWADDR => Some(Event::Link(attr::u32(payload.get(4..)?)?, None)),
         libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => {
-            // ARP and ND resolve all day long; what we keep there is permanent, or is in an FDB.
-            let family = i32::from(*message.payload.first()?);
-            let state = message.payload.get(8..).and_then(attr::u16)?;
-            let ours = family == libc::AF_BRIDGE
-                || state & (libc::NUD_PERMANENT | libc::NUD_NOARP) != 0
-                || message.kind == libc::RTM_DELNEIGH;
-            ours.then_some(Event::Rows)
+            let there = message.kind == libc::RTM_NEWNEIGH;
+            if i32::from(*payload.first()?) == libc::AF_BRIDGE {
+                let row = RawFdb::parse(payload)?;
+                return Some(Event::Fdb { there, row });
+            }
+            let (row, permanent) = RawNeighbour::parse_any(payload)?;
+            let there = there && permanent;
+            Some(Event::Neighbour { there, row })
         }
-        // RTM_NEWVLAN, RTM_DELVLAN: `struct br_vlan_msg` holds an index, and the port's membership
-        // is told by RTM_NEWLINK of the bridge family as well.
-        112 | 113 => Some(Event::Rows),
+        // RTM_NEWVLAN, RTM_DELVLAN.
+        112 | 113 => Some(Event::Vlans),
         kind if kind >> 8 == libc::NFNL_SUBSYS_NFTABLES as u16 => {
-            // A new generation follows every transaction: one event is enough.
-            (kind == nft::message(sys::NFT_MSG_NEWGEN)).then_some(Event::Guards)
+            let family = *payload.first()?;
+            // In all messages but NEWGEN, which is a number, the first attribute is the table's name.
+            let table = attr::attribute(payload.get(4..)?, sys::NFTA_TABLE_NAME)?;
+            let ours = matches!(family, sys::NFPROTO_BRIDGE | sys::NFPROTO_INET)
+                && kind != nft::message(sys::NFT_MSG_NEWGEN)
+                && attr::text(table) == Some("vpc")
+                && own_nft != Some(message.port);
+            ours.then_some(Event::Guards)
         }
         _ => None,
     }
@@ -197,16 +194,4 @@ fn join(socket: BorrowedFd<'_>, group: u32) -> Result<(), Cause> {
         libc::NETLINK_ADD_MEMBERSHIP,
         group,
     )?)
-}
-
-impl AsFd for Monitor {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.either.0.as_fd()
-    }
-}
-
-impl AsRawFd for Monitor {
-    fn as_raw_fd(&self) -> RawFd {
-        self.as_fd().as_raw_fd()
-    }
 }

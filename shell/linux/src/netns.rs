@@ -229,6 +229,7 @@ impl Marks {
         let path = path_of(name);
         let marker = self.path_of(name);
         if !path.exists() {
+            self.inodes().remove(name);
             return remove_if_there(&marker);
         }
         if !self.is_ours(name) {

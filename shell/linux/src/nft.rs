@@ -194,7 +194,7 @@ impl Elements {
     }
 
     /// All that are there for this port, its place in `ports` included.
-    fn of_port(&self, link: &IfName) -> Elements {
+    pub(crate) fn of_port(&self, link: &IfName) -> Elements {
         let name = name_key(link);
         let mut elements = Elements::default();
         for (set, keys) in &self.0 {
@@ -646,6 +646,19 @@ impl Nft {
             socket: Socket::netfilter()?,
             known: None,
         })
+    }
+
+    /// The netlink address of the socket that changes our tables.
+    pub(crate) fn port(&self) -> Result<u32, Cause> {
+        self.socket.port()
+    }
+
+    /// The elements as they are after our own changes; read only if they are not known.
+    pub(crate) fn known(&mut self) -> Result<&Elements, Cause> {
+        if self.known.is_none() {
+            self.elements()?;
+        }
+        Ok(self.known.get_or_insert_default())
     }
 
     /// Reads all elements. A set that is not there has none.

@@ -7,10 +7,7 @@ use crate::link::{self, RawLink};
 use crate::netns::Netns;
 use crate::socket::Socket;
 use crate::sys;
-use host_plan::{
-    BridgePort, FdbRow, FdbTarget, InsideLink, Link, LinkKind, Neighbour, NetnsState, Scope,
-    VlanMembership,
-};
+use host_plan::{BridgePort, InsideLink, Link, LinkKind, NetnsState, Scope, VlanMembership};
 use ipnet::IpNet;
 use model::{IfName, MacAddr, NetnsName, VlanId, Vni};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -29,7 +26,7 @@ pub(crate) fn raw_links(socket: &mut Socket) -> Result<Vec<RawLink>, Cause> {
     Ok(links)
 }
 
-type PortVlans = HashMap<u32, BTreeMap<VlanId, VlanMembership>>;
+pub(crate) type PortVlans = HashMap<u32, BTreeMap<VlanId, VlanMembership>>;
 
 pub(crate) fn port_vlans(socket: &mut Socket) -> Result<PortVlans, Cause> {
     let mut vlans = HashMap::new();
@@ -39,42 +36,37 @@ pub(crate) fn port_vlans(socket: &mut Socket) -> Result<PortVlans, Cause> {
     Ok(vlans)
 }
 
-/// Interfaces, told by name.
-pub(crate) fn links(
-    raw: &[RawLink],
-    mut vlans: PortVlans,
-    namespaces: &HashMap<i32, NetnsName>,
-) -> BTreeMap<IfName, Link> {
-    let names: HashMap<u32, &str> = raw.iter().map(|l| (l.index, l.name.as_str())).collect();
-    raw.iter()
-        .filter_map(|raw| {
-            let name = IfName::new(raw.name.as_str()).ok()?;
-            let port = raw.port.and_then(|flags| {
-                Some(BridgePort {
-                    bridge: IfName::new(*names.get(&raw.master?)?).ok()?,
-                    isolated: flags.isolated,
-                    learning: flags.learning,
-                    unicast_flood: flags.unicast_flood,
-                    neigh_suppress: flags.neigh_suppress,
-                    vlans: vlans.remove(&raw.index).unwrap_or_default(),
-                })
-            });
-            let link = Link {
-                index: raw.index,
-                kind: kind(raw, namespaces),
-                alias: raw.alias.clone(),
-                mac: raw.mac.unwrap_or(MacAddr::ZERO),
-                mtu: raw.mtu,
-                up: raw.up,
-                ipv6_disabled: raw.ipv6_disabled,
-                port,
-            };
-            Some((name, link))
+/// An interface, told by its name. A veth's far end is told without its namespace.
+pub(crate) fn link(
+    raw: &RawLink,
+    master: Option<&RawLink>,
+    vlans: Option<&BTreeMap<VlanId, VlanMembership>>,
+) -> Option<(IfName, Link)> {
+    let name = IfName::new(raw.name.as_str()).ok()?;
+    let port = raw.port.and_then(|flags| {
+        Some(BridgePort {
+            bridge: IfName::new(master?.name.as_str()).ok()?,
+            isolated: flags.isolated,
+            learning: flags.learning,
+            unicast_flood: flags.unicast_flood,
+            neigh_suppress: flags.neigh_suppress,
+            vlans: vlans.cloned().unwrap_or_default(),
         })
-        .collect()
+    });
+    let link = Link {
+        index: raw.index,
+        kind: kind(raw),
+        alias: raw.alias.clone(),
+        mac: raw.mac.unwrap_or(MacAddr::ZERO),
+        mtu: raw.mtu,
+        up: raw.up,
+        ipv6_disabled: raw.ipv6_disabled,
+        port,
+    };
+    Some((name, link))
 }
 
-fn kind(raw: &RawLink, namespaces: &HashMap<i32, NetnsName>) -> LinkKind {
+fn kind(raw: &RawLink) -> LinkKind {
     let is = |kind| raw.data_u8(kind).is_some_and(|value| value != 0);
     let other = || LinkKind::Other(raw.kind.clone());
     match raw.kind.as_str() {
@@ -103,7 +95,7 @@ fn kind(raw: &RawLink, namespaces: &HashMap<i32, NetnsName>) -> LinkKind {
         },
         "veth" => LinkKind::Veth {
             peer: raw.link.unwrap_or(0),
-            peer_netns: raw.link_netns.and_then(|id| namespaces.get(&id).cloned()),
+            peer_netns: None,
             peer_is_local: raw.link_netns.is_none() && raw.link.is_some_and(|peer| peer != 0),
         },
         "tun" if raw.data_u8(sys::IFLA_TUN_TYPE).map(u32::from) == Some(sys::IFF_TAP) => {
@@ -116,69 +108,21 @@ fn kind(raw: &RawLink, namespaces: &HashMap<i32, NetnsName>) -> LinkKind {
     }
 }
 
-/// FDB rows of bridge ports and VXLAN devices. Rows of a bridge itself and of the multicast filters
-/// of other devices are left out.
-pub(crate) fn fdb(
-    socket: &mut Socket,
-    links: &BTreeMap<IfName, Link>,
-) -> Result<BTreeSet<FdbRow>, Cause> {
-    let devices: HashMap<u32, (&IfName, &Link)> = links
-        .iter()
-        .filter(|(_, link)| link.port.is_some() || matches!(link.kind, LinkKind::Vxlan { .. }))
-        .map(|(name, link)| (link.index, (name, link)))
-        .collect();
-    let mut rows = BTreeSet::new();
+/// All rows of forwarding databases.
+pub(crate) fn fdb(socket: &mut Socket) -> Result<Vec<RawFdb>, Cause> {
+    let mut rows = Vec::new();
     socket.dump(fdb::get_all(), |_, payload| {
-        let Some(raw) = RawFdb::parse(payload) else {
-            return;
-        };
-        let Some((name, link)) = devices.get(&raw.index) else {
-            return;
-        };
-        let target = match (raw.master, raw.dst) {
-            (Some(_), _) => FdbTarget::Bridge(raw.vlan),
-            (None, Some(vtep)) if matches!(link.kind, LinkKind::Vxlan { .. }) => {
-                FdbTarget::Vtep(vtep)
-            }
-            (None, _) => return,
-        };
-        rows.insert(FdbRow {
-            dev: (*name).clone(),
-            mac: raw.mac,
-            target,
-            state: raw.state,
-        });
+        rows.extend(RawFdb::parse(payload));
     })?;
     Ok(rows)
 }
 
-/// Permanent rows of the ARP and ND tables of bridges and VLAN devices.
-pub(crate) fn neighbours(
-    socket: &mut Socket,
-    links: &BTreeMap<IfName, Link>,
-) -> Result<BTreeSet<Neighbour>, Cause> {
-    let devices: HashMap<u32, &IfName> = links
-        .iter()
-        .filter(|(_, link)| matches!(link.kind, LinkKind::Bridge { .. } | LinkKind::Vlan { .. }))
-        .map(|(name, link)| (link.index, name))
-        .collect();
-    let mut rows = BTreeSet::new();
+/// Permanent rows of ARP and ND tables.
+pub(crate) fn neighbours(socket: &mut Socket) -> Result<Vec<RawNeighbour>, Cause> {
+    let mut rows = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
         let result = socket.dump(fdb::get_neighbours(family), |_, payload| {
-            let Some(raw) = RawNeighbour::parse(payload) else {
-                return;
-            };
-            if raw.ip.is_multicast() {
-                return;
-            }
-            if let Some(dev) = devices.get(&raw.index) {
-                rows.insert(Neighbour {
-                    dev: (*dev).clone(),
-                    ip: raw.ip,
-                    mac: raw.mac,
-                    ours: raw.protocol == sys::PROTOCOL,
-                });
-            }
+            rows.extend(RawNeighbour::parse(payload));
         });
         match result {
             // A kernel without IPv6.
@@ -201,10 +145,10 @@ pub(crate) struct Namespaces {
 /// such an end has a number in ours. Nothing is entered, and nothing is listed whole: for each
 /// `RTM_GETLINK` dump the kernel walks all interfaces of the *asking* namespace to size its buffer,
 /// so that a dump per namespace would cost the square of their number.
-pub(crate) fn namespaces(
+pub(crate) fn namespaces<'a>(
     socket: &mut Socket,
     scope: &Scope,
-    raw: &[RawLink],
+    raw: impl Iterator<Item = &'a RawLink>,
 ) -> Result<Namespaces, Error> {
     let mut found = Namespaces::default();
     let all: Vec<&NetnsName> = scope.netns.iter().collect();
@@ -244,13 +188,19 @@ pub(crate) fn namespaces(
             found.states.insert((*name).clone(), NetnsState::default());
         }
     }
+    if found.names.is_empty() {
+        return Ok(found);
+    }
     far_ends(socket, raw, &mut found).doing(|| "look into namespaces".to_owned())?;
     Ok(found)
 }
 
-fn far_ends(socket: &mut Socket, raw: &[RawLink], found: &mut Namespaces) -> Result<(), Cause> {
+fn far_ends<'a>(
+    socket: &mut Socket,
+    raw: impl Iterator<Item = &'a RawLink>,
+    found: &mut Namespaces,
+) -> Result<(), Cause> {
     let ends: Vec<(i32, u32)> = raw
-        .iter()
         .filter(|link| link.kind == "veth")
         .filter_map(|link| Some((link.link_netns?, link.link?)))
         .filter(|(id, _)| found.names.contains_key(id))

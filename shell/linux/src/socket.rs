@@ -4,8 +4,8 @@ use crate::attr::{self, HEADER_BYTES, Message, Received};
 use crate::error::Cause;
 use crate::sys;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
-    setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname,
+    recv, send, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -230,6 +230,11 @@ impl Socket {
         }
     }
 
+    /// The address of this socket: notifications of what it did carry it.
+    pub(crate) fn port(&self) -> Result<u32, Cause> {
+        Ok(getsockname::<NetlinkAddr>(self.fd.as_raw_fd())?.pid())
+    }
+
     /// The next sequence number, for batches built elsewhere.
     pub(crate) fn next_sequence(&mut self) -> u32 {
         self.sequence = self.sequence.wrapping_add(1);
@@ -288,7 +293,7 @@ mod tests {
         fn garbled_acknowledgements_never_panic(
             flags: u16, payload in proptest::collection::vec(any::<u8>(), 0..80)
         ) {
-            let message = Received { kind: 2, flags, sequence: 1, payload: &payload };
+            let message = Received { kind: 2, flags, sequence: 1, port: 0, payload: &payload };
             drop(acknowledgement(message));
         }
     }
@@ -302,6 +307,7 @@ mod tests {
             kind: 2,
             flags: NLM_F_CAPPED | NLM_F_ACK_TLVS,
             sequence: 1,
+            port: 0,
             payload: &payload,
         };
         let cause = acknowledgement(message).unwrap_err();

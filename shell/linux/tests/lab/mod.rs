@@ -135,7 +135,13 @@ impl Lab {
                     .collect()
             })
             .unwrap_or_default();
-        self.kernel.observe(&Scope { netns }).unwrap()
+        let scope = Scope { netns };
+        let known = self.kernel.observe(&scope).unwrap();
+        // What was known and kept true is what is there: seen in every test that observes.
+        self.kernel.forget();
+        let whole = self.kernel.observe(&scope).unwrap();
+        assert_eq!(known, whole, "what was known, and what is there");
+        whole
     }
 
     /// `ip -j -d link show NAME`.
