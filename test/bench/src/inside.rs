@@ -80,6 +80,12 @@ impl Server {
         }
     }
 
+    /// While this side waits it answers no keepalive, and the server may have hung up.
+    fn connect_anew(&mut self) {
+        self.clients.clear();
+        self.connect();
+    }
+
     fn connect(&mut self) {
         while self.clients.len() < CONNECTIONS {
             let connected = api::connect_admin(Path::new(CREDENTIAL));
@@ -105,6 +111,7 @@ impl Server {
     }
 
     fn fill(&mut self, nics: Vec<NewNic>) -> Answer {
+        self.connect_anew();
         let sent = now();
         let made = self.each(nics, async |client, nic| {
             let nic = client.create_nic(request(&nic)).await;
@@ -118,6 +125,7 @@ impl Server {
     }
 
     fn clear(&mut self) -> Answer {
+        self.connect_anew();
         let sent = now();
         let ids = std::mem::take(&mut self.created);
         let deleted = self.each(ids, async |client, id| {
