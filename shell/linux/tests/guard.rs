@@ -501,6 +501,8 @@ fn what_is_tracked_for_others_is_not_ours() {
             })
         };
         assert_eq!(one_more(), [1, 0]);
+        // Nobody is told of that: the next whole look shows it.
+        lab.kernel.forget();
         assert!(!lab.observe().firewall, "now something is");
         lab.act_twice([Action::InstallFirewall]);
         assert!(lab.observe().firewall);
