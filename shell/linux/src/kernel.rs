@@ -910,17 +910,24 @@ fn configure_one(inside: &Inside) -> Outcome {
     netns.enter()?;
     let mut socket = Socket::route()?;
     let device = &inside.device;
-    let index = sys::index_of(socket.as_fd(), device).map_err(|errno| match errno {
-        nix::Error::ENODEV => Cause::Kernel {
-            errno: libc::ENODEV,
-            text: Some(format!("there is no interface {device} in it")),
-        },
-        other => other.into(),
-    })?;
+    let mut found = None;
+    match socket.get(link::get(device), |payload| {
+        found = RawLink::parse(payload);
+    }) {
+        Err(cause) if cause.errno() == Some(libc::ENODEV) => {
+            return Err(Cause::Kernel {
+                errno: libc::ENODEV,
+                text: Some(format!("there is no interface {device} in it")),
+            });
+        }
+        other => other?,
+    }
+    let found = found.ok_or(Cause::Garbled("an answer without an interface"))?;
+    let index = found.index;
     let has_ipv6 = inside.addresses.iter().any(|a| matches!(a, IpNet::V6(_)));
-    if has_ipv6 {
-        // Usable at once: the addresses are ours to give, nobody else has them.
-        write_sysctl(&format!("/proc/sys/net/ipv6/conf/{device}/accept_dad"), "0")?;
+    // Only if needed: files of that name exist once a namespace, and the kernel looks through all of
+    // them, so that a write costs more with every NIC.
+    if has_ipv6 && found.ipv6_disabled {
         disable_ipv6(device, false)?;
     }
     let mut addresses = inside.addresses.clone();
