@@ -4,6 +4,7 @@
 //! octet what it does not understand (RFC 7606 §5.4 lets a speaker drop such routes; a fabric
 //! whose reflectors are older than its VTEPs cannot afford that).
 
+use crate::membership;
 use crate::rest::Rest;
 use crate::{Rd, RouteTarget};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -838,12 +839,16 @@ impl Packer {
             if fixed + length > self.max_bytes.max(MESSAGE_MAX_BYTES) {
                 return;
             }
-            self.open.reserve(MESSAGE_MAX_BYTES.max(fixed + length));
-            self.open.put_bytes(0xff, 16);
-            self.open.put_bytes(0, UPDATE_HEAD_BYTES - 16);
-            self.open.put_slice(&self.head);
+            self.start(MESSAGE_MAX_BYTES.max(fixed + length));
         }
         rest.write(key, &mut self.open);
+    }
+
+    fn start(&mut self, room: usize) {
+        self.open.reserve(room);
+        self.open.put_bytes(0xff, 16);
+        self.open.put_bytes(0, UPDATE_HEAD_BYTES - 16);
+        self.open.put_slice(&self.head);
     }
 
     /// Fills in the lengths. The attribute with the routes goes first (RFC 7606 §5.1).
@@ -883,10 +888,22 @@ const UPDATE_HEAD_BYTES: usize = HEADER_BYTES + 4 + 4;
 
 /// The UPDATE without routes that ends the first exchange (RFC 4724 §2).
 pub(crate) fn end_of_rib() -> Bytes {
-    let mut out = BytesMut::with_capacity(UPDATE_HEAD_BYTES + 3);
-    out.put_bytes(0xff, 16);
-    out.put_u16(HEADER_BYTES as u16 + 4 + 6);
-    out.put_slice(&[2, 0, 0, 0, 6, 0x80, MP_UNREACH, 3]);
-    out.put_slice(&FAMILY);
-    out.freeze()
+    update_of(MP_UNREACH, &FAMILY, &[])
+}
+
+/// An UPDATE of one attribute that carries routes, and others.
+pub(crate) fn update_of(kind: u8, value: &[u8], attrs: &[u8]) -> Bytes {
+    let head = Bytes::copy_from_slice(value);
+    let attrs = Bytes::copy_from_slice(attrs);
+    let mut packer = Packer::new(kind, head, attrs, MESSAGE_MAX_BYTES);
+    packer.start(0);
+    packer.close();
+    packer.messages.remove(0)
+}
+
+/// What an UPDATE says about route target membership, if it is about that.
+pub(crate) fn read_membership(message: &wire::UpdateMessage) -> Option<membership::Update> {
+    let sections = split_attributes(&message.path_attributes).ok()?;
+    let only = sections.is_only_unreach();
+    membership::read(sections.reach.as_ref(), sections.unreach.as_ref(), only)
 }

@@ -2,12 +2,13 @@
 
 use crate::codec::{
     Age, Attrs, MESSAGE_MAX_BYTES, Packer, Reader, Reflected, RouteKey, Unusable, end_of_rib,
-    read_update,
+    read_membership, read_update,
 };
 use crate::group::{Group, GroupId, LAG_MAX_MESSAGES, Owed, Terms};
 use crate::history::{self, Direction};
 use crate::link::{ConnId, Link};
 use crate::local;
+use crate::membership::Membership;
 use crate::peer::{Dump, Peer};
 use crate::rest::withdrawal;
 use crate::rib::{Change, Path, Source};
@@ -55,6 +56,12 @@ impl Speaker {
             four_octet_as: session.four_octet_as,
         };
         let peer_router_id = session.router_id;
+        if session.membership.is_some()
+            && let Some(wishes) = read_membership(message)
+        {
+            self.on_membership(id, &wishes);
+            return;
+        }
         let stale = peer.retiring.is_some();
         let octets = peer.links.get(&conn).map_or(0, |link| link.message_octets);
         let limit = peer.config.max_routes.map(|max| max.limit as usize);
@@ -170,7 +177,9 @@ impl Speaker {
         let origins = [was, is].map(|source| source.map(|source| self.origin(source)));
         for (id, group) in &mut self.groups {
             let goes = |o: &Origin| o.goes_to_role(group.terms.role, reflects);
-            if origins.iter().flatten().any(goes) {
+            let paths = [&change.old, &change.new].into_iter().flatten();
+            let wanted = |path: &Path| group.terms.admit(path);
+            if origins.iter().flatten().any(goes) && paths.into_iter().any(|(_, p)| wanted(p)) {
                 group.owed.note(source, key);
                 // If the new one came from a member, that one was told the old one.
                 if let Some(was) = was.filter(|was| *was != source) {
@@ -187,7 +196,10 @@ impl Speaker {
             }) else {
                 return false;
             };
-            if origins.iter().flatten().any(|o| o.goes_to(to, reflects)) {
+            let wants = session.membership.as_ref().map(Membership::wants);
+            let mut paths = [&change.old, &change.new].into_iter().flatten();
+            let wanted = paths.any(|(_, path)| wants.is_none_or(|wants| wants.admit(path)));
+            if wanted && origins.iter().flatten().any(|o| o.goes_to(to, reflects)) {
                 session.out.note(source, key);
                 self.ready.insert(*id);
             }
@@ -217,7 +229,9 @@ impl Speaker {
             }
             let session = peer.session.as_ref()?;
             let link = peer.links.get(&session.conn)?;
-            if !link.writable {
+            let wishes = session.membership.as_ref();
+            // RFC 4684 §6: no routes before it is known which are wanted.
+            if !link.writable || wishes.is_some_and(|wishes| !wishes.ended) {
                 return None;
             }
             let more = match session.out.group {
@@ -438,9 +452,9 @@ impl Speaker {
         let reflects = self.config.role.is_reflector();
         let mut batch = Batch::new(terms, self.cluster());
         for (noted, key) in owed {
-            let best = self.rib.best(key).filter(|(source, _)| {
+            let best = self.rib.best(key).filter(|(source, path)| {
                 let origin = self.origin(*source);
-                origin.goes_to_role(terms.role, reflects)
+                origin.goes_to_role(terms.role, reflects) && terms.admit(path)
             });
             match best {
                 Some((source, path)) if source == *noted => batch.announce(key, path, source),
@@ -460,7 +474,10 @@ impl Speaker {
         let mut batch = Batch::new(&terms, self.cluster());
         for (noted, key) in owed {
             let best = self.rib.best(key);
-            match best.filter(|(source, _)| self.origin(*source).goes_to(to, reflects)) {
+            let goes = |source, path: &Path| {
+                self.origin(source).goes_to(to, reflects) && terms.admit(path)
+            };
+            match best.filter(|(source, path)| goes(*source, path)) {
                 Some((source, path)) => batch.announce(key, path, source),
                 None if withdraw => batch.withdraw(key, For::AllBut(*noted)),
                 None => {}

@@ -5,7 +5,8 @@
 //! nobody, and what it costs is bounded by the number of routes.
 
 use crate::codec::RouteKey;
-use crate::rib::Source;
+use crate::membership::Wants;
+use crate::rib::{Path, Source};
 use crate::{PeerId, PeerRole};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,6 +27,14 @@ pub(crate) struct Terms {
     pub(crate) extended_messages: bool,
     /// Knows LLGR_STALE (RFC 9494 §4.4).
     pub(crate) long_lived: bool,
+    /// Which routes they want; none: all.
+    pub(crate) wants: Option<Wants>,
+}
+
+impl Terms {
+    pub(crate) fn admit(&self, path: &Path) -> bool {
+        self.wants.as_ref().is_none_or(|wants| wants.admit(path))
+    }
 }
 
 /// Peers that are told the same.

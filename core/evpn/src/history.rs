@@ -2,6 +2,7 @@
 
 use crate::PeerCounters;
 use crate::link::EVPN;
+use crate::membership::MEMBERSHIP;
 use rustbgpd_wire as wire;
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -323,6 +324,9 @@ fn describe_open(open: &OpenMessage) -> String {
     for capability in &open.capabilities {
         let name = match capability {
             Capability::MultiProtocol { afi, safi } if (*afi, *safi) == EVPN => "EVPN".to_owned(),
+            Capability::MultiProtocol { afi, safi } if (*afi, *safi) == MEMBERSHIP => {
+                "route target constraint".to_owned()
+            }
             Capability::MultiProtocol { afi, safi } => format!("{afi:?} {safi:?}"),
             Capability::GracefulRestart {
                 restart_state,
@@ -400,6 +404,10 @@ fn count_routes(message: &[u8]) -> Routes {
     };
     let length = usize::from(u16::from_be_bytes([message[25], message[26]]));
     let value = value.get(..length).unwrap_or_default();
+    // Of EVPN: wishes have another form.
+    if value.get(..3) != Some(&[0, 25, 70]) {
+        return routes;
+    }
     let skip = match (kind, value.get(3)) {
         (14, Some(next_hop)) => 5 + usize::from(*next_hop),
         (15, _) => 3,

@@ -22,6 +22,7 @@ mod history;
 mod info;
 mod link;
 mod local;
+mod membership;
 mod peer;
 mod rest;
 mod rib;

@@ -1,5 +1,6 @@
 //! One TCP connection to a peer: framing, the state machine of RFC 4271 §8, its timers.
 
+use crate::membership::MEMBERSHIP;
 use bytes::{Bytes, BytesMut};
 use rustbgpd_fsm as fsm;
 use rustbgpd_wire as wire;
@@ -7,7 +8,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use wire::{Afi, Capability, GracefulRestartFamily, LlgrFamily, Message, OpenMessage, Safi};
 
-/// The one family we speak.
+/// The family we speak; that of [`crate::membership`] goes with it.
 pub(crate) const EVPN: (Afi, Safi) = (Afi::L2Vpn, Safi::Evpn);
 /// How long a fresh connection may go without OPEN. RFC 4271 §8.2.2 suggests four minutes, but
 /// whoever connects to a listener and says nothing should not keep the place that long.
@@ -146,6 +147,10 @@ impl Link {
         self.send(&Message::Open(open));
     }
 
+    pub(crate) fn send_raw(&mut self, message: Bytes) {
+        self.to_send.push_back(message);
+    }
+
     pub(crate) fn send_update(&mut self, message: Bytes) {
         self.updates.push_back(message);
     }
@@ -200,7 +205,7 @@ pub(crate) fn session_config(config: &crate::Config) -> fsm::PeerConfig {
     let mut session = fsm::PeerConfig::new(asn, asn, config.router_id);
     let secs = |time: Duration| u16::try_from(time.as_secs()).unwrap_or(u16::MAX);
     session.hold_time = secs(config.timing.hold_time).max(3);
-    session.families = vec![EVPN];
+    session.families = vec![EVPN, MEMBERSHIP];
     session.required_families = vec![EVPN];
     session.disable_ipv4_unicast = true;
     session.graceful_restart = true;

@@ -5,10 +5,12 @@ use crate::codec::RouteKey;
 use crate::group::{GroupId, Owed, Terms};
 use crate::history::History;
 use crate::link::{ConnId, Link, Side};
+use crate::membership::Membership;
 use crate::rib::Source;
 use crate::{PeerConfig, PeerCounters, PeerRole, SessionState, Timing};
 use rustbgpd_fsm as fsm;
-use std::collections::BTreeMap;
+use rustbgpd_wire as wire;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
@@ -29,6 +31,8 @@ pub(crate) struct Peer {
     pub(crate) long_lived: bool,
     /// What the peer said on its last session about dropping out.
     pub(crate) graceful: Graceful,
+    /// What it wanted on its last session.
+    pub(crate) wanted_last: BTreeSet<wire::rtc::RtcNlri>,
     pub(crate) router_id: Option<Ipv4Addr>,
     pub(crate) asn: Option<u32>,
     pub(crate) since: Instant,
@@ -69,6 +73,8 @@ pub(crate) struct Session {
     pub(crate) synced_at: Option<Instant>,
     /// Silence until then stands for End-of-RIB.
     pub(crate) quiet_at: Option<Instant>,
+    /// Wishes for routes, if both sides do route target constraint.
+    pub(crate) membership: Option<Membership>,
     pub(crate) out: Out,
 }
 
@@ -161,6 +167,7 @@ impl Peer {
             stale_until: None,
             long_lived: false,
             graceful: Graceful::default(),
+            wanted_last: BTreeSet::new(),
             router_id: None,
             asn: None,
             since: now,
@@ -230,6 +237,7 @@ impl Peer {
             four_octet_as: session.four_octet_as,
             extended_messages: session.extended_messages,
             long_lived: session.long_lived,
+            wants: session.membership.as_ref().map(|m| m.wants().clone()),
         })
     }
 
@@ -257,7 +265,10 @@ impl Peer {
             [link.hold_at, link.keepalive_at, send_hold_at]
         });
         let quiet = self.session.as_ref().and_then(|session| session.quiet_at);
+        let membership = self.session.as_ref().and_then(|s| s.membership.as_ref());
+        let wishes = membership.filter(|m| !m.ended).map(|m| m.wait_until);
         links
+            .chain(wishes.map(Some))
             .chain([self.retry_at, self.stale_until, quiet])
             .flatten()
             .min()

@@ -3,6 +3,7 @@
 use crate::advice::{Lost, Trouble};
 use crate::history::{asn_of, describe};
 use crate::link::{ConnId, EVPN, Link, Side};
+use crate::membership::{MEMBERSHIP, Membership, remembered};
 use crate::peer::{Down, Dump, Graceful, LimitState, Out, Peer, Session};
 use crate::rib::Source;
 use crate::speaker::{Action, Event, StopKind};
@@ -229,8 +230,14 @@ impl Speaker {
             peer_restarting: agreed.peer_restart_state,
             synced_at: None,
             quiet_at: family.is_none().then_some(now + quiet),
+            membership: agreed
+                .negotiated_families
+                .contains(&MEMBERSHIP)
+                .then(|| Membership::new(now)),
             out: Out::new(),
         });
+        self.membership_due = true;
+        let peer = self.peers.get_mut(&id).expect("links belong to peers");
         peer.router_id = Some(agreed.peer_router_id);
         peer.since = now;
         peer.failures = 0;
@@ -297,7 +304,9 @@ impl Speaker {
             return;
         };
         if peer.session.as_ref().is_some_and(|s| s.conn == conn) {
-            peer.session = None;
+            if let Some(session) = peer.session.take() {
+                peer.wanted_last = remembered(session.membership.as_ref());
+            }
             peer.since = now;
             self.on_down(now, id, down, reason);
             self.schedule_retry(now, id);
@@ -606,6 +615,7 @@ impl Speaker {
         if quiet {
             self.on_synced(now, id);
         }
+        self.on_membership_wait_over(now, id);
         if stale && outlives {
             self.begin_long_lived(now, id);
         } else if stale {
@@ -618,6 +628,7 @@ impl Speaker {
     pub(crate) fn settle(&mut self, now: Instant) {
         self.sweep_retired(now);
         self.sync_contested(now);
+        self.sync_membership();
         let Some(until) = self.deferral_until.filter(|_| self.knows_instances()) else {
             return;
         };

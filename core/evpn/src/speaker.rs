@@ -43,6 +43,8 @@ pub struct Speaker {
     /// Groups that may have something to send.
     pub(crate) ready_groups: BTreeSet<GroupId>,
     pub(crate) next_group: u64,
+    /// What we want may differ from what peers were told.
+    pub(crate) membership_due: bool,
     /// Until when completeness waits for peers; none once complete.
     pub(crate) deferral_until: Option<Instant>,
     pub(crate) stopped: bool,
@@ -264,6 +266,7 @@ impl Speaker {
             alone: BTreeSet::new(),
             ready_groups: BTreeSet::new(),
             next_group: 1,
+            membership_due: false,
             deferral_until: Some(now + config.timing.deferral),
             stopped: false,
             clock: now,
@@ -387,6 +390,7 @@ impl Speaker {
         if first {
             self.ready.extend(self.peers.keys());
         }
+        self.membership_due = true;
         self.sync_announcements(now, changed);
         self.settle(now);
         Ok(())

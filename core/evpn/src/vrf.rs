@@ -220,6 +220,11 @@ impl Vrfs {
         self.version += 1;
     }
 
+    /// Targets of the routes that some instance takes in.
+    pub(crate) fn import_targets(&self) -> impl Iterator<Item = RouteTarget> {
+        self.by_target.keys().copied()
+    }
+
     fn index_targets(&mut self) {
         self.by_target.clear();
         for (vni, vrf) in &self.vrfs {

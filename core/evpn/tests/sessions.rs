@@ -324,7 +324,7 @@ fn history_tells_what_was_said() {
              dropped",
             "< Update x3 9 announced, 2 withdrawn",
             "> Notification x1 Bad Message Type",
-            "> Open x1 AS 65000, router id 10.0.0.101, hold time 9 s; EVPN; graceful restart 120 s, \
+            "> Open x1 AS 65000, router id 10.0.0.101, hold time 9 s; EVPN; route target constraint; graceful restart 120 s, \
              EVPN kept, restarting; route refresh; enhanced route refresh; extended messages; \
              long-lived 0 s",
             "> Update x1 End-of-RIB",

@@ -30,8 +30,8 @@ const SLICES_MAX: usize = 64;
 /// Messages handed to a writer at most; more than a batch of the speaker can make.
 const QUEUE_MESSAGES: usize = 2048;
 /// With so many on their way the speaker is told to wait, and with so few to go on.
-pub(crate) const HIGH_WATER: usize = 128;
-pub(crate) const LOW_WATER: usize = 32;
+pub(crate) const HIGH_WATER: usize = 64;
+pub(crate) const LOW_WATER: usize = 16;
 
 /// What connections tell the owner of the speaker.
 #[derive(Debug)]

@@ -661,3 +661,83 @@ fn gobgp_and_long_lived_graceful_restart() {
         drop(c1);
     });
 }
+
+/// Route target constraint (RFC 4684) with GoBGP as a client of ours.
+#[test]
+fn gobgp_gets_the_routes_that_its_vrfs_import() {
+    let mut rig = Rig::new(&[C1, RR]);
+    rig.host("vtep", VTEP);
+    let (dir, text) = rig.subdir("vtep");
+    let mut toml = format!(
+        "[global.config]\nas = 65000\nrouter-id = \"{VTEP}\"\nport = -1\n\
+         [[neighbors]]\n[neighbors.config]\nneighbor-address = \"{RR}\"\npeer-as = 65000\n\
+         [neighbors.timers.config]\nhold-time = 9\nkeepalive-interval = 3\nconnect-retry = 5\n"
+    );
+    for family in ["rtc", "l2vpn-evpn"] {
+        toml += &format!(
+            "[[neighbors.afi-safis]]\n[neighbors.afi-safis.config]\nafi-safi-name = \"{family}\"\n"
+        );
+    }
+    std::fs::write(dir.join("gobgpd.toml"), toml).unwrap();
+    let conf = format!("{text}/gobgpd.toml");
+    rig.daemon("gobgpd", "vtep", &["gobgpd", "-f", &conf, "-t", "toml"]);
+    rig.run(async move |rig| {
+        let rr = SpeakerHandle::start(SpeakerConfig {
+            bgp: config(RR, Role::Reflector),
+            local_address: Some(ip(RR)),
+            listen: vec![SocketAddr::new(ip(RR), 179)],
+        })
+        .await
+        .unwrap();
+        let mut gobgp = Peer::new(PeerConfig::CLIENT);
+        gobgp.gtsm = false;
+        let peers = BTreeMap::from([(ip(C1), Peer::new(PeerConfig::CLIENT)), (ip(VTEP), gobgp)]);
+        rr.set_peers(peers).await.unwrap();
+        let c1 = client(C1, RR, true).await;
+        let mut state = one_mac(C1, MAC_1, "10.4.1.1");
+        let mut other = state.evis[&vni()].clone();
+        other.rd_index = 2;
+        other.macs = [((None, mac(MAC_2)), LocalMac::default())].into();
+        state.evis.insert(Vni::new(200).unwrap(), other);
+        c1.set_local(state).await.unwrap();
+        established(&rr).await;
+
+        // A flood route, a MAC and an address of instance 100; a flood route and a MAC of 200.
+        let shown = |rig: &Rig| {
+            let neighbour = ["gobgp", "neighbor", RR, "adj-in", "-a", "evpn", "-j"];
+            rig.json("vtep", &neighbour).to_string()
+        };
+        let add_vrf = |rig: &Rig, number: u32| {
+            let (name, rd) = (format!("v{number}"), format!("65000:{number}"));
+            let args = ["gobgp", "vrf", "add", &name, "rd", &rd, "rt", "both", &rd];
+            rig.exec("vtep", &args);
+        };
+        let has = async |what: &str, first: bool, second: bool| {
+            until(what, PATIENCE, async || {
+                let shown = shown(&rig);
+                let seen = (shown.contains(MAC_1), shown.contains(MAC_2));
+                if seen == (first, second) {
+                    return Ok(());
+                }
+                let said = rr.history(ip(VTEP)).await.unwrap();
+                Err(format!("{shown}\n{said:#?}"))
+            })
+            .await;
+        };
+        add_vrf(&rig, 100);
+        has("GoBGP has instance 100 alone", true, false).await;
+        add_vrf(&rig, 200);
+        has("GoBGP has both", true, true).await;
+        let sessions = |peers: &[evpn::PeerInfo]| {
+            let gobgp = peers.iter().find(|peer| peer.peer == ip(VTEP));
+            gobgp.unwrap().counters.sessions
+        };
+        assert_eq!(
+            sessions(&rr.peers().await.unwrap()),
+            1,
+            "one session for all of it"
+        );
+        c1.stop(StopKind::Withdraw).await.unwrap();
+        rr.stop(StopKind::Withdraw).await.unwrap();
+    });
+}

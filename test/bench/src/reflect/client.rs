@@ -23,6 +23,7 @@ const KEEPALIVE: u8 = 4;
 const MP_REACH: u8 = 14;
 const MP_UNREACH: u8 = 15;
 const HOLD_S: u16 = 180;
+const RECEIVE_BUFFER_BYTES: usize = 128 << 10;
 
 fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     let mut out = vec![0xff; 16];
@@ -94,6 +95,8 @@ fn try_session(own: Ipv4Addr, reflector: Ipv4Addr) -> io::Result<TcpStream> {
     )?;
     setsockopt(&fd, sockopt::Ipv4Ttl, &255)?;
     setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
+    // What waits in a client's own kernel is no delay of the reflector's.
+    setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_BUFFER_BYTES)?;
     bind(fd.as_raw_fd(), &address(own, 0))?;
     connect(fd.as_raw_fd(), &address(reflector, 179))?;
     let mut stream = TcpStream::from(fd);

@@ -115,7 +115,7 @@ pub(super) fn run(plan: &Plan) -> Outcome {
 }
 
 /// Single routes of one client while another sends its whole table over and over: each time with
-/// another mobility sequence, so that each time all of it has to be passed on.
+/// another mobility sequence than before, so that each time all of it has to be passed on.
 fn probe(
     plan: &Plan,
     outcome: &mut Outcome,
@@ -126,8 +126,8 @@ fn probe(
     let over = Arc::new(AtomicBool::new(false));
     let stop = Arc::clone(&over);
     let feeding = thread::spawn(move || {
-        for sequence in 1.. {
-            let table = client::table(routes, feeder_ip, true, sequence);
+        let tables = [1, 2].map(|sequence| client::table(routes, feeder_ip, true, sequence));
+        for table in tables.iter().cycle() {
             for part in table.chunks(1 << 16) {
                 if stop.load(Ordering::Relaxed) || feeder.write_all(part).is_err() {
                     return;
