@@ -229,6 +229,13 @@ pub fn tool(command: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// True if a tool did what it was asked to.
+pub fn tries(command: &str) -> bool {
+    let mut words = command.split_whitespace();
+    let output = Command::new(words.next().unwrap()).args(words).output();
+    output.unwrap().status.success()
+}
+
 pub fn json(command: &str) -> Value {
     let text = tool(command);
     if text.trim().is_empty() {
