@@ -83,8 +83,13 @@ pub(crate) fn vni(raw: u32) -> Vni {
 }
 
 pub(crate) fn config(address: IpAddr, role: Role) -> Config {
-    let IpAddr::V4(router_id) = address else {
-        panic!("test hosts have IPv4 addresses");
+    // As agents do: a host without an IPv4 address takes the low 32 bits of its IPv6 address.
+    let router_id = match address {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(address) => {
+            let [.., a, b, c, d] = address.octets();
+            Ipv4Addr::new(a, b, c, d)
+        }
     };
     Config {
         router_id,
