@@ -1,6 +1,7 @@
 //! `vpc lab`.
 
 use super::control::{self, Request};
+use super::spec::UnderlayKind;
 use super::state::{LabDir, LabState};
 use super::up::Wanted;
 use super::{DEFAULT_NAME, cluster, demo, down, enter, holder, probe, sniff, status, up};
@@ -164,6 +165,9 @@ pub(crate) struct Shape {
     /// A number of compute hosts, or names: m1, c1, r1 by what they are, or NAME:ROLE+ROLE
     #[arg(long)]
     hosts: Option<String>,
+    /// What the underlay speaks
+    #[arg(long, value_enum, default_value = "ipv4")]
+    underlay: UnderlayKind,
     /// What the underlay carries
     #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u32).range(1330..=65535))]
     mtu: u32,
@@ -219,6 +223,7 @@ impl Shape {
         self.check()?;
         Ok(Wanted {
             hosts: self.hosts.as_deref(),
+            underlay: self.underlay,
             mtu: self.mtu,
             bare,
         })

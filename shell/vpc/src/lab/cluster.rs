@@ -9,6 +9,7 @@ use crate::connect::SERVER_PORT;
 use crate::failure::{Doing, Failure, Outcome};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,7 +27,10 @@ pub(crate) fn form(lab: &LabDir, state: &LabState, progress: &mut Progress) -> O
         .underlay
         .map(|address| address.to_string())
         .unwrap_or_default();
-    let server = format!("{address}:{SERVER_PORT}");
+    let server = match management.underlay {
+        Some(IpAddr::V6(_)) => format!("[{address}]:{SERVER_PORT}"),
+        _ => format!("{address}:{SERVER_PORT}"),
+    };
 
     progress.step(&format!("server on {}", management.name));
     let mtu = state.mtu.to_string();

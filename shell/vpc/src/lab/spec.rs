@@ -6,13 +6,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The underlay, inside RFC 6598's range for networks between carriers: unlikely to be a tenant's.
 const UNDERLAY: [u8; 3] = [100, 64, 0];
+/// The underlay of a lab without IPv4, from RFC 4193's range for private networks.
+const UNDERLAY_V6: [u16; 4] = [0xfd64, 0x40, 0, 0];
 /// Prefix length of the underlay and of the outside's IPv4 network.
 pub(crate) const V4_LENGTH: u8 = 24;
 /// The outside network, from RFC 5737's documentation range.
 const OUTSIDE_V4: [u8; 3] = [198, 51, 100];
 /// The outside network, from RFC 3849's documentation range.
 const OUTSIDE_V6: [u16; 4] = [0x2001, 0xdb8, 0x64, 0];
-/// Prefix length of the outside's IPv6 network.
+/// Prefix length of IPv6 networks.
 pub(crate) const V6_LENGTH: u8 = 64;
 /// The last octet has to hold them all.
 const HOSTS_MAX: usize = 200;
@@ -24,9 +26,18 @@ pub(crate) const UNDERLAY_NAME: &str = "underlay";
 /// Name of the machine outside.
 pub(crate) const EXT_NAME: &str = "ext";
 
+/// What the underlay speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum UnderlayKind {
+    /// IPv4.
+    Ipv4,
+    /// IPv6, and nothing else.
+    Ipv6,
+}
+
 /// All sets of namespaces of a lab. `hosts` is a number of compute hosts, or names: `m1`, `c1`,
 /// `r1` by what they are, or `NAME:ROLE+ROLE`.
-pub(crate) fn hosts(hosts: Option<&str>) -> Outcome<Vec<LabHost>> {
+pub(crate) fn hosts(hosts: Option<&str>, underlay: UnderlayKind) -> Outcome<Vec<LabHost>> {
     let wanted = match hosts {
         None => names(2, 1),
         Some(text) => match text.parse::<usize>() {
@@ -67,8 +78,18 @@ pub(crate) fn hosts(hosts: Option<&str>) -> Outcome<Vec<LabHost>> {
         };
         let last = u8::try_from(index + 1).expect("there are at most 200");
         let [a, b, c] = UNDERLAY;
+        let address = match underlay {
+            UnderlayKind::Ipv4 => IpAddr::from([a, b, c, last]),
+            UnderlayKind::Ipv6 => {
+                let [e, f, g, h] = UNDERLAY_V6;
+                // The low half makes router ids: an address of the other kind of lab.
+                let (high, low) = ([a, b], [c, last]);
+                let (high, low) = (u16::from_be_bytes(high), u16::from_be_bytes(low));
+                IpAddr::from([e, f, g, h, 0, 0, high, low])
+            }
+        };
         all.push(LabHost {
-            underlay: Some(IpAddr::from([a, b, c, last])),
+            underlay: Some(address),
             outside,
             roles,
             ..bare(&name, HostKind::Host)
@@ -154,7 +175,7 @@ mod tests {
     use super::*;
 
     fn shown(text: Option<&str>) -> String {
-        let Ok(hosts) = hosts(text) else {
+        let Ok(hosts) = hosts(text, UnderlayKind::Ipv4) else {
             return "refused".to_owned();
         };
         hosts

@@ -20,6 +20,8 @@ const HOLDER_DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) struct Wanted<'a> {
     /// See [`spec::hosts`].
     pub(crate) hosts: Option<&'a str>,
+    /// What the underlay speaks.
+    pub(crate) underlay: spec::UnderlayKind,
     /// MTU of the underlay.
     pub(crate) mtu: u32,
     /// Stop before the cluster: hosts and cables only.
@@ -33,7 +35,7 @@ pub(crate) fn bring_up(lab: &LabDir, wanted: &Wanted<'_>) -> Outcome<LabState> {
     }
     wire::check_tools()?;
     let binary = std::env::current_exe().doing(|| "finding the vpc binary".to_owned())?;
-    let hosts = spec::hosts(wanted.hosts)?;
+    let hosts = spec::hosts(wanted.hosts, wanted.underlay)?;
     let mut state = LabState {
         maker: ProcessId::myself().doing(|| "reading /proc/self/stat".to_owned())?,
         complete: false,

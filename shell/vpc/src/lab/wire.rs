@@ -78,11 +78,17 @@ fn addresses(host: &LabHost) -> (String, Vec<&'static str>) {
     let mut batch = "link set lo up\n".to_owned();
     let mut quiet = Vec::new();
     if let Some(address) = host.underlay {
-        // Its router solicitations and multicast reports would only be noise on the underlay.
-        quiet.push("eth0");
+        let (length, nodad) = match address {
+            IpAddr::V4(_) => {
+                // IPv6's router solicitations and multicast reports would only be noise on it.
+                quiet.push("eth0");
+                (V4_LENGTH, "")
+            }
+            IpAddr::V6(_) => (V6_LENGTH, " nodad"),
+        };
         line(
             &mut batch,
-            &format!("addr add {address}/{V4_LENGTH} dev eth0"),
+            &format!("addr add {address}/{length} dev eth0{nodad}"),
         );
         line(&mut batch, "link set eth0 up");
     }
