@@ -87,7 +87,8 @@ impl Bgp {
             if let Some(old) = self.running.take() {
                 info!("BGP speaker starts anew: its AS or address changed");
                 // If it has ended already there is nothing left to withdraw.
-                let _ended = old.handle.stop(StopKind::Withdraw).await;
+                let why = "this host's AS or address changes";
+                let _ended = old.handle.stop_saying(StopKind::Withdraw, why).await;
             }
             match self.start(address, config.asn).await {
                 Ok(running) => self.running = Some(running),
@@ -183,7 +184,8 @@ impl Bgp {
             StopKind::Restart
         };
         // If it has ended already, it has said what it had to say.
-        let _ended = running.handle.stop(kind).await;
+        let why = "the agent was stopped for good";
+        let _ended = running.handle.stop_saying(kind, why).await;
     }
 }
 
@@ -243,6 +245,9 @@ fn wire_peer(peer: PeerInfo, reflectors: &[Reflector], asn: u32) -> v1::Peer {
         SessionState::Established => "established",
     };
     let since = peer.since.as_millis() as u64;
+    let (problem, causes, remedy) = peer.advice.map_or_else(Default::default, |advice| {
+        (advice.problem, advice.causes, advice.remedy)
+    });
     v1::Peer {
         address: peer.peer.to_string(),
         port: configured.map_or(179, |reflector| reflector.port).into(),
@@ -255,6 +260,9 @@ fn wire_peer(peer: PeerInfo, reflectors: &[Reflector], asn: u32) -> v1::Peer {
         stale: peer.stale > 0,
         last_error: peer.last_error.unwrap_or_default(),
         md5: configured.is_some_and(|reflector| reflector.password.is_some()),
+        problem,
+        causes,
+        remedy,
     }
 }
 

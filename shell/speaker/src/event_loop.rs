@@ -403,7 +403,8 @@ impl Runner {
                 let port = config.map_or(179, |config| config.port);
                 let events = self.events_tx.clone();
                 let (to, from) = (SocketAddr::new(peer, port), self.local_address);
-                tokio::spawn(transport::connect(conn, socket, to, from, events));
+                let signed = config.is_some_and(|config| config.password.is_some());
+                tokio::spawn(transport::connect(conn, socket, to, from, signed, events));
             }
             Action::Close { conn, .. } => {
                 if let Some(connection) = self.connections.remove(&conn) {

@@ -132,6 +132,7 @@ pub(crate) async fn connect(
     socket: io::Result<TcpSocket>,
     address: SocketAddr,
     from: Option<IpAddr>,
+    signed: bool,
     events: mpsc::Sender<Event>,
 ) {
     let dropped = KernelDrops::read();
@@ -146,7 +147,7 @@ pub(crate) async fn connect(
         Err((by, error)) => {
             let dropped = KernelDrops::read().since(dropped);
             let refused = by == LostBy::NoAnswer
-                && dropped != KernelDrops::default()
+                && (signed || dropped != KernelDrops::default())
                 && refuses(address, from).await;
             let (by, why) = match by {
                 LostBy::NoAnswer if refused => (LostBy::Refused, "connection refused".to_owned()),
@@ -169,8 +170,8 @@ pub(crate) async fn connect(
     drop(events.send(event).await);
 }
 
-/// Whether a host takes no connections. Its kernel's refusal has an ordinary TTL and no signature:
-/// GTSM and TCP-MD5 keep it from a session's own sockets.
+/// Whether a host takes no connections. Its kernel's refusal has an ordinary TTL, so that GTSM keeps
+/// it from a session's own sockets; and a signed attempt at a closed port gets none at all.
 async fn refuses(address: SocketAddr, from: Option<IpAddr>) -> bool {
     let attempt = async {
         let socket = socket::plain(address.ip(), from)?;

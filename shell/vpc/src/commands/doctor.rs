@@ -1,10 +1,12 @@
-//! `vpc doctor`: needs no server and no agent.
+//! `vpc doctor`: needs no server and no agent. If there is an agent, it is asked for its sessions.
 
 use super::host::credential_state;
-use crate::connect::{AGENT_SOCKET, HOST_CREDENTIAL};
+use crate::block_on;
+use crate::connect::{AGENT_SOCKET, AgentAccess, HOST_CREDENTIAL, refused};
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::options::Global;
 use crate::output::{Format, Row, ago, json, print, time};
+use api::v1;
 use clap::Args;
 use model::Capability;
 use serde::Serialize;
@@ -12,7 +14,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// `vpc doctor`.
@@ -51,6 +53,7 @@ impl Doctor {
         let mut findings = vec![root(), kernel(), nft(), tun()];
         findings.extend(capabilities());
         findings.push(agent_here());
+        findings.extend(sessions());
         findings.push(credential());
         match global.output {
             Format::Json => json(&findings)?,
@@ -294,6 +297,36 @@ fn agent_here() -> Finding {
             "systemctl start vpc-agent, or vpc agent run",
         ),
     }
+}
+
+/// BGP peers that something is wrong with, as the agent tells; none if there is no agent.
+fn sessions() -> Vec<Finding> {
+    let socket = PathBuf::from(AGENT_SOCKET);
+    let asked: Outcome<_> = block_on(async {
+        let mut agent = AgentAccess { socket }.agent().await?;
+        let answer = agent.peers(v1::PeersRequest {}).await;
+        let answer = answer.map_err(|status| refused("listing EVPN peers", &status))?;
+        Ok(answer.into_inner().peers)
+    });
+    let Ok(peers) = asked else {
+        return Vec::new();
+    };
+    let mut findings: Vec<Finding> = peers
+        .iter()
+        .filter(|peer| !peer.problem.is_empty())
+        .map(|peer| {
+            let causes = peer.causes.join("; or ");
+            let detail = match causes.as_str() {
+                "" => peer.problem.clone(),
+                causes => format!("{}: perhaps {causes}", peer.problem),
+            };
+            absent("bgp", detail, &peer.remedy)
+        })
+        .collect();
+    if findings.is_empty() && !peers.is_empty() {
+        findings.push(ok("bgp", format!("sessions that are up: {}", peers.len())));
+    }
+    findings
 }
 
 fn credential() -> Finding {

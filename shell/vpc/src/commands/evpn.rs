@@ -4,7 +4,7 @@ use crate::block_on;
 use crate::connect::{AgentAccess, refused};
 use crate::failure::Outcome;
 use crate::options::Global;
-use crate::output::{Row, ago, time};
+use crate::output::{Format, Row, ago, print, time};
 use crate::views::some;
 use api::v1;
 use clap::Subcommand;
@@ -50,6 +50,10 @@ pub(crate) struct PeerView {
     stale: bool,
     md5: bool,
     last_error: Option<String>,
+    /// What is wrong, in plain words.
+    problem: Option<String>,
+    causes: Vec<String>,
+    remedy: Option<String>,
     #[serde(skip)]
     since_unix_ms: u64,
 }
@@ -86,7 +90,11 @@ impl Evpn {
                     .into_inner()
                     .peers;
                 let views: Vec<PeerView> = peers.into_iter().map(Into::into).collect();
-                global.output.many(&views)
+                global.output.many(&views)?;
+                if global.output == Format::Table {
+                    views.iter().try_for_each(PeerView::explain)?;
+                }
+                Ok(())
             }),
             Self::Routes {
                 agent,
@@ -134,7 +142,24 @@ impl From<v1::Peer> for PeerView {
             stale: peer.stale,
             md5: peer.md5,
             last_error: some(peer.last_error),
+            problem: some(peer.problem),
+            causes: peer.causes,
+            remedy: some(peer.remedy),
         }
+    }
+}
+
+impl PeerView {
+    /// What is wrong with it, below the table.
+    fn explain(&self) -> Outcome {
+        let (Some(problem), Some(remedy)) = (&self.problem, &self.remedy) else {
+            return Ok(());
+        };
+        print(&format!("\n{problem}"))?;
+        for cause in &self.causes {
+            print(&format!("  perhaps: {cause}"))?;
+        }
+        print(&format!("  do: {remedy}"))
     }
 }
 
@@ -160,13 +185,7 @@ impl From<v1::EvpnRoute> for RouteView {
 
 impl Row for PeerView {
     const COLUMNS: &'static [&'static str] = &[
-        "peer",
-        "asn",
-        "state",
-        "since",
-        "received",
-        "sent",
-        "last error",
+        "peer", "asn", "state", "since", "received", "sent", "problem",
     ];
     fn cells(&self) -> Vec<String> {
         vec![
@@ -176,7 +195,7 @@ impl Row for PeerView {
             ago(self.since_unix_ms),
             self.routes_received.to_string(),
             self.routes_sent.to_string(),
-            self.last_error.clone().unwrap_or_else(|| "-".to_owned()),
+            self.problem.clone().unwrap_or_else(|| "-".to_owned()),
         ]
     }
 }

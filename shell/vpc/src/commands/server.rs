@@ -10,7 +10,7 @@ use crate::settings::{
 use api::Credential;
 use clap::{Args, Subcommand};
 use controller::{InitOptions, RunOptions, Server as Running};
-use evpn::{Config, PeerConfig, Role, StopKind, Timing};
+use evpn::{Config, MaxRoutes, PeerConfig, Role, StopKind, Timing};
 use model::{Asn, Mtu};
 use serde::Serialize;
 use speaker::{Peer, SpeakerConfig, SpeakerHandle};
@@ -342,6 +342,13 @@ async fn serve(settings: ServerSettings) -> Outcome {
     }
 }
 
+/// A host of the cluster. The limit is for one that has gone wild, far beyond what a host can have in
+/// NICs: it keeps the reflector and all others from drowning in its routes.
+const CLIENT: PeerConfig = PeerConfig {
+    max_routes: Some(MaxRoutes::new(200_000)),
+    ..PeerConfig::CLIENT
+};
+
 /// For how long hosts forward without any reflector, beyond the restart time: a day is long enough
 /// for people to come and mend them.
 const LONG_LIVED: Duration = Duration::from_secs(24 * 3600);
@@ -396,7 +403,7 @@ async fn follow(
             .borrow_and_update()
             .iter()
             .map(|address| {
-                let mut peer = Peer::new(PeerConfig::CLIENT);
+                let mut peer = Peer::new(CLIENT);
                 peer.password.clone_from(&secret);
                 (*address, peer)
             })

@@ -511,3 +511,56 @@ fn gobgp_reflects_beside_and_instead_of_ours() {
     let result = ping.stop();
     assert_eq!((result.lost(), result.duplicates), (0, 0), "{result:?}");
 }
+
+/// E30. Sessions, tunnel endpoints and firewall over IPv6; and what is told when the reflector is gone.
+#[test]
+fn an_underlay_of_ipv6_alone() {
+    let lab = Lab::up_with(&["--hosts", "m1,c1,c2", "--underlay", "ipv6"]);
+    let (m1, c1, c2) = ("fd64:40::6440:1", "fd64:40::6440:2", "fd64:40::6440:3");
+    for host in ["c1", "c2"] {
+        established(&lab, host, &[m1]);
+        let doctor = lab.sh(host, "vpc doctor || true");
+        assert!(doctor.contains("sessions that are up: 1"), "{doctor}");
+    }
+    let blue = vpc(&lab, "blue");
+    nic(&lab, "blue", "a1", "c1", 11);
+    nic(&lab, "blue", "a2", "c2", 12);
+    rows_become(&lab, "c1", blue, &[(NOBODY, c2), (MAC_2, c2)]);
+    rows_become(&lab, "c2", blue, &[(NOBODY, c1), (MAC_1, c1)]);
+    for address in ["10.4.1.12", "fd00:4:0:1::c"] {
+        lab.reaches("c1/blue-a1", address);
+    }
+    // What the tunnel carries whole, with 70 octets around it, gets through whole.
+    lab.sh("c1/blue-a1", "ping -n -c 1 -W 5 -M do -s 1402 10.4.1.12");
+    let guard = lab.sh("c1", "nft list set inet vpc vteps6");
+    assert!(guard.contains(c2), "{guard}");
+
+    // A NIC goes, another comes, and so do rows.
+    lab.admin("nic delete blue/web/a1");
+    rows_become(&lab, "c2", blue, &[]);
+    nic(&lab, "blue", "a3", "c1", 13);
+    let mac_3 = "02:00:00:00:01:0d";
+    rows_become(&lab, "c2", blue, &[(NOBODY, c1), (mac_3, c1)]);
+    rows_become(&lab, "c1", blue, &[(NOBODY, c2), (MAC_2, c2)]);
+
+    // The reflector is gone: the rows stay, and the host says what is wrong.
+    lab.kill("m1", "server");
+    lab.eventually("c1 knows what is wrong", || {
+        let peers = lab.json("c1", "vpc -o json evpn peers");
+        let told = format!("{m1} refuses connections");
+        match peers[0]["problem"] == told {
+            true => Ok(()),
+            false => Err(format!("{peers:#}")),
+        }
+    });
+    let doctor = lab.sh("c1", "vpc doctor || true");
+    assert!(
+        doctor.contains(&format!("{m1} refuses connections: perhaps")),
+        "{doctor}"
+    );
+    lab.reaches("c1/blue-a3", "10.4.1.12");
+    assert_eq!(
+        remote_rows(&lab, "c1", blue),
+        rows(&[(NOBODY, c2), (MAC_2, c2)])
+    );
+}
