@@ -234,6 +234,7 @@ pub(crate) struct Attrs {
     pub(crate) targets: Vec<RouteTarget>,
     pub(crate) sequence: u32,
     pub(crate) sticky: bool,
+    pub(crate) neighbour_flags: NeighbourFlags,
     /// False if the route names encapsulations and VXLAN is not among them (RFC 8365 §5.1.3).
     pub(crate) vxlan: bool,
     /// Label and endpoint of ingress replication (RFC 6514 §5, tunnel type 6).
@@ -267,12 +268,40 @@ pub(crate) enum Age {
     LongLivedUnknown,
 }
 
+/// Flags of the ARP/ND extended community (RFC 9047 §3.1):
+/// `| 0x06 | 0x08 | flags 1 | reserved 5 |`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct NeighbourFlags(pub(crate) u8);
+
+impl NeighbourFlags {
+    /// R, bit 7: the address is a router's.
+    pub(crate) const ROUTER: u8 = 0x01;
+    /// O, bit 6: a Neighbor Advertisement for it overrides what caches hold.
+    pub(crate) const OVERRIDE: u8 = 0x02;
+    /// I, bit 4: the address is of this MAC for good.
+    pub(crate) const IMMUTABLE: u8 = 0x08;
+
+    pub(crate) fn has(self, flag: u8) -> bool {
+        self.0 & flag != 0
+    }
+
+    fn from_community(raw: [u8; 8]) -> Option<Self> {
+        (raw[..2] == [0x06, 0x08]).then_some(Self(raw[2]))
+    }
+
+    fn to_community(self) -> [u8; 8] {
+        [0x06, 0x08, self.0, 0, 0, 0, 0, 0]
+    }
+}
+
 /// What our own routes say beside what identifies them.
 pub(crate) struct OwnAttrs<'a> {
     pub(crate) next_hop: IpAddr,
     pub(crate) targets: &'a [RouteTarget],
     pub(crate) sequence: u32,
     pub(crate) sticky: bool,
+    /// Of the address, for Type-2 routes.
+    pub(crate) neighbour_flags: NeighbourFlags,
     /// VNI, for Type-3 routes.
     pub(crate) replication: Option<u32>,
 }
@@ -287,6 +316,10 @@ impl Attrs {
         communities.push(ExtendedCommunity::bgp_encapsulation(TUNNEL_VXLAN));
         if own.sequence > 0 || own.sticky {
             communities.push(ExtendedCommunity::mac_mobility(own.sticky, own.sequence));
+        }
+        if own.neighbour_flags != NeighbourFlags::default() {
+            let raw = own.neighbour_flags.to_community();
+            communities.push(ExtendedCommunity::new(u64::from_be_bytes(raw)));
         }
         let mut list = vec![
             PathAttribute::Origin(Origin::Igp),
@@ -314,6 +347,7 @@ impl Attrs {
             targets: vec![],
             sequence: 0,
             sticky: false,
+            neighbour_flags: NeighbourFlags::default(),
             vxlan: true,
             replication: None,
             local_pref: 100,
@@ -365,6 +399,9 @@ impl Attrs {
         for community in list {
             let raw = community.as_u64().to_be_bytes();
             self.targets.extend(RouteTarget::from_bytes(raw));
+            if let Some(flags) = NeighbourFlags::from_community(raw) {
+                self.neighbour_flags = flags;
+            }
             encapsulations.extend(community.as_bgp_encapsulation());
             if let Some((sticky, sequence)) = community.as_mac_mobility() {
                 (self.sticky, self.sequence) = (sticky, sequence);
@@ -474,6 +511,8 @@ pub(crate) struct Update {
     pub(crate) end_of_rib: bool,
     /// Why `attrs` is none although routes were announced.
     pub(crate) unusable: Option<Unusable>,
+    /// The next hop of routes that name us as their originator.
+    pub(crate) named_us: Option<IpAddr>,
     pub(crate) attributes_discarded: u64,
     pub(crate) routes_discarded: u64,
     /// What was malformed and what became of it, in words.
@@ -616,6 +655,7 @@ fn read_attributes(update: &mut Update, sections: &Sections, next_hop_raw: Bytes
         || attrs.cluster_list.contains(&reader.cluster)
         || attrs.passed_through(reader.asn);
     if looped {
+        update.named_us = (attrs.originator == Some(reader.router_id)).then_some(attrs.next_hop);
         update.unusable = Some(Unusable::Loop);
     } else {
         update.attrs = Some(Arc::new(attrs));

@@ -1,5 +1,6 @@
 //! What a speaker is told: who it is, whom it talks to, how patient it is.
 
+use crate::{DuplicatePolicy, MacLimit};
 use model::Asn;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -24,6 +25,8 @@ pub struct Config {
     pub forwarding_preserved: bool,
     /// How patient it is.
     pub timing: Timing,
+    /// What it puts up with.
+    pub policy: Policy,
     /// Spreads connection attempts of speakers that start together.
     pub seed: u64,
 }
@@ -119,6 +122,15 @@ impl Default for Timing {
             retry_max: Duration::from_secs(5),
         }
     }
+}
+
+/// What a speaker puts up with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// MACs and addresses that move too often.
+    pub duplicate: DuplicatePolicy,
+    /// The most remote MACs in an instance; none: any number.
+    pub mac_limit: Option<MacLimit>,
 }
 
 /// One peer, as configured.

@@ -65,6 +65,7 @@ impl Speaker {
         let stale = peer.retiring.is_some();
         let octets = peer.links.get(&conn).map_or(0, |link| link.message_octets);
         let limit = peer.config.max_routes.map(|max| max.limit as usize);
+        let sessions = peer.counters.sessions;
         let update = match read_update(message, &reader, &mut self.known_attrs) {
             Ok(update) => update,
             Err(notification) => {
@@ -94,6 +95,10 @@ impl Speaker {
         let source = Source::Peer(id);
         let mut refused = 0;
         for route in &update.announced {
+            let (next_hop, own) = (update.named_us, self.vrfs.vtep);
+            let foreign = next_hop.filter(|_| own.is_some() && next_hop != own);
+            self.clashes
+                .note_loop(now, id, sessions, &route.key, foreign);
             let full = limit.is_some_and(|limit| self.rib.count_of(id).0 >= limit);
             if full && update.attrs.is_some() && self.rib.path(&route.key, source).is_none() {
                 refused += 1;
@@ -116,6 +121,7 @@ impl Speaker {
             }
         }
         for route in &update.withdrawn {
+            self.clashes.note_loop(now, id, sessions, &route.key, None);
             self.withdraw(id, &route.key);
         }
         if limit.is_some() {
@@ -155,6 +161,9 @@ impl Speaker {
         let Some(change) = change else {
             return;
         };
+        if let Some(me) = self.me() {
+            self.clashes.apply(me, key, &change);
+        }
         if self.config.role.is_vtep() {
             let learned = |side: &Option<(Source, Path)>| match side {
                 Some((Source::Peer(_), path)) => Some(path.clone()),
@@ -513,9 +522,13 @@ impl Speaker {
         for vni in vnis {
             let wanted = self.local.as_ref().and_then(|state| {
                 let evi = state.evis.get(&vni)?;
-                let sequence = |key| self.vrfs.announced_sequence(key);
+                let sequence = |key, ip| self.vrfs.announced_sequence(key, ip);
                 let (vtep, config) = (state.vtep, &self.config);
-                Some(local::routes_of(vni, evi, vtep, config, sequence))
+                let mut wanted = local::routes_of(vni, evi, vtep, config, sequence);
+                if let Some(held) = self.announced.get(&vni) {
+                    self.vrfs.keep_frozen(vni, &mut wanted, held);
+                }
+                Some(wanted)
             });
             let wanted = wanted.unwrap_or_default();
             let held = self.announced.remove(&vni).unwrap_or_default();
@@ -557,6 +570,7 @@ impl Speaker {
     /// After remote routes changed: if a local MAC lost to another VTEP, or won, announcements
     /// follow.
     pub(crate) fn sync_contested(&mut self, now: Instant) {
+        self.judge(now);
         let contested = self.vrfs.take_contested();
         if contested.is_empty() || self.stopped {
             return;

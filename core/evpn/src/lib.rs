@@ -14,15 +14,20 @@
 //! `docs/protocols/evpn.md`.
 
 mod advice;
+mod clash;
 mod codec;
 mod config;
+mod duplicate;
 mod export;
 mod group;
 mod history;
 mod info;
+mod insight;
+mod limit;
 mod link;
 mod local;
 mod membership;
+mod mobility;
 mod peer;
 mod rest;
 mod rib;
@@ -30,13 +35,17 @@ mod session;
 mod speaker;
 mod target;
 mod vrf;
+mod watch;
 
 pub use advice::{Advice, Lost, LostBy};
 pub use config::{
-    Config, ConnectMode, MaxRoutes, OverLimit, PeerConfig, PeerId, PeerRole, Role, Timing,
+    Config, ConnectMode, MaxRoutes, OverLimit, PeerConfig, PeerId, PeerRole, Policy, Role, Timing,
 };
+pub use duplicate::{DuplicateAction, DuplicatePolicy};
 pub use history::{Direction, HistoryEntry, MessageCounts, MessageKind};
 pub use info::{PeerCounters, PeerInfo, RouteInfo, SessionState};
+pub use insight::{Alert, AlertKind, ClaimInfo, MacInfo};
+pub use limit::{MacLevel, MacLimit};
 pub use link::ConnId;
 pub use local::{BadLocalState, LocalEvi, LocalMac, LocalState, RouteTargets};
 pub use speaker::{Action, BadConfig, CannotRefresh, Event, Refused, Speaker, StopKind, Transmit};

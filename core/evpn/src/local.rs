@@ -1,6 +1,6 @@
 //! What is behind this host, and the routes that announce it.
 
-use crate::codec::{Attrs, Nlri, OwnAttrs, RouteKey};
+use crate::codec::{Attrs, NeighbourFlags, Nlri, OwnAttrs, RouteKey};
 use crate::vrf::{MacKey, is_usable_vtep};
 use crate::{Config, Rd, RouteTarget};
 use model::{Encoding, MacAddr, Tag, Vni};
@@ -65,14 +65,43 @@ pub struct LocalMac {
     pub addresses: BTreeSet<IpAddr>,
     /// The static bit (RFC 7432 §15.2): no other VTEP may take this MAC over.
     pub sticky: bool,
+    /// Its IPv6 addresses are a router's: others answer Neighbor Solicitations for them with the
+    /// Router flag (RFC 9047, R and O).
+    pub router: bool,
+    /// Its addresses are its own for good: no other MAC may take them over (RFC 9047, I).
+    pub immutable: bool,
+}
+
+impl LocalMac {
+    /// A MAC with these addresses that may move.
+    pub fn with_addresses(addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        Self {
+            addresses: addresses.into_iter().collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Flags for the route with this address.
+    fn flags(&self, ip: Option<IpAddr>) -> NeighbourFlags {
+        let router = self.router && ip.is_some_and(|ip| ip.is_ipv6());
+        let immutable = self.immutable && ip.is_some();
+        let bit = |on: bool, flags: u8| if on { flags } else { 0 };
+        NeighbourFlags(
+            bit(router, NeighbourFlags::ROUTER | NeighbourFlags::OVERRIDE)
+                | bit(immutable, NeighbourFlags::IMMUTABLE),
+        )
+    }
 }
 
 /// Route targets of an instance.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum RouteTargets {
-    /// `AS:VNI` both ways, the AS cut to its low 16 bits as FRR does.
+    /// Announces `AS:VNI`, the AS cut to its low 16 bits as FRR does. Takes in what any
+    /// speaker derives for the VNI: `*:VNI`, as FRR does, and the form of RFC 8365 with any AS.
     #[default]
     Auto,
+    /// The same, but announces the form of RFC 8365 §5.1.2.1.
+    AutoRfc8365,
     /// Exactly these. Import takes routes with any of them.
     Manual {
         /// Routes with one of these are taken in.
@@ -164,26 +193,28 @@ pub(crate) fn check(state: &LocalState) -> Result<(), BadLocalState> {
     Ok(())
 }
 
-/// All routes that announce an instance. `sequence` says with which mobility sequence a MAC is
-/// announced, and that it is not while another VTEP has it.
+/// All routes that announce an instance. `sequence` says with which mobility sequence a MAC, or a
+/// MAC with an address, is announced, and that it is not while somebody else has it.
 pub(crate) fn routes_of(
     vni: Vni,
     evi: &LocalEvi,
     vtep: IpAddr,
     speaker: &Config,
-    sequence: impl Fn(MacKey) -> Option<u32>,
+    sequence: impl Fn(MacKey, Option<IpAddr>) -> Option<u32>,
 ) -> BTreeMap<RouteKey, OwnRoute> {
     let rd = Rd::of_instance(speaker.router_id, evi.rd_index);
     let targets: Vec<RouteTarget> = match &evi.targets {
         RouteTargets::Auto => vec![RouteTarget::auto(speaker.asn, vni)],
+        RouteTargets::AutoRfc8365 => vec![RouteTarget::auto_rfc8365(speaker.asn, vni)],
         RouteTargets::Manual { export, .. } => export.iter().copied().collect(),
     };
-    let attrs = |sequence, sticky, replication| {
+    let attrs = |sequence, sticky, neighbour_flags, replication| {
         Arc::new(Attrs::own(&OwnAttrs {
             next_hop: vtep,
             targets: &targets,
             sequence,
             sticky,
+            neighbour_flags,
             replication,
         }))
     };
@@ -192,21 +223,21 @@ pub(crate) fn routes_of(
         let attrs = Arc::clone(attrs);
         routes.insert(nlri.key.clone(), OwnRoute { nlri, attrs });
     };
-    let flood = attrs(0, false, Some(vni.get()));
+    let flood = attrs(0, false, NeighbourFlags::default(), Some(vni.get()));
     for tag in &evi.domains {
         put(Nlri::imet(rd, wire_tag(*tag), vtep), &flood);
     }
-    let mut shared: BTreeMap<(u32, bool), Arc<Attrs>> = BTreeMap::new();
+    let mut shared: BTreeMap<(u32, bool, NeighbourFlags), Arc<Attrs>> = BTreeMap::new();
     for ((tag, mac), held) in &evi.macs {
-        let Some(sequence) = sequence((vni, *tag, *mac)) else {
-            continue;
-        };
-        let key = (sequence, held.sticky);
-        let attrs = shared
-            .entry(key)
-            .or_insert_with(|| attrs(key.0, key.1, None));
         let addresses = held.addresses.iter().copied().map(Some);
         for ip in std::iter::once(None).chain(addresses) {
+            let Some(sequence) = sequence((vni, *tag, *mac), ip) else {
+                continue;
+            };
+            let (sticky, flags) = (held.sticky, held.flags(ip));
+            let attrs = shared
+                .entry((sequence, sticky, flags))
+                .or_insert_with(|| attrs(sequence, sticky, flags, None));
             let nlri = Nlri::mac_ip(rd, wire_tag(*tag), *mac, ip, vni.get());
             put(nlri, attrs);
         }

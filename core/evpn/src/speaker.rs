@@ -1,22 +1,23 @@
 //! One process's BGP: its peers, its routes, its MAC-VRFs.
 
 use crate::advice::{Lost, advise};
+use crate::clash::{Clash, Clashes, Me};
 use crate::codec::{KnownAttrs, RouteKey};
 use crate::group::{Group, GroupId};
 use crate::link::{ConnId, Link, Restart, Side, session_config};
 use crate::local::{self, OwnRoute};
 use crate::peer::{Down, Peer};
 use crate::rib::{Path, Rib, Source};
-use crate::vrf::Vrfs;
+use crate::vrf::{Frozen, Vrfs};
 use crate::{
     BadLocalState, Config, ConnectMode, HistoryEntry, LocalState, PeerConfig, PeerId, PeerInfo,
     RouteInfo,
 };
 use bytes::Bytes;
-use model::{Forwarding, Vni};
+use model::{Forwarding, MacAddr, Tag, Vni};
 use rustbgpd_fsm as fsm;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,7 @@ pub struct Speaker {
     pub(crate) conns: BTreeMap<ConnId, PeerId>,
     pub(crate) rib: Rib,
     pub(crate) vrfs: Vrfs,
+    pub(crate) clashes: Clashes,
     pub(crate) local: Option<LocalState>,
     pub(crate) announced: BTreeMap<Vni, BTreeMap<RouteKey, OwnRoute>>,
     pub(crate) actions: VecDeque<Action>,
@@ -180,11 +182,95 @@ pub enum Event {
         /// The instance.
         vni: Vni,
         /// The broadcast domain.
-        tag: model::Tag,
+        tag: Tag,
         /// The MAC.
-        mac: model::MacAddr,
+        mac: MacAddr,
         /// True if this host announces it (again).
         here: bool,
+    },
+    /// A MAC moved so often that it must be two (RFC 7432 §15.1). Told once in each
+    /// [`crate::DuplicatePolicy::window`].
+    DuplicateMac {
+        /// The instance.
+        vni: Vni,
+        /// The broadcast domain.
+        tag: Tag,
+        /// The MAC.
+        mac: MacAddr,
+        /// VTEPs between which it moves.
+        vteps: Vec<IpAddr>,
+        /// How often.
+        moves: u32,
+        /// True if nothing about it is sent or taken in any more.
+        frozen: bool,
+    },
+    /// An address went from one MAC to another so often that it must be two (RFC 9161 §3.7).
+    DuplicateIp {
+        /// The instance.
+        vni: Vni,
+        /// The broadcast domain.
+        tag: Tag,
+        /// The address.
+        ip: IpAddr,
+        /// MACs between which it goes.
+        macs: Vec<MacAddr>,
+        /// How often.
+        moves: u32,
+        /// True if nothing about it is sent or taken in any more.
+        frozen: bool,
+    },
+    /// A frozen MAC or address is as any other again.
+    DuplicateCleared {
+        /// The instance.
+        vni: Vni,
+        /// The broadcast domain.
+        tag: Tag,
+        /// The MAC or address.
+        what: String,
+    },
+    /// A static MAC is claimed by another VTEP, in vain (RFC 7432 §15.2). Told once of each VTEP.
+    StickyMac {
+        /// The instance.
+        vni: Vni,
+        /// The broadcast domain.
+        tag: Tag,
+        /// The MAC.
+        mac: MacAddr,
+        /// The VTEP that keeps it.
+        holder: IpAddr,
+        /// Those that claim it.
+        challengers: Vec<IpAddr>,
+        /// True if a challenger's claim is static too.
+        both: bool,
+    },
+    /// An instance comes near its [`crate::MacLimit`], is over it, or is well below again.
+    MacLimit {
+        /// The instance.
+        vni: Vni,
+        /// How full it is.
+        level: crate::MacLevel,
+        /// MACs that have no row.
+        waiting: usize,
+        /// The bound.
+        max: u32,
+    },
+    /// Another host announces this host's VTEP address as its own.
+    DuplicateVtep {
+        /// The address.
+        address: IpAddr,
+        /// The other host.
+        router_id: Ipv4Addr,
+        /// Whom it was heard from.
+        peer: PeerId,
+    },
+    /// Another host uses this host's router id.
+    DuplicateRouterId {
+        /// The router id.
+        router_id: Ipv4Addr,
+        /// VTEP address of the other host.
+        vtep: IpAddr,
+        /// Whom it was heard from.
+        peer: PeerId,
     },
 }
 
@@ -254,7 +340,8 @@ impl Speaker {
             peers: BTreeMap::new(),
             conns: BTreeMap::new(),
             rib: Rib::default(),
-            vrfs: Vrfs::new(config.asn, config.router_id),
+            vrfs: Vrfs::new(config.asn, config.router_id, config.policy),
+            clashes: Clashes::default(),
             local: None,
             announced: BTreeMap::new(),
             actions: VecDeque::new(),
@@ -385,7 +472,11 @@ impl Speaker {
             .best_after(None)
             .filter(|(_, source, _)| *source != Source::Local)
             .map(|(key, _, path)| (key, path));
-        self.vrfs.set_local(&state, &changed, remote);
+        let moved = self.vrfs.vtep != Some(state.vtep);
+        self.vrfs.set_local(now, &state, &changed, remote);
+        if let Some(me) = self.me().filter(|_| moved) {
+            self.clashes.rebuild(me, self.rib.best_after(None));
+        }
         let first = self.local.replace(state).is_none();
         if first {
             self.ready.extend(self.peers.keys());
@@ -466,6 +557,16 @@ impl Speaker {
         Ok(())
     }
 
+    /// Gives a MAC that was found to be a duplicate another chance; false if it was not frozen.
+    pub fn clear_duplicate(&mut self, now: Instant, vni: Vni, tag: Tag, mac: MacAddr) -> bool {
+        self.thaw(now, Frozen::Mac((vni, tag, mac)))
+    }
+
+    /// The same for an address.
+    pub fn clear_duplicate_ip(&mut self, now: Instant, vni: Vni, tag: Tag, ip: IpAddr) -> bool {
+        self.thaw(now, Frozen::Ip((vni, tag, ip)))
+    }
+
     /// Ends all sessions. The speaker is done after it; what it learned can still be read.
     pub fn stop(&mut self, now: Instant, kind: StopKind) {
         self.stop_saying(now, kind, "");
@@ -531,7 +632,8 @@ impl Speaker {
         let peers = peers.filter_map(|peer| peer.next_deadline(send_hold_time));
         let deferral = self.deferral_until.filter(|_| self.knows_instances());
         let retired = self.retired_deadline();
-        peers.chain(deferral).chain(retired).min()
+        let thaw = self.vrfs.next_deadline();
+        peers.chain(deferral).chain(retired).chain(thaw).min()
     }
 
     // Getters.
@@ -644,6 +746,43 @@ impl Speaker {
             restarting: self.deferral_until.is_some(),
             forwarding_preserved: self.config.forwarding_preserved,
             long_lived: self.config.timing.long_lived,
+        }
+    }
+
+    /// Who this host is as a VTEP, once it is known.
+    pub(crate) fn me(&self) -> Option<Me> {
+        let router_id = self.config.router_id;
+        self.vrfs.vtep.map(|vtep| Me { vtep, router_id })
+    }
+
+    fn thaw(&mut self, now: Instant, frozen: Frozen) -> bool {
+        self.clock = now;
+        let event = self.vrfs.thaw(now, frozen);
+        let was_frozen = event.is_some();
+        event.into_iter().for_each(|event| self.report(event));
+        self.settle(now);
+        was_frozen
+    }
+
+    /// Looks at what happened to MACs and addresses, and at who passes for this host.
+    pub(crate) fn judge(&mut self, now: Instant) {
+        for event in self.vrfs.judge(now) {
+            self.report(event);
+        }
+        let own = self.config.router_id;
+        for clash in self.clashes.take_fresh(now) {
+            self.report(match clash {
+                Clash::Vtep { router_id, peer } => Event::DuplicateVtep {
+                    address: self.vrfs.vtep.unwrap_or(own.into()),
+                    router_id,
+                    peer,
+                },
+                Clash::RouterId { vtep, peer } => Event::DuplicateRouterId {
+                    router_id: own,
+                    vtep,
+                    peer,
+                },
+            });
         }
     }
 

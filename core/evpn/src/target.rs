@@ -22,6 +22,23 @@ impl RouteTarget {
         Self::two_octet_as((asn.get() & 0xffff) as u16, vni.get())
     }
 
+    /// What RFC 8365 §5.1.2.1 derives: the local part is
+    /// `| A 1 bit = 0 | type 3 = 1 (VXLAN) | domain 4 = 0 | VNI 24 |`. It knows two-octet AS
+    /// numbers alone; a longer one is cut as in [`Self::auto`].
+    pub const fn auto_rfc8365(asn: Asn, vni: Vni) -> Self {
+        Self::two_octet_as((asn.get() & 0xffff) as u16, 0x1000_0000 | vni.get())
+    }
+
+    /// The number behind the AS, of either length; none if there is no AS.
+    pub const fn number(self) -> Option<u32> {
+        let [kind, _, _, _, a, b, c, d] = self.0;
+        match kind {
+            0x00 => Some(u32::from_be_bytes([a, b, c, d])),
+            0x02 => Some(u32::from_be_bytes([0, 0, c, d])),
+            _ => None,
+        }
+    }
+
     /// Reads an extended community; none if it is not a route target of one of the three kinds
     /// (RFC 4360 §4, RFC 5668 §2).
     pub const fn from_bytes(raw: [u8; 8]) -> Option<Self> {
@@ -133,6 +150,19 @@ mod tests {
             target(65000).to_bytes(),
             [0x00, 0x02, 0xfd, 0xe8, 0x00, 0x01, 0x86, 0xa0]
         );
+    }
+
+    #[test]
+    fn both_automatic_forms_name_the_vni() {
+        let (asn, vni) = (Asn::new(65000).unwrap(), Vni::new(100_013).unwrap());
+        // What a Comware switch showed for this VNI.
+        let rfc = RouteTarget::auto_rfc8365(asn, vni);
+        assert_eq!(rfc.to_string(), "65000:268535469");
+        assert_eq!(RouteTarget::auto(asn, vni).number(), Some(100_013));
+        let four = RouteTarget::from_bytes([0x02, 0x02, 0, 1, 0, 0, 0, 100]).unwrap();
+        assert_eq!(four.number(), Some(100));
+        let address = RouteTarget::from_bytes([0x01, 0x02, 10, 0, 0, 1, 0, 100]).unwrap();
+        assert_eq!(address.number(), None);
     }
 
     #[test]

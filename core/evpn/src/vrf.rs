@@ -1,94 +1,111 @@
 //! MAC-VRFs: which routes each instance on this host takes in, and the rows they make.
 
-use crate::codec::RouteKey;
+use crate::codec::{NeighbourFlags, RouteKey};
+use crate::config::Policy;
+use crate::duplicate::Watch;
+use crate::limit::{MacLevel, MacLimit};
+use crate::mobility::{Claim, Contest, Holder, LocalClaim};
 use crate::rib::Path;
-use crate::{LocalEvi, LocalState, RouteTarget, RouteTargets};
+use crate::{LocalEvi, LocalMac, LocalState, RouteTarget, RouteTargets};
 use model::{Asn, Encoding, EviForwarding, Forwarding, MacAddr, Tag, VlanId, Vni};
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Instant;
 
 /// A MAC of one instance.
 pub(crate) type MacKey = (Vni, Tag, MacAddr);
+/// An address of one instance.
+pub(crate) type IpKey = (Vni, Tag, IpAddr);
 
 /// All instances of this host, and the rows they made.
 #[derive(Debug)]
 pub(crate) struct Vrfs {
     asn: Asn,
     router_id: Ipv4Addr,
-    vtep: Option<IpAddr>,
-    vrfs: BTreeMap<Vni, Vrf>,
+    pub(crate) policy: Policy,
+    pub(crate) vtep: Option<IpAddr>,
+    pub(crate) vrfs: BTreeMap<Vni, Vrf>,
     by_target: BTreeMap<RouteTarget, BTreeSet<Vni>>,
+    /// Instances that take in routes whose target has this number, of whatever AS.
+    by_number: BTreeMap<u32, BTreeSet<Vni>>,
     rows: Forwarding,
     version: u64,
     /// Local MACs that won or lost against a remote VTEP since last asked.
-    contested: BTreeSet<MacKey>,
+    pub(crate) contested: BTreeSet<MacKey>,
+    /// What happened that takes the time of day to judge.
+    pub(crate) notes: Vec<Note>,
+    /// When what is frozen gets another chance.
+    pub(crate) thaw_at: BTreeSet<(Instant, Frozen)>,
+}
+
+/// Something that [`crate::watch`] has to look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Note {
+    /// A route moved a MAC.
+    MacMoved(MacKey, Holder, Holder),
+    /// A route gave an address to another MAC.
+    IpMoved(IpKey, MacAddr, MacAddr),
+    /// A MAC that this host has came or went.
+    Settled(MacKey),
+    /// Somebody claims a MAC that is static elsewhere.
+    Challenged(MacKey),
+    /// An instance got fuller or emptier.
+    Level(Vni),
+}
+
+/// What can be frozen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Frozen {
+    Mac(MacKey),
+    Ip(IpKey),
+}
+
+/// Why something is settled anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// A route came or went.
+    Route,
+    /// This host was told to.
+    Command,
 }
 
 /// One instance.
 #[derive(Debug)]
-struct Vrf {
+pub(crate) struct Vrf {
     encoding: Encoding,
-    import: BTreeSet<RouteTarget>,
+    rd_index: u16,
+    targets: RouteTargets,
+    import: Import,
     flood: BTreeMap<(Tag, IpAddr), BTreeSet<RouteKey>>,
-    macs: BTreeMap<(Tag, MacAddr), Contest>,
+    pub(crate) macs: BTreeMap<(Tag, MacAddr), Contest>,
     /// MACs that some route binds to an address.
     owners: BTreeMap<(Tag, IpAddr), BTreeSet<MacAddr>>,
     /// Local MACs: the keys of `macs` with a local claim.
-    locals: BTreeSet<(Tag, MacAddr)>,
+    pub(crate) locals: BTreeSet<(Tag, MacAddr)>,
     /// Local MACs that have an address.
-    local_owners: BTreeMap<(Tag, IpAddr), BTreeSet<MacAddr>>,
+    pub(crate) local_owners: BTreeMap<(Tag, IpAddr), BTreeSet<MacAddr>>,
+    /// Addresses that a local MAC has, against whoever else claims them.
+    pub(crate) local_bound: BTreeMap<(Tag, IpAddr), MacAddr>,
+    /// MACs without a row, because there are too many.
+    pub(crate) waiting: BTreeSet<(Tag, MacAddr)>,
+    pub(crate) level: MacLevel,
+    /// What was last told of it, and when.
+    pub(crate) told_level: MacLevel,
+    pub(crate) level_since: Option<Instant>,
+    /// MACs that moved.
+    pub(crate) mac_watches: BTreeMap<(Tag, MacAddr), Watch<IpAddr>>,
+    /// Addresses that went from one MAC to another.
+    pub(crate) ip_watches: BTreeMap<(Tag, IpAddr), Watch<MacAddr>>,
+    /// Static MACs that others claim: since when, and of whom it was told.
+    pub(crate) challenged: BTreeMap<(Tag, MacAddr), (Instant, BTreeSet<IpAddr>)>,
 }
 
-/// Who says to have a MAC.
-#[derive(Debug, Default)]
-struct Contest {
-    local: Option<LocalClaim>,
-    remote: BTreeMap<RouteKey, Claim>,
-}
-
-#[derive(Debug)]
-struct LocalClaim {
-    claim: Claim,
-    addresses: BTreeSet<IpAddr>,
-}
-
-/// One VTEP's claim to a MAC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Claim {
-    vtep: IpAddr,
-    sequence: u32,
-    sticky: bool,
-    ip: Option<IpAddr>,
-    /// Kept as a last resort (RFC 9494 §4.3).
-    last_resort: bool,
-}
-
-impl Claim {
-    /// What is not long stale; then RFC 7432 §15: the static bit, then the higher sequence, then the lower VTEP address.
-    fn rank(&self) -> (bool, bool, u32, Reverse<IpAddr>) {
-        (
-            !self.last_resort,
-            self.sticky,
-            self.sequence,
-            Reverse(self.vtep),
-        )
-    }
-}
-
-impl Contest {
-    fn best_remote(&self) -> Option<Claim> {
-        self.remote.values().copied().max_by_key(Claim::rank)
-    }
-
-    /// The VTEP that has the MAC; none if it is this host, or nobody.
-    fn remote_winner(&self) -> Option<Claim> {
-        let remote = self.best_remote()?;
-        match &self.local {
-            Some(local) if local.claim.rank() > remote.rank() => None,
-            _ => Some(remote),
-        }
-    }
+/// Which route targets an instance takes in.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct Import {
+    exact: BTreeSet<RouteTarget>,
+    /// The number behind any AS.
+    numbers: BTreeSet<u32>,
 }
 
 /// Where a route goes in an instance.
@@ -98,16 +115,20 @@ enum Place {
 }
 
 impl Vrfs {
-    pub(crate) fn new(asn: Asn, router_id: Ipv4Addr) -> Self {
+    pub(crate) fn new(asn: Asn, router_id: Ipv4Addr, policy: Policy) -> Self {
         Self {
             asn,
             router_id,
+            policy,
             vtep: None,
             vrfs: BTreeMap::new(),
             by_target: BTreeMap::new(),
+            by_number: BTreeMap::new(),
             rows: Forwarding::default(),
             version: 0,
             contested: BTreeSet::new(),
+            notes: vec![],
+            thaw_at: BTreeSet::new(),
         }
     }
 
@@ -129,20 +150,33 @@ impl Vrfs {
         std::mem::take(&mut self.contested)
     }
 
-    /// The sequence with which this host announces the MAC; none while another VTEP has it.
-    pub(crate) fn announced_sequence(&self, key: MacKey) -> Option<u32> {
-        let contest = self.vrfs.get(&key.0)?.macs.get(&(key.1, key.2))?;
+    /// The sequence with which this host announces the MAC, or the MAC with an address; none
+    /// while another VTEP has the MAC, or another MAC the address.
+    pub(crate) fn announced_sequence(&self, key: MacKey, ip: Option<IpAddr>) -> Option<u32> {
+        let (vni, tag, mac) = key;
+        let vrf = self.vrfs.get(&vni)?;
+        let contest = vrf.macs.get(&(tag, mac))?;
         let local = contest.local.as_ref()?;
-        contest
-            .remote_winner()
-            .is_none()
-            .then_some(local.claim.sequence)
+        let here = contest.holder() == Some(Holder::Here);
+        let bound = ip.is_none_or(|ip| vrf.local_bound.get(&(tag, ip)) == Some(&mac));
+        (here && bound).then_some(local.claim.sequence)
+    }
+
+    /// True if nothing is to be sent about the MAC, or the MAC with an address.
+    pub(crate) fn is_frozen(&self, key: MacKey, ip: Option<IpAddr>) -> bool {
+        let (vni, tag, mac) = key;
+        let Some(vrf) = self.vrfs.get(&vni) else {
+            return false;
+        };
+        let pinned = |contest: &Contest| contest.pinned.is_some();
+        vrf.macs.get(&(tag, mac)).is_some_and(pinned) || ip.is_some_and(|ip| vrf.is_pinned(tag, ip))
     }
 
     /// Takes over what is local; `changed` names the instances that differ from before. `best` walks the best remote paths; it is walked once, and only
     /// if an instance is new or imports something else than before.
     pub(crate) fn set_local<'a>(
         &mut self,
+        now: Instant,
         local: &LocalState,
         changed: &BTreeSet<Vni>,
         best: impl Iterator<Item = (&'a RouteKey, &'a Path)>,
@@ -163,13 +197,14 @@ impl Vrfs {
         let mut rebuilt = BTreeSet::new();
         for (vni, evi) in &local.evis {
             let import = self.import_of(*vni, evi);
-            let same = self
-                .vrfs
-                .get(vni)
-                .is_some_and(|vrf| vrf.import == import && vrf.encoding == evi.encoding);
+            let held = self.vrfs.get(vni);
+            let same = held.is_some_and(|vrf| vrf.import == import && vrf.encoding == evi.encoding);
             if !same || moved {
-                self.rebuild(*vni, evi.encoding, import);
+                self.rebuild(*vni, evi, import);
                 rebuilt.insert(*vni);
+            } else if held.is_some_and(|vrf| !vrf.announces_like(evi)) {
+                // What is frozen would stay announced in terms that are no longer the instance's.
+                self.thaw_all(now, *vni);
             }
         }
         self.index_targets();
@@ -177,43 +212,68 @@ impl Vrfs {
             for (key, path) in best {
                 for vni in self.importers(path) {
                     if rebuilt.contains(&vni) {
-                        self.add(vni, key, path);
+                        self.add(vni, key, path, Cause::Command);
                     }
                 }
             }
         }
         for (vni, evi) in local.evis.iter().filter(|(vni, _)| changed.contains(vni)) {
-            self.set_local_macs(*vni, evi, local.vtep);
+            self.set_local_macs(now, *vni, evi, local.vtep);
         }
     }
 
-    fn import_of(&self, vni: Vni, evi: &LocalEvi) -> BTreeSet<RouteTarget> {
+    fn import_of(&self, vni: Vni, evi: &LocalEvi) -> Import {
         match &evi.targets {
-            RouteTargets::Auto => BTreeSet::from([RouteTarget::auto(self.asn, vni)]),
-            RouteTargets::Manual { import, .. } => import.clone(),
+            RouteTargets::Auto | RouteTargets::AutoRfc8365 => {
+                let own = [RouteTarget::auto, RouteTarget::auto_rfc8365];
+                let own = own.map(|form| form(self.asn, vni));
+                Import {
+                    numbers: own.iter().filter_map(|target| target.number()).collect(),
+                    exact: BTreeSet::from(own),
+                }
+            }
+            RouteTargets::Manual { import, .. } => Import {
+                exact: import.clone(),
+                numbers: BTreeSet::new(),
+            },
         }
     }
 
     /// Starts an instance afresh, but keeps the sequences of its MACs.
-    fn rebuild(&mut self, vni: Vni, encoding: Encoding, import: BTreeSet<RouteTarget>) {
+    fn rebuild(&mut self, vni: Vni, evi: &LocalEvi, import: Import) {
         let mut macs = BTreeMap::new();
         if let Some(old) = self.vrfs.remove(&vni) {
             for (key, contest) in old.macs {
-                if contest.local.is_some() {
-                    let remote = BTreeMap::new();
-                    let local = contest.local;
-                    macs.insert(key, Contest { local, remote });
+                let local = contest.local;
+                if local.is_some() {
+                    let settled = Some(Holder::Here);
+                    let fresh = Contest {
+                        local,
+                        settled,
+                        ..Contest::default()
+                    };
+                    macs.insert(key, fresh);
                 }
             }
         }
         let vrf = Vrf {
-            encoding,
+            encoding: evi.encoding,
+            rd_index: evi.rd_index,
+            targets: evi.targets.clone(),
             import,
             flood: BTreeMap::new(),
             owners: BTreeMap::new(),
             locals: macs.keys().copied().collect(),
             macs,
             local_owners: BTreeMap::new(),
+            local_bound: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            level: MacLevel::default(),
+            told_level: MacLevel::default(),
+            level_since: None,
+            mac_watches: BTreeMap::new(),
+            ip_watches: BTreeMap::new(),
+            challenged: BTreeMap::new(),
         };
         self.vrfs.insert(vni, vrf);
         self.rows.evis.insert(vni, EviForwarding::default());
@@ -227,47 +287,62 @@ impl Vrfs {
 
     fn index_targets(&mut self) {
         self.by_target.clear();
+        self.by_number.clear();
         for (vni, vrf) in &self.vrfs {
-            for target in &vrf.import {
+            for target in &vrf.import.exact {
                 self.by_target.entry(*target).or_default().insert(*vni);
+            }
+            for number in &vrf.import.numbers {
+                self.by_number.entry(*number).or_default().insert(*vni);
             }
         }
     }
 
-    fn set_local_macs(&mut self, vni: Vni, evi: &LocalEvi, vtep: IpAddr) {
+    fn set_local_macs(&mut self, now: Instant, vni: Vni, evi: &LocalEvi, vtep: IpAddr) {
         let vrf = self.vrfs.get_mut(&vni).expect("every local EVI has a VRF");
-        let mut changed = BTreeSet::new();
+        vrf.rd_index = evi.rd_index;
+        vrf.targets.clone_from(&evi.targets);
+        // All sequences before any claim: one MAC may take over another's address.
+        let sequences: Vec<u32> = evi
+            .macs
+            .iter()
+            .map(|(k, mac)| vrf.sequence_of(*k, mac))
+            .collect();
+        let (mut changed, mut thawed) = (BTreeSet::new(), vec![]);
         let locals = evi.macs.keys().copied().collect();
         let before = std::mem::replace(&mut vrf.locals, locals);
         for key in before.difference(&vrf.locals) {
             if let Some(contest) = vrf.macs.get_mut(key) {
                 contest.local = None;
+                // Whoever took it away here meant it to be elsewhere.
+                thawed.extend(contest.pinned.take().map(|_| *key));
                 changed.insert(*key);
             }
+            if let Some(watch) = vrf.mac_watches.get_mut(key) {
+                watch.forgive(now);
+            }
         }
-        for (key, mac) in &evi.macs {
+        for ((key, mac), sequence) in evi.macs.iter().zip(sequences) {
             let contest = vrf.macs.entry(*key).or_default();
-            // A MAC that comes here was elsewhere until now: one more than there (RFC 7432 §15).
-            let sequence = match &contest.local {
-                Some(held) => held.claim.sequence,
-                None => contest
-                    .best_remote()
-                    .map_or(0, |claim| claim.sequence.saturating_add(1)),
-            };
+            let held = contest.local.as_ref();
             let claim = Claim {
                 vtep,
                 sequence,
                 sticky: mac.sticky,
                 ip: None,
                 last_resort: false,
+                router: mac.router,
+                immutable: mac.immutable,
+                since: held.map_or(now, |held| held.claim.since),
             };
-            let same = contest
-                .local
-                .as_ref()
-                .is_some_and(|held| held.claim == claim && held.addresses == mac.addresses);
+            let same =
+                held.is_some_and(|held| held.claim == claim && held.addresses == mac.addresses);
             if !same {
-                let addresses = mac.addresses.clone();
-                contest.local = Some(LocalClaim { claim, addresses });
+                contest.local = Some(LocalClaim {
+                    claim,
+                    addresses: mac.addresses.clone(),
+                    settled_at: held.map_or(now, |held| held.settled_at),
+                });
                 changed.insert(*key);
             }
         }
@@ -278,15 +353,25 @@ impl Vrfs {
             }
         }
         let before = std::mem::replace(&mut vrf.local_owners, owners);
-        let released: Vec<_> = before
-            .into_keys()
-            .filter(|key| !vrf.local_owners.contains_key(key))
+        let touched: Vec<_> = before
+            .keys()
+            .chain(vrf.local_owners.keys())
+            .filter(|key| before.get(key) != vrf.local_owners.get(key))
+            .copied()
             .collect();
-        for (tag, mac) in changed {
-            self.settle_mac(vni, tag, mac);
+        for key in &touched {
+            if let Some(watch) = vrf.ip_watches.get_mut(key) {
+                watch.forgive(now);
+            }
         }
-        for (tag, ip) in released {
-            self.settle_ip(vni, tag, ip);
+        for (tag, mac) in changed {
+            self.settle_mac(vni, tag, mac, Cause::Command);
+        }
+        for (tag, ip) in touched {
+            self.settle_ip(vni, tag, ip, Cause::Command);
+        }
+        for (tag, mac) in thawed {
+            self.settle_bound(vni, tag, mac);
         }
     }
 
@@ -300,7 +385,7 @@ impl Vrfs {
             if let Some(old) = old {
                 self.drop_moved(*vni, key, old, path);
             }
-            self.add(*vni, key, path);
+            self.add(*vni, key, path, Cause::Route);
         }
         for vni in before.iter().flatten() {
             if !after.as_ref().is_some_and(|after| after.contains(vni)) {
@@ -322,13 +407,15 @@ impl Vrfs {
     }
 
     fn importers(&self, path: &Path) -> BTreeSet<Vni> {
-        path.attrs
-            .targets
-            .iter()
-            .filter_map(|target| self.by_target.get(target))
-            .flatten()
-            .copied()
-            .collect()
+        let targets = path.attrs.targets.iter();
+        let mut vnis = BTreeSet::new();
+        for target in targets {
+            vnis.extend(self.by_target.get(target).into_iter().flatten());
+            let number = target.number();
+            let any_as = number.and_then(|number| self.by_number.get(&number));
+            vnis.extend(any_as.into_iter().flatten());
+        }
+        vnis
     }
 
     /// Where a route goes, or nowhere: it is our own, of another encapsulation, of another VNI
@@ -355,6 +442,9 @@ impl Vrfs {
                     sticky: attrs.sticky,
                     ip: *ip,
                     last_resort: path.is_last_resort(),
+                    router: attrs.neighbour_flags.has(NeighbourFlags::ROUTER),
+                    immutable: attrs.neighbour_flags.has(NeighbourFlags::IMMUTABLE),
+                    since: path.since,
                 };
                 let fits = path.rest.label(key) == Some(vni.get()) && mac.is_usable();
                 fits.then_some(Place::Mac(vrf.tag(*tag)?, *mac, claim))
@@ -367,7 +457,7 @@ impl Vrfs {
         (is_usable_vtep(address) && self.vtep != Some(address)).then_some(address)
     }
 
-    fn add(&mut self, vni: Vni, key: &RouteKey, path: &Path) {
+    fn add(&mut self, vni: Vni, key: &RouteKey, path: &Path, cause: Cause) {
         let Some(place) = self.place(vni, key, path) else {
             return;
         };
@@ -386,7 +476,7 @@ impl Vrfs {
                 }
                 let contest = vrf.macs.entry((tag, mac)).or_default();
                 contest.remote.insert(key.clone(), claim);
-                self.settle_mac(vni, tag, mac);
+                self.settle_mac(vni, tag, mac, cause);
             }
         }
     }
@@ -407,9 +497,9 @@ impl Vrfs {
                 if let Some(contest) = vrf.macs.get_mut(&(tag, mac)) {
                     contest.remote.remove(key);
                 }
-                self.settle_mac(vni, tag, mac);
+                self.settle_mac(vni, tag, mac, Cause::Route);
                 if let Some(ip) = claim.ip {
-                    self.settle_ip(vni, tag, ip);
+                    self.settle_ip(vni, tag, ip, Cause::Route);
                 }
             }
         }
@@ -430,70 +520,150 @@ impl Vrfs {
         self.version += u64::from(changed);
     }
 
-    fn settle_mac(&mut self, vni: Vni, tag: Tag, mac: MacAddr) {
+    pub(crate) fn settle_mac(&mut self, vni: Vni, tag: Tag, mac: MacAddr, cause: Cause) {
         let vrf = self.vrfs.get_mut(&vni).expect("settled VRFs live");
-        let Some(contest) = vrf.macs.get(&(tag, mac)) else {
+        let Some(contest) = vrf.macs.get_mut(&(tag, mac)) else {
             return;
         };
+        let key = (vni, tag, mac);
         let mut addresses: BTreeSet<IpAddr> = contest
             .remote
             .values()
             .filter_map(|claim| claim.ip)
             .collect();
-        let winner = contest.remote_winner();
+        let holder = contest.holder();
+        let before = std::mem::replace(&mut contest.settled, holder);
+        if let (Some(from), Some(to), Cause::Route) = (before, holder, cause)
+            && from != to
+        {
+            self.notes.push(Note::MacMoved(key, from, to));
+        }
         if let Some(local) = &contest.local {
             addresses.extend(&local.addresses);
-            self.contested.insert((vni, tag, mac));
+            self.contested.insert(key);
+            if before != holder {
+                self.notes.push(Note::Settled(key));
+            }
         }
-        if contest.local.is_none() && contest.remote.is_empty() {
+        if !contest.challengers().0.is_empty() {
+            self.notes.push(Note::Challenged(key));
+        }
+        if contest.is_empty() {
             vrf.macs.remove(&(tag, mac));
+            vrf.mac_watches.remove(&(tag, mac));
+            vrf.challenged.remove(&(tag, mac));
         }
-        let rows = self.rows.evis.entry(vni).or_default();
-        let old = match winner {
-            Some(claim) => rows.macs.insert((tag, mac), claim.vtep),
-            None => rows.macs.remove(&(tag, mac)),
-        };
-        self.version += u64::from(old != winner.map(|claim| claim.vtep));
+        self.write_mac(vni, (tag, mac), holder.and_then(Holder::remote));
         for ip in addresses {
-            self.settle_ip(vni, tag, ip);
+            self.settle_ip(vni, tag, ip, cause);
         }
     }
 
-    /// An address is bound to the best claim among those of VTEPs that have the MAC they claim.
-    fn settle_ip(&mut self, vni: Vni, tag: Tag, ip: IpAddr) {
+    fn write_mac(&mut self, vni: Vni, key: (Tag, MacAddr), vtep: Option<IpAddr>) {
+        let limit = self.policy.mac_limit;
         let vrf = self.vrfs.get_mut(&vni).expect("settled VRFs live");
-        let macs = vrf.owners.get(&(tag, ip)).cloned().unwrap_or_default();
-        let mut best: Option<(Claim, MacAddr)> = None;
-        let mut still = BTreeSet::new();
-        for mac in macs {
-            let Some(contest) = vrf.macs.get(&(tag, mac)) else {
-                continue;
-            };
-            let claims = contest.remote.values().filter(|claim| claim.ip == Some(ip));
-            let winner = contest.remote_winner().map(|claim| claim.vtep);
-            for claim in claims {
-                still.insert(mac);
-                let better = best.is_none_or(|(held, _)| claim.rank() > held.rank());
-                if winner == Some(claim.vtep) && better {
-                    best = Some((*claim, mac));
-                }
+        let rows = self.rows.evis.entry(vni).or_default();
+        let before = rows.macs.get(&key).copied();
+        match vtep {
+            Some(vtep) if before.is_some() || MacLimit::has_room(limit, rows.macs.len()) => {
+                vrf.waiting.remove(&key);
+                rows.macs.insert(key, vtep);
+            }
+            Some(_) => _ = vrf.waiting.insert(key),
+            None => {
+                vrf.waiting.remove(&key);
+                rows.macs.remove(&key);
             }
         }
-        if still.is_empty() {
-            vrf.owners.remove(&(tag, ip));
-        } else {
-            vrf.owners.insert((tag, ip), still);
-        }
-        if vrf.has_locally(tag, ip) {
-            best = None;
-        }
-        let rows = self.rows.evis.entry(vni).or_default();
-        let old = match best {
-            Some((_, mac)) => rows.neighbours.insert((tag, ip), mac),
-            None => rows.neighbours.remove(&(tag, ip)),
+        self.version += u64::from(before != rows.macs.get(&key).copied());
+        let Some(limit) = limit else {
+            return;
         };
-        self.version += u64::from(old != best.map(|(_, mac)| mac));
+        if let Some((tag, mac)) = vrf.waiting.first().copied()
+            && MacLimit::has_room(Some(limit), rows.macs.len())
+        {
+            return self.settle_mac(vni, tag, mac, Cause::Command);
+        }
+        let level = limit.level(vrf.level, rows.macs.len(), vrf.waiting.len());
+        if level != vrf.level {
+            vrf.level = level;
+            self.notes.push(Note::Level(vni));
+        }
     }
+
+    /// Settles the addresses that a MAC has: while it was frozen, they were as well.
+    pub(crate) fn settle_bound(&mut self, vni: Vni, tag: Tag, mac: MacAddr) {
+        let rows = self.rows.evis.get(&vni);
+        let vrf = self.vrfs.get(&vni);
+        let there = rows.into_iter().flat_map(|rows| &rows.neighbours);
+        let here = vrf.into_iter().flat_map(|vrf| &vrf.local_bound);
+        let bound = there
+            .chain(here)
+            .filter(|(key, of)| key.0 == tag && **of == mac);
+        let addresses: Vec<IpAddr> = bound.map(|(key, _)| key.1).collect();
+        for ip in addresses {
+            self.settle_ip(vni, tag, ip, Cause::Command);
+        }
+    }
+
+    /// An address is bound to the best claim among those of VTEPs, this host included, that have
+    /// the MAC they claim.
+    pub(crate) fn settle_ip(&mut self, vni: Vni, tag: Tag, ip: IpAddr, cause: Cause) {
+        let vrf = self.vrfs.get_mut(&vni).expect("settled VRFs live");
+        vrf.prune_owners(tag, ip);
+        let key = (tag, ip);
+        let rows = self.rows.evis.entry(vni).or_default();
+        let bound = vrf.local_bound.get(&key).or(rows.neighbours.get(&key));
+        let frozen = |mac: &MacAddr| {
+            let contest = vrf.macs.get(&(tag, *mac));
+            contest.is_some_and(|contest| contest.pinned.is_some())
+        };
+        if vrf.is_pinned(tag, ip) || bound.is_some_and(frozen) {
+            return;
+        }
+        let best = vrf.best_binding(tag, ip);
+        let here = best
+            .filter(|binding| binding.here)
+            .map(|binding| binding.mac);
+        let there = best.filter(|binding| !binding.here);
+        let rows = self.rows.evis.entry(vni).or_default();
+        let was_here = vrf.local_bound.get(&key).copied();
+        match here {
+            Some(mac) => _ = vrf.local_bound.insert(key, mac),
+            None => _ = vrf.local_bound.remove(&key),
+        }
+        let was_there = match there {
+            Some(binding) => rows.neighbours.insert(key, binding.mac),
+            None => rows.neighbours.remove(&key),
+        };
+        let router = there.is_some_and(|binding| binding.router);
+        let flagged = match router {
+            true => rows.routers.insert(key),
+            false => rows.routers.remove(&key),
+        };
+        let moved = was_there != there.map(|binding| binding.mac);
+        self.version += u64::from(moved || flagged);
+        if was_here != here {
+            // Who lost it withdraws it, who got it announces it.
+            let macs = was_here.into_iter().chain(here);
+            self.contested.extend(macs.map(|mac| (vni, tag, mac)));
+        }
+        let before = was_here.or(was_there);
+        let now = best.map(|binding| binding.mac);
+        if let (Some(from), Some(to), Cause::Route) = (before, now, cause)
+            && from != to
+        {
+            self.notes.push(Note::IpMoved((vni, tag, ip), from, to));
+        }
+    }
+}
+
+/// The MAC that has an address.
+#[derive(Debug, Clone, Copy)]
+struct Binding {
+    mac: MacAddr,
+    here: bool,
+    router: bool,
 }
 
 impl Vrf {
@@ -508,13 +678,105 @@ impl Vrf {
         }
     }
 
-    /// True if a MAC that is here has the address.
-    fn has_locally(&self, tag: Tag, ip: IpAddr) -> bool {
-        let macs = self.local_owners.get(&(tag, ip));
-        macs.into_iter().flatten().any(|mac| {
-            let contest = self.macs.get(&(tag, *mac));
-            contest.is_some_and(|contest| contest.remote_winner().is_none())
-        })
+    fn announces_like(&self, evi: &LocalEvi) -> bool {
+        self.rd_index == evi.rd_index && self.targets == evi.targets
+    }
+
+    pub(crate) fn is_pinned(&self, tag: Tag, ip: IpAddr) -> bool {
+        let watch = self.ip_watches.get(&(tag, ip));
+        watch.is_some_and(|watch| watch.frozen)
+    }
+
+    /// The sequence that a local MAC gets. One that comes here was elsewhere until now: one more
+    /// than there (RFC 7432 §15). One that gets an address that another MAC had: one more than
+    /// that MAC, or the address would stay there (RFC 9721 §7).
+    fn sequence_of(&self, key: (Tag, MacAddr), mac: &LocalMac) -> u32 {
+        let contest = self.macs.get(&key);
+        let held = contest.and_then(|contest| contest.local.as_ref());
+        let best = contest.and_then(Contest::best_remote);
+        let own = match (held, best) {
+            (Some(held), _) => held.claim.sequence,
+            // Static MACs do not move: no sequence makes one this host's.
+            (None, Some(best)) if best.sticky && mac.sticky => best.sequence,
+            (None, Some(best)) => best.next_sequence(),
+            (None, None) => 0,
+        };
+        let is_new = |ip: &&IpAddr| held.is_none_or(|held| !held.addresses.contains(*ip));
+        let others = mac.addresses.iter().filter(is_new).flat_map(|ip| {
+            let there = self.owners.get(&(key.0, *ip)).into_iter().flatten();
+            let here = self.local_owners.get(&(key.0, *ip)).into_iter().flatten();
+            let others = there.chain(here).filter(|other| **other != key.1);
+            others.filter_map(|other| self.claim_to(key.0, *other, *ip))
+        });
+        others
+            .map(|claim| claim.next_sequence())
+            .fold(own, u32::max)
+    }
+
+    /// The best claim of a MAC to an address.
+    fn claim_to(&self, tag: Tag, mac: MacAddr, ip: IpAddr) -> Option<&Claim> {
+        let contest = self.macs.get(&(tag, mac))?;
+        let there = contest.remote.values().filter(|claim| claim.ip == Some(ip));
+        let local = contest.local.as_ref();
+        let here = local.filter(|local| local.addresses.contains(&ip));
+        there
+            .chain(here.map(|local| &local.claim))
+            .max_by_key(|claim| claim.address_rank())
+    }
+
+    /// Forgets MACs that no route binds to the address any more, and that it was ever in dispute
+    /// once nobody has it.
+    fn prune_owners(&mut self, tag: Tag, ip: IpAddr) {
+        let key = (tag, ip);
+        if let Some(owners) = self.owners.get_mut(&key) {
+            owners.retain(|mac| {
+                let contest = self.macs.get(&(tag, *mac));
+                contest.is_some_and(|c| c.remote.values().any(|claim| claim.ip == Some(ip)))
+            });
+            if owners.is_empty() {
+                self.owners.remove(&key);
+            }
+        }
+        if !self.owners.contains_key(&key) && !self.local_owners.contains_key(&key) {
+            self.ip_watches.remove(&key);
+        }
+    }
+
+    fn best_binding(&self, tag: Tag, ip: IpAddr) -> Option<Binding> {
+        let there = self.owners.get(&(tag, ip)).into_iter().flatten();
+        let here = self.local_owners.get(&(tag, ip)).into_iter().flatten();
+        let macs: BTreeSet<MacAddr> = there.chain(here).copied().collect();
+        let mut best: Option<(&Claim, Binding)> = None;
+        for mac in macs {
+            let Some((claim, here)) = self.valid_claim(tag, mac, ip) else {
+                continue;
+            };
+            if best.is_none_or(|(held, _)| claim.address_rank() > held.address_rank()) {
+                let router = claim.router;
+                best = Some((claim, Binding { mac, here, router }));
+            }
+        }
+        best.map(|(_, binding)| binding)
+    }
+
+    /// The claim to an address of whoever has the MAC, and whether that is this host. A MAC
+    /// without a row has no address either.
+    fn valid_claim(&self, tag: Tag, mac: MacAddr, ip: IpAddr) -> Option<(&Claim, bool)> {
+        let contest = self.macs.get(&(tag, mac))?;
+        match contest.holder()? {
+            Holder::Here => {
+                let local = contest.local.as_ref()?;
+                let has = local.addresses.contains(&ip);
+                has.then_some((&local.claim, true))
+            }
+            Holder::Vtep(_) if self.waiting.contains(&(tag, mac)) => None,
+            Holder::Vtep(vtep) => {
+                let claims = contest.remote.values();
+                let of_holder = claims.filter(|c| c.vtep == vtep && c.ip == Some(ip));
+                let best = of_holder.max_by_key(|claim| claim.address_rank())?;
+                Some((best, false))
+            }
+        }
     }
 }
 

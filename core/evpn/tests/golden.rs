@@ -37,6 +37,17 @@ fn step(net: &mut Net, words: &[&str]) {
         ["long-lived", name, time] => {
             net.node(name).config.timing.long_lived = seconds(time);
         }
+        ["freeze-after", moves, "recover", time] => {
+            for node in net.nodes.values_mut() {
+                let duplicate = &mut node.config.policy.duplicate;
+                duplicate.moves = moves.parse().unwrap();
+                duplicate.recover_after = Some(seconds(time));
+            }
+        }
+        ["mac-limit", name, max] => {
+            let limit = evpn::MacLimit::new(max.parse().unwrap());
+            net.node(name).config.policy.mac_limit = Some(limit);
+        }
         ["start", ref names @ ..] => names.iter().for_each(|name| net.start(name)),
         ["kill", ref names @ ..] => names.iter().for_each(|name| net.kill(name)),
         ["crash", name] => net.crash(name),
@@ -85,6 +96,39 @@ fn step(net: &mut Net, words: &[&str]) {
             macs.get_mut(&(tag, mac.parse().unwrap())).unwrap().sticky = true;
             net.push_local(name);
         }
+        ["vtep-address", name, address] => {
+            net.node(name).local.as_mut().unwrap().vtep = address.parse().unwrap();
+            net.push_local(name);
+        }
+        ["router-id", name, id] => net.node(name).config.router_id = id.parse().unwrap(),
+        ["router", name, at, mac] => {
+            let (vni, tag) = place(at);
+            let evis = &mut net.node(name).local.as_mut().unwrap().evis;
+            let macs = &mut evis.get_mut(&common::vni(vni)).unwrap().macs;
+            macs.get_mut(&(tag, mac.parse().unwrap())).unwrap().router = true;
+            net.push_local(name);
+        }
+        ["macs", name] => {
+            let now = net.now;
+            let lines: Vec<String> = net.speaker(name).macs(now).iter().map(mac_line).collect();
+            show(net, &lines);
+        }
+        ["alerts", name] => {
+            let now = net.now;
+            let alerts = net.speaker(name).alerts(now);
+            let line = |a: &evpn::Alert| {
+                let since = a.since.as_secs();
+                format!("{}: {} ({since} s); {}", a.place, a.what, a.remedy)
+            };
+            let lines: Vec<String> = alerts.iter().map(line).collect();
+            show(net, &lines);
+        }
+        ["clear", name, at, mac] => {
+            let ((vni, tag), now) = (place(at), net.now);
+            let mac = mac.parse().unwrap();
+            let speaker = net.speaker(name);
+            assert!(speaker.clear_duplicate(now, common::vni(vni), tag, mac));
+        }
         ["run", time] => net.run(seconds(time)),
         ["kernel", name] => {
             let rows: Vec<String> = net.node(name).kernel.iter().cloned().collect();
@@ -116,6 +160,30 @@ fn step(net: &mut Net, words: &[&str]) {
         }
         _ => panic!("no step {words:?}"),
     }
+}
+
+fn mac_line(mac: &evpn::MacInfo) -> String {
+    let claims = mac.claims.iter().map(|claim| {
+        let at = if claim.local { "here" } else { "there" };
+        let (vtep, sequence) = (claim.vtep, claim.sequence);
+        match claim.lost_by {
+            Some(why) => format!("{vtep} {at} seq {sequence} lost by {why}"),
+            None => format!("{vtep} {at} seq {sequence} won"),
+        }
+    });
+    let claims: Vec<String> = claims.collect();
+    let addresses: Vec<String> = mac.addresses.iter().map(ToString::to_string).collect();
+    format!(
+        "{} {} at {} [{}] moves {}{}{}: {}",
+        mac.vni,
+        mac.mac,
+        mac.vtep,
+        addresses.join(" "),
+        mac.moves,
+        if mac.frozen { " frozen" } else { "" },
+        if mac.waiting { " waiting" } else { "" },
+        claims.join(", ")
+    )
 }
 
 /// Two reflectors that connect to each other, from both sides.

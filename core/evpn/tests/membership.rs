@@ -221,15 +221,19 @@ fn a_vtep_wants_what_its_instances_import() {
     assert_eq!(heard(&mut bench, rr), ["wants default", "end RtConstrain"]);
     bench.speaker.set_local(bench.now, one).unwrap();
     bench.drain();
+    // Both automatic forms of its target (RFC 8365 §5.1.2.1 has the top bits set).
+    let rfc8365 = |vni: u32| 0x1000_0000 | vni;
     let wants = |vni| format!("wants {}", wish_text(vni));
     let no = |wish: &str| format!("wants no {wish}");
-    assert_eq!(heard(&mut bench, rr), [wants(100), no("default")]);
+    let told = [wants(100), wants(rfc8365(100)), no("default")];
+    assert_eq!(heard(&mut bench, rr), told);
     bench.speaker.set_local(bench.now, both).unwrap();
     bench.drain();
-    assert_eq!(heard(&mut bench, rr), [wants(200)]);
+    assert_eq!(heard(&mut bench, rr), [wants(200), wants(rfc8365(200))]);
     let none = LocalState::empty(address);
     bench.speaker.set_local(bench.now, none).unwrap();
     bench.drain();
-    let told = [no(&wish_text(100)), no(&wish_text(200))];
+    let gone = [100, 200, rfc8365(100), rfc8365(200)];
+    let told = gone.map(|vni| no(&wish_text(vni)));
     assert_eq!(heard(&mut bench, rr), told);
 }

@@ -71,10 +71,8 @@ fn what_a_vtep_announces() {
     let mut evi = LocalEvi::new(Encoding::VlanBased, 7);
     evi.domains.insert(None);
     for n in 0..200 {
-        let local = LocalMac {
-            addresses: BTreeSet::from(["10.4.1.1".parse().unwrap(), "fd00::1".parse().unwrap()]),
-            sticky: false,
-        };
+        let v6 = format!("fd00::{:x}", n + 1).parse().unwrap();
+        let local = LocalMac::with_addresses([IpAddr::from([10, 4, 1, n]), v6]);
         evi.macs.insert((None, MacAddr([2, 0, 0, 0, 0, n])), local);
     }
     state.evis.insert(vni(0x01_86a0), evi);

@@ -112,8 +112,7 @@ fn set_mac(net: &mut Net, host: usize, (raw, n): (u32, u8), there: bool) {
     let key = (None, MacAddr([2, 0, 0, 0, 0, n]));
     if there {
         let addresses = BTreeSet::from([IpAddr::from([10, 4, 1, n])]);
-        let sticky = false;
-        macs.insert(key, LocalMac { addresses, sticky });
+        macs.insert(key, LocalMac::with_addresses(addresses));
     } else {
         macs.remove(&key);
     }

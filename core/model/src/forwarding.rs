@@ -24,8 +24,12 @@ pub struct EviForwarding {
     pub flood: BTreeSet<(Tag, IpAddr)>,
     /// Which VTEP a MAC is behind (Type 2).
     pub macs: BTreeMap<(Tag, MacAddr), IpAddr>,
-    /// Which MAC has an address (Type 2 with an IP part). Its MAC is in `macs` too.
+    /// Which MAC has an address (Type 2 with an IP part). Its MAC is in `macs` too, unless the
+    /// address is in dispute and frozen.
     pub neighbours: BTreeMap<(Tag, IpAddr), MacAddr>,
+    /// Addresses among `neighbours` that are a router's: a Neighbor Advertisement for them has the
+    /// Router flag (RFC 9047, R).
+    pub routers: BTreeSet<(Tag, IpAddr)>,
 }
 
 impl Forwarding {

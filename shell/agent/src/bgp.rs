@@ -3,8 +3,8 @@
 
 use api::v1;
 use evpn::{
-    Config, LocalEvi, LocalMac, LocalState, PeerConfig, PeerInfo, Role, RouteInfo, SessionState,
-    StopKind, Timing,
+    Config, LocalEvi, LocalMac, LocalState, PeerConfig, PeerInfo, Policy, Role, RouteInfo,
+    SessionState, StopKind, Timing,
 };
 use host_plan::Readiness;
 use model::{Asn, BgpConfig, Encoding, Forwarding, Mtu, Reflector, Stack, Vni};
@@ -132,6 +132,7 @@ impl Bgp {
             cluster_id: None,
             forwarding_preserved: self.preserved,
             timing: Timing::default(),
+            policy: Policy::default(),
             seed: rand::random(),
         };
         let config = SpeakerConfig {
@@ -352,14 +353,8 @@ pub(crate) fn local_state(
                 .iter()
                 .filter(|port| port.subnet == segment.subnet);
             for port in ports.filter(|port| ready.nics.contains(&port.nic)) {
-                let addresses = port.addresses.iter().copied().collect();
-                evi.macs.insert(
-                    (tag, port.mac),
-                    LocalMac {
-                        addresses,
-                        sticky: false,
-                    },
-                );
+                let mac = LocalMac::with_addresses(port.addresses.iter().copied());
+                evi.macs.insert((tag, port.mac), mac);
             }
         }
     }

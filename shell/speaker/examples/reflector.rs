@@ -35,6 +35,7 @@ async fn reflect(listen: SocketAddr, first: Ipv4Addr, count: u32) {
             cluster_id: None,
             forwarding_preserved: true,
             timing: Timing::default(),
+            policy: evpn::Policy::default(),
             seed: 1,
         },
         local_address: Some(listen.ip()),

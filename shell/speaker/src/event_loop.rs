@@ -508,5 +508,81 @@ fn log(event: &evpn::Event) {
             mac,
             here,
         } => debug!(%vni, ?tag, %mac, here, "Local MAC changed hands"),
+        event @ (evpn::Event::DuplicateMac { .. }
+        | evpn::Event::DuplicateIp { .. }
+        | evpn::Event::DuplicateCleared { .. }
+        | evpn::Event::StickyMac { .. }
+        | evpn::Event::MacLimit { .. }
+        | evpn::Event::DuplicateVtep { .. }
+        | evpn::Event::DuplicateRouterId { .. }) => log_watched(event),
+    }
+}
+
+/// What the speaker saw of MACs, addresses, and hosts that pass for this one. Tenants' addresses
+/// are told here although they are tenants': somebody has to look for them.
+fn log_watched(event: &evpn::Event) {
+    match event {
+        evpn::Event::DuplicateMac {
+            vni,
+            tag,
+            mac,
+            vteps,
+            moves,
+            frozen,
+        } => warn!(
+            %vni, ?tag, %mac, ?vteps, moves, frozen,
+            "A MAC moves to and fro: two NICs have it"
+        ),
+        evpn::Event::DuplicateIp {
+            vni,
+            tag,
+            ip,
+            macs,
+            moves,
+            frozen,
+        } => warn!(
+            %vni, ?tag, %ip, ?macs, moves, frozen,
+            "An address goes to and fro between MACs: two NICs have it"
+        ),
+        evpn::Event::DuplicateCleared { vni, tag, what } => {
+            info!(%vni, ?tag, what, "A duplicate is given another chance");
+        }
+        evpn::Event::StickyMac {
+            vni,
+            tag,
+            mac,
+            holder,
+            challengers,
+            both,
+        } => warn!(
+            %vni, ?tag, %mac, %holder, ?challengers, both_static = both,
+            "A static MAC is claimed by another VTEP"
+        ),
+        evpn::Event::MacLimit {
+            vni,
+            level: evpn::MacLevel::Below,
+            max,
+            ..
+        } => info!(%vni, max, "An EVPN instance is well below its limit of MACs again"),
+        evpn::Event::MacLimit {
+            vni,
+            level,
+            waiting,
+            max,
+        } => {
+            warn!(%vni, ?level, waiting, max, "An EVPN instance is near or over its limit of MACs")
+        }
+        evpn::Event::DuplicateVtep {
+            address,
+            router_id,
+            peer,
+        } => warn!(%address, %router_id, %peer, "Another host announces this VTEP address"),
+        evpn::Event::DuplicateRouterId {
+            router_id,
+            vtep,
+            peer,
+        } => warn!(%router_id, %vtep, %peer, "Another host uses this BGP router id"),
+        // The rest is told by the caller.
+        _ => {}
     }
 }

@@ -12,7 +12,7 @@ use model::{Asn, Encoding, Forwarding, MacAddr, Vni};
 use rig::{PATIENCE, Rig, until};
 use serde_json::Value;
 use speaker::{Peer, SpeakerConfig, SpeakerHandle};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +50,7 @@ fn config(address: &str, role: Role) -> Config {
         cluster_id: None,
         forwarding_preserved: true,
         timing: Timing::default(),
+        policy: evpn::Policy::default(),
         seed: 1,
     }
 }
@@ -58,10 +59,7 @@ fn config(address: &str, role: Role) -> Config {
 fn one_mac(vtep: &str, held: &str, address: &str) -> LocalState {
     let mut evi = LocalEvi::new(Encoding::VlanBased, 1);
     evi.domains.insert(None);
-    let local = LocalMac {
-        addresses: BTreeSet::from([ip(address)]),
-        sticky: false,
-    };
+    let local = LocalMac::with_addresses([ip(address)]);
     evi.macs.insert((None, mac(held)), local);
     let mut state = LocalState::empty(ip(vtep));
     state.evis.insert(vni(), evi);

@@ -36,6 +36,7 @@ fn config(router_id: &str, role: Role) -> Config {
         cluster_id: None,
         forwarding_preserved: true,
         timing: Timing::default(),
+        policy: evpn::Policy::default(),
         seed: 7,
     }
 }
@@ -71,8 +72,8 @@ async fn vtep(n: u8, address: &str, to: SocketAddr, password: Option<&str>) -> S
     evi.domains.insert(None);
     let mac = model::MacAddr([2, 0, 0, 0, 0, n]);
     let addresses = BTreeSet::from([IpAddr::from(Ipv4Addr::new(10, 4, 1, n))]);
-    let sticky = false;
-    evi.macs.insert((None, mac), LocalMac { addresses, sticky });
+    evi.macs
+        .insert((None, mac), LocalMac::with_addresses(addresses));
     let mut state = LocalState::empty(id.into());
     state.evis.insert(vni(), evi);
     handle.set_local(state).await.unwrap();
@@ -484,13 +485,7 @@ fn a_peer_that_does_not_read_holds_up_nobody() {
                 ]),
             ];
             let addresses = BTreeSet::from(addresses);
-            evi.macs.insert(
-                key,
-                LocalMac {
-                    addresses,
-                    sticky: false,
-                },
-            );
+            evi.macs.insert(key, LocalMac::with_addresses(addresses));
         }
         let mut state = LocalState::empty("10.0.0.1".parse().unwrap());
         state.evis.insert(vni(), evi);
@@ -589,8 +584,7 @@ fn a_peer_that_never_reads_is_dropped() {
             let [_, a, b, c] = n.to_be_bytes();
             let key = (None, model::MacAddr([2, 1, 0, a, b, c]));
             let addresses = BTreeSet::from([IpAddr::from([10, a, b, c])]);
-            let sticky = false;
-            evi.macs.insert(key, LocalMac { addresses, sticky });
+            evi.macs.insert(key, LocalMac::with_addresses(addresses));
         }
         let mut state = LocalState::empty("10.0.0.1".parse().unwrap());
         state.evis.insert(vni(), evi);

@@ -32,6 +32,11 @@ pub(crate) struct Net {
     /// The other end of a connection.
     pipes: BTreeMap<(IpAddr, ConnId), (IpAddr, ConnId)>,
     cut: BTreeSet<(IpAddr, IpAddr)>,
+    /// If set, what is sent on a connection takes up to so much longer, each time anew; and the
+    /// state of the generator.
+    pub(crate) jitter: Option<(Duration, u64)>,
+    /// When the last packet from one to the other lands: TCP keeps the order.
+    latest: BTreeMap<(IpAddr, IpAddr), Instant>,
     /// What TCP will send again once a cable is mended.
     waiting: Vec<(IpAddr, Packet)>,
     pub(crate) log: String,
@@ -98,6 +103,7 @@ pub(crate) fn config(address: IpAddr, role: Role) -> Config {
         cluster_id: None,
         forwarding_preserved: true,
         timing: Timing::default(),
+        policy: evpn::Policy::default(),
         seed: u64::from(u32::from(router_id)),
     }
 }
@@ -122,6 +128,8 @@ impl Net {
             sent: 0,
             pipes: BTreeMap::new(),
             cut: BTreeSet::new(),
+            jitter: None,
+            latest: BTreeMap::new(),
             waiting: vec![],
             log: String::new(),
         }
@@ -318,6 +326,16 @@ impl Net {
         let to = packet.to().map(|to| to.0);
         if to.is_some_and(|to| self.cut.contains(&(from, to))) {
             self.waiting.push((from, packet));
+        } else if let (Some(to), Some((most, state))) = (to, &mut self.jitter) {
+            // xorshift
+            *state ^= *state << 13;
+            *state ^= *state >> 7;
+            *state ^= *state << 17;
+            let late = Duration::from_micros(*state % (most.as_micros() as u64 + 1));
+            let last = self.latest.entry((from, to)).or_insert(self.now);
+            *last = (*last).max(self.now + LATENCY + late);
+            let time = *last - self.now;
+            self.fly_after(time, packet);
         } else {
             self.fly(packet);
         }
@@ -520,9 +538,55 @@ impl Net {
                 format!("announces {mac} of {vni} again")
             }
             Event::Mobility { vni, mac, .. } => format!("lost {mac} of {vni}"),
+            other => watched(other),
         };
         self.line(id, &text);
     }
+}
+
+/// What is told of MACs, addresses, and hosts that pass for this one.
+fn watched(event: &Event) -> String {
+    let ice = |frozen: &bool| if *frozen { ", frozen" } else { "" };
+    match event {
+        Event::DuplicateMac {
+            mac, vteps, frozen, ..
+        } => format!("duplicate {mac} between {}{}", list(vteps), ice(frozen)),
+        Event::DuplicateIp {
+            ip, macs, frozen, ..
+        } => format!("duplicate {ip} between {}{}", list(macs), ice(frozen)),
+        Event::DuplicateCleared { what, .. } => format!("cleared {what}"),
+        Event::StickyMac {
+            mac,
+            holder,
+            challengers,
+            both,
+            ..
+        } => {
+            let also = if *both { ", static too" } else { "" };
+            format!(
+                "static {mac} of {holder} claimed by {}{also}",
+                list(challengers)
+            )
+        }
+        Event::MacLimit {
+            vni,
+            level,
+            waiting,
+            max,
+        } => format!("MACs of {vni}: {level:?} the limit of {max}, {waiting} waiting"),
+        Event::DuplicateVtep {
+            address, router_id, ..
+        } => format!("address {address} is also router {router_id}'s"),
+        Event::DuplicateRouterId {
+            router_id, vtep, ..
+        } => format!("router id {router_id} is also that of {vtep}"),
+        other => panic!("not told of: {other:?}"),
+    }
+}
+
+fn list<T: std::fmt::Display>(items: &[T]) -> String {
+    let items: Vec<String> = items.iter().map(ToString::to_string).collect();
+    items.join(" and ")
 }
 
 pub(crate) fn rows_of(vni: Vni, evi: &EviForwarding) -> Vec<String> {
@@ -542,7 +606,11 @@ pub(crate) fn rows_of(vni: Vni, evi: &EviForwarding) -> Vec<String> {
         .neighbours
         .iter()
         .map(|((tag, ip), mac)| format!("{} {ip} is {mac}", at(tag)));
-    flood.chain(macs).chain(neighbours).collect()
+    let routers = evi
+        .routers
+        .iter()
+        .map(|(tag, ip)| format!("{} {ip} is a router", at(tag)));
+    flood.chain(macs).chain(neighbours).chain(routers).collect()
 }
 
 pub(crate) fn ipv4(text: &str) -> Ipv4Addr {

@@ -10,7 +10,7 @@ use crate::settings::{
 use api::Credential;
 use clap::{Args, Subcommand};
 use controller::{InitOptions, RunOptions, Server as Running};
-use evpn::{Config, MaxRoutes, PeerConfig, Role, StopKind, Timing};
+use evpn::{Config, MaxRoutes, PeerConfig, Policy, Role, StopKind, Timing};
 use model::{Asn, Mtu};
 use serde::Serialize;
 use speaker::{Peer, SpeakerConfig, SpeakerHandle};
@@ -376,6 +376,7 @@ async fn reflect(
                 long_lived: LONG_LIVED,
                 ..Timing::default()
             },
+            policy: Policy::default(),
             seed: rand::random(),
         },
         local_address: Some(listen.ip()),

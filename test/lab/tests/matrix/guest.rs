@@ -42,6 +42,7 @@ impl<'a> Guest<'a> {
                 cluster_id: None,
                 forwarding_preserved: true,
                 timing: Timing::default(),
+                policy: evpn::Policy::default(),
                 seed: 4,
             },
             local_address: Some(address),
@@ -129,6 +130,7 @@ pub(crate) fn mac_with(address: &str, sticky: bool) -> LocalMac {
     LocalMac {
         addresses: BTreeSet::from([address.parse().expect("an address")]),
         sticky,
+        ..LocalMac::default()
     }
 }
 
