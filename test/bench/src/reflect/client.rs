@@ -57,21 +57,38 @@ fn open_message(own: Ipv4Addr) -> Vec<u8> {
 }
 
 /// An established session. A thread of its own keeps it alive until it is closed.
-pub(super) fn session(own: Ipv4Addr, reflector: Ipv4Addr) -> TcpStream {
+pub(super) struct Session {
+    pub(super) stream: TcpStream,
+    /// Held while messages are written: no KEEPALIVE goes into the middle of one.
+    turn: Arc<Mutex<()>>,
+}
+
+impl Session {
+    /// Writes whole messages. A reflector that hangs up shows in what the receivers have.
+    pub(super) fn write(&mut self, messages: &[u8]) -> io::Result<()> {
+        let _turn = self.turn.lock().expect("nobody panics with it");
+        self.stream.write_all(messages)
+    }
+}
+
+pub(super) fn session(own: Ipv4Addr, reflector: Ipv4Addr) -> Session {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         match try_session(own, reflector) {
             Ok(stream) => {
                 let mut writer = stream.try_clone().expect("a second handle");
+                let turn = Arc::new(Mutex::new(()));
+                let others = Arc::clone(&turn);
                 thread::spawn(move || {
                     loop {
                         thread::sleep(Duration::from_secs(2));
+                        let _turn = others.lock().expect("nobody panics with it");
                         if writer.write_all(&message(KEEPALIVE, &[])).is_err() {
                             return;
                         }
                     }
                 });
-                return stream;
+                return Session { stream, turn };
             }
             Err(error) => assert!(
                 Instant::now() < deadline,
@@ -280,7 +297,7 @@ pub(super) fn receiver(
     probes: usize,
 ) -> Arc<Seen> {
     let seen = Arc::new(Seen::new(routes, probes));
-    let stream = session(own, reflector);
+    let Session { stream, .. } = session(own, reflector);
     let into = Arc::clone(&seen);
     thread::spawn(move || {
         if receive(stream, &into).is_err() {

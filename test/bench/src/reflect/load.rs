@@ -1,10 +1,10 @@
 //! `bench reflect-load`: the peers of one run, inside the reflector's network namespace.
 
-use super::client::{self, Routes, Seen};
+use super::client::{self, Routes, Seen, Session};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::Write;
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -70,9 +70,9 @@ pub(super) fn run(plan: &Plan) -> Outcome {
     };
     let (feeder_ip, prober_ip) = (nth_client(0), nth_client(1));
     let mut feeder = client::session(feeder_ip, REFLECTOR);
-    client::drain(&feeder);
+    client::drain(&feeder.stream);
     let prober = client::session(prober_ip, REFLECTOR);
-    client::drain(&prober);
+    client::drain(&prober.stream);
     let _mute = plan.mute.then(|| client::session(nth_client(2), REFLECTOR));
     let receivers: Vec<Arc<Seen>> = (0..plan.receivers)
         .map(|n| client::receiver(nth_client(4 + n), REFLECTOR, plan.routes, PROBES_MAX))
@@ -119,8 +119,8 @@ pub(super) fn run(plan: &Plan) -> Outcome {
 fn probe(
     plan: &Plan,
     outcome: &mut Outcome,
-    (mut feeder, routes, feeder_ip): (TcpStream, Routes, Ipv4Addr),
-    mut prober: TcpStream,
+    (mut feeder, routes, feeder_ip): (Session, Routes, Ipv4Addr),
+    mut prober: Session,
     receivers: &[Arc<Seen>],
 ) {
     let over = Arc::new(AtomicBool::new(false));
@@ -128,10 +128,8 @@ fn probe(
     let feeding = thread::spawn(move || {
         let tables = [1, 2].map(|sequence| client::table(routes, feeder_ip, true, sequence));
         for table in tables.iter().cycle() {
-            for part in table.chunks(1 << 16) {
-                if stop.load(Ordering::Relaxed) || feeder.write_all(part).is_err() {
-                    return;
-                }
+            if stop.load(Ordering::Relaxed) || feeder.write(table).is_err() {
+                return;
             }
         }
     });
@@ -174,9 +172,8 @@ fn probe(
     drop(feeding);
 }
 
-fn feed(to: &mut TcpStream, bytes: &[u8]) {
-    // A reflector that hangs up shows in what the receivers have.
-    drop(to.write_all(bytes));
+fn feed(to: &mut Session, bytes: &[u8]) {
+    drop(to.write(bytes));
 }
 
 fn wait(
