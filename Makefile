@@ -3,7 +3,7 @@
 CARGO ?= cargo
 TEST_ARGS ?=
 
-.PHONY: demo test test-full-kernel lint bench soak evpn-matrix setup build
+.PHONY: demo test test-full-kernel lint bench soak fuzz evpn-matrix setup build
 
 # A whole cluster on this machine, with proof of who reaches whom. Leaves it up: `vpc lab down`.
 demo: setup
@@ -49,6 +49,13 @@ evpn-matrix: setup
 	$(CARGO) build -p vpc
 	VPC_MATRIX=$(CURDIR)/docs/protocols/evpn.md \
 		$(CARGO) test -p lab --test matrix -- --include-ignored
+
+# Coverage-guided fuzzing of everything that decodes another's bytes; so long for each target.
+FUZZ_SECONDS ?= 20
+FUZZ_TARGETS ?= bgp_open bgp_stream bgp_messages bgp_update netlink nftables protobuf stored names
+fuzz:
+	scripts/setup.sh --fuzz
+	scripts/fuzz.sh $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
 setup:
 	scripts/setup.sh

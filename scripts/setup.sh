@@ -1,6 +1,7 @@
 #!/bin/bash
 # setup.sh            the Debian 12 packages that building, the demo and the tests need
 # setup.sh --kernel   also those that `cargo xtask kernel build` needs
+# setup.sh --fuzz     also what the fuzzer is built with
 # Installs what is missing and nothing else; starts no service. Safe to run again.
 set -euo pipefail
 
@@ -16,9 +17,10 @@ fail() { echo "setup: $*" >&2; exit 1; }
 
 case "$*" in
 '') ;;
+--fuzz) packages+=(g++) ;;
 --kernel) packages+=("${kernel_packages[@]}") ;;
--h | --help) sed -n '2,4s/^# //p' "$0"; exit ;;
-*) fail "unknown argument '$*': none or --kernel" ;;
+-h | --help) sed -n '2,5s/^# //p' "$0"; exit ;;
+*) fail "unknown argument '$*': none, --kernel or --fuzz" ;;
 esac
 [ "$(id -u)" = 0 ] || fail "installing packages needs root: run it as root (sudo $0 $*)"
 command -v apt-get dpkg-query >/dev/null || fail "no apt here: this script is for Debian 12; elsewhere install: ${packages[*]}"

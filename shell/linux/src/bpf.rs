@@ -203,6 +203,13 @@ fn parse_push_name(name: &str) -> Option<(VlanId, u32)> {
     Some((VlanId::new(vlan.parse().ok()?).ok()?, vxlan.parse().ok()?))
 }
 
+/// What a filter's name in a message says; none if it is not one of ours on an outer end.
+pub(crate) fn filter_of(payload: &[u8]) -> Option<(VlanId, u32)> {
+    let options = attr::attribute(payload.get(20..)?, sys::TCA_OPTIONS)?;
+    let name = attr::attribute(options, sys::TCA_BPF_NAME)?;
+    parse_push_name(attr::text(name)?)
+}
+
 /// Connects a pair's outer end with the tunnel.
 pub(crate) fn connect(
     socket: &mut Socket,
@@ -222,11 +229,7 @@ pub(crate) fn disconnect(socket: &mut Socket, outer: u32) -> Result<(), Cause> {
     let mut pairs = Vec::new();
     let request = tc(libc::RTM_GETTFILTER, 0, outer, 0, INGRESS, 0);
     let result = socket.dump(request, |_, payload| {
-        let options = attr::attribute(payload.get(20..).unwrap_or_default(), sys::TCA_OPTIONS);
-        let name = options
-            .and_then(|options| attr::attribute(options, sys::TCA_BPF_NAME))
-            .and_then(attr::text);
-        pairs.extend(name.and_then(parse_push_name));
+        pairs.extend(filter_of(payload));
     });
     match result {
         // No clsact there, or no such interface any more.

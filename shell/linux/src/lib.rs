@@ -10,6 +10,8 @@ mod attr;
 mod bpf;
 mod error;
 mod fdb;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod host;
 mod kernel;
 mod link;

@@ -132,7 +132,7 @@ impl Monitor {
     }
 }
 
-fn event_of(message: attr::Received<'_>, own_nft: Option<u32>) -> Option<Event> {
+pub(crate) fn event_of(message: attr::Received<'_>, own_nft: Option<u32>) -> Option<Event> {
     let payload = message.payload;
     match message.kind {
         libc::RTM_NEWLINK | libc::RTM_DELLINK => {

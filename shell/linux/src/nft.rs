@@ -110,6 +110,15 @@ impl Elements {
         self.0.entry(set).or_default().insert(key);
     }
 
+    /// Takes in a message with elements of a set; what is no key of it is left out.
+    fn take(&mut self, set: Set, payload: &[u8]) {
+        for key in parse_elements(payload) {
+            if key.len() == set.key_bytes() {
+                self.insert(set, key.to_vec());
+            }
+        }
+    }
+
     fn contains(&self, set: Set, key: &[u8]) -> bool {
         self.0.get(&set).is_some_and(|keys| keys.contains(key))
     }
@@ -670,13 +679,9 @@ impl Nft {
                 .header(&[set.family(), 0, 0, 0])
                 .put_text(sys::NFTA_SET_ELEM_LIST_TABLE, "vpc")
                 .put_text(sys::NFTA_SET_ELEM_LIST_SET, set.name());
-            let result = self.socket.dump(request, |_, payload| {
-                for key in parse_elements(payload) {
-                    if key.len() == set.key_bytes() {
-                        elements.insert(set, key.to_vec());
-                    }
-                }
-            });
+            let result = self
+                .socket
+                .dump(request, |_, payload| elements.take(set, payload));
             match result {
                 Err(cause) if cause.errno() == Some(libc::ENOENT) => {}
                 other => other?,
@@ -928,6 +933,20 @@ pub(crate) fn transaction(socket: &mut Socket, requests: &mut [Message]) -> Resu
         answered == count || position == 0
     })?;
     outcome
+}
+
+/// For the fuzzer: the message as elements of each set, the guards in them, the ruleset with them.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn read_as_each(payload: &[u8]) {
+    let mut elements = Elements::default();
+    for set in Set::ALL {
+        elements.take(set, payload);
+    }
+    drop(elements.tunnel_sources());
+    drop(document(&elements));
+    for (link, guard) in elements.guards() {
+        drop(Elements::guard(&link, &guard));
+    }
 }
 
 /// The keys in a message with elements.
