@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 /// An action and the object that it is for, so that a failure becomes a condition of that object.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Step {
     /// Whom it is for. When one step of a subject fails, its later ones are not run in this pass.
     pub subject: Subject,
@@ -29,7 +29,7 @@ pub enum Subject {
 }
 
 /// One thing to do. Every action names all it needs; the executor chooses nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[expect(
     missing_docs,
     reason = "each variant is documented; its fields are named for what they are"
@@ -133,7 +133,7 @@ pub enum Action {
 }
 
 /// See [`Action::CreateVeth`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct VethToNetns {
     /// Name of the end on the host.
     pub name: IfName,
@@ -150,7 +150,7 @@ pub struct VethToNetns {
 }
 
 /// See [`Action::CreateTrunkPair`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TrunkPair {
     /// The end that becomes a port of the subnet's bridge.
     pub inner: IfName,
@@ -167,7 +167,7 @@ pub struct TrunkPair {
 }
 
 /// See [`Action::ConfigureInside`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Inside {
     /// The namespace.
     pub netns: NetnsName,
@@ -182,7 +182,7 @@ pub struct Inside {
 }
 
 /// A port's membership in a VLAN.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum VlanMembership {
     /// Untagged both ways, and what comes untagged belongs to it: an access port.
     Access,
@@ -191,7 +191,7 @@ pub enum VlanMembership {
 }
 
 /// Flags of a bridge port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BridgePortFlags {
     /// May not talk to other isolated ports.
     pub isolated: bool,

@@ -1,13 +1,16 @@
 //! The host's side of a configuration: which generation holds, what the local API added, what
 //! failed and when it is tried again. The agent's loop drives it.
 
-use crate::{Action, Desired, HostState, Plan, Problem, Readiness, Scope, Step, Subject, plan};
+use crate::{
+    Action, Desired, FdbState, HostState, Plan, Problem, Readiness, Scope, Step, Subject, plan,
+};
 use model::{
     Attachment, Forwarding, Generation, HostConfig, IfName, NetnsName, NicId, Port, Stack,
     Underlay, UnixMillis, VpcId,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A failed step is tried again after this long, then twice as long, and so on ...
@@ -22,7 +25,7 @@ pub struct HostMachine {
     underlay: Underlay,
     managed: Option<HostConfig>,
     local: LocalStacks,
-    forwarding: Forwarding,
+    forwarding: Arc<Forwarding>,
     merged: Vec<Stack>,
     conflicts: Vec<Problem>,
     troubles: BTreeMap<Subject, Trouble>,
@@ -106,7 +109,7 @@ impl HostMachine {
             underlay,
             managed,
             local,
-            forwarding: Forwarding::default(),
+            forwarding: Arc::default(),
             merged: Vec::new(),
             conflicts: Vec::new(),
             troubles: BTreeMap::new(),
@@ -140,10 +143,40 @@ impl HostMachine {
     }
 
     /// What the speaker learned. True if anything differs.
-    pub fn set_forwarding(&mut self, forwarding: Forwarding) -> bool {
+    pub fn set_forwarding(&mut self, forwarding: Arc<Forwarding>) -> bool {
         let differs = forwarding != self.forwarding;
         self.forwarding = forwarding;
         differs
+    }
+
+    /// Steps for the rows that are new or other in the forwarding state than they were in `before`,
+    /// and nothing else: to be taken ahead of a plan that is long, or that has yet to be made. Rows
+    /// that went, and rows of interfaces that were not there when `observed` was, are left to the
+    /// next plan.
+    pub fn new_rows(&self, before: &Forwarding, observed: &HostState) -> Vec<Step> {
+        let forwarding = self.forwarding.news_since(before);
+        if forwarding.evis.is_empty() {
+            return Vec::new();
+        }
+        let desired = Desired {
+            underlay: self.underlay,
+            stacks: &self.merged,
+            forwarding: &forwarding,
+        };
+        let mut steps = plan(&desired, observed).steps;
+        steps.retain_mut(|step| match &mut step.action {
+            Action::SetVteps(vteps) => {
+                // The whole list, and what is in it may still be in use.
+                vteps.extend(self.forwarding.vteps());
+                true
+            }
+            Action::AddFdb(row) => {
+                row.state == FdbState::ExternLearned && observed.links.contains_key(&row.dev)
+            }
+            Action::SetNeighbour(row) => observed.links.contains_key(&row.dev),
+            _ => false,
+        });
+        steps
     }
 
     /// Adds a stack through the local API.
@@ -416,7 +449,7 @@ impl HostMachine {
     }
 
     /// What EVPN learned.
-    pub fn forwarding(&self) -> &Forwarding {
+    pub fn forwarding(&self) -> &Arc<Forwarding> {
         &self.forwarding
     }
 

@@ -126,7 +126,7 @@ pub struct BridgePort {
 }
 
 /// A row of a forwarding database.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FdbRow {
     /// The bridge port or VXLAN device.
     pub dev: IfName,
@@ -139,7 +139,7 @@ pub struct FdbRow {
 }
 
 /// Which of the two tables of a VXLAN port a row is in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FdbTarget {
     /// The bridge's table (`master`): the frame leaves by `dev`. VLAN only where the bridge filters.
     Bridge(Option<VlanId>),
@@ -148,7 +148,7 @@ pub enum FdbTarget {
 }
 
 /// How a row came to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FdbState {
     /// The interface's own MAC.
     Local,
@@ -162,7 +162,7 @@ pub enum FdbState {
 }
 
 /// A row of the ARP or ND table.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Neighbour {
     /// Interface.
     pub dev: IfName,
@@ -175,7 +175,7 @@ pub struct Neighbour {
 }
 
 /// What frames a port may send.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Guard {
     /// Source MACs.
     pub macs: BTreeSet<MacAddr>,

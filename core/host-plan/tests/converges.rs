@@ -17,6 +17,7 @@ use model::{
 };
 use proptest::prelude::*;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// One whole wish: what is configured and what EVPN learned.
@@ -266,6 +267,40 @@ proptest! {
     }
 
     #[test]
+    fn new_rows_first_then_the_rest(first in wish(), second in wish(), filtering: bool) {
+        let bundle = |stack: &Stack| stack.encoding == Encoding::VlanAwareBundle;
+        let bundles = first.stacks.iter().any(bundle);
+        let second = Wish { stacks: first.stacks.clone(), ..second };
+        let mut state = host(filtering);
+        converge(&first, &mut state);
+        let before = state.clone();
+
+        let config = HostConfig { stacks: first.stacks.clone(), ..config(1) };
+        let mut machine = HostMachine::new(underlay(), Some(config), LocalStacks::default());
+        machine.set_forwarding(Arc::new(second.forwarding.clone()));
+        let news = machine.new_rows(&first.forwarding, &state);
+        for step in &news {
+            prop_assert!(step.action.is_row(), "{step}");
+            kernel::apply(&mut state, &step.action);
+        }
+        // Nothing went that is still wanted, and nothing new is left to do.
+        prop_assert!(before.vteps.is_subset(&state.vteps), "{:?}", state.vteps);
+        let left = plan(&desired(&second), &state);
+        let new_row = |step: &host_plan::Step| match &step.action {
+            host_plan::Action::AddFdb(_) | host_plan::Action::SetNeighbour(_) => true,
+            host_plan::Action::SetVteps(vteps) => !vteps.is_subset(&state.vteps),
+            _ => false,
+        };
+        prop_assert!(bundles || !left.steps.iter().any(new_row), "{left}");
+        converge(&second, &mut state);
+        let mut fresh = host(filtering);
+        converge(&second, &mut fresh);
+        prop_assert_eq!(&state.fdb, &fresh.fdb);
+        prop_assert_eq!(&state.neighbours, &fresh.neighbours);
+        prop_assert_eq!(&state.vteps, &fresh.vteps);
+    }
+
+    #[test]
     fn nothing_is_left_of_nothing(wish in wish(), filtering: bool) {
         let mut state = host(filtering);
         let before = foreign(&state).len();
@@ -293,9 +328,8 @@ proptest! {
     }
 }
 
-#[test]
-fn an_older_generation_is_refused_and_the_same_one_is_nothing_new() {
-    let config = |generation| HostConfig {
+fn config(generation: u64) -> HostConfig {
+    HostConfig {
         host: HostId::from_random(1),
         generation: Generation(generation),
         underlay: underlay(),
@@ -305,7 +339,11 @@ fn an_older_generation_is_refused_and_the_same_one_is_nothing_new() {
             reflectors: Vec::new(),
         },
         stacks: Vec::new(),
-    };
+    }
+}
+
+#[test]
+fn an_older_generation_is_refused_and_the_same_one_is_nothing_new() {
     let mut machine = HostMachine::new(underlay(), Some(config(5)), LocalStacks::default());
     assert_eq!(machine.offer(config(5)), Ok(false));
     assert_eq!(machine.offer(config(6)), Ok(true));

@@ -45,4 +45,74 @@ impl Forwarding {
             })
             .collect()
     }
+
+    /// What is new or other here than in `before`. Never complete: of what went it says nothing.
+    pub fn news_since(&self, before: &Forwarding) -> Forwarding {
+        let empty = EviForwarding::default();
+        let news = |(vni, evi): (&Vni, &EviForwarding)| {
+            let old = before.evis.get(vni).unwrap_or(&empty);
+            let news = EviForwarding {
+                flood: evi.flood.difference(&old.flood).copied().collect(),
+                macs: difference(&evi.macs, &old.macs),
+                neighbours: difference(&evi.neighbours, &old.neighbours),
+            };
+            (news != empty).then_some((*vni, news))
+        };
+        Forwarding {
+            complete: false,
+            evis: self.evis.iter().filter_map(news).collect(),
+        }
+    }
+}
+
+/// What `new` has and `old` has not, or has otherwise. Both are walked once.
+fn difference<K: Ord + Copy, V: PartialEq + Copy>(
+    new: &BTreeMap<K, V>,
+    old: &BTreeMap<K, V>,
+) -> BTreeMap<K, V> {
+    let mut old = old.iter().peekable();
+    new.iter()
+        .filter(|(key, value)| {
+            while old.next_if(|(other, _)| other < key).is_some() {}
+            old.next_if(|(other, _)| other == key)
+                .is_none_or(|(_, held)| held != *value)
+        })
+        .map(|(key, value)| (*key, *value))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MacAddr;
+
+    fn state(macs: &[(u8, u8)]) -> Forwarding {
+        let mac = |n: u8| (None, MacAddr([2, 0, 0, 0, 0, n]));
+        let evi = EviForwarding {
+            macs: macs
+                .iter()
+                .map(|(n, vtep)| (mac(*n), [10, 0, 0, *vtep].into()))
+                .collect(),
+            ..EviForwarding::default()
+        };
+        Forwarding {
+            complete: true,
+            evis: [(Vni::new(7).unwrap(), evi)].into(),
+        }
+    }
+
+    #[test]
+    fn news_are_what_is_new_or_other() {
+        let before = state(&[(1, 1), (2, 1), (4, 1), (5, 1)]);
+        let now = state(&[(0, 1), (2, 1), (3, 1), (4, 2), (6, 1)]);
+        let expected = Forwarding {
+            complete: false,
+            ..state(&[(0, 1), (3, 1), (4, 2), (6, 1)])
+        };
+        assert_eq!(now.news_since(&before), expected);
+        assert_eq!(now.news_since(&now), Forwarding::default());
+        // Only what went: no news.
+        assert_eq!(state(&[]).news_since(&before), Forwarding::default());
+        assert_eq!(before.news_since(&Forwarding::default()).evis, before.evis);
+    }
 }

@@ -39,15 +39,27 @@ macro_rules! checked_text {
             }
         }
 
+        text_traits!($name);
+
+        impl From<$name> for String {
+            fn from(name: $name) -> String {
+                name.0
+            }
+        }
+    };
+}
+
+macro_rules! text_traits {
+    ($name:ident) => {
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(&self.0)
+                f.pad(self.as_str())
             }
         }
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{:?}", self.0)
+                write!(f, "{:?}", self.as_str())
             }
         }
 
@@ -64,12 +76,6 @@ macro_rules! checked_text {
                 Self::new(text)
             }
         }
-
-        impl From<$name> for String {
-            fn from(name: $name) -> String {
-                name.0
-            }
-        }
     };
 }
 
@@ -80,18 +86,60 @@ checked_text!(
     check_label
 );
 checked_text!(
-    /// The name of a Linux network interface: 1 to 15 bytes (`IFNAMSIZ` less its NUL), as
-    /// `dev_valid_name` in the kernel wants it.
-    IfName,
-    "an interface name",
-    check_ifname
-);
-checked_text!(
     /// The name of a network namespace: one path component under `/run/netns`.
     NetnsName,
     "a namespace name",
     check_netns
 );
+
+/// Bytes of the longest name of an interface.
+const IFNAME_MOST: usize = 15;
+
+/// The name of a Linux network interface: 1 to 15 bytes (`IFNAMSIZ` less its NUL), as
+/// `dev_valid_name` in the kernel wants it.
+// Every row of a forwarding database holds one, and a host may have hundreds of thousands: the text
+// is in the value, so that a row is made and compared without the heap.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct IfName {
+    /// Padded with NUL, which no name holds: the order is that of the texts.
+    bytes: [u8; IFNAME_MOST],
+    length: u8,
+}
+
+impl IfName {
+    /// Checks `text` and keeps it.
+    pub fn new(text: impl Into<String> + AsRef<str>) -> Result<Self, BadName> {
+        if let Err(reason) = check_ifname(text.as_ref()) {
+            return Err(BadName {
+                text: text.into(),
+                what: "an interface name",
+                reason,
+            });
+        }
+        let text = text.as_ref().as_bytes();
+        let mut bytes = [0; IFNAME_MOST];
+        bytes[..text.len()].copy_from_slice(text);
+        Ok(Self {
+            bytes,
+            length: text.len() as u8,
+        })
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        let bytes = &self.bytes[..usize::from(self.length)];
+        std::str::from_utf8(bytes).expect("the check lets ASCII through")
+    }
+}
+
+text_traits!(IfName);
+
+impl From<IfName> for String {
+    fn from(name: IfName) -> String {
+        name.as_str().to_owned()
+    }
+}
 
 fn check_label(text: &str) -> Result<(), &'static str> {
     if text.is_empty() {
@@ -116,7 +164,7 @@ fn check_ifname(text: &str) -> Result<(), &'static str> {
     if text.is_empty() {
         return Err("it is empty");
     }
-    if text.len() > 15 {
+    if text.len() > IFNAME_MOST {
         return Err("it is longer than 15 bytes, the most Linux takes");
     }
     if text == "." || text == ".." {
@@ -176,7 +224,11 @@ mod tests {
 
     #[test]
     fn interface_names_fit_the_kernel() {
-        assert!(IfName::new("n-0123456789").is_ok());
+        let name = |text: &str| IfName::new(text).unwrap();
+        assert_eq!(name("n-0123456789ABC").as_str(), "n-0123456789ABC");
+        assert_eq!(String::from(name("a")), "a");
+        // In order as texts are.
+        assert!(name("a") < name("a-") && name("a-9") < name("b") && name("t-1") < name("t-10"));
         for bad in [
             "",
             ".",

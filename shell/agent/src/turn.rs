@@ -11,15 +11,25 @@ use crate::kernel::{Job, KernelThread};
 use crate::rd::RdIndexes;
 use crate::view::{Counters, View, unix_now};
 use api::tonic::Status;
-use host_plan::{HostMachine, HostState, Plan, Readiness, Scope, Step};
-use model::{Condition, Forwarding, Generation, HostConfig, ObjectId, Stack, UnixMillis};
-use std::collections::{BTreeMap, BTreeSet};
+use host_plan::{
+    Action, FdbState, FdbTarget, HostMachine, HostState, Plan, Readiness, Scope, Step, Subject,
+};
+use model::{
+    Condition, Forwarding, Generation, HostConfig, IfName, MacAddr, ObjectId, Stack, UnixMillis,
+};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep_until;
 use tracing::{debug, error, info, warn};
 
+/// Steps that the kernel's thread is given at once: some 20 ms of rows.
+const SLICE_STEPS: usize = 8192;
+/// A plan under way takes in new rows for this long: then it comes to its end and the kernel is
+/// looked at again, even under a stream of changes that never ends.
+const NEWS_FOR: Duration = Duration::from_secs(5);
 /// After a failed observation.
 const OBSERVE_RETRY: Duration = Duration::from_millis(500);
 /// After a failed write of the configuration.
@@ -44,7 +54,16 @@ pub(crate) struct Agent {
     ready: Readiness,
     /// An input changed since the last time nothing was left to do: steps are no drift.
     expecting: bool,
-    just_done: BTreeSet<String>,
+    just_done: HashSet<Step>,
+    /// Steps of the plan under way that the kernel's thread has not been given yet.
+    to_run: VecDeque<Step>,
+    /// What came of those it has run.
+    outcomes: Vec<(Step, Result<(), String>)>,
+    /// Something other than rows is wanted: the plan under way ends before its remote rows.
+    cut: bool,
+    run_since: Instant,
+    /// The forwarding state that the plan under way, with what was put before it, makes true.
+    planned_forwarding: Arc<Forwarding>,
     asked: u64,
     planned: u64,
     settled: u64,
@@ -148,7 +167,12 @@ impl Agent {
             observed: None,
             ready: Readiness::default(),
             expecting: true,
-            just_done: BTreeSet::new(),
+            just_done: HashSet::new(),
+            to_run: VecDeque::new(),
+            outcomes: Vec::new(),
+            cut: false,
+            run_since: now,
+            planned_forwarding: Arc::default(),
             asked: 1,
             planned: 0,
             settled: 0,
@@ -212,6 +236,12 @@ impl Agent {
             return;
         }
         self.due = None;
+        if !full && !retry && self.may_act && self.take_news() {
+            // They are in the kernel before it is looked at: the look is of everything, and with
+            // many rows it takes its time.
+            self.begin();
+            return;
+        }
         if full {
             self.collect_unused();
             if let Some(mtu) = bgp::own_mtu(self.machine.underlay().address) {
@@ -230,6 +260,7 @@ impl Agent {
     fn ask_pass(&mut self) {
         self.asked += 1;
         self.expecting = true;
+        self.cut = true;
         self.due = Some(Instant::now());
     }
 
@@ -358,8 +389,10 @@ impl Agent {
     }
 
     fn learned(&mut self, forwarding: &Arc<Forwarding>) {
-        if self.machine.set_forwarding(Forwarding::clone(forwarding)) {
-            self.ask_pass();
+        if self.machine.set_forwarding(Arc::clone(forwarding)) {
+            self.asked += 1;
+            self.expecting = true;
+            self.due = Some(Instant::now());
         }
     }
 
@@ -369,6 +402,7 @@ impl Agent {
         };
         self.stage = Stage::Idle;
         self.planned = self.asked;
+        self.planned_forwarding = Arc::clone(self.machine.forwarding());
         let (now, unix) = (Instant::now(), unix_now());
         let (mut plan, ready) = self.machine.plan(&state, now, unix);
         self.observed = Some(Arc::new(state));
@@ -402,12 +436,60 @@ impl Agent {
                 warn!(%step, "Drift: repairing");
             }
         }
-        self.stage = Stage::Running;
         self.ran_for = Some(Input {
             asked: self.planned,
             generation: self.held(),
         });
-        self.kernel.ask(Job::Run(plan.steps));
+        self.to_run = plan.steps.into();
+        self.begin();
+    }
+
+    fn begin(&mut self) {
+        self.stage = Stage::Running;
+        self.run_since = Instant::now();
+        self.cut = false;
+        self.run_slice();
+    }
+
+    /// Gives the kernel's thread the next steps of the plan under way: a host may be told of a
+    /// hundred thousand MACs at once, and whatever else happens does not wait for them all.
+    fn run_slice(&mut self) {
+        let count = self.to_run.len().min(SLICE_STEPS);
+        self.kernel
+            .ask(Job::Run(self.to_run.drain(..count).collect()));
+    }
+
+    /// Leaves the remote rows of the plan under way to the next plan.
+    fn cut_rows(&mut self) {
+        if let Some(rows) = self.to_run.iter().position(is_remote_row) {
+            self.to_run.truncate(rows);
+        }
+    }
+
+    /// Puts the rows that were learned since the plan under way was made before the rows that it
+    /// has left. True if there are any.
+    fn take_news(&mut self) -> bool {
+        let forwarding = Arc::clone(self.machine.forwarding());
+        let Some(observed) = &self.observed else {
+            return false;
+        };
+        if Arc::ptr_eq(&forwarding, &self.planned_forwarding) {
+            return false;
+        }
+        let news = self.machine.new_rows(&self.planned_forwarding, observed);
+        self.planned_forwarding = forwarding;
+        if news.is_empty() {
+            return false;
+        }
+        // What is planned for the same rows is out of date.
+        let keys: HashSet<RowKey> = news.iter().filter_map(row_key).collect();
+        self.to_run
+            .retain(|step| row_key(step).is_none_or(|key| !keys.contains(&key)));
+        let rows = self.to_run.iter().position(is_remote_row);
+        let rest = self.to_run.split_off(rows.unwrap_or(self.to_run.len()));
+        self.to_run.extend(news);
+        self.to_run.extend(rest);
+        true
     }
 
     fn settle(&mut self, input: Input) {
@@ -429,7 +511,7 @@ impl Agent {
         if done.is_empty() {
             return;
         }
-        let again = |step: &Step| done.contains(&step.to_string());
+        let again = |step: &Step| done.contains(step);
         let (failed, steps) = std::mem::take(&mut plan.steps).into_iter().partition(again);
         plan.steps = steps;
         let failed: Vec<Step> = failed;
@@ -461,8 +543,28 @@ impl Agent {
             .iter()
             .filter(|(_, outcome)| outcome.is_err())
             .count() as u64;
-        let done = outcomes.iter().filter(|(_, outcome)| outcome.is_ok());
-        self.just_done = done.map(|(step, _)| step.to_string()).collect();
+        let failed: BTreeSet<Subject> = outcomes
+            .iter()
+            .filter(|(step, outcome)| outcome.is_err() && !step.action.is_row())
+            .map(|(step, _)| step.subject)
+            .collect();
+        self.outcomes.extend(outcomes);
+        if !failed.is_empty() {
+            // What later steps of a subject build on is not there.
+            self.to_run.retain(|step| !failed.contains(&step.subject));
+        }
+        if self.cut {
+            // Something else is wanted now, or has been waiting for long: rows can wait for the
+            // next plan.
+            self.cut_rows();
+        }
+        if !self.to_run.is_empty() {
+            if self.run_since.elapsed() < NEWS_FOR {
+                self.take_news();
+            }
+            return self.run_slice();
+        }
+        let outcomes = std::mem::take(&mut self.outcomes);
         let pairs = outcomes
             .iter()
             .map(|(step, outcome)| (step, outcome.clone()));
@@ -471,6 +573,8 @@ impl Agent {
             .iter()
             .filter_map(|(step, _)| step.netns().cloned())
             .collect();
+        let done = outcomes.into_iter().filter(|(_, outcome)| outcome.is_ok());
+        self.just_done = done.map(|(step, _)| step).collect();
         let scope = Scope { netns: touched };
         self.stage = Stage::Observing { readback: true };
         self.kernel.ask(Job::Observe {
@@ -678,6 +782,35 @@ fn conditions(machine: &HostMachine) -> BTreeMap<ObjectId, Condition> {
             Some((object, condition))
         })
         .collect()
+}
+
+/// Which row of the kernel a step is about: a later step for the same takes its place.
+type RowKey = (IfName, MacAddr, Option<IpAddr>, bool);
+
+fn row_key(step: &Step) -> Option<RowKey> {
+    match &step.action {
+        Action::AddFdb(row) | Action::DeleteFdb(row) => Some(match row.target {
+            // Of a flood list there are many with the same MAC.
+            FdbTarget::Vtep(vtep) => {
+                let vtep = (row.mac == MacAddr::ZERO).then_some(vtep);
+                (row.dev.clone(), row.mac, vtep, false)
+            }
+            FdbTarget::Bridge(_) => (row.dev.clone(), row.mac, None, true),
+        }),
+        Action::SetNeighbour(row) | Action::DeleteNeighbour(row) => {
+            Some((row.dev.clone(), MacAddr::ZERO, Some(row.ip), true))
+        }
+        _ => None,
+    }
+}
+
+/// True for what a plan does last: rows for what is behind other hosts.
+fn is_remote_row(step: &Step) -> bool {
+    match &step.action {
+        Action::AddFdb(row) => row.state == FdbState::ExternLearned,
+        Action::SetNeighbour(_) => true,
+        _ => false,
+    }
 }
 
 fn stack_of(stacks: &[Stack], vpc: model::VpcId) -> Option<&Stack> {

@@ -104,6 +104,11 @@ impl Message {
         self.bytes[6..8].copy_from_slice(&(old | flags as u16).to_ne_bytes());
     }
 
+    /// Bytes so far.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The finished bytes.
     pub(crate) fn finish(&mut self, sequence: u32) -> &[u8] {
         let length = self.bytes.len() as u32;

@@ -69,15 +69,26 @@ impl Socket {
     }
 
     /// Sends requests in order, as few system calls as possible, and gives each its answer. The
-    /// kernel works on all of them, whether or not an earlier one failed.
+    /// kernel works on all of them, whether or not an earlier one failed. It tells of failures
+    /// without being asked; that all went well it says once for what is sent together, which halves
+    /// the cost of a row.
     pub(crate) fn transact(&mut self, requests: &mut [Message]) -> Vec<Result<(), Cause>> {
-        self.ask(requests, |_, _| {})
+        self.send_all(requests, false, |_, _| {})
     }
 
     /// The same for questions; `answer` gets the position of the question and its answer's payload.
     pub(crate) fn ask(
         &mut self,
         requests: &mut [Message],
+        answer: impl FnMut(usize, &[u8]),
+    ) -> Vec<Result<(), Cause>> {
+        self.send_all(requests, true, answer)
+    }
+
+    fn send_all(
+        &mut self,
+        requests: &mut [Message],
+        acknowledge_each: bool,
         mut answer: impl FnMut(usize, &[u8]),
     ) -> Vec<Result<(), Cause>> {
         let mut results = Vec::with_capacity(requests.len());
@@ -87,11 +98,16 @@ impl Socket {
             let done = results.len();
             let mut datagram = Vec::new();
             let mut count = 0;
-            while count < rest.len().min(SEND_MESSAGES) && datagram.len() < SEND_BYTES {
+            let most = rest.len().min(SEND_MESSAGES);
+            while count < most && datagram.len() < SEND_BYTES {
                 self.sequence = self.sequence.wrapping_add(1);
-                rest[count].add_flags(libc::NLM_F_ACK);
-                datagram.extend_from_slice(rest[count].finish(self.sequence));
+                let request = &mut rest[count];
                 count += 1;
+                let last = count == most || datagram.len() + request.len() >= SEND_BYTES;
+                if acknowledge_each || last {
+                    request.add_flags(libc::NLM_F_ACK);
+                }
+                datagram.extend_from_slice(request.finish(self.sequence));
             }
             let mut chunk: Vec<Option<Result<(), Cause>>> = Vec::new();
             chunk.resize_with(count, || None);
@@ -103,18 +119,22 @@ impl Socket {
                     }
                     if i32::from(message.kind) == libc::NLMSG_ERROR {
                         chunk[position] = Some(acknowledgement(message));
-                        return chunk.iter().all(Option::is_some);
+                        // The kernel takes them in order: with the last, all are done.
+                        return position + 1 == count;
                     }
                     answer(done + position, message.payload);
                     false
                 })
                 .err();
             // A failed system call leaves the answers of the rest unknown.
-            let errno = failure.as_ref().and_then(Cause::errno).unwrap_or(libc::EIO);
+            let silent = |_| match &failure {
+                None => Ok(()),
+                Some(cause) => Err(Cause::kernel(cause.errno().unwrap_or(libc::EIO))),
+            };
             results.extend(
                 chunk
                     .into_iter()
-                    .map(|result| result.unwrap_or_else(|| Err(Cause::kernel(errno)))),
+                    .map(|result| result.ok_or(()).unwrap_or_else(silent)),
             );
             rest = &mut rest[count..];
         }

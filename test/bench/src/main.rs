@@ -1,9 +1,10 @@
 //! What `make bench` prints: our figures beside baselines measured in the same run.
 //!
-//! `bench [--quick] [latency|many|path|reflect]...` as root. Everything happens in labs of its own. Parts of
+//! `bench [--quick] [latency|many|path|reflect|fdb]...` as root. Everything happens in labs of its own. Parts of
 //! it run inside lab hosts: there this binary is started again as `bench inside`.
 #![expect(clippy::print_stdout, reason = "it prints its figures")]
 
+mod fdb;
 mod figures;
 mod inside;
 mod latency;
@@ -74,9 +75,9 @@ fn main() -> ExitCode {
     for argument in &arguments {
         match argument.as_str() {
             "--quick" => effort = QUICK,
-            "latency" | "many" | "path" | "reflect" => parts.push(argument.as_str()),
+            "latency" | "many" | "path" | "reflect" | "fdb" => parts.push(argument.as_str()),
             other => {
-                println!("{other:?}: bench [--quick] [latency|many|path|reflect]...");
+                println!("{other:?}: bench [--quick] [latency|many|path|reflect|fdb]...");
                 return ExitCode::from(2);
             }
         }
@@ -99,6 +100,9 @@ fn main() -> ExitCode {
     }
     if wanted("reflect") {
         reflect::measure(effort.creates < FULL.creates, effort.rounds, &mut table);
+    }
+    if wanted("fdb") {
+        fdb::measure(effort, &mut table);
     }
     figures::machine();
     table.print();
