@@ -51,10 +51,18 @@ impl Forwarding {
         let empty = EviForwarding::default();
         let news = |(vni, evi): (&Vni, &EviForwarding)| {
             let old = before.evis.get(vni).unwrap_or(&empty);
+            let mut neighbours = difference(&evi.neighbours, &old.neighbours);
+            // The flag is part of the row.
+            let flagged = evi.routers.symmetric_difference(&old.routers);
+            let held = |key: &(Tag, IpAddr)| Some((*key, *evi.neighbours.get(key)?));
+            neighbours.extend(flagged.filter_map(held));
+            let is_new = |key: &&(Tag, IpAddr)| neighbours.contains_key(*key);
+            let routers = evi.routers.iter().filter(is_new).copied().collect();
             let news = EviForwarding {
                 flood: evi.flood.difference(&old.flood).copied().collect(),
                 macs: difference(&evi.macs, &old.macs),
-                neighbours: difference(&evi.neighbours, &old.neighbours),
+                neighbours,
+                routers,
             };
             (news != empty).then_some((*vni, news))
         };
