@@ -4,10 +4,10 @@ use crate::kernel_drops::KernelDrops;
 use crate::transport::{self, Connection, Event, HIGH_WATER, LOW_WATER, Stuck};
 use crate::{Peer, SpeakerConfig, SpeakerHandle, StartError, socket};
 use evpn::{
-    Action, BadLocalState, CannotRefresh, ConnId, HistoryEntry, LocalState, Lost, LostBy, PeerInfo,
-    RouteInfo, SessionState, Speaker, StopKind, Transmit,
+    Action, Alert, BadLocalState, CannotRefresh, ConnId, HistoryEntry, LocalState, Lost, LostBy,
+    MacInfo, PeerInfo, RouteInfo, SessionState, Speaker, StopKind, Transmit,
 };
-use model::Forwarding;
+use model::{Forwarding, MacAddr, Tag, Vni};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -41,6 +41,10 @@ pub(crate) enum Command {
     SetPeers(BTreeMap<IpAddr, Peer>, oneshot::Sender<()>),
     Routes(oneshot::Sender<Vec<RouteInfo>>),
     Peers(oneshot::Sender<Vec<PeerInfo>>),
+    Macs(oneshot::Sender<Vec<MacInfo>>),
+    Alerts(oneshot::Sender<Vec<Alert>>),
+    ClearMac((Vni, Tag, MacAddr), oneshot::Sender<bool>),
+    ClearAddress((Vni, Tag, IpAddr), oneshot::Sender<bool>),
     History(IpAddr, oneshot::Sender<Option<Vec<HistoryEntry>>>),
     Refresh(IpAddr, oneshot::Sender<Result<(), CannotRefresh>>),
     Stop(StopKind, String, oneshot::Sender<()>),
@@ -179,6 +183,16 @@ impl Runner {
             Command::Peers(reply) => drop(reply.send(self.peers(now))),
             Command::History(peer, reply) => drop(reply.send(self.speaker.history(now, peer))),
             Command::Refresh(peer, reply) => drop(reply.send(self.speaker.refresh(now, peer))),
+            Command::Macs(reply) => drop(reply.send(self.speaker.macs(now))),
+            Command::Alerts(reply) => drop(reply.send(self.speaker.alerts(now))),
+            Command::ClearMac((vni, tag, mac), reply) => {
+                let was_frozen = self.speaker.clear_duplicate(now, vni, tag, mac);
+                reply.send(was_frozen).ok();
+            }
+            Command::ClearAddress((vni, tag, ip), reply) => {
+                let was_frozen = self.speaker.clear_duplicate_ip(now, vni, tag, ip);
+                reply.send(was_frozen).ok();
+            }
             Command::Stop(..) => unreachable!("the loop takes stops itself"),
         }
     }

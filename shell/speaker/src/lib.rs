@@ -5,10 +5,10 @@
 //! bounded queues to the owner.
 
 use evpn::{
-    BadConfig, BadLocalState, CannotRefresh, Config, HistoryEntry, LocalState, PeerConfig,
-    PeerInfo, RouteInfo, StopKind,
+    Alert, BadConfig, BadLocalState, CannotRefresh, Config, HistoryEntry, LocalState, MacInfo,
+    PeerConfig, PeerInfo, RouteInfo, StopKind,
 };
-use model::{Forwarding, Secret};
+use model::{Forwarding, MacAddr, Secret, Tag, Vni};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -162,6 +162,33 @@ impl SpeakerHandle {
         Ok(self
             .ask(|reply| event_loop::Command::Refresh(peer, reply))
             .await??)
+    }
+
+    /// Every MAC of every instance, and why it is where it is.
+    pub async fn macs(&self) -> Result<Vec<MacInfo>, Stopped> {
+        self.ask(event_loop::Command::Macs).await
+    }
+
+    /// What is wrong with MACs, addresses and router ids, as far as this speaker can see it.
+    pub async fn alerts(&self) -> Result<Vec<Alert>, Stopped> {
+        self.ask(event_loop::Command::Alerts).await
+    }
+
+    /// Gives a frozen MAC another chance; false if it was not frozen.
+    pub async fn clear_duplicate(&self, vni: Vni, tag: Tag, mac: MacAddr) -> Result<bool, Stopped> {
+        self.ask(|reply| event_loop::Command::ClearMac((vni, tag, mac), reply))
+            .await
+    }
+
+    /// The same for an address.
+    pub async fn clear_duplicate_ip(
+        &self,
+        vni: Vni,
+        tag: Tag,
+        ip: IpAddr,
+    ) -> Result<bool, Stopped> {
+        self.ask(|reply| event_loop::Command::ClearAddress((vni, tag, ip), reply))
+            .await
     }
 
     /// Where it listens, with the ports that the kernel chose for port 0.

@@ -127,6 +127,14 @@ fn two_vteps_learn_each_other_and_forget() {
         sees(&c2, 1, true).await;
         let routes = c1.routes().await.unwrap();
         assert_eq!(routes.len(), 6, "{routes:#?}");
+        let macs = c1.macs().await.unwrap();
+        let held: Vec<_> = macs.iter().map(|m| (m.local, m.vtep, m.moves)).collect();
+        assert_eq!(
+            held,
+            [(true, ip("10.0.0.1"), 0), (false, ip("10.0.0.2"), 0)]
+        );
+        assert_eq!(c1.alerts().await.unwrap(), []);
+        assert!(!c1.clear_duplicate(vni(), None, macs[1].mac).await.unwrap());
         // A host taken off the list goes, and its routes with it.
         rr.set_peers(clients(&["127.0.1.2"])).await.unwrap();
         sees(&c2, 1, false).await;
