@@ -9,6 +9,7 @@ use crate::server::ServerStream;
 use crate::turn::{self, Agent, Pace, Start};
 use api::{Credential, CredentialError};
 use host_plan::HostMachine;
+use linux::BridgeNetfilter;
 use model::{Generation, Mtu, Name, Role, Underlay};
 use std::collections::BTreeSet;
 use std::io;
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 /// How an agent is run.
 #[derive(Debug, Clone)]
@@ -40,6 +41,9 @@ pub struct Options {
     pub resync_every: Duration,
     /// A local stack without a NIC is removed after this long.
     pub unused_stack_after: Duration,
+    /// Leaves it as it is that bridged frames meet the host's IP hooks, even if nobody but the agent
+    /// has anything there.
+    pub keep_bridge_netfilter: bool,
 }
 
 impl Options {
@@ -55,6 +59,7 @@ impl Options {
             socket: PathBuf::from("/run/vpc/agent.sock"),
             resync_every: Duration::from_secs(30),
             unused_stack_after: Duration::from_secs(600),
+            keep_bridge_netfilter: false,
         }
     }
 }
@@ -115,6 +120,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
             source,
         })?;
 
+    spare_bridged_frames(options.keep_bridge_netfilter);
     let (events, queue) = mpsc::channel(64);
     let (kernel, capabilities) =
         KernelThread::start(&options.run_dir, events.clone()).map_err(AgentError::Kernel)?;
@@ -195,6 +201,27 @@ fn underlay(address: IpAddr) -> Result<Underlay, AgentError> {
     let mtu = Mtu::new(interface.mtu.min(65_535))
         .map_err(|_| AgentError::UnderlayMtu(interface.name, interface.mtu))?;
     Ok(Underlay { address, mtu })
+}
+
+/// Tenants' frames have no business in the host's IP hooks (docs/decisions/0012).
+fn spare_bridged_frames(keep: bool) {
+    let done = match linux::bridge_netfilter() {
+        Ok(BridgeNetfilter::Idle) if !keep => linux::switch_off_bridge_netfilter().map(|()| {
+            info!("Switched bridge-nf-call-* off: nobody but the agent has rules there");
+        }),
+        Ok(BridgeNetfilter::Used(tables)) => {
+            warn!(
+                ?tables,
+                "Tenants' frames meet rules of others on this host: see `vpc doctor`"
+            );
+            Ok(())
+        }
+        Ok(_) => Ok(()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = done {
+        warn!(error = chain(&error), "bridge-nf-call-* stays as it is");
+    }
 }
 
 fn stop_on_signal(events: mpsc::Sender<Event>) -> Result<(), AgentError> {

@@ -8,6 +8,7 @@
 
 mod attr;
 mod bpf;
+mod bridge_netfilter;
 mod error;
 mod fdb;
 #[cfg(feature = "fuzzing")]
@@ -25,6 +26,7 @@ mod socket;
 mod sys;
 mod tap;
 
+pub use bridge_netfilter::{BridgeNetfilter, bridge_netfilter, switch_off_bridge_netfilter};
 pub use error::{ActionError, Cause, Error};
 pub use host::{UnderlayInterface, kernel_version, resources, underlay_interface};
 pub use kernel::{Kernel, Looks};

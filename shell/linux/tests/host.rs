@@ -9,6 +9,7 @@
 mod lab;
 
 use lab::*;
+use linux::BridgeNetfilter;
 use std::path::Path;
 
 #[test]
@@ -39,6 +40,38 @@ fn the_underlay_is_where_the_address_is() {
             assert_eq!((found.name, found.mtu), (ifname("u0"), 9000));
         }
         assert_eq!(linux::underlay_interface(ip("192.0.2.2")).unwrap(), None);
+    });
+}
+
+#[test]
+fn bridged_frames_meet_the_hosts_hooks_only_where_somebody_has_rules() {
+    lab(|_| {
+        let switch = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+        if !Path::new(switch).exists() {
+            println!("left out: no br_netfilter in this kernel");
+            assert_eq!(linux::bridge_netfilter().unwrap(), BridgeNetfilter::Off);
+            return;
+        }
+        let chain = |table: &str, name: &str, kind: &str, hook: &str| {
+            tool(&format!("nft add table {table}"));
+            let hook = format!("type {kind} hook {hook} priority 0 ;");
+            tool(&format!("nft add chain {table} {name} {{ {hook} }}"));
+        };
+        chain("inet vpc", "input", "filter", "input");
+        chain("inet vpc", "forward", "filter", "forward");
+        chain("inet other", "in", "filter", "input");
+        assert_eq!(linux::bridge_netfilter().unwrap(), BridgeNetfilter::Idle);
+        chain("ip nat", "pre", "nat", "prerouting");
+        chain("inet other", "forward", "filter", "forward");
+        let BridgeNetfilter::Used(tables) = linux::bridge_netfilter().unwrap() else {
+            panic!("two tables of others are there");
+        };
+        assert_eq!(Vec::from_iter(tables), ["inet other", "ip nat"]);
+        tool("nft delete table ip nat");
+        tool("nft delete chain inet other forward");
+        linux::switch_off_bridge_netfilter().unwrap();
+        assert_eq!(std::fs::read_to_string(switch).unwrap().trim(), "0");
+        assert_eq!(linux::bridge_netfilter().unwrap(), BridgeNetfilter::Off);
     });
 }
 

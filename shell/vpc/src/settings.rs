@@ -43,6 +43,9 @@ pub(crate) struct AgentSettings {
     pub(crate) resync: Option<Duration>,
     /// How long a local stack without NICs stays.
     pub(crate) unused_stack: Option<Duration>,
+    /// `auto` or `keep`: whether bridged frames go on to meet the host's IP hooks where nobody has
+    /// rules there.
+    pub(crate) keep_bridge_netfilter: bool,
     /// What to log, as `RUST_LOG` has it: `info`, `agent=debug`.
     pub(crate) log: String,
 }
@@ -114,6 +117,7 @@ pub(crate) const AGENT: Schema = Schema {
     what: "agent",
     prefix: "VPC_AGENT_",
     keys: &[
+        ("bridge_netfilter", Word::Text),
         ("credential", Word::Text),
         ("log", Word::Text),
         ("name", Word::Text),
@@ -162,6 +166,7 @@ run_dir = "/run/vpc"
 socket = "/run/vpc/agent.sock"
 resync_secs = 30                     # between full looks at the kernel
 unused_stack_secs = 600              # a local stack without NICs goes after this
+bridge_netfilter = "auto"            # bridge-nf-call-*: off if nobody has rules there; or "keep"
 log = "info"                         # as RUST_LOG has it"#;
 
 /// A file with every key, for `--help`.
@@ -277,6 +282,9 @@ impl Sources {
                 .unwrap_or_else(|| PathBuf::from(AGENT_SOCKET)),
             resync: reader.seconds("resync_secs"),
             unused_stack: reader.seconds("unused_stack_secs"),
+            keep_bridge_netfilter: reader
+                .checked("bridge_netfilter", parse_bridge_netfilter)
+                .unwrap_or(false),
             log: reader.text("log").unwrap_or_else(|| "info".to_owned()),
         };
         reader.done(settings)
@@ -334,6 +342,14 @@ pub(crate) fn parse_role(text: &str) -> Result<Role, String> {
         _ => Err(format!(
             "{text:?} is not a role: compute, route, management or storage"
         )),
+    }
+}
+
+fn parse_bridge_netfilter(text: &str) -> Result<bool, String> {
+    match text {
+        "auto" => Ok(false),
+        "keep" => Ok(true),
+        _ => Err(format!("{text:?} is neither auto nor keep")),
     }
 }
 

@@ -196,6 +196,7 @@ fn options(settings: AgentSettings) -> Outcome<agent::Options> {
     if let Some(pace) = settings.unused_stack {
         options.unused_stack_after = pace;
     }
+    options.keep_bridge_netfilter = settings.keep_bridge_netfilter;
     Ok(options)
 }
 

@@ -8,6 +8,7 @@ use crate::options::Global;
 use crate::output::{Format, Row, ago, json, print, time};
 use api::v1;
 use clap::Args;
+use linux::BridgeNetfilter;
 use model::Capability;
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -52,6 +53,7 @@ impl Doctor {
     pub(crate) fn run(self, global: &Global) -> Outcome {
         let mut findings = vec![root(), kernel(), nft(), tun()];
         findings.extend(capabilities());
+        findings.push(bridge_netfilter());
         findings.push(agent_here());
         findings.extend(sessions());
         findings.push(credential());
@@ -181,6 +183,31 @@ fn tun() -> Finding {
             error.to_string(),
             "modprobe tun; without it NICs of virtual machines (--attach tap) fail",
         ),
+    }
+}
+
+/// Whether tenants' frames meet rules that were not made for them.
+fn bridge_netfilter() -> Finding {
+    const CHECK: &str = "bridge-netfilter";
+    const REMEDY: &str = "sysctl net.bridge.bridge-nf-call-iptables=0 (and -ip6tables, -arptables), unless \
+        those rules are to see bridged frames, as Docker and Kubernetes want it; or have them let vpc's \
+        bridges (b-*) pass";
+    match linux::bridge_netfilter() {
+        Ok(BridgeNetfilter::Off) => ok(CHECK, "off: tenants' frames meet the bridge's hooks only"),
+        Ok(BridgeNetfilter::Idle) => fallback(
+            CHECK,
+            "on, with nobody's rules there: it costs a small packet about a tenth",
+            "the agent switches it off when it starts, unless bridge_netfilter is \"keep\"",
+        ),
+        Ok(BridgeNetfilter::Used(tables)) => {
+            let tables: Vec<String> = tables.into_iter().collect();
+            let detail = format!(
+                "on: tenants' frames pass the chains of {}; one that drops what is forwarded cuts them off",
+                tables.join(", ")
+            );
+            fallback(CHECK, detail, REMEDY)
+        }
+        Err(error) => fallback(CHECK, with_causes(&error), REMEDY),
     }
 }
 
