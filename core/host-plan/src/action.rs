@@ -66,7 +66,8 @@ pub enum Action {
         stamp: Stamp,
     },
     /// Make a veth pair that carries one VLAN of a bundle between an unfiltered bridge and the
-    /// tagged tunnel (push and pop by BPF); both ends down, IPv6 off, stamped.
+    /// tagged tunnel (push and pop by BPF); both ends down, IPv6 off, stamped. If the pair is there,
+    /// its programs are put in place.
     CreateTrunkPair(TrunkPair),
     /// Make a veth pair with its far end in a namespace: both ends down, host end IPv6 off, stamped.
     CreateVeth(VethToNetns),

@@ -19,6 +19,6 @@ pub use names::{NotOurs, OwnedName, Stamp};
 pub use plan::{Plan, Readiness, plan};
 pub use state::{
     BridgePort, FdbRow, FdbState, FdbTarget, Guard, HostState, InsideLink, Link, LinkKind,
-    Neighbour, NetnsState, Scope,
+    Neighbour, NetnsState, Scope, Trunk,
 };
 pub use want::{Desired, Problem, VXLAN_PORT};

@@ -8,9 +8,9 @@ use crate::want::VXLAN_PORT;
 use crate::want::{Membership, Want, WantLink, What};
 use crate::{
     Action, BridgePortFlags, Desired, FdbRow, FdbState, FdbTarget, HostState, Inside, Link,
-    LinkKind, Problem, Stamp, Step, Subject, TrunkPair, VethToNetns,
+    LinkKind, Problem, Stamp, Step, Subject, Trunk, TrunkPair, VethToNetns,
 };
-use model::{IfName, NetnsName, NicId, Stack, SubnetId};
+use model::{IfName, NetnsName, NicId, Stack, SubnetId, VlanId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What to do, in order, and what cannot be done.
@@ -459,15 +459,7 @@ impl Planner<'_> {
                 return;
             }
             What::TrunkInner { outer, vxlan, vlan } => {
-                let pair = TrunkPair {
-                    inner: name.clone(),
-                    outer: outer.clone(),
-                    vxlan: vxlan.clone(),
-                    vlan: *vlan,
-                    mtu,
-                    stamp,
-                };
-                self.step(Phase::MakeTrunks, subject, Action::CreateTrunkPair(pair));
+                self.trunk_pair(&name, want, outer, vxlan, *vlan);
             }
             What::TrunkOuter => {}
             What::Veth {
@@ -495,6 +487,26 @@ impl Planner<'_> {
             What::Existing => return, // `Want` lists only those that are there.
         }
         self.open(&name, want, None);
+    }
+
+    fn trunk_pair(
+        &mut self,
+        inner: &IfName,
+        want: &WantLink,
+        outer: &IfName,
+        vxlan: &IfName,
+        vlan: VlanId,
+    ) {
+        let pair = TrunkPair {
+            inner: inner.clone(),
+            outer: outer.clone(),
+            vxlan: vxlan.clone(),
+            vlan,
+            mtu: want.mtu,
+            stamp: want.stamp,
+        };
+        let action = Action::CreateTrunkPair(pair);
+        self.step(Phase::MakeTrunks, want.subject, action);
     }
 
     /// Guard, join, VLANs, local rows, flags, up, inside: everything after the interface exists.
@@ -610,6 +622,15 @@ impl Planner<'_> {
                     mac: *mac,
                 };
                 self.step(Phase::Attributes, subject, action);
+            }
+            What::TrunkInner { outer, vxlan, vlan } => {
+                let connected = Trunk {
+                    vlan: *vlan,
+                    vxlan: vxlan.clone(),
+                };
+                if self.observed.trunks.get(outer) != Some(&connected) {
+                    self.trunk_pair(name, want, outer, vxlan, *vlan);
+                }
             }
             What::Existing if link.alias.is_none() => {
                 let action = Action::Adopt {

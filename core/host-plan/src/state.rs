@@ -17,6 +17,8 @@ pub struct HostState {
     pub fdb: BTreeSet<FdbRow>,
     /// Neighbour rows (ARP and ND tables) of bridges and VLAN devices.
     pub neighbours: BTreeSet<Neighbour>,
+    /// Trunk pairs whose programs are all in place, by their outer end.
+    pub trunks: BTreeMap<IfName, Trunk>,
     /// The namespaces that the scope asked for; one that does not exist is absent.
     pub netns: BTreeMap<NetnsName, NetnsState>,
     /// All namespaces that carry our marker, looked into or not.
@@ -172,6 +174,15 @@ pub struct Neighbour {
     pub mac: MacAddr,
     /// It carries our protocol number (`NDA_PROTOCOL`).
     pub ours: bool,
+}
+
+/// What the programs of a trunk pair and its tunnel connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trunk {
+    /// The tag that is put on and taken off.
+    pub vlan: VlanId,
+    /// The VXLAN device.
+    pub vxlan: IfName,
 }
 
 /// What frames a port may send.

@@ -209,8 +209,8 @@ fn converge(wish: &Wish, state: &mut HostState) {
 /// Somebody's hand: removes or changes one thing of ours, chosen by `dice`.
 fn tamper(state: &mut HostState, dice: u32) {
     let names: Vec<IfName> = state.links.keys().cloned().collect();
-    let name = names[dice as usize / 8 % names.len()].clone();
-    match dice % 8 {
+    let name = names[dice as usize / 9 % names.len()].clone();
+    match dice % 9 {
         0 if !name.as_str().starts_with("ens") => kernel::remove(state, &name),
         0 => {}
         1 => state.links.get_mut(&name).unwrap().up ^= true,
@@ -224,6 +224,7 @@ fn tamper(state: &mut HostState, dice: u32) {
                 port.learning = true;
             }
         }
+        7 => state.trunks.clear(),
         _ => state.vteps.clear(),
     }
 }
@@ -260,6 +261,7 @@ proptest! {
         converge(&second, &mut fresh);
         prop_assert_eq!(&state.guards, &fresh.guards);
         prop_assert_eq!(&state.owned_netns, &fresh.owned_netns);
+        prop_assert_eq!(&state.trunks, &fresh.trunks);
         let ours = |state: &HostState| -> Vec<IfName> {
             state.links.iter().filter(|(_, l)| l.alias.is_some()).map(|(n, _)| n.clone()).collect()
         };
@@ -313,6 +315,7 @@ proptest! {
         prop_assert!(state.links.values().all(|link| link.alias.is_none()), "{:#?}", state.links);
         prop_assert!(state.fdb.is_empty() && state.neighbours.is_empty());
         prop_assert!(state.guards.is_empty() && state.owned_netns.is_empty());
+        prop_assert!(state.trunks.is_empty());
         prop_assert_eq!(foreign(&state).len(), before);
     }
 

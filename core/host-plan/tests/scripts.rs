@@ -258,6 +258,7 @@ impl World {
                 let link = name(link);
                 self.state.fdb.retain(|row| row.dev != link);
             }
+            ["programs", link] => drop(self.state.trunks.remove(&name(link))),
             ["guard", link] => drop(self.state.guards.remove(&name(link))),
             ["row", link, mac, state] => {
                 let row = FdbRow {

@@ -353,6 +353,41 @@ fn drift_is_repaired() {
     });
 }
 
+#[test]
+fn programs_of_a_bundle_are_put_back() {
+    isolated(async |host| {
+        let mut options = host.options();
+        options.resync_every = Duration::from_secs(3600);
+        let agent = host.agent_with(options).await;
+        let mut l2 = agent.l2().await;
+        add_all(&mut l2, v1::Encoding::VlanAwareBundle).await;
+        if Path::new("/sys/class/net/b-00000000v1").exists() {
+            return agent.stop().await; // This kernel filters VLANs, so there are none.
+        }
+        let filters = || {
+            sh("for dev in t-100 w-00000000s1; do \
+                tc filter show dev $dev ingress | grep -o 'pref .* vpc-[^ ]*' || true; done")
+        };
+        let (good, rest) = (filters(), dump());
+        assert_eq!(good.lines().count(), 3, "{good}");
+        for damage in [
+            "tc filter del dev t-100 ingress pref 10",
+            "tc filter del dev t-100 ingress pref 5000",
+            "tc qdisc del dev t-100 clsact",
+            "tc qdisc del dev w-00000000s1 clsact",
+        ] {
+            sh(damage);
+            wait_for(damage, || match (filters(), dump()) {
+                (now, _) if now != good => Err(now),
+                (_, now) if now != rest => Err(difference(&rest, &now)),
+                _ => Ok(()),
+            })
+            .await;
+        }
+        agent.stop().await;
+    });
+}
+
 /// Nothing but the kernel's events tells of what was changed: the next look at everything is far
 /// away, and no other one is taken.
 #[test]

@@ -4,7 +4,8 @@
 //! end a program tags what comes and sends it out of the VXLAN device. On the VXLAN device each
 //! VLAN has a filter, its priority the VLAN's number, that takes the tag off and sends the frame
 //! into the pair; the last filter drops what no VLAN claimed. The programs are assembled here: they
-//! are a dozen instructions, and so need no compiler on the build machine.
+//! are a dozen instructions, and so need no compiler on the build machine. The names of filters say
+//! what their programs do, so that a look at them tells if a pair is connected.
 
 use crate::attr::{self, Message};
 use crate::error::Cause;
@@ -135,11 +136,16 @@ fn loaded(program: &[Insn]) -> Result<OwnedFd, Cause> {
     Ok(sys::load_classifier(&bytes)?)
 }
 
+/// Priority of the filter on the outer end.
+const PUSH_PRIORITY: u16 = 1;
 /// Priority of the filter that drops the rest: after every VLAN's.
 const DROP_PRIORITY: u16 = 5000;
 /// Both halves of `TC_H_CLSACT` and `TC_H_MIN_INGRESS` (`linux/pkt_sched.h`).
 const CLSACT_HANDLE: u32 = 0xffff_0000;
 const INGRESS: u32 = CLSACT_HANDLE | sys::TC_H_MIN_INGRESS;
+/// Of our filters; each has its priority for itself.
+const HANDLE: u32 = 1;
+const DROP_NAME: &str = "vpc-drop";
 
 /// `struct tcmsg`.
 fn tc(kind: u16, flags: i32, index: u32, handle: u32, parent: u32, priority: u16) -> Message {
@@ -182,7 +188,14 @@ fn attach(
     clsact(socket, index)?;
     let program = loaded(program)?;
     let flags = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
-    let mut message = tc(libc::RTM_NEWTFILTER, flags, index, 1, INGRESS, priority);
+    let mut message = tc(
+        libc::RTM_NEWTFILTER,
+        flags,
+        index,
+        HANDLE,
+        INGRESS,
+        priority,
+    );
     message
         .put_text(sys::TCA_KIND, "bpf")
         .nest_exactly(sys::TCA_OPTIONS, |m| {
@@ -205,9 +218,12 @@ fn parse_push_name(name: &str) -> Option<(VlanId, u32)> {
 
 /// What a filter's name in a message says; none if it is not one of ours on an outer end.
 pub(crate) fn filter_of(payload: &[u8]) -> Option<(VlanId, u32)> {
-    let options = attr::attribute(payload.get(20..)?, sys::TCA_OPTIONS)?;
-    let name = attr::attribute(options, sys::TCA_BPF_NAME)?;
-    parse_push_name(attr::text(name)?)
+    deciding_program(payload).and_then(parse_push_name)
+}
+
+/// Name of a VLAN's filter on the tunnel: it says where its program sends to.
+fn pop_name(vlan: VlanId, outer: u32) -> String {
+    format!("vpc-pop-{vlan}-{outer}")
 }
 
 /// Connects a pair's outer end with the tunnel.
@@ -217,10 +233,89 @@ pub(crate) fn connect(
     vxlan: u32,
     vlan: VlanId,
 ) -> Result<(), Cause> {
-    attach(socket, vxlan, DROP_PRIORITY, "vpc-drop", &drop_all())?;
-    attach(socket, vxlan, vlan.get(), "vpc-pop", &pop(vlan, outer))?;
+    attach(socket, vxlan, DROP_PRIORITY, DROP_NAME, &drop_all())?;
+    let name = pop_name(vlan, outer);
+    attach(socket, vxlan, vlan.get(), &name, &pop(vlan, outer))?;
     let name = push_name(vlan, vxlan);
-    attach(socket, outer, 1, &name, &push(vlan, vxlan))
+    attach(socket, outer, PUSH_PRIORITY, &name, &push(vlan, vxlan))
+}
+
+/// The outer end of a pair that is connected, by numbers of interfaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Connected {
+    pub(crate) outer: u32,
+    pub(crate) vlan: VlanId,
+    pub(crate) vxlan: u32,
+}
+
+/// Which of these interfaces are outer ends whose filters are all in place: their own, and both on
+/// the tunnel.
+pub(crate) fn connected(socket: &mut Socket, ends: &[u32]) -> Result<Vec<Connected>, Cause> {
+    let asked: Vec<_> = ends.iter().map(|end| (*end, PUSH_PRIORITY)).collect();
+    let names = filter_names(socket, &asked)?;
+    let mut pairs: Vec<Connected> = Vec::new();
+    for (outer, name) in ends.iter().zip(names) {
+        let push = name.as_deref().and_then(parse_push_name);
+        pairs.extend(push.map(|(vlan, vxlan)| Connected {
+            outer: *outer,
+            vlan,
+            vxlan,
+        }));
+    }
+    let on_tunnels: Vec<_> = pairs
+        .iter()
+        .flat_map(|pair| [(pair.vxlan, pair.vlan.get()), (pair.vxlan, DROP_PRIORITY)])
+        .collect();
+    let names = filter_names(socket, &on_tunnels)?;
+    let in_place = pairs.into_iter().zip(names.chunks(2));
+    Ok(in_place
+        .filter(|(pair, names)| {
+            let pop = pop_name(pair.vlan, pair.outer);
+            matches!(names, [Some(first), Some(last)] if *first == pop && last == DROP_NAME)
+        })
+        .map(|(pair, _)| pair)
+        .collect())
+}
+
+/// Names of the programs that decide in filters, asked for by interface and priority.
+fn filter_names(socket: &mut Socket, filters: &[(u32, u16)]) -> Result<Vec<Option<String>>, Cause> {
+    let mut names = vec![None; filters.len()];
+    let mut questions: Vec<Message> = filters
+        .iter()
+        .map(|(index, priority)| tc(libc::RTM_GETTFILTER, 0, *index, HANDLE, INGRESS, *priority))
+        .collect();
+    let results = socket.ask(&mut questions, |position, payload| {
+        names[position] = deciding_program(payload).map(str::to_owned);
+    });
+    for result in results {
+        match result {
+            // No filter, no clsact, or no such interface any more.
+            Err(cause)
+                if matches!(
+                    cause.errno(),
+                    Some(libc::EINVAL | libc::ENODEV | libc::ENOENT)
+                ) => {}
+            other => other?,
+        }
+    }
+    Ok(names)
+}
+
+/// The name of the program in a message about a filter, if what it returns is the verdict.
+fn deciding_program(payload: &[u8]) -> Option<&str> {
+    let options = attr::attribute(payload.get(20..)?, sys::TCA_OPTIONS)?;
+    let flags = attr::u32(attr::attribute(options, sys::TCA_BPF_FLAGS)?)?;
+    let name = attr::attribute(options, sys::TCA_BPF_NAME)?;
+    (flags & sys::TCA_BPF_FLAG_ACT_DIRECT != 0)
+        .then(|| attr::text(name))
+        .flatten()
+}
+
+/// True for a message about a filter or clsact where our filters are.
+pub(crate) fn is_of_ingress(payload: &[u8]) -> bool {
+    let at = |offset| payload.get(offset..).and_then(attr::u32);
+    // `struct tcmsg`: `| family 1 | padding 3 | interface 4 | handle 4 | parent 4 | info 4 |`.
+    at(8) == Some(CLSACT_HANDLE) || at(12) == Some(INGRESS)
 }
 
 /// Takes the filter of a pair off its tunnel, before the pair goes. An interface that has no such

@@ -221,6 +221,7 @@ impl Kernel {
             Action::CreateTrunkPair(pair) => {
                 changes.touch(&pair.inner);
                 changes.touch(&pair.outer);
+                changes.touch_filters();
             }
             Action::DeleteLinks(names) => names.iter().for_each(|name| changes.touch(name)),
             Action::CreateNetns(name) | Action::DeleteNetns(name) => changes.touch_netns(name),

@@ -1,6 +1,7 @@
 //! What the kernel tells of changes, whoever made them, us included.
 
 use crate::attr;
+use crate::bpf;
 use crate::error::Cause;
 use crate::fdb::{RawFdb, RawNeighbour};
 use crate::nft;
@@ -27,6 +28,8 @@ pub(crate) enum Event {
     Neighbour { there: bool, row: RawNeighbour },
     /// The VLANs of a port changed.
     Vlans,
+    /// Filters of an interface's ingress changed.
+    Filters,
     /// Somebody else changed our nftables tables.
     Guards,
     /// Events were lost (`ENOBUFS`): nothing is known any more.
@@ -73,7 +76,7 @@ impl Monitor {
         let bytes = buffer_bytes.unwrap_or(BUFFER_BYTES);
         let route = subscribe(
             SockProtocol::NetlinkRoute,
-            &[sys::RTNLGRP_LINK, sys::RTNLGRP_NEIGH],
+            &[sys::RTNLGRP_LINK, sys::RTNLGRP_NEIGH, sys::RTNLGRP_TC],
             bytes,
         )?;
         // What a kernel without IPv6 or without VLAN filtering does not know cannot change.
@@ -155,6 +158,9 @@ pub(crate) fn event_of(message: attr::Received<'_>, own_nft: Option<u32>) -> Opt
             let (row, permanent) = RawNeighbour::parse_any(payload)?;
             let there = there && permanent;
             Some(Event::Neighbour { there, row })
+        }
+        libc::RTM_NEWTFILTER | libc::RTM_DELTFILTER | libc::RTM_NEWQDISC | libc::RTM_DELQDISC => {
+            bpf::is_of_ingress(payload).then_some(Event::Filters)
         }
         // RTM_NEWVLAN, RTM_DELVLAN.
         112 | 113 => Some(Event::Vlans),

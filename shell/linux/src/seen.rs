@@ -8,6 +8,7 @@
 //! Whenever that could be wrong (events were lost, an action failed, an interface was renamed)
 //! everything is forgotten, and the next look is a whole one.
 
+use crate::bpf;
 use crate::error::{Doing, Error};
 use crate::fdb::{RawFdb, RawNeighbour};
 use crate::link::{self, RawLink};
@@ -16,7 +17,7 @@ use crate::netns::Marks;
 use crate::nft::Nft;
 use crate::observe::{self, PortVlans};
 use crate::socket::Socket;
-use host_plan::{FdbRow, FdbState, FdbTarget, HostState, LinkKind, Neighbour};
+use host_plan::{FdbRow, FdbState, FdbTarget, HostState, LinkKind, Neighbour, Stamp, Trunk};
 use model::{Capability, IfName, MacAddr, NetnsName, VlanId};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -42,6 +43,7 @@ pub(crate) struct Changes {
     fdb: Vec<(bool, RawFdb)>,
     neighbours: Vec<(bool, RawNeighbour)>,
     vlans: bool,
+    filters: bool,
     guards: bool,
     /// We changed elements of our sets: of these ports, or whom tunnel packets are taken from.
     elements: bool,
@@ -68,6 +70,7 @@ impl Changes {
             Event::Fdb { there, row } => self.fdb.push((there, row)),
             Event::Neighbour { there, row } => self.neighbours.push((there, row)),
             Event::Vlans => self.vlans = true,
+            Event::Filters => self.filters = true,
             Event::Guards => self.guards = true,
             Event::Lost => self.doubt = Some(Doubt::Lost),
         }
@@ -97,6 +100,10 @@ impl Changes {
         self.vlans = true;
     }
 
+    pub(crate) fn touch_filters(&mut self) {
+        self.filters = true;
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.doubt.is_none()
             && self.links.is_empty()
@@ -104,6 +111,7 @@ impl Changes {
             && self.fdb.is_empty()
             && self.neighbours.is_empty()
             && !self.vlans
+            && !self.filters
             && !self.guards
             && !self.elements
             && self.netns.is_empty()
@@ -174,6 +182,7 @@ impl Seen {
         for row in observe::neighbours(route).doing(|| "list neighbour rows".to_owned())? {
             seen.neighbour(true, &row);
         }
+        seen.read_trunks(sources.route)?;
         if let Some(nft) = sources.nft.as_deref_mut() {
             seen.read_guards(nft)?;
         }
@@ -213,6 +222,10 @@ impl Seen {
         // and gone between two looks.
         if !gone.is_empty() {
             differs |= self.forget_rows_of(&gone);
+        }
+        // Of filters that go with their interface the kernel says nothing.
+        if changes.filters || (!gone.is_empty() && !self.state.trunks.is_empty()) {
+            differs |= self.read_trunks(sources.route)?;
         }
         if let Some(nft) = sources.nft.as_deref_mut() {
             if changes.guards {
@@ -453,6 +466,29 @@ impl Seen {
             differs |= self.state.neighbours.remove(&row);
         }
         differs
+    }
+
+    /// Looks which trunk pairs are connected. True if that differs.
+    fn read_trunks(&mut self, route: &mut Socket) -> Result<bool, Error> {
+        let is_ours = |raw: &RawLink| {
+            let stamp = raw.alias.as_deref().map(str::parse::<Stamp>);
+            raw.kind == "veth" && raw.link_netns.is_none() && matches!(stamp, Some(Ok(_)))
+        };
+        let ends = self.raw.values().filter(|raw| is_ours(raw));
+        let ends: Vec<u32> = ends.map(|raw| raw.index).collect();
+        let connected =
+            bpf::connected(route, &ends).doing(|| "read filters of trunk pairs".to_owned())?;
+        let name = |index| IfName::new(self.raw.get(&index)?.name.as_str()).ok();
+        let trunks = connected
+            .into_iter()
+            .filter_map(|pair| {
+                let (vlan, vxlan) = (pair.vlan, name(pair.vxlan)?);
+                Some((name(pair.outer)?, Trunk { vlan, vxlan }))
+            })
+            .collect();
+        let differs = self.state.trunks != trunks;
+        self.state.trunks = trunks;
+        Ok(differs)
     }
 
     fn read_guards(&mut self, nft: &mut Nft) -> Result<(), Error> {

@@ -13,6 +13,7 @@ use lab::frames::*;
 use lab::*;
 use model::{Capability, MacAddr};
 use std::net::UdpSocket;
+use std::process::Command;
 
 const VNI: u32 = 7;
 
@@ -34,7 +35,9 @@ fn subnet(lab: &mut Lab, id: u16) {
         "ip link add port-{id} type veth peer name far-{id}"
     ));
     for end in ["port", "far"] {
-        tool(&format!("ip link set {end}-{id} addrgenmode none up"));
+        // Two requests: in one the kernel brings it up first.
+        tool(&format!("ip link set {end}-{id} addrgenmode none"));
+        tool(&format!("ip link set {end}-{id} up"));
     }
     lab.act_twice([
         bridge(bridge_name.as_str(), false),
@@ -157,6 +160,74 @@ fn a_trunk_pair_tags_and_untags() {
         assert_eq!(far20.until(&frame(10)), Vec::<Vec<u8>>::new());
         let leftover = json("ip -j link show");
         assert!(!leftover.to_string().contains("w-10"), "{leftover}");
+    });
+}
+
+/// Filters of both devices: how they stand, without what the kernel counts.
+fn filters() -> Vec<String> {
+    let shown =
+        ["t-7", "w-10", "w-20"].map(|dev| tool(&format!("tc filter show dev {dev} ingress")));
+    let shown = shown.join("");
+    let without_id = |line: &str| line.split(" id ").next().unwrap_or_default().to_owned();
+    let tag = |line: &str| line.split(" tag ").nth(1).unwrap_or_default().to_owned();
+    shown
+        .lines()
+        .map(|line| format!("{}{}", without_id(line), tag(line)))
+        .collect()
+}
+
+/// Nothing but the kernel's events tells of it.
+#[test]
+fn a_filter_that_is_gone_is_noticed_and_put_back() {
+    lab(|lab| {
+        if !lab.can(Capability::ClsBpf) || !lab.can(Capability::Vxlan) {
+            return;
+        }
+        lab.act([vxlan("t-7", VNI, "192.0.2.1")]);
+        lab.act_twice([10, 20].map(|id| Action::CreateTrunkPair(pair(id))));
+        let good = lab.observe();
+        let outer: Vec<_> = good.trunks.keys().cloned().collect();
+        assert_eq!(outer, [pair(10).outer, pair(20).outer]);
+        for trunk in good.trunks.values() {
+            assert_eq!(trunk.vxlan, ifname("t-7"));
+        }
+        let standing = filters();
+        assert_eq!(standing.len(), 10, "{standing:#?}");
+        for (damage, hurt) in [
+            ("tc filter del dev w-10 ingress pref 1", &[10][..]),
+            ("tc filter del dev t-7 ingress pref 20", &[20]),
+            ("tc filter del dev t-7 ingress pref 5000", &[10, 20]),
+            ("tc filter del dev t-7 ingress", &[10, 20]),
+            ("tc qdisc del dev w-20 clsact", &[20]),
+            ("tc qdisc del dev t-7 clsact", &[10, 20]),
+        ] {
+            let looks = lab.kernel.looks();
+            tool(damage);
+            assert!(lab.kernel.catch_up().unwrap(), "{damage}: not noticed");
+            assert_eq!(lab.kernel.looks(), looks, "{damage}");
+            let left = lab.observe().trunks;
+            for id in [10, 20] {
+                let there = left.contains_key(&pair(id).outer);
+                assert_eq!(there, !hurt.contains(&id), "{damage}: {id}");
+            }
+            lab.act_twice(hurt.iter().map(|id| Action::CreateTrunkPair(pair(*id))));
+            assert_eq!(lab.observe(), good, "{damage}");
+            assert_eq!(filters(), standing, "{damage}");
+        }
+        // Another program in the place of one of ours.
+        let mut other = Command::new("tc");
+        other.args("filter replace dev w-10 ingress pref 1 handle 1 bpf da bytecode".split(' '));
+        assert!(other.arg("1,6 0 0 2").status().unwrap().success());
+        assert!(lab.kernel.catch_up().unwrap());
+        assert!(!lab.observe().trunks.contains_key(&pair(10).outer));
+        lab.act([Action::CreateTrunkPair(pair(10))]);
+        assert_eq!(filters(), standing);
+
+        lab.act([Action::DeleteLinks(vec![pair(10).inner, pair(10).outer])]);
+        let left = lab.observe().trunks;
+        assert_eq!(left.keys().collect::<Vec<_>>(), [&pair(20).outer]);
+        tool("ip link del t-7");
+        assert!(lab.observe().trunks.is_empty());
     });
 }
 

@@ -2,7 +2,7 @@
 
 use host_plan::{
     Action, BridgePort, FdbRow, FdbState, FdbTarget, HostState, InsideLink, Link, LinkKind,
-    NetnsState, Stamp,
+    NetnsState, Stamp, Trunk,
 };
 use model::{IfName, MacAddr};
 
@@ -57,7 +57,19 @@ pub(crate) fn apply(state: &mut HostState, action: &Action) {
             state.links.get_mut(name).unwrap().ipv6_disabled = false;
         }
         Action::CreateTrunkPair(pair) => {
+            assert!(
+                state.links.contains_key(&pair.vxlan),
+                "{} is connected with no tunnel",
+                pair.outer
+            );
+            let (vlan, vxlan) = (pair.vlan, pair.vxlan.clone());
+            state
+                .trunks
+                .insert(pair.outer.clone(), Trunk { vlan, vxlan });
             for name in [&pair.inner, &pair.outer] {
+                if state.links.contains_key(name) {
+                    continue;
+                }
                 let kind = LinkKind::Veth {
                     peer: 0,
                     peer_netns: None,
@@ -272,6 +284,9 @@ pub(crate) fn remove(state: &mut HostState, name: &IfName) {
     };
     state.fdb.retain(|row| row.dev != *name);
     state.neighbours.retain(|row| row.dev != *name);
+    state
+        .trunks
+        .retain(|outer, trunk| outer != name && trunk.vxlan != *name);
     let mut after = Vec::new();
     for (other, there) in &mut state.links {
         if there.port.as_ref().is_some_and(|port| port.bridge == *name) {
