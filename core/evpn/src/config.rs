@@ -84,6 +84,10 @@ pub struct Timing {
     /// process died, and will be back before this is over. Frames to a host that is gone itself
     /// are lost either way.
     pub client_retain: Duration,
+    /// For how long a VTEP keeps, as a last resort, what a reflector without graceful restart for EVPN
+    /// took back: it does so at once when a VTEP's process dies, which will be back and say it
+    /// again. Zero: not at all.
+    pub withdraw_hold: Duration,
     /// How long a VTEP keeps a removed reflector's routes after those that remain told everything:
     /// other VTEPs come to a new reflector at about the same time, and it has their routes only
     /// then.
@@ -113,6 +117,9 @@ impl Default for Timing {
             long_lived: Duration::ZERO,
             long_lived_max: Duration::from_secs(7 * 24 * 3600),
             client_retain: Duration::from_secs(15),
+            // An agent that is started at once is back within half of it, and what has really gone
+            // is to be gone within a second.
+            withdraw_hold: Duration::from_millis(500),
             // Agents come back to a server, and speakers to a reflector, within 5 s each.
             handover: Duration::from_secs(10),
             stale_time: Duration::from_secs(360),

@@ -10,7 +10,7 @@ use crate::rib::Source;
 use crate::{PeerConfig, PeerCounters, PeerRole, SessionState, Timing};
 use rustbgpd_fsm as fsm;
 use rustbgpd_wire as wire;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,8 @@ pub(crate) struct Peer {
     pub(crate) session: Option<Session>,
     /// No longer configured: the session stays, unseen, until others took over, or until then.
     pub(crate) retiring: Option<Instant>,
+    /// Routes that it took back and that are kept as a last resort until then, in order of time.
+    pub(crate) taken_back: VecDeque<(Instant, RouteKey)>,
     /// When to try to connect next.
     pub(crate) retry_at: Option<Instant>,
     pub(crate) failures: u32,
@@ -177,6 +179,7 @@ impl Peer {
             trouble: None,
             limit: LimitState::Under,
             held_off_until: None,
+            taken_back: VecDeque::new(),
         }
     }
 
@@ -241,6 +244,13 @@ impl Peer {
         })
     }
 
+    /// True of a reflector that withdraws what a VTEP told it as soon as that one's session drops.
+    pub(crate) fn forgets_at_once(&self) -> bool {
+        self.config.role == PeerRole::Reflector
+            && self.retiring.is_none()
+            && self.graceful.restart_time.is_none()
+    }
+
     /// True if the peer's End-of-RIB came on the present session.
     pub(crate) fn is_synced(&self) -> bool {
         self.synced_at().is_some()
@@ -270,6 +280,7 @@ impl Peer {
         links
             .chain(wishes.map(Some))
             .chain([self.retry_at, self.stale_until, quiet])
+            .chain([self.taken_back.front().map(|(at, _)| *at)])
             .flatten()
             .min()
     }

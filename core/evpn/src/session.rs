@@ -616,6 +616,7 @@ impl Speaker {
             self.on_synced(now, id);
         }
         self.on_membership_wait_over(now, id);
+        self.on_withdraw_hold_over(now, id);
         if stale && outlives {
             self.begin_long_lived(now, id);
         } else if stale {

@@ -766,6 +766,40 @@ fn a_mac_that_moves_is_announced_before_it_is_withdrawn() {
     assert_eq!(kinds, [14, 15], "MP_REACH_NLRI, then MP_UNREACH_NLRI");
 }
 
+/// FRR 8.4 withdraws what a VTEP told it when that one's session drops.
+#[test]
+fn what_such_a_reflector_takes_back_may_come_again() {
+    let no_graceful = |c: &wire::Capability| !matches!(c, wire::Capability::GracefulRestart { .. });
+    let mut bench = vtep();
+    let rr = bench.peer_with("10.0.0.101", PeerConfig::REFLECTOR, no_graceful);
+    let passes = |bench: &mut Bench, time: Duration| {
+        bench.now += time;
+        bench.speaker.handle_timeout(bench.now);
+        bench.drain();
+    };
+    let route = mac_route(1, 1, 100);
+    bench.send_raw(rr, &good(&route));
+    assert_eq!(macs(&bench), 1);
+    bench.send_raw(rr, &update(&[unreach(&route)]));
+    assert_eq!(macs(&bench), 1);
+    // It says it again: nothing happened.
+    bench.send_raw(rr, &good(&route));
+    passes(&mut bench, Duration::from_secs(1));
+    assert_eq!((macs(&bench), bench.info(rr).stale), (1, 0));
+    // It does not.
+    bench.send_raw(rr, &update(&[unreach(&route)]));
+    passes(&mut bench, Duration::from_millis(499));
+    assert_eq!(macs(&bench), 1);
+    passes(&mut bench, Duration::from_millis(1));
+    assert_eq!((macs(&bench), bench.info(rr).routes), (0, 0));
+    // One that keeps routes over a restart means what it says.
+    let mut bench = vtep();
+    let rr = bench.peer("10.0.0.101", PeerConfig::REFLECTOR);
+    bench.send_raw(rr, &good(&route));
+    bench.send_raw(rr, &update(&[unreach(&route)]));
+    assert_eq!(macs(&bench), 0);
+}
+
 /// A peer that negotiated no graceful restart: FRR 8.4 is such a one.
 #[test]
 fn without_graceful_restart_only_reflectors_are_waited_for() {
