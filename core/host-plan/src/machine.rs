@@ -5,8 +5,8 @@ use crate::{
     Action, Desired, FdbState, HostState, Plan, Problem, Readiness, Scope, Step, Subject, plan,
 };
 use model::{
-    Attachment, Forwarding, Generation, HostConfig, IfName, NetnsName, NicId, Port, Stack,
-    Underlay, UnixMillis, VpcId,
+    Attachment, Forwarding, Generation, HostConfig, IfName, NetnsName, NicId, Port, SpeakerKind,
+    Stack, Underlay, UnixMillis, VpcId,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -162,6 +162,7 @@ impl HostMachine {
             underlay: self.underlay,
             stacks: &self.merged,
             forwarding: &forwarding,
+            local_neighbours: self.speaker_reads_the_kernel(),
         };
         let mut steps = plan(&desired, observed).steps;
         steps.retain_mut(|step| match &mut step.action {
@@ -351,6 +352,7 @@ impl HostMachine {
             underlay: self.underlay,
             stacks: &self.merged,
             forwarding: &self.forwarding,
+            local_neighbours: self.speaker_reads_the_kernel(),
         };
         let mut plan = plan(&desired, observed);
         plan.problems.extend(self.conflicts.iter().cloned());
@@ -456,6 +458,12 @@ impl HostMachine {
     /// What the local API made, to be kept on disk.
     pub fn local(&self) -> &LocalStacks {
         &self.local
+    }
+
+    /// FRR learns from the neighbour tables what is here.
+    fn speaker_reads_the_kernel(&self) -> bool {
+        let managed = self.managed.as_ref();
+        managed.is_some_and(|config| config.bgp.speaker == SpeakerKind::Frr)
     }
 
     /// What the server gave, to be kept on disk.

@@ -318,9 +318,8 @@ impl Planner<'_> {
     }
 
     fn stale_rows(&mut self, desired: &Desired<'_>) {
-        if !desired.forwarding.complete {
-            return;
-        }
+        // What is elsewhere may only not have been heard yet; what is here is known.
+        let complete = desired.forwarding.complete;
         let ours = |dev: &IfName| {
             !self.gone.contains(dev)
                 && self
@@ -331,7 +330,8 @@ impl Planner<'_> {
         };
         let mut steps = Vec::new();
         for row in &self.observed.fdb {
-            let stale = row.state == FdbState::ExternLearned
+            let stale = complete
+                && row.state == FdbState::ExternLearned
                 && ours(&row.dev)
                 && !self.want.fdb.contains_key(row)
                 && !self.replaced(row);
@@ -341,7 +341,11 @@ impl Planner<'_> {
         }
         for row in &self.observed.neighbours {
             let key = (row.dev.clone(), row.ip);
-            if row.ours && !self.gone.contains(&row.dev) && !self.want.neighbours.contains_key(&key)
+            let known = complete || !row.remote;
+            if row.ours
+                && known
+                && !self.gone.contains(&row.dev)
+                && !self.want.neighbours.contains_key(&key)
             {
                 steps.push((
                     self.subject_of(&row.dev),

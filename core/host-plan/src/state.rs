@@ -174,6 +174,9 @@ pub struct Neighbour {
     pub mac: MacAddr,
     /// It carries our protocol number (`NDA_PROTOCOL`).
     pub ours: bool,
+    /// A control plane learned it from elsewhere (`NTF_EXT_LEARNED`). To FRR's zebra a row without
+    /// this flag is of this host, and announced.
+    pub remote: bool,
 }
 
 /// What the programs of a trunk pair and its tunnel connect.

@@ -26,6 +26,9 @@ pub struct Desired<'a> {
     pub stacks: &'a [Stack],
     /// What EVPN learned.
     pub forwarding: &'a Forwarding,
+    /// Addresses of NICs here are in the neighbour tables as well. FRR's zebra learns from there
+    /// which address goes with which MAC, and would otherwise wait for the workload to speak.
+    pub local_neighbours: bool,
 }
 
 /// Something that cannot be made true on this host, and what to do about it.
@@ -208,7 +211,7 @@ impl Want {
             self.segment(desired, observed, stack, segment, filtering, limit);
         }
         for port in &stack.ports {
-            self.port(observed, stack, port, filtering);
+            self.port(desired, observed, stack, port, filtering);
         }
     }
 
@@ -371,7 +374,14 @@ impl Want {
         self.links.insert(outer, other);
     }
 
-    fn port(&mut self, observed: &HostState, stack: &Stack, port: &Port, filtering: bool) {
+    fn port(
+        &mut self,
+        desired: &Desired<'_>,
+        observed: &HostState,
+        stack: &Stack,
+        port: &Port,
+        filtering: bool,
+    ) {
         let subject = Subject::Nic(port.nic);
         let Some(segment) = stack.segment(port.subnet) else {
             self.problems.push(Problem {
@@ -410,6 +420,9 @@ impl Want {
                 (ifname.clone(), What::Existing, stamp)
             }
         };
+        if desired.local_neighbours && stack.encoding == Encoding::VlanBased {
+            self.local_neighbours(observed, port, segment, filtering);
+        }
         self.fdb.insert(
             FdbRow {
                 dev: name.clone(),
@@ -432,6 +445,36 @@ impl Want {
             guard: Some(guard(port)),
         };
         self.links.insert(name, link);
+    }
+
+    /// The addresses of a NIC here, where zebra looks for them.
+    fn local_neighbours(
+        &mut self,
+        observed: &HostState,
+        port: &Port,
+        segment: &Segment,
+        filtering: bool,
+    ) {
+        let vlan_device = filtering && observed.capabilities.contains(&Capability::VlanDevices);
+        let Some(holder) = neighbour_holder(segment, filtering, vlan_device) else {
+            return;
+        };
+        for ip in port
+            .addresses
+            .iter()
+            .filter(|ip| vlan_device || ip.is_ipv4())
+        {
+            let row = Neighbour {
+                dev: holder.clone(),
+                ip: *ip,
+                mac: port.mac,
+                ours: true,
+                remote: false,
+            };
+            let subject = Subject::Nic(port.nic);
+            self.neighbours
+                .insert((holder.clone(), *ip), (row, subject));
+        }
     }
 
     /// Remote rows of one segment. Two for each remote MAC: the bridge's says "into the tunnel",
@@ -488,12 +531,8 @@ impl Want {
                 self.fdb.insert(row, subject);
             }
         }
-        // Where the kernel filters VLANs it looks for a neighbour on the VLAN's own device; where
-        // it does not, on the bridge, whose IPv6 is off and which therefore takes no ND rows.
-        let holder = match (filtering, vlan_device) {
-            (true, true) => OwnedName::vlan_device(segment.subnet),
-            (true, false) => return,
-            (false, _) => OwnedName::subnet_bridge(segment.subnet),
+        let Some(holder) = neighbour_holder(segment, filtering, vlan_device) else {
+            return;
         };
         let of_tag = evi.neighbours.iter().filter(|((of, _), _)| *of == tag);
         for ((_, ip), mac) in of_tag.filter(|((_, ip), _)| vlan_device || ip.is_ipv4()) {
@@ -502,10 +541,22 @@ impl Want {
                 ip: *ip,
                 mac: *mac,
                 ours: true,
+                remote: true,
             };
             self.neighbours
                 .insert((holder.clone(), *ip), (row, subject));
         }
+    }
+}
+
+/// Where neighbour rows of a segment are. Where the kernel filters VLANs it looks for a neighbour
+/// on the VLAN's own device; where it does not, on the bridge, whose IPv6 is off and which
+/// therefore takes no ND rows.
+fn neighbour_holder(segment: &Segment, filtering: bool, vlan_device: bool) -> Option<IfName> {
+    match (filtering, vlan_device) {
+        (true, true) => Some(OwnedName::vlan_device(segment.subnet)),
+        (true, false) => None,
+        (false, _) => Some(OwnedName::subnet_bridge(segment.subnet)),
     }
 }
 

@@ -25,6 +25,8 @@ use std::time::{Duration, Instant};
 struct Wish {
     stacks: Vec<Stack>,
     forwarding: Forwarding,
+    /// Its speaker reads the kernel.
+    frr: bool,
 }
 
 fn underlay() -> Underlay {
@@ -39,6 +41,7 @@ fn desired(wish: &Wish) -> Desired<'_> {
         underlay: underlay(),
         stacks: &wish.stacks,
         forwarding: &wish.forwarding,
+        local_neighbours: wish.frr,
     }
 }
 
@@ -51,28 +54,31 @@ fn wish() -> impl Strategy<Value = Wish> {
         prop::collection::vec((0_u64..3, 0_u8..16), 0..3),
     );
     let learned = prop::collection::vec((0_u64..3, 0_u64..3, 0_u8..4, 0_u8..3), 0..12);
-    (prop::collection::vec(stack, 0..3), learned).prop_map(|(stacks, learned)| {
-        let mut wish = Wish {
-            stacks: Vec::new(),
-            forwarding: Forwarding {
-                complete: true,
-                ..Default::default()
-            },
-        };
-        for (vpc, bundle, subnets) in stacks {
-            if wish
-                .stacks
-                .iter()
-                .all(|stack| stack.vpc != VpcId::from_random(vpc))
-            {
-                wish.stacks.push(stack_of(vpc, bundle, &subnets));
+    (prop::collection::vec(stack, 0..3), learned, any::<bool>()).prop_map(
+        |(stacks, learned, frr)| {
+            let mut wish = Wish {
+                stacks: Vec::new(),
+                forwarding: Forwarding {
+                    complete: true,
+                    ..Default::default()
+                },
+                frr,
+            };
+            for (vpc, bundle, subnets) in stacks {
+                if wish
+                    .stacks
+                    .iter()
+                    .all(|stack| stack.vpc != VpcId::from_random(vpc))
+                {
+                    wish.stacks.push(stack_of(vpc, bundle, &subnets));
+                }
             }
-        }
-        for (vpc, subnet, mac, vtep) in learned {
-            learn(&mut wish, vpc, subnet, mac, vtep);
-        }
-        wish
-    })
+            for (vpc, subnet, mac, vtep) in learned {
+                learn(&mut wish, vpc, subnet, mac, vtep);
+            }
+            wish
+        },
+    )
 }
 
 fn stack_of(vpc: u64, bundle: bool, subnets: &[(u64, u8)]) -> Stack {
@@ -272,7 +278,9 @@ proptest! {
     fn new_rows_first_then_the_rest(first in wish(), second in wish(), filtering: bool) {
         let bundle = |stack: &Stack| stack.encoding == Encoding::VlanAwareBundle;
         let bundles = first.stacks.iter().any(bundle);
-        let second = Wish { stacks: first.stacks.clone(), ..second };
+        // As in the configuration below.
+        let first = Wish { frr: false, ..first };
+        let second = Wish { stacks: first.stacks.clone(), frr: false, ..second };
         let mut state = host(filtering);
         converge(&first, &mut state);
         let before = state.clone();
@@ -310,6 +318,7 @@ proptest! {
         let nothing = Wish {
             stacks: Vec::new(),
             forwarding: Forwarding { complete: true, ..Default::default() },
+            frr: false,
         };
         converge(&nothing, &mut state);
         prop_assert!(state.links.values().all(|link| link.alias.is_none()), "{:#?}", state.links);

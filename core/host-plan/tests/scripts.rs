@@ -27,6 +27,7 @@ struct World {
     forwarding: Forwarding,
     state: HostState,
     names: Vec<(String, String)>,
+    frr: bool,
 }
 
 impl World {
@@ -43,6 +44,7 @@ impl World {
             },
             state: HostState::default(),
             names: Vec::new(),
+            frr: false,
         }
     }
 
@@ -79,6 +81,7 @@ impl World {
             ["incomplete"] => self.forwarding.complete = false,
             ["complete"] => self.forwarding.complete = true,
             ["drift", rest @ ..] => self.drift(rest),
+            ["speaker", kind] => self.frr = *kind == "frr",
             ["plan"] => return self.named(self.plan().to_string()),
             ["run"] => return self.run(),
             ["ready"] => return self.ready(),
@@ -96,6 +99,7 @@ impl World {
             underlay: self.underlay,
             stacks: &self.stacks,
             forwarding: &self.forwarding,
+            local_neighbours: self.frr,
         }
     }
 

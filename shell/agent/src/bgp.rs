@@ -6,22 +6,45 @@ use evpn::{
     Config, LocalEvi, LocalMac, LocalState, PeerConfig, PeerInfo, Policy, Role, RouteInfo,
     SessionState, StopKind, Timing,
 };
+use frr::Wanted;
+use frr_driver::{Driver, Options as FrrOptions, Status as FrrStatus};
 use host_plan::Readiness;
-use model::{Asn, BgpConfig, Encoding, Forwarding, Mtu, Reflector, Stack, Vni};
+use model::{
+    Asn, BgpConfig, Encoding, Forwarding, Mtu, Reflector, Secret, SpeakerKind, Stack, UnixMillis,
+    Vni,
+};
 use speaker::{Peer, SpeakerConfig, SpeakerHandle};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
+
+/// Where the listener connects from: on no interface, because bgpd takes no address of its own host
+/// for a neighbour's.
+const LISTENER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+/// How long a session of bgpd's must have been up before what it withdraws is believed, as
+/// [`evpn::Timing::handover`]: others come to a reflector that started over at about the same time.
+const SETTLED: Duration = Duration::from_secs(10);
+/// How long a pass waits for bgpd to know of an instance. Without it the instance's device would
+/// come first, and bgpd would make up a distinguisher that may be another instance's.
+const PREPARE: Duration = Duration::from_secs(3);
 
 /// The speaker, which may not have been started yet.
 #[derive(Debug)]
 pub(crate) struct Bgp {
     /// Kernel rows of an earlier speaker are in place (the F bit of RFC 4724).
     preserved: bool,
+    /// Where FRR lives, if it is the client.
+    frr_dir: PathBuf,
+    frr: watch::Receiver<FrrStatus>,
+    /// What FRR has been told of instances.
+    expected: u64,
     running: Option<Running>,
     local: watch::Sender<Option<LocalState>>,
     forwarding: watch::Receiver<Arc<Forwarding>>,
@@ -32,14 +55,50 @@ pub(crate) struct Bgp {
 
 #[derive(Debug)]
 struct Running {
+    /// The client, or beside FRR the one that listens to it.
     handle: SpeakerHandle,
+    frr: Option<Frr>,
     asn: Asn,
     address: IpAddr,
     reflectors: Vec<Reflector>,
 }
 
+#[derive(Debug)]
+struct Frr {
+    driver: Driver,
+    reflectors: watch::Sender<BTreeSet<IpAddr>>,
+}
+
+/// What there is to hear of.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// The forwarding state changed.
+    Forwarding(Arc<Forwarding>),
+    /// FRR is otherwise than before.
+    Frr,
+}
+
+impl Running {
+    fn kind(&self) -> SpeakerKind {
+        match self.frr {
+            None => SpeakerKind::Builtin,
+            Some(_) => SpeakerKind::Frr,
+        }
+    }
+
+    /// Ends it; its peers keep its routes as for a restart, or forget them.
+    async fn stop(self, kind: StopKind, why: &str) {
+        if let Some(frr) = self.frr {
+            frr.driver.stop(kind == StopKind::Withdraw).await;
+        }
+        // If it has ended already there is nothing left to say.
+        let _ended = self.handle.stop_saying(kind, why).await;
+    }
+}
+
 #[derive(Debug, Clone, Default)]
 struct Shared {
+    frr: Option<Driver>,
     handle: Option<SpeakerHandle>,
     reflectors: Vec<Reflector>,
     asn: u32,
@@ -52,10 +111,13 @@ pub(crate) struct Reader {
 }
 
 impl Bgp {
-    pub(crate) fn new(preserved: bool) -> Self {
+    pub(crate) fn new(preserved: bool, run_dir: &Path) -> Self {
         let standalone = watch::Sender::new(Arc::new(Forwarding::default()));
         Self {
             preserved,
+            frr_dir: run_dir.join("frr"),
+            frr: watch::Sender::default().subscribe(),
+            expected: 0,
             running: None,
             local: watch::Sender::new(None),
             forwarding: standalone.subscribe(),
@@ -82,19 +144,29 @@ impl Bgp {
     /// Starts the speaker, or gives a running one its reflectors. Another AS or address is another
     /// speaker.
     pub(crate) async fn configure(&mut self, address: IpAddr, config: &BgpConfig) {
-        let same = |running: &Running| running.asn == config.asn && running.address == address;
+        let same = |running: &Running| {
+            (running.kind(), running.asn, running.address) == (config.speaker, config.asn, address)
+        };
         if !self.running.as_ref().is_some_and(same) {
             if let Some(old) = self.running.take() {
-                info!("BGP speaker starts anew: its AS or address changed");
-                // If it has ended already there is nothing left to withdraw.
-                let why = "this host's AS or address changes";
-                let _ended = old.handle.stop_saying(StopKind::Withdraw, why).await;
+                info!("BGP speaker starts anew: its kind, AS or address changed");
+                // Another program with the same name takes over what the peers have.
+                let takes_over = (old.asn, old.address) == (config.asn, address);
+                let kind = match takes_over {
+                    true => StopKind::Restart,
+                    false => StopKind::Withdraw,
+                };
+                old.stop(kind, "this host's AS or address changes").await;
             }
-            match self.start(address, config.asn).await {
+            let started = match config.speaker {
+                SpeakerKind::Builtin => self.start(address, config.asn).await,
+                SpeakerKind::Frr => self.start_frr(address, config).await,
+            };
+            match started {
                 Ok(running) => self.running = Some(running),
                 Err(error) => {
                     error!(
-                        error = crate::kernel::chain(&error),
+                        error = crate::kernel::chain(&*error),
                         "Starting the BGP speaker failed"
                     );
                     return;
@@ -105,28 +177,110 @@ impl Bgp {
             return;
         };
         if running.reflectors != config.reflectors {
-            let peers = config.reflectors.iter().map(|reflector| {
-                let mut peer = Peer::new(PeerConfig::REFLECTOR);
-                peer.port = reflector.port;
-                peer.password.clone_from(&reflector.password);
-                (reflector.address, peer)
-            });
-            if running.handle.set_peers(peers.collect()).await.is_err() {
-                error!("The BGP speaker has ended");
-                return;
+            match &running.frr {
+                Some(frr) => {
+                    let neighbours = Wanted::client(router_id(address), address, config).neighbours;
+                    frr.driver
+                        .set(|wanted| wanted.neighbours.clone_from(&neighbours));
+                    frr.reflectors.send_replace(addresses(&config.reflectors));
+                }
+                None => {
+                    let peers = config.reflectors.iter().map(|reflector| {
+                        let mut peer = Peer::new(PeerConfig::REFLECTOR);
+                        peer.port = reflector.port;
+                        peer.password.clone_from(&reflector.password);
+                        (reflector.address, peer)
+                    });
+                    if running.handle.set_peers(peers.collect()).await.is_err() {
+                        error!("The BGP speaker has ended");
+                        return;
+                    }
+                }
             }
             running.reflectors.clone_from(&config.reflectors);
         }
         self.shared.send_replace(Shared {
+            frr: running.frr.as_ref().map(|frr| frr.driver.clone()),
             handle: Some(running.handle.clone()),
             reflectors: config.reflectors.clone(),
             asn: config.asn.get(),
         });
     }
 
-    async fn start(&mut self, address: IpAddr, asn: Asn) -> Result<Running, speaker::StartError> {
-        let bgp = Config {
-            router_id: router_id(address),
+    async fn start(&mut self, address: IpAddr, asn: Asn) -> Result<Running, Failed> {
+        let config = SpeakerConfig {
+            bgp: self.speaker(router_id(address), asn),
+            local_address: Some(address),
+            listen: Vec::new(),
+        };
+        let handle = SpeakerHandle::start(config).await?;
+        self.forwarding = handle.forwarding();
+        self.forwarding.mark_changed();
+        self.frr = watch::Sender::default().subscribe();
+        tokio::spawn(pass_on(handle.clone(), self.local.subscribe()));
+        // The next speaker of this process comes to rows that this one put there.
+        self.preserved = true;
+        Ok(Running {
+            handle,
+            frr: None,
+            asn,
+            address,
+            reflectors: Vec::new(),
+        })
+    }
+
+    /// FRR as the client, and a speaker of ours that hears from it what it learned: rows are made by
+    /// the same code from either, and stay while FRR is restarted.
+    async fn start_frr(&mut self, address: IpAddr, config: &BgpConfig) -> Result<Running, Failed> {
+        let password = listener_key(&self.frr_dir.with_extension("key"))?;
+        let listener = SpeakerConfig {
+            bgp: self.speaker(LISTENER, config.asn),
+            local_address: Some(LISTENER.into()),
+            listen: Vec::new(),
+        };
+        let handle = SpeakerHandle::start(listener).await?;
+        let mut bgpd = Peer::new(PeerConfig::REFLECTOR);
+        bgpd.port = frr_driver::LISTEN_PORT;
+        bgpd.password = Some(password.clone());
+        bgpd.gtsm = false;
+        let peers = BTreeMap::from([(address, bgpd)]);
+        handle.set_peers(peers).await?;
+
+        let mut wanted = Wanted::client(router_id(address), address, config);
+        wanted.listener = Some(frr::Listener {
+            address: LISTENER,
+            password,
+        });
+        let options = FrrOptions {
+            dir: self.frr_dir.clone(),
+        };
+        let driver = Driver::start(options, wanted);
+        let (gated, forwarding) = watch::channel(Arc::default());
+        let reflectors = watch::Sender::new(addresses(&config.reflectors));
+        let gate = gate(
+            handle.forwarding(),
+            driver.clone(),
+            reflectors.subscribe(),
+            gated,
+        );
+        tokio::spawn(gate);
+        self.forwarding = forwarding;
+        self.forwarding.mark_changed();
+        self.frr = driver.status();
+        tokio::spawn(pass_on(handle.clone(), self.local.subscribe()));
+        self.preserved = true;
+        Ok(Running {
+            handle,
+            frr: Some(Frr { driver, reflectors }),
+            asn: config.asn,
+            address,
+            reflectors: config.reflectors.clone(),
+        })
+    }
+
+    fn speaker(&self, router_id: Ipv4Addr, asn: Asn) -> Config {
+        Config {
+            router_id,
             asn,
             role: Role::Vtep,
             cluster_id: None,
@@ -134,24 +288,53 @@ impl Bgp {
             timing: Timing::default(),
             policy: Policy::default(),
             seed: rand::random(),
+        }
+    }
+
+    pub(crate) fn is_frr(&self) -> bool {
+        self.driver().is_some()
+    }
+
+    fn driver(&self) -> Option<&Driver> {
+        Some(&self.running.as_ref()?.frr.as_ref()?.driver)
+    }
+
+    /// Tells FRR, if it is the client, which instances there are or will be.
+    pub(crate) fn expect(&mut self, vtep: IpAddr, stacks: &[Stack], rds: &BTreeMap<Vni, u16>) {
+        let Some(driver) = self.driver() else {
+            return;
         };
-        let config = SpeakerConfig {
-            bgp,
-            local_address: Some(address),
-            listen: Vec::new(),
+        let mut coming = LocalState::empty(vtep);
+        for stack in stacks {
+            for segment in &stack.segments {
+                if let Some(rd) = rds.get(&segment.vni) {
+                    let evi = LocalEvi::new(stack.encoding, *rd);
+                    coming.evis.insert(segment.vni, evi);
+                }
+            }
+        }
+        self.expected = driver.set(|wanted| wanted.set_instances(&coming));
+    }
+
+    /// Waits until FRR knows of them, for a while.
+    pub(crate) async fn expected(&self) {
+        let Some(driver) = self.driver() else {
+            return;
         };
-        let handle = SpeakerHandle::start(config).await?;
-        self.forwarding = handle.forwarding();
-        self.forwarding.mark_changed();
-        tokio::spawn(pass_on(handle.clone(), self.local.subscribe()));
-        // The next speaker of this process comes to rows that this one put there.
-        self.preserved = true;
-        Ok(Running {
-            handle,
-            asn,
-            address,
-            reflectors: Vec::new(),
-        })
+        // If FRR does not run there is nothing that could make up a distinguisher.
+        let runs = self.frr.borrow().problem.is_none();
+        if runs && !driver.applied(self.expected, PREPARE).await {
+            warn!("FRR does not know of all instances yet");
+        }
+    }
+
+    /// What is wrong with FRR, if it is the client, and since when.
+    pub(crate) fn problem(&self) -> Option<(String, UnixMillis)> {
+        let status = self.frr.borrow();
+        let since = status.problem_since?;
+        let since = since.duration_since(std::time::UNIX_EPOCH).ok()?;
+        let message = status.problem.clone()?;
+        Some((message, UnixMillis(since.as_millis() as u64)))
     }
 
     /// What is behind this host, all of it.
@@ -165,29 +348,97 @@ impl Bgp {
         });
     }
 
-    /// Waits for the forwarding state to change.
-    pub(crate) async fn forwarding_changed(&mut self) -> Arc<Forwarding> {
-        if self.forwarding.changed().await.is_err() {
-            // The speaker has ended: what it learned last holds.
-            std::future::pending::<()>().await;
+    /// Waits for the forwarding state to change, or FRR.
+    pub(crate) async fn news(&mut self) -> News {
+        let Self {
+            forwarding, frr, ..
+        } = self;
+        tokio::select! {
+            Ok(()) = forwarding.changed() => {
+                News::Forwarding(Arc::clone(&forwarding.borrow_and_update()))
+            }
+            Ok(()) = frr.changed() => News::Frr,
+            // Both have ended: what was learned last holds.
+            else => std::future::pending().await,
         }
-        Arc::clone(&self.forwarding.borrow_and_update())
     }
 
-    /// Ends the speaker; waits for what it has to say.
+    /// Ends the speaker; waits for what it has to say. FRR goes on by itself, and the next agent
+    /// takes it over, unless all is to be withdrawn.
     pub(crate) async fn stop(&mut self, withdraw: bool) {
         let Some(running) = self.running.take() else {
             return;
         };
-        let kind = if withdraw {
-            StopKind::Withdraw
-        } else {
-            StopKind::Restart
-        };
-        // If it has ended already, it has said what it had to say.
-        let why = "the agent was stopped for good";
-        let _ended = running.handle.stop_saying(kind, why).await;
+        match (withdraw, &running.frr) {
+            (false, Some(_)) => {
+                // If it has ended already, it has said what it had to say.
+                let _ended = running.handle.stop(StopKind::Restart).await;
+            }
+            (false, None) => running.stop(StopKind::Restart, "").await,
+            (true, _) => {
+                let why = "the agent was stopped for good";
+                running.stop(StopKind::Withdraw, why).await;
+            }
+        }
     }
+}
+
+type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+fn addresses(reflectors: &[Reflector]) -> BTreeSet<IpAddr> {
+    reflectors
+        .iter()
+        .map(|reflector| reflector.address)
+        .collect()
+}
+
+/// Passes on what was learned from bgpd. It counts as complete only while a reflector of bgpd's has
+/// been there for a while: bgpd withdraws all that it heard from one with the session, and a
+/// session that went says nothing about the VTEPs behind it. bgpd is asked after the change came, so
+/// a loss that caused it is seen.
+async fn gate(
+    mut learned: watch::Receiver<Arc<Forwarding>>,
+    driver: Driver,
+    mut reflectors: watch::Receiver<BTreeSet<IpAddr>>,
+    out: watch::Sender<Arc<Forwarding>>,
+) {
+    loop {
+        let mut now = Forwarding::clone(&learned.borrow_and_update());
+        if now.complete {
+            let sessions = driver.sessions().await;
+            let reflectors = reflectors.borrow_and_update();
+            now.complete = sessions.is_ok_and(|all| all.settled(&reflectors, SETTLED));
+        }
+        let complete = now.complete;
+        out.send_if_modified(|held| {
+            let differs = **held != now;
+            *held = Arc::new(now);
+            differs
+        });
+        tokio::select! {
+            changed = learned.changed() => if changed.is_err() { return },
+            () = out.closed() => return,
+            () = tokio::time::sleep(Duration::from_secs(1)), if !complete => {}
+        }
+    }
+}
+
+/// The key of the session between bgpd and the listener, made once a boot.
+fn listener_key(path: &Path) -> io::Result<Secret> {
+    match fs::read_to_string(path) {
+        Ok(text) if text.len() == 32 => return Ok(Secret(text)),
+        Ok(_) => fs::remove_file(path)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let key = format!("{:032x}", rand::random::<u128>());
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(key.as_bytes())?;
+    Ok(Secret(key))
 }
 
 async fn pass_on(handle: SpeakerHandle, mut local: watch::Receiver<Option<LocalState>>) {
@@ -212,6 +463,17 @@ impl Reader {
         let Some(handle) = shared.handle else {
             return Vec::new();
         };
+        if let Some(frr) = &shared.frr {
+            let sessions = frr.sessions().await.unwrap_or_default();
+            return shared
+                .reflectors
+                .iter()
+                .map(|reflector| {
+                    let session = sessions.peers.get(&reflector.address);
+                    frr_peer(reflector, session.cloned().unwrap_or_default(), shared.asn)
+                })
+                .collect();
+        }
         let peers = handle.peers().await.unwrap_or_default();
         peers
             .into_iter()
@@ -220,15 +482,18 @@ impl Reader {
     }
 
     pub(crate) async fn routes(&self) -> Vec<v1::EvpnRoute> {
-        let handle = self.shared.borrow().handle.clone();
-        let Some(handle) = handle else {
+        let shared = self.shared.borrow().clone();
+        let Some(handle) = shared.handle else {
             return Vec::new();
         };
+        let frr = shared.frr.is_some();
         handle
             .routes()
             .await
             .unwrap_or_default()
             .into_iter()
+            // The listener's own are for its own contests; bgpd announces what is here.
+            .filter(|route| !frr || route.from.is_some())
             .map(wire_route)
             .collect()
     }
@@ -264,6 +529,28 @@ fn wire_peer(peer: PeerInfo, reflectors: &[Reflector], asn: u32) -> v1::Peer {
         problem,
         causes,
         remedy,
+    }
+}
+
+fn frr_peer(reflector: &Reflector, session: frr::Session, asn: u32) -> v1::Peer {
+    let up = session.is_up();
+    let since = session.since.as_millis() as u64;
+    v1::Peer {
+        address: reflector.address.to_string(),
+        port: reflector.port.into(),
+        asn,
+        state: match session.state.as_str() {
+            "" => "idle".to_owned(),
+            state => state.to_lowercase(),
+        },
+        since_unix_ms: crate::view::unix_now().0.saturating_sub(since),
+        routes_received: session.received,
+        routes_sent: session.sent,
+        end_of_rib: up && session.since >= SETTLED,
+        stale: false,
+        last_error: String::new(),
+        md5: reflector.password.is_some(),
+        ..v1::Peer::default()
     }
 }
 

@@ -125,7 +125,10 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let (kernel, capabilities) =
         KernelThread::start(&options.run_dir, events.clone()).map_err(AgentError::Kernel)?;
     let may_act = managed.is_some() || credential.is_none();
-    let mut bgp = Bgp::new(bgp::forwarding_is_preserved(&options.run_dir));
+    let mut bgp = Bgp::new(
+        bgp::forwarding_is_preserved(&options.run_dir),
+        &options.run_dir,
+    );
     if let Some(config) = &managed {
         bgp.configure(config.underlay.address, &config.bgp).await;
     } else if credential.is_none() {

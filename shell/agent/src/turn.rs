@@ -4,7 +4,7 @@
 //! is reported, announced by BGP and called done. A look costs what changed since the last one; the
 //! kernel's thread knows the rest, and every so often it looks at everything.
 
-use crate::bgp::{self, Bgp};
+use crate::bgp::{self, Bgp, News};
 use crate::disk::{Disk, StateError};
 use crate::events::{Event, Request, ServerLink, status_of};
 use crate::kernel::{Job, KernelThread};
@@ -16,6 +16,7 @@ use host_plan::{
 };
 use model::{
     Condition, Forwarding, Generation, HostConfig, IfName, MacAddr, ObjectId, Stack, UnixMillis,
+    Vni,
 };
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::net::IpAddr;
@@ -196,12 +197,20 @@ impl Agent {
         mut self,
         mut queue: mpsc::Receiver<Event>,
     ) -> Option<oneshot::Sender<()>> {
+        self.expect_instances();
+        self.bgp.expected().await;
         loop {
             self.advance();
             let wake = self.deadline();
             let event = tokio::select! {
                 event = queue.recv() => event.expect("the loop holds a sender itself"),
-                learned = self.bgp.forwarding_changed() => Event::Forwarding(learned),
+                news = self.bgp.news() => match news {
+                    News::Forwarding(learned) => Event::Forwarding(learned),
+                    News::Frr => {
+                        self.publish();
+                        continue;
+                    }
+                },
                 () = sleep_until(wake.into()) => continue,
             };
             match self.handle(event).await {
@@ -334,6 +343,8 @@ impl Agent {
         self.bgp
             .configure(self.machine.underlay().address, &config.bgp)
             .await;
+        self.expect_instances();
+        self.bgp.expected().await;
         self.keep(config);
         self.ask_pass();
     }
@@ -583,16 +594,46 @@ impl Agent {
         });
     }
 
-    /// Tells the speaker what is behind this host.
-    fn announce(&mut self) {
-        let vnis = bgp::instances(self.machine.stacks(), &self.ready);
+    fn assign_rds(&mut self, vnis: &BTreeSet<Vni>) -> BTreeMap<Vni, u16> {
         let before = self.rds.clone();
-        let rds = self.rds.assign(&vnis);
+        let rds = self.rds.assign(vnis);
         if self.rds != before
             && let Err(error) = self.disk.save(RDS, &self.rds)
         {
             error!(%error, "Keeping route distinguishers failed");
         }
+        rds
+    }
+
+    /// Tells FRR, if it is the client, which instances there will be.
+    fn expect_instances(&mut self) {
+        if !self.bgp.is_frr() {
+            return;
+        }
+        let segments = self.machine.stacks().iter().flat_map(|s| &s.segments);
+        let vnis = segments.map(|segment| segment.vni).collect();
+        let rds = self.assign_rds(&vnis);
+        let vtep = self.machine.underlay().address;
+        self.bgp.expect(vtep, self.machine.stacks(), &rds);
+    }
+
+    /// What is wrong with FRR is worth a word.
+    fn frr_condition(&self) -> Option<Condition> {
+        let host = self.machine.managed()?.host;
+        let (message, since) = self.bgp.problem()?;
+        Some(Condition {
+            object: ObjectId::Host(host),
+            message,
+            since,
+            attempts: 1,
+        })
+    }
+
+    /// Tells the speaker what is behind this host.
+    fn announce(&mut self) {
+        self.expect_instances();
+        let vnis = bgp::instances(self.machine.stacks(), &self.ready);
+        let rds = self.assign_rds(&vnis);
         let vtep = self.machine.underlay().address;
         let local = bgp::local_state(vtep, self.machine.stacks(), &self.ready, &rds);
         // Before the first convergence, what is missing may just not have been looked at.
@@ -699,6 +740,7 @@ impl Agent {
         let applied = self.made_true.min(self.kept);
         let same_input = before.asked == self.asked;
         let mut conditions = conditions(&self.machine);
+        conditions.extend(self.frr_condition().map(|c| (c.object, c)));
         conditions.extend(self.unkept.iter().map(|c| (c.object, c.clone())));
         let view = View {
             started: self.started,

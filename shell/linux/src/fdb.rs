@@ -148,7 +148,17 @@ fn parse_header(payload: &[u8]) -> Option<(u32, u16, u8)> {
 
 pub(crate) fn set_neighbour(row: &Neighbour, index: u32) -> Message {
     let mut message = Message::new(libc::RTM_NEWNEIGH, CREATE_OR_REPLACE);
-    header(&mut message, family(row.ip), index, libc::NUD_PERMANENT, 0);
+    let flags = match row.remote {
+        true => sys::NTF_EXT_LEARNED,
+        false => 0,
+    };
+    header(
+        &mut message,
+        family(row.ip),
+        index,
+        libc::NUD_PERMANENT,
+        flags,
+    );
     message
         .put_ip(sys::NDA_DST, row.ip)
         .put(sys::NDA_LLADDR, &row.mac.0)
@@ -183,6 +193,7 @@ pub(crate) struct RawNeighbour {
     pub(crate) ip: IpAddr,
     pub(crate) mac: MacAddr,
     pub(crate) protocol: u8,
+    pub(crate) remote: bool,
 }
 
 impl RawNeighbour {
@@ -194,7 +205,7 @@ impl RawNeighbour {
 
     /// The row, and whether it is permanent. One that is being resolved has no MAC yet: zero.
     pub(crate) fn parse_any(payload: &[u8]) -> Option<(Self, bool)> {
-        let (index, state, _) = parse_header(payload)?;
+        let (index, state, flags) = parse_header(payload)?;
         let (mut ip, mut mac, mut protocol) = (None, None, 0);
         for (kind, value) in attr::attributes(payload.get(12..)?) {
             match kind {
@@ -210,6 +221,7 @@ impl RawNeighbour {
             ip: ip?,
             mac: mac.unwrap_or(MacAddr::ZERO),
             protocol,
+            remote: flags & sys::NTF_EXT_LEARNED != 0,
         };
         Some((row, permanent))
     }

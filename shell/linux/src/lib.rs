@@ -20,6 +20,7 @@ mod monitor;
 mod netns;
 mod nft;
 mod observe;
+mod powerless;
 mod probe;
 mod seen;
 mod socket;
@@ -32,4 +33,5 @@ pub use host::{UnderlayInterface, kernel_version, resources, underlay_interface}
 pub use kernel::{Kernel, Looks};
 pub use monitor::Watch;
 pub use netns::{NETNS_DIR, Netns, in_netns, spawn_in_netns};
+pub use powerless::spawn_powerless;
 pub use sys::PROTOCOL;

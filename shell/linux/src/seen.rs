@@ -417,6 +417,7 @@ impl Seen {
             ip: raw.ip,
             mac: raw.mac,
             ours: raw.protocol == crate::sys::PROTOCOL,
+            remote: raw.remote,
         });
         let key = (raw.index, raw.ip);
         let before = match &row {

@@ -206,6 +206,7 @@ fn a_vlan_device_holds_rows_and_stays_down() {
                 ip: ip(ip_text),
                 mac: mac(9),
                 ours: true,
+                remote: true,
             })
             .into();
         lab.act_twice(rows.iter().cloned().map(Action::SetNeighbour));
@@ -694,6 +695,7 @@ fn neighbours_carry_our_protocol() {
             ip: ip(text),
             mac: mac(n),
             ours: true,
+            remote: true,
         };
         // The kernel takes no ND rows on an interface whose IPv6 is off.
         let error = lab.fail(Action::SetNeighbour(row("fd00::5", 5)));

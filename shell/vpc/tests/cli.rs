@@ -138,8 +138,8 @@ fn errors_name_the_object_the_reason_and_the_remedy() {
             "error: --transport tap: not in this build\nhint: use --transport kernel\n",
         ),
         (
-            &["lab", "up", "--name", "no-such-lab", "--speaker", "frr"],
-            "error: --speaker frr: not in this build\nhint: use --speaker builtin\n",
+            &["lab", "up", "--name", "no-such-lab", "--speaker", "bird"],
+            "error: --speaker: \"bird\" is not a speaker: builtin or frr\n",
         ),
     ];
     for (arguments, said) in cases {

@@ -20,6 +20,7 @@ pub(crate) enum Lab {
   vpc lab up
   vpc lab up --hosts 4 --mtu 9000
   vpc lab up --hosts m1,c1,c2,c3,r1
+  vpc lab up --speaker c1=frr             FRR as the EVPN client of c1
   vpc lab up --name second --hosts 1      beside the first
 
 Hosts: m1 (management), c1 and c2 (compute), r1 (route), ext (on the outside network, no agent).
@@ -171,9 +172,10 @@ pub(crate) struct Shape {
     /// What the underlay carries
     #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u32).range(1330..=65535))]
     mtu: u32,
-    /// Who speaks EVPN: builtin or frr
-    #[arg(long, default_value = "builtin")]
-    speaker: String,
+    /// Who speaks EVPN on the hosts, builtin or frr; or on one of them, as in c1=frr; may be given
+    /// several times
+    #[arg(long, value_delimiter = ',', value_name = "[HOST=]SPEAKER")]
+    speaker: Vec<String>,
     /// What carries frames: kernel or tap
     #[arg(long, default_value = "kernel")]
     transport: String,
@@ -215,7 +217,6 @@ impl Shape {
             value => Err(Failure::new(format!("--{flag} {value}: no such {flag}"))
                 .hint(format!("use --{flag} {has}"))),
         };
-        refuse("speaker", &self.speaker, "builtin", "frr")?;
         refuse("transport", &self.transport, "kernel", "tap")
     }
 
@@ -225,6 +226,7 @@ impl Shape {
             hosts: self.hosts.as_deref(),
             underlay: self.underlay,
             mtu: self.mtu,
+            speakers: &self.speaker,
             bare,
         })
     }

@@ -119,6 +119,8 @@ fn join(inside: &Inside<'_>, management: &LabHost, host: &LabHost, server: &str)
     for role in &host.roles {
         join.extend(["--role", role]);
     }
+    let speaker = host.speaker.to_string();
+    join.extend(["--speaker", &speaker]);
     inside.vpc(&host.name, &join).map(drop)
 }
 

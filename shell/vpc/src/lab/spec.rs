@@ -2,6 +2,7 @@
 
 use super::state::{HostKind, LabHost};
 use crate::failure::{Failure, Outcome};
+use model::SpeakerKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The underlay, inside RFC 6598's range for networks between carriers: unlikely to be a tenant's.
@@ -102,6 +103,33 @@ pub(crate) fn hosts(hosts: Option<&str>, underlay: UnderlayKind) -> Outcome<Vec<
     Ok(all)
 }
 
+/// Gives hosts their EVPN clients: `SPEAKER` for all, `HOST=SPEAKER` for one; the later one holds.
+pub(crate) fn speakers(hosts: &mut [LabHost], wanted: &[String]) -> Outcome {
+    for text in wanted {
+        let (host, speaker) = match text.split_once('=') {
+            None => (None, text.as_str()),
+            Some((host, speaker)) => (Some(host), speaker),
+        };
+        let speaker: SpeakerKind = speaker
+            .parse()
+            .map_err(|error: model::BadSpeaker| Failure::new(format!("--speaker: {error}")))?;
+        let mut found = false;
+        for one in hosts.iter_mut().filter(|one| one.kind == HostKind::Host) {
+            if host.is_none_or(|name| name == one.name) {
+                one.speaker = speaker;
+                found = true;
+            }
+        }
+        if !found {
+            return Err(
+                Failure::new(format!("--speaker: there is no host in {text:?}"))
+                    .hint("write builtin, frr or as in c1=frr, with a host of --hosts"),
+            );
+        }
+    }
+    Ok(())
+}
+
 fn names(compute: usize, route: usize) -> Vec<String> {
     let numbered = |prefix: char, count| (1..=count).map(move |n| format!("{prefix}{n}"));
     std::iter::once("m1".to_owned())
@@ -155,6 +183,7 @@ fn bare(name: &str, kind: HostKind) -> LabHost {
         name: name.to_owned(),
         kind,
         roles: Vec::new(),
+        speaker: SpeakerKind::Builtin,
         underlay: None,
         outside: Vec::new(),
         holder: None,

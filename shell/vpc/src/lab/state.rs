@@ -7,6 +7,7 @@
 
 use super::process::ProcessId;
 use crate::failure::{Doing, Failure, Outcome};
+use model::SpeakerKind;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
@@ -50,6 +51,9 @@ pub(crate) struct LabHost {
     pub(crate) kind: HostKind,
     /// Roles for `vpc host join`; empty for hosts without an agent.
     pub(crate) roles: Vec<String>,
+    /// Its EVPN client.
+    #[serde(default)]
+    pub(crate) speaker: SpeakerKind,
     /// On the underlay.
     pub(crate) underlay: Option<IpAddr>,
     /// On the outside network.

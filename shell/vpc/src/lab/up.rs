@@ -24,6 +24,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) underlay: spec::UnderlayKind,
     /// MTU of the underlay.
     pub(crate) mtu: u32,
+    /// See [`spec::speakers`].
+    pub(crate) speakers: &'a [String],
     /// Stop before the cluster: hosts and cables only.
     pub(crate) bare: bool,
 }
@@ -35,7 +37,8 @@ pub(crate) fn bring_up(lab: &LabDir, wanted: &Wanted<'_>) -> Outcome<LabState> {
     }
     wire::check_tools()?;
     let binary = std::env::current_exe().doing(|| "finding the vpc binary".to_owned())?;
-    let hosts = spec::hosts(wanted.hosts, wanted.underlay)?;
+    let mut hosts = spec::hosts(wanted.hosts, wanted.underlay)?;
+    spec::speakers(&mut hosts, wanted.speakers)?;
     let mut state = LabState {
         maker: ProcessId::myself().doing(|| "reading /proc/self/stat".to_owned())?,
         complete: false,

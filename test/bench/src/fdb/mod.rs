@@ -188,6 +188,7 @@ fn plan_and_apply() -> f64 {
             underlay: config.underlay,
             stacks: &config.stacks,
             forwarding,
+            local_neighbours: false,
         };
         let plan: Plan = host_plan::plan(&desired, seen);
         let actions: Vec<_> = plan.steps.into_iter().map(|step| step.action).collect();

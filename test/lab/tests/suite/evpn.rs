@@ -8,11 +8,11 @@ use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-const MAC_1: &str = "02:00:00:00:01:0b";
-const MAC_2: &str = "02:00:00:00:01:0c";
+pub(super) const MAC_1: &str = "02:00:00:00:01:0b";
+pub(super) const MAC_2: &str = "02:00:00:00:01:0c";
 
 /// A VPC with one subnet.
-fn vpc(lab: &Lab, name: &str) -> u64 {
+pub(super) fn vpc(lab: &Lab, name: &str) -> u64 {
     lab.admin(&format!(
         "create {name} --cidr 10.4.0.0/16 --cidr fd00:4::/48"
     ));
@@ -22,7 +22,7 @@ fn vpc(lab: &Lab, name: &str) -> u64 {
     subnet["vni"].as_u64().expect("a VNI")
 }
 
-fn nic(lab: &Lab, vpc: &str, name: &str, host: &str, number: u8) {
+pub(super) fn nic(lab: &Lab, vpc: &str, name: &str, host: &str, number: u8) {
     lab.admin(&format!(
         "nic create {vpc}/web/{name} --host {host} --attach netns:{vpc}-{name} \
          --ip 10.4.1.{number} --ip fd00:4:0:1::{number:x} --mac 02:00:00:00:01:{number:02x} --wait"
@@ -30,7 +30,7 @@ fn nic(lab: &Lab, vpc: &str, name: &str, host: &str, number: u8) {
 }
 
 /// Rows of a tunnel device that lead elsewhere: MAC and VTEP.
-fn remote_rows(lab: &Lab, host: &str, vni: u64) -> BTreeSet<(String, String)> {
+pub(super) fn remote_rows(lab: &Lab, host: &str, vni: u64) -> BTreeSet<(String, String)> {
     let fdb = lab.json(host, &format!("bridge -j fdb show dev t-{vni}"));
     let rows = fdb.as_array().into_iter().flatten();
     rows.filter_map(|row| {
@@ -56,7 +56,7 @@ fn rows(expected: &[(&str, &str)]) -> BTreeSet<(String, String)> {
 }
 
 /// Waits for exactly these rows; how long it took.
-fn rows_become(lab: &Lab, host: &str, vni: u64, expected: &[(&str, &str)]) -> Duration {
+pub(super) fn rows_become(lab: &Lab, host: &str, vni: u64, expected: &[(&str, &str)]) -> Duration {
     let expected = rows(expected);
     let start = Instant::now();
     lab.eventually(
@@ -80,7 +80,7 @@ fn peer_states(lab: &Lab, host: &str) -> Vec<(String, String)> {
 }
 
 /// Waits until a host's sessions are up: with these and nobody else.
-fn established(lab: &Lab, host: &str, peers: &[&str]) {
+pub(super) fn established(lab: &Lab, host: &str, peers: &[&str]) {
     let expected: Vec<_> = peers
         .iter()
         .map(|peer| ((*peer).to_owned(), "established".to_owned()))
@@ -101,10 +101,10 @@ fn figure(what: &str, took: Duration) {
     assert!(took < Duration::from_secs(5), "{what}: {took:?}");
 }
 
-const NOBODY: &str = "00:00:00:00:00:00";
-const C1: &str = "100.64.0.2";
-const C2: &str = "100.64.0.3";
-const C3: &str = "100.64.0.4";
+pub(super) const NOBODY: &str = "00:00:00:00:00:00";
+pub(super) const C1: &str = "100.64.0.2";
+pub(super) const C2: &str = "100.64.0.3";
+pub(super) const C3: &str = "100.64.0.4";
 
 #[test]
 fn routes_become_rows_and_go_with_what_they_tell_of() {

@@ -2,6 +2,7 @@
 
 mod crash;
 mod evpn;
+mod frr;
 mod hostile;
 mod input;
 mod reach;

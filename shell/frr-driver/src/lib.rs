@@ -1,0 +1,17 @@
+//! Runs FRR beside the agent: starts zebra and bgpd, configures them, watches them, starts them
+//! again.
+//!
+//! The daemons are the driver's own, with sockets and files in one directory, so that a
+//! distribution's FRR on the same host goes on with what it does. They outlive the driver, and the
+//! next one takes them over. zebra is started without powers over the network
+//! ([`linux::spawn_powerless`]): it tells bgpd what is in the kernel and changes nothing there.
+
+/// Where bgpd waits for its listener, on the underlay's address.
+pub const LISTEN_PORT: u16 = 1179;
+
+mod daemon;
+mod driver;
+mod vty;
+
+pub use driver::{Driver, Options, Status};
+pub use vty::VtyError;
