@@ -109,6 +109,7 @@ impl Rig {
             cluster_id: None,
             forwarding_preserved: true,
             timing: Timing::default(),
+            policy: Default::default(),
             seed: 1,
         };
         let mut rig = Self {

@@ -936,14 +936,14 @@ pub(crate) fn transaction(socket: &mut Socket, requests: &mut [Message]) -> Resu
 }
 
 /// For the fuzzer: the message as elements of each set, the guards in them, the ruleset with them.
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn read_as_each(payload: &[u8]) {
     let mut elements = Elements::default();
     for set in Set::ALL {
         elements.take(set, payload);
     }
     drop(elements.tunnel_sources());
-    drop(document(&elements));
+    drop(document(&elements, true));
     for (link, guard) in elements.guards() {
         drop(Elements::guard(&link, &guard));
     }
@@ -980,6 +980,7 @@ mod tests {
         #[test]
         fn garbage_never_panics(payload in proptest::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(parse_elements(&payload).count() <= payload.len());
+            read_as_each(&payload);
         }
 
         #[test]
