@@ -423,7 +423,7 @@ fn a_new_key_costs_no_row() {
 /// OPEN of router 10.0.0.n in AS 4200000000 with EVPN and nothing else, and KEEPALIVE.
 fn handshake(n: u8) -> Vec<u8> {
     let capabilities = [1, 4, 0, 25, 0, 70, 65, 4, 0xfa, 0x56, 0xea, 0x00];
-    let mut body = vec![4, 0x5b, 0xa0, 0, 90, 10, 0, 0, n, 14, 2, 12];
+    let mut body = vec![4, 0x5b, 0xa0, 0, 240, 10, 0, 0, n, 14, 2, 12];
     body.extend(capabilities);
     let message = |kind: u8, body: &[u8]| {
         let mut out = vec![0xff; 16];
@@ -463,7 +463,17 @@ fn a_peer_that_does_not_read_holds_up_nobody() {
     const MACS: u32 = 12_000;
     on_one_thread(async {
         let names = ["127.0.7.1", "127.0.7.2", "127.0.7.9"];
-        let rr = reflector("127.0.7.101", clients(&names)).await;
+        let mut bgp = config("10.0.0.101", Role::Reflector);
+        // It says nothing either, and that is another test's.
+        (bgp.timing.hold_time, bgp.timing.send_hold_time) = (2 * PATIENCE, 2 * PATIENCE);
+        let rr = SpeakerHandle::start(SpeakerConfig {
+            bgp,
+            local_address: None,
+            listen: vec!["127.0.7.101:0".parse().unwrap()],
+        })
+        .await
+        .unwrap();
+        rr.set_peers(clients(&names)).await.unwrap();
         let at = rr.listening()[0];
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
