@@ -70,6 +70,11 @@ pub struct LocalMac {
     pub router: bool,
     /// Its addresses are its own for good: no other MAC may take them over (RFC 9047, I).
     pub immutable: bool,
+    /// The mobility sequence that it is announced with at least: who moves a MAC and counts the
+    /// moves knows that its old host, whatever befalls it, does not win it back.
+    pub sequence: u32,
+    /// It is on its way to another VTEP, and is not taken back from one that has it.
+    pub leaving: bool,
 }
 
 impl LocalMac {

@@ -327,7 +327,7 @@ impl Vrfs {
             let held = contest.local.as_ref();
             let claim = Claim {
                 vtep,
-                sequence,
+                sequence: sequence.max(mac.sequence),
                 sticky: mac.sticky,
                 ip: None,
                 last_resort: false,
@@ -538,6 +538,7 @@ impl Vrfs {
         {
             self.notes.push(Note::MacMoved(key, from, to));
         }
+        let is_local = contest.local.is_some();
         if let Some(local) = &contest.local {
             addresses.extend(&local.addresses);
             self.contested.insert(key);
@@ -554,6 +555,13 @@ impl Vrfs {
             vrf.challenged.remove(&(tag, mac));
         }
         self.write_mac(vni, (tag, mac), holder.and_then(Holder::remote));
+        let rows = self.rows.evis.entry(vni).or_default();
+        let lost = is_local && rows.macs.contains_key(&(tag, mac));
+        let changed = match lost {
+            true => rows.lost.insert((tag, mac)),
+            false => rows.lost.remove(&(tag, mac)),
+        };
+        self.version += u64::from(changed);
         for ip in addresses {
             self.settle_ip(vni, tag, ip, cause);
         }
@@ -696,6 +704,7 @@ impl Vrf {
         let best = contest.and_then(Contest::best_remote);
         let own = match (held, best) {
             (Some(held), _) => held.claim.sequence,
+            (None, _) if mac.leaving => 0,
             // Static MACs do not move: no sequence makes one this host's.
             (None, Some(best)) if best.sticky && mac.sticky => best.sequence,
             (None, Some(best)) => best.next_sequence(),

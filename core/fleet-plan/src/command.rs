@@ -1,10 +1,10 @@
 //! What can be asked of the intent.
 
-use crate::AttachmentSpec;
+use crate::{AttachmentSpec, MoveStep};
 use ipnet::IpNet;
 use model::{
-    AccountId, Encoding, HostId, Labels, MacAddr, Mtu, Name, ObjectId, Revision, Role, SpeakerKind,
-    SubnetId, UnixMillis, VlanId, Vni, VpcId,
+    AccountId, Encoding, HostId, Labels, MacAddr, Mtu, Name, NicId, ObjectId, Revision, Role,
+    SpeakerKind, SubnetId, UnixMillis, VlanId, Vni, VpcId,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -25,6 +25,17 @@ pub enum Command {
     CreateSubnet(CreateSubnet),
     /// A new NIC.
     CreateNic(CreateNic),
+    /// A NIC goes to another host.
+    MoveNic(MoveNic),
+    /// The next phase of a move; the server's own, when hosts reported or time is up.
+    AdvanceMove {
+        /// Which NIC.
+        nic: NicId,
+        /// The version of it that the step was worked out for.
+        expect: Expect,
+        /// What comes next.
+        step: MoveStep,
+    },
     /// A host joins.
     CreateHost(CreateHost),
     /// Replaces the labels of any object.
@@ -123,6 +134,19 @@ pub struct CreateNic {
     pub addresses: Vec<IpAddr>,
     /// The users' labels.
     pub labels: Labels,
+}
+
+/// A NIC goes to another host, with its addresses and its MAC.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveNic {
+    /// Which.
+    pub nic: NicId,
+    /// The version it must have.
+    pub expect: Expect,
+    /// Where it goes: a compute host that is not draining.
+    pub host: HostId,
+    /// What it is plugged into there; otherwise the same as where it is.
+    pub attachment: Option<AttachmentSpec>,
 }
 
 /// A host joins.

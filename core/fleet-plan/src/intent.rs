@@ -28,6 +28,7 @@ pub struct Intent {
     hosts: BTreeMap<HostId, Host>,
     names: BTreeMap<(Scope, Name), ObjectId>,
     nics_by_host: BTreeSet<(HostId, NicId)>,
+    moving: BTreeSet<NicId>,
     devices: BTreeMap<(HostId, Device), NicId>,
     underlays: BTreeMap<IpAddr, HostId>,
     /// Prefixes of subnets by their first address. They do not overlap, so the last one that
@@ -125,6 +126,7 @@ impl Intent {
             hosts: BTreeMap::new(),
             names: BTreeMap::new(),
             nics_by_host: BTreeSet::new(),
+            moving: BTreeSet::new(),
             devices: BTreeMap::new(),
             underlays: BTreeMap::new(),
             prefixes: BTreeMap::new(),
@@ -284,7 +286,12 @@ impl Intent {
         self.hosts.values()
     }
 
-    /// All NICs on a host, in order of id.
+    /// NICs on their way from one host to another, in order of id.
+    pub fn moving_nics(&self) -> impl Iterator<Item = &Nic> {
+        self.moving.iter().filter_map(|nic| self.nics.get(nic))
+    }
+
+    /// All NICs with a port on a host, in order of id: those that come or go included.
     pub fn nics_of_host(&self, host: HostId) -> impl Iterator<Item = &Nic> {
         let (first, last) = (NicId::from_random(0), NicId::from_random(u64::MAX));
         self.nics_by_host
@@ -292,14 +299,14 @@ impl Intent {
             .filter_map(|(_, nic)| self.nics.get(nic))
     }
 
-    /// Hosts with a NIC in the subnet.
+    /// Hosts with a port in the subnet.
     pub fn hosts_of_subnet(&self, subnet: SubnetId) -> BTreeSet<HostId> {
         self.children(Scope::Subnet(subnet))
             .filter_map(|id| match id {
                 ObjectId::Nic(nic) => self.nics.get(&nic),
                 _ => None,
             })
-            .map(|nic| nic.placement.host)
+            .flat_map(|nic| nic.seats().map(|seat| seat.host))
             .collect()
     }
 
@@ -451,14 +458,17 @@ impl Intent {
                 self.subnets.insert(o.id, o);
             }
             Object::Nic(o) => {
-                self.nics_by_host.insert((o.placement.host, o.id));
-                if let Some(device) = Device::of(&o.placement.attachment)
-                    && let Some(other) = self.devices.insert((o.placement.host, device), o.id)
-                {
-                    return Err(shared(
-                        ObjectId::Nic(other),
-                        o.placement.attachment.to_string(),
-                    ));
+                for seat in o.seats() {
+                    self.nics_by_host.insert((seat.host, o.id));
+                    if let Some(device) = Device::of(&seat.attachment)
+                        && let Some(other) = self.devices.insert((seat.host, device), o.id)
+                    {
+                        let what = seat.attachment.to_string();
+                        return Err(shared(ObjectId::Nic(other), what));
+                    }
+                }
+                if o.moving.is_some() {
+                    self.moving.insert(o.id);
                 }
                 self.nics.insert(o.id, o);
             }
@@ -501,10 +511,13 @@ impl Intent {
                 self.subnets.remove(&o.id);
             }
             Object::Nic(o) => {
-                self.nics_by_host.remove(&(o.placement.host, o.id));
-                if let Some(device) = Device::of(&o.placement.attachment) {
-                    self.devices.remove(&(o.placement.host, device));
+                for seat in o.seats() {
+                    self.nics_by_host.remove(&(seat.host, o.id));
+                    if let Some(device) = Device::of(&seat.attachment) {
+                        self.devices.remove(&(seat.host, device));
+                    }
                 }
+                self.moving.remove(&o.id);
                 self.nics.remove(&o.id);
             }
             Object::Host(o) => {
@@ -652,9 +665,8 @@ fn parents_of(object: &Object) -> Vec<ObjectId> {
         Object::Account(_) | Object::Host(_) => Vec::new(),
         Object::Vpc(vpc) => vec![ObjectId::Account(vpc.account)],
         Object::Subnet(subnet) => vec![ObjectId::Vpc(subnet.vpc)],
-        Object::Nic(nic) => vec![
-            ObjectId::Subnet(nic.subnet),
-            ObjectId::Host(nic.placement.host),
-        ],
+        Object::Nic(nic) => std::iter::once(ObjectId::Subnet(nic.subnet))
+            .chain(nic.seats().map(|seat| ObjectId::Host(seat.host)))
+            .collect(),
     }
 }

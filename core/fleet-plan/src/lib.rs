@@ -19,6 +19,7 @@ mod decision;
 mod intent;
 mod list;
 mod liveness;
+mod moving;
 mod names;
 mod plan;
 mod pool;
@@ -29,7 +30,7 @@ mod token;
 pub use attachment::AttachmentSpec;
 pub use command::{
     BadRequestId, Command, Context, CreateAccount, CreateHost, CreateNic, CreateSubnet, CreateVpc,
-    Expect, RequestId, UpdateHost, UpdateVpc,
+    Expect, MoveNic, RequestId, UpdateHost, UpdateVpc,
 };
 pub use decision::{
     Decision, Delta, Fingerprint, Hold, REQUEST_KEPT_MILLIS, RequestRecord, Resource,
@@ -37,6 +38,7 @@ pub use decision::{
 pub use intent::{BrokenIntent, Intent, Rows};
 pub use list::{Filter, Page};
 pub use liveness::{DOWN_AFTER_MILLIS, down_at, liveness};
+pub use moving::{MoveStep, PROVISION_MILLIS, SETTLE_MILLIS, SWITCH_MILLIS, Seat, next_step};
 pub use plan::{Draft, plan};
 pub use refusal::{Code, Refusal};
 pub use rollout::{Digest, Issued, IssuedRow, Rollout};

@@ -2,8 +2,8 @@
 
 use crate::Intent;
 use model::{
-    BgpConfig, Encoding, Generation, HostConfig, HostId, Nic, ObjectId, Port, Reflector, Segment,
-    Stack, Subnet, SubnetId, Underlay, Vpc, VpcId,
+    BgpConfig, Encoding, Generation, HostConfig, HostId, MovePhase, Nic, ObjectId, Placement, Port,
+    PortRole, Reflector, Segment, Stack, Subnet, SubnetId, Underlay, Vpc, VpcId,
 };
 use std::collections::BTreeMap;
 
@@ -60,7 +60,7 @@ pub fn plan(intent: &Intent, host: HostId, reflectors: &[Reflector]) -> Option<D
             let vpc = intent
                 .vpc(id)
                 .expect("the VPC of a subnet exists: its deletion is refused");
-            stack(intent, vpc, &part)
+            stack(intent, host, vpc, &part)
         })
         .collect();
     Some(Draft(HostConfig {
@@ -86,7 +86,7 @@ struct Parts<'a> {
     nics: Vec<&'a Nic>,
 }
 
-fn stack(intent: &Intent, vpc: &Vpc, parts: &Parts<'_>) -> Stack {
+fn stack(intent: &Intent, host: HostId, vpc: &Vpc, parts: &Parts<'_>) -> Stack {
     Stack {
         vpc: vpc.id,
         name: intent.path(ObjectId::Vpc(vpc.id)),
@@ -100,7 +100,7 @@ fn stack(intent: &Intent, vpc: &Vpc, parts: &Parts<'_>) -> Stack {
         ports: parts
             .nics
             .iter()
-            .map(|nic| port(vpc, parts.subnets[&nic.subnet], nic))
+            .map(|nic| port(host, vpc, parts.subnets[&nic.subnet], nic))
             .collect(),
     }
 }
@@ -120,13 +120,34 @@ fn segment(vpc: &Vpc, subnet: &Subnet) -> Segment {
     }
 }
 
-fn port(vpc: &Vpc, subnet: &Subnet, nic: &Nic) -> Port {
+fn port(host: HostId, vpc: &Vpc, subnet: &Subnet, nic: &Nic) -> Port {
+    let (placement, role, sequence) = seat(host, nic);
     Port {
         nic: nic.id,
         name: format!("{}/{}/{}", vpc.name, subnet.name, nic.name),
         subnet: subnet.id,
         mac: nic.mac,
         addresses: nic.addresses.clone(),
-        attachment: nic.placement.attachment.clone(),
+        attachment: placement.attachment.clone(),
+        role,
+        sequence,
+    }
+}
+
+/// What a NIC is on one of its hosts.
+fn seat(host: HostId, nic: &Nic) -> (&Placement, PortRole, u32) {
+    match &nic.moving {
+        Some(m) if nic.placement.host != host => match m.phase {
+            MovePhase::Provision => (&m.other, PortRole::Standby, nic.moves),
+            // In use on the host that it leaves, with the sequence from before the switch: it loses
+            // to the new host when it hears of it, and not a moment earlier.
+            MovePhase::Switch | MovePhase::Retire => {
+                (&m.other, PortRole::Leaving, nic.moves.saturating_sub(1))
+            }
+        },
+        Some(m) if m.phase != MovePhase::Provision => {
+            (&nic.placement, PortRole::Arrived, nic.moves)
+        }
+        _ => (&nic.placement, PortRole::Settled, nic.moves),
     }
 }

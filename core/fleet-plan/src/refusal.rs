@@ -2,7 +2,9 @@
 
 use crate::RequestId;
 use ipnet::IpNet;
-use model::{BadCidr, IfName, Kind, MacAddr, Mtu, NetnsName, Revision, Role, UnixMillis};
+use model::{
+    Attachment, BadCidr, IfName, Kind, MacAddr, Mtu, NetnsName, Revision, Role, UnixMillis,
+};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -349,6 +351,40 @@ pub enum Refusal {
         /// Which VPC.
         vpc: String,
     },
+    /// The host cannot make the NIC now.
+    #[error("nic {nic} cannot move to host {host}: {reason}")]
+    HostUnable {
+        /// Which NIC.
+        nic: String,
+        /// Where it was to go.
+        host: String,
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// It is on its way to another host.
+    #[error(
+        "nic {nic} is moving from host {from} to host {to}: wait for the end of that (vpc nic show {nic}), or end it with vpc nic move {nic} --host {from}"
+    )]
+    Moving {
+        /// Which NIC.
+        nic: String,
+        /// Where it comes from.
+        from: String,
+        /// Where it goes.
+        to: String,
+    },
+    /// A NIC has one port on a host.
+    #[error(
+        "nic {nic} has its port on host {host} already, as {attachment}: a move does not change the attachment on one host; leave it out, or move to another host"
+    )]
+    AttachedOtherwise {
+        /// Which NIC.
+        nic: String,
+        /// Where.
+        host: String,
+        /// As what.
+        attachment: Attachment,
+    },
     /// A host without a purpose.
     #[error(
         "host {host} has no role: give it one or more of compute, route, management and storage"
@@ -386,14 +422,17 @@ impl Refusal {
             | Self::Taken { .. }
             | Self::DeviceTaken { .. }
             | Self::InterfaceTaken { .. } => Code::AlreadyExists,
-            Self::InUse { .. } => Code::InUse,
+            Self::InUse { .. } | Self::Moving { .. } | Self::AttachedOtherwise { .. } => {
+                Code::InUse
+            }
             Self::VersionConflict { .. } => Code::VersionConflict,
             Self::RequestReused { .. } => Code::RequestReused,
             Self::Exhausted { .. } => Code::Exhausted,
             Self::Held { .. } => Code::Held,
-            Self::HostDraining { .. } | Self::HostRole { .. } | Self::FrrBundle { .. } => {
-                Code::UnsuitableHost
-            }
+            Self::HostDraining { .. }
+            | Self::HostRole { .. }
+            | Self::FrrBundle { .. }
+            | Self::HostUnable { .. } => Code::UnsuitableHost,
             Self::BadCidr(_)
             | Self::NoCidr { .. }
             | Self::CidrSize { .. }

@@ -68,6 +68,7 @@ impl Rollout {
                 Object::Subnet(subnet) => self.stale.extend(intent.hosts_of_subnet(subnet.id)),
                 Object::Nic(nic) => {
                     self.stale.insert(nic.placement.host);
+                    self.stale.extend(nic.moving.as_ref().map(|m| m.other.host));
                 }
                 Object::Host(host) => {
                     self.stale.insert(host.id);

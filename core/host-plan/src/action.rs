@@ -131,6 +131,19 @@ pub enum Action {
     SetNeighbour(Neighbour),
     /// Remove exactly this row.
     DeleteNeighbour(Neighbour),
+    /// Send frames out of interfaces.
+    Send(Greeting),
+}
+
+/// Frames by which a subnet hears that a NIC is here now. See [`crate::greeting`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Greeting {
+    /// The NIC's MAC, for people.
+    pub mac: MacAddr,
+    /// Where they go out, and with which VLAN tag: the tunnel, and all other ports of the subnet.
+    pub links: Vec<(IfName, Option<VlanId>)>,
+    /// Ethernet frames without a tag.
+    pub frames: Vec<Vec<u8>>,
 }
 
 /// See [`Action::CreateVeth`].

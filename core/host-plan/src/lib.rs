@@ -4,6 +4,7 @@
 //! step, because the next one starts from what is then observed.
 
 mod action;
+mod greeting;
 mod machine;
 mod names;
 mod plan;
@@ -12,8 +13,10 @@ mod state;
 mod want;
 
 pub use action::{
-    Action, BridgePortFlags, Inside, Step, Subject, TrunkPair, VethToNetns, VlanMembership,
+    Action, BridgePortFlags, Greeting, Inside, Step, Subject, TrunkPair, VethToNetns,
+    VlanMembership,
 };
+pub use greeting::{frames, tagged};
 pub use machine::{HostMachine, LocalStacks, Refused, Stale, Trouble};
 pub use names::{NotOurs, OwnedName, Stamp};
 pub use plan::{Plan, Readiness, plan};

@@ -1,12 +1,15 @@
 //! The host's side of a configuration: which generation holds, what the local API added, what
 //! failed and when it is tried again. The agent's loop drives it.
 
+use crate::greeting::frames;
+use crate::want::{is_away, tag_of};
 use crate::{
-    Action, Desired, FdbState, HostState, Plan, Problem, Readiness, Scope, Step, Subject, plan,
+    Action, Desired, FdbState, Greeting, HostState, OwnedName, Plan, Problem, Readiness, Scope,
+    Step, Subject, plan,
 };
 use model::{
-    Attachment, Forwarding, Generation, HostConfig, IfName, NetnsName, NicId, Port, SpeakerKind,
-    Stack, Underlay, UnixMillis, VpcId,
+    Attachment, Capability, Encoding, Forwarding, Generation, HostConfig, IfName, NetnsName, NicId,
+    Port, PortRole, Segment, SpeakerKind, Stack, Underlay, UnixMillis, VlanId, VpcId,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +32,8 @@ pub struct HostMachine {
     merged: Vec<Stack>,
     conflicts: Vec<Problem>,
     troubles: BTreeMap<Subject, Trouble>,
+    /// NICs that came here, with their sequence: their subnets were told.
+    greeted: BTreeMap<NicId, u32>,
 }
 
 /// Stacks made through the host's own API, with no management server involved.
@@ -113,6 +118,7 @@ impl HostMachine {
             merged: Vec::new(),
             conflicts: Vec::new(),
             troubles: BTreeMap::new(),
+            greeted: BTreeMap::new(),
         };
         machine.merge();
         machine
@@ -236,7 +242,7 @@ impl HostMachine {
     }
 
     /// Adds a segment to a stack of the local API; one that is there already must be the same.
-    pub fn add_segment(&mut self, vpc: VpcId, segment: model::Segment) -> Result<(), Refused> {
+    pub fn add_segment(&mut self, vpc: VpcId, segment: Segment) -> Result<(), Refused> {
         self.local_stack(vpc)?;
         let mut stack = self.local.stacks[&vpc].stack.clone();
         if let Some(there) = stack.segment(segment.subnet) {
@@ -357,6 +363,8 @@ impl HostMachine {
         let mut plan = plan(&desired, observed);
         plan.problems.extend(self.conflicts.iter().cloned());
         let ready = plan.readiness(&self.merged);
+        let greetings = self.greetings(&ready, observed);
+        plan.steps.extend(greetings);
         let waits =
             |subject: &Subject| self.troubles.get(subject).is_some_and(|t| t.retry_at > now);
         plan.steps.retain(|step| !waits(&step.subject));
@@ -392,6 +400,12 @@ impl HostMachine {
         let mut failed: BTreeMap<Subject, String> = BTreeMap::new();
         let mut done: BTreeSet<Subject> = BTreeSet::new();
         for (step, outcome) in outcomes {
+            if let (Action::Send(_), Subject::Nic(nic), Ok(())) =
+                (&step.action, step.subject, &outcome)
+                && let Some(port) = self.port(nic)
+            {
+                self.greeted.insert(nic, port.sequence);
+            }
             match outcome {
                 Ok(()) => drop(done.insert(step.subject)),
                 Err(message) => drop(failed.entry(step.subject).or_insert(message)),
@@ -416,6 +430,61 @@ impl HostMachine {
         }
     }
 
+    /// Frames to send for NICs that came here and carry traffic now, once for each coming.
+    fn greetings(&self, ready: &Readiness, observed: &HostState) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for stack in &self.merged {
+            for port in stack.ports.iter().filter(|p| p.role == PortRole::Arrived) {
+                let greeted = self.greeted.get(&port.nic) == Some(&port.sequence);
+                if greeted || !ready.nics.contains(&port.nic) {
+                    continue;
+                }
+                let Some(segment) = stack.segment(port.subnet) else {
+                    continue;
+                };
+                steps.push(Step {
+                    subject: Subject::Nic(port.nic),
+                    action: Action::Send(Greeting {
+                        mac: port.mac,
+                        links: greeting_links(stack, segment, port, observed),
+                        frames: frames(port),
+                    }),
+                });
+            }
+        }
+        steps
+    }
+
+    fn port(&self, nic: NicId) -> Option<&Port> {
+        let mut ports = self.merged.iter().flat_map(|stack| &stack.ports);
+        ports.find(|port| port.nic == nic)
+    }
+
+    /// NICs that are in use here and that another host announces and wins.
+    pub fn lost_nics(&self) -> BTreeSet<NicId> {
+        let mut lost = BTreeSet::new();
+        let evis = &self.forwarding.evis;
+        let mut ports = self.merged.iter().flat_map(|stack| &stack.ports);
+        let leaving = ports.any(|port| port.role == PortRole::Leaving);
+        if !leaving && evis.values().all(|evi| evi.lost.is_empty()) {
+            return lost;
+        }
+        for stack in &self.merged {
+            let ports = stack.ports.iter();
+            for port in ports.filter(|port| port.role != PortRole::Standby) {
+                let away = stack.segment(port.subnet).is_some_and(|segment| {
+                    let tag = tag_of(stack, segment);
+                    let evi = evis.get(&segment.vni);
+                    evi.is_some_and(|evi| is_away(port, evi, (tag, port.mac)))
+                });
+                if away {
+                    lost.insert(port.nic);
+                }
+            }
+        }
+        lost
+    }
+
     /// When the next failed step is due; none if nothing waits.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.troubles
@@ -435,9 +504,8 @@ impl HostMachine {
                 let Attachment::Netns { netns, .. } = &port.attachment else {
                     return None;
                 };
-                let there = known.is_some_and(|state| {
-                    state.links.contains_key(&crate::OwnedName::port(port.nic))
-                });
+                let there =
+                    known.is_some_and(|state| state.links.contains_key(&OwnedName::port(port.nic)));
                 (!there).then(|| netns.clone())
             });
         Scope {
@@ -593,6 +661,12 @@ impl HostMachine {
             merged.push(stack.clone());
         }
         self.merged = merged;
+        let ports = self.merged.iter().flat_map(|stack| &stack.ports);
+        let arrived: BTreeSet<NicId> = ports
+            .filter(|port| port.role == PortRole::Arrived)
+            .map(|port| port.nic)
+            .collect();
+        self.greeted.retain(|nic, _| arrived.contains(nic));
         for trouble in self.troubles.values_mut() {
             trouble.attempts = 0; // What failed before may be right now: it is tried at once.
         }
@@ -609,6 +683,33 @@ impl Step {
             _ => None,
         }
     }
+}
+
+/// The other ways out of a NIC's subnet: its tunnel, and each port of a NIC that is there.
+fn greeting_links(
+    stack: &Stack,
+    segment: &Segment,
+    port: &Port,
+    observed: &HostState,
+) -> Vec<(IfName, Option<VlanId>)> {
+    let filtering = observed.capabilities.contains(&Capability::VlanFiltering);
+    let bundle = stack.encoding == Encoding::VlanAwareBundle;
+    let uplink = match (bundle, filtering) {
+        (true, true) => (OwnedName::tunnel(stack.vni), Some(segment.vlan)),
+        (true, false) => (OwnedName::trunk_inner(segment.subnet), None),
+        (false, _) => (OwnedName::tunnel(segment.vni), None),
+    };
+    let others = stack.ports.iter().filter(|other| {
+        other.subnet == port.subnet && other.nic != port.nic && other.role != PortRole::Standby
+    });
+    let others = others.map(|other| match &other.attachment {
+        Attachment::Existing { ifname } => ifname.clone(),
+        Attachment::Tap | Attachment::Netns { .. } => OwnedName::port(other.nic),
+    });
+    std::iter::once(uplink)
+        .chain(others.map(|link| (link, None)))
+        .filter(|(link, _)| observed.links.get(link).is_some_and(|link| link.up))
+        .collect()
 }
 
 fn endpoint(attachment: &Attachment) -> Option<(Option<&NetnsName>, &IfName)> {
@@ -666,10 +767,10 @@ fn check_segments(stack: &Stack, underlay: Underlay) -> Result<(), Refused> {
             ));
         }
         match stack.encoding {
-            model::Encoding::VlanBased if !vnis.insert(segment.vni) || segment.vni == stack.vni => {
+            Encoding::VlanBased if !vnis.insert(segment.vni) || segment.vni == stack.vni => {
                 return invalid(format!("VNI {} is used twice in its stack", segment.vni));
             }
-            model::Encoding::VlanAwareBundle if segment.vni != stack.vni => {
+            Encoding::VlanAwareBundle if segment.vni != stack.vni => {
                 return invalid(format!(
                     "its VNI is {}, but in a bundle all segments have the stack's, {}",
                     segment.vni, stack.vni

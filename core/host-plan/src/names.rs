@@ -77,6 +77,11 @@ pub struct NotOurs;
 pub struct OwnedName;
 
 impl OwnedName {
+    /// True for `n-<nic>`.
+    pub fn is_port(name: &IfName) -> bool {
+        name.as_str().starts_with("n-")
+    }
+
     /// `b-<vpc>`.
     pub fn vpc_bridge(vpc: VpcId) -> IfName {
         made(format!("b-{vpc}"))

@@ -7,10 +7,11 @@
 use crate::want::VXLAN_PORT;
 use crate::want::{Membership, Want, WantLink, What};
 use crate::{
-    Action, BridgePortFlags, Desired, FdbRow, FdbState, FdbTarget, HostState, Inside, Link,
-    LinkKind, Problem, Stamp, Step, Subject, Trunk, TrunkPair, VethToNetns,
+    Action, BridgePortFlags, Desired, FdbRow, FdbState, FdbTarget, Guard, HostState, Inside, Link,
+    LinkKind, OwnedName, Problem, Stamp, Step, Subject, Trunk, TrunkPair, VethToNetns,
 };
-use model::{IfName, NetnsName, NicId, Stack, SubnetId, VlanId};
+use model::{IfName, MacAddr, NetnsName, NicId, PortRole, Stack, SubnetId, VlanId};
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What to do, in order, and what cannot be done.
@@ -49,6 +50,7 @@ pub fn plan(desired: &Desired<'_>, observed: &HostState) -> Plan {
         want,
         observed,
         gone: BTreeSet::new(),
+        locals: OnceCell::new(),
         phases: BTreeMap::new(),
     };
     planner.host(desired);
@@ -99,6 +101,8 @@ impl Plan {
                 .ports
                 .iter()
                 .filter(|port| ready.segments.contains(&port.subnet));
+            // One that stands by is for later: nobody is to send here yet.
+            let ports = ports.filter(|port| port.role != PortRole::Standby);
             let open = ports.filter(|port| !unfinished.contains(&Subject::Nic(port.nic)));
             ready.nics.extend(open.map(|port| port.nic));
         }
@@ -128,6 +132,8 @@ enum Phase {
     Flags,
     Up,
     Inside,
+    /// Before the bridge's rows, which send frames there.
+    TunnelRows,
     RemoteRows,
     StaleNetns,
 }
@@ -137,6 +143,8 @@ struct Planner<'a> {
     observed: &'a HostState,
     /// Interfaces that this plan removes, or gives back; some of them it makes anew.
     gone: BTreeSet<IfName>,
+    /// Rows of NICs that are here, by MAC; made when first asked for.
+    locals: OnceCell<BTreeMap<(MacAddr, FdbTarget), Vec<IfName>>>,
     phases: BTreeMap<Phase, Vec<Step>>,
 }
 
@@ -235,7 +243,9 @@ impl Planner<'_> {
 
     /// True if the row is there and will still be after interfaces went.
     fn row_stays(&self, row: &FdbRow) -> bool {
-        self.observed.fdb.contains(row)
+        let there = self.observed.fdb.contains(row)
+            || twin(row).is_some_and(|twin| self.observed.fdb.contains(&twin));
+        there
             && !match row.target {
                 FdbTarget::Bridge(_) => self.leaves_bridge(&row.dev),
                 FdbTarget::Vtep(_) => self.gone.contains(&row.dev),
@@ -330,11 +340,10 @@ impl Planner<'_> {
         };
         let mut steps = Vec::new();
         for row in &self.observed.fdb {
-            let stale = complete
-                && row.state == FdbState::ExternLearned
-                && ours(&row.dev)
-                && !self.want.fdb.contains_key(row)
-                && !self.replaced(row);
+            let left = row.state == FdbState::ExternLearned || self.is_left(row);
+            let wanted = self.want.fdb.contains_key(row)
+                || twin(row).is_some_and(|twin| self.want.fdb.contains_key(&twin));
+            let stale = complete && left && ours(&row.dev) && !wanted && !self.replaced(row);
             if stale {
                 steps.push((self.subject_of(&row.dev), Action::DeleteFdb(row.clone())));
             }
@@ -358,16 +367,71 @@ impl Planner<'_> {
         }
     }
 
-    /// A tunnel row whose MAC moved to another VTEP: adding the new row replaces it with no gap.
+    /// A row whose MAC moved, to another VTEP or to another port of its bridge: adding the new row
+    /// replaces it with no gap.
     fn replaced(&self, row: &FdbRow) -> bool {
-        matches!(row.target, FdbTarget::Vtep(_))
-            && row.mac != model::MacAddr::ZERO
-            && self
+        match row.target {
+            FdbTarget::Vtep(_) if row.mac == MacAddr::ZERO => false,
+            FdbTarget::Vtep(_) => self
                 .want
                 .fdb
                 .range(first_row_of(row)..)
                 .take_while(|(other, _)| other.dev == row.dev && other.mac == row.mac)
-                .any(|(other, _)| matches!(other.target, FdbTarget::Vtep(_)))
+                .any(|(other, _)| matches!(other.target, FdbTarget::Vtep(_))),
+            FdbTarget::Bridge(_) => {
+                let Some(bridge) = self.bridge_of(&row.dev) else {
+                    return false;
+                };
+                let ports = |port: &&IfName| {
+                    let link = self.want.links.get(*port);
+                    let membership = link.and_then(|link| link.membership.as_ref());
+                    membership.is_some_and(|membership| membership.bridge == *bridge)
+                };
+                self.rows_for(row).any(|port| ports(&port))
+            }
+        }
+    }
+
+    /// Ports that are to have the MAC of a bridge's row instead: a NIC's for a remote row, and the
+    /// reverse.
+    fn rows_for<'b>(&'b self, row: &'b FdbRow) -> Box<dyn Iterator<Item = &'b IfName> + 'b> {
+        let of_nic = self.want.links.get(&row.dev);
+        if of_nic.is_none_or(|link| link.guard.is_none()) {
+            let locals = self.locals.get_or_init(|| {
+                let rows = self.want.fdb.keys();
+                let mut locals: BTreeMap<_, Vec<IfName>> = BTreeMap::new();
+                for row in rows.filter(|row| row.state == FdbState::Static) {
+                    let ports = locals.entry((row.mac, row.target)).or_default();
+                    ports.push(row.dev.clone());
+                }
+                locals
+            });
+            return Box::new(locals.get(&(row.mac, row.target)).into_iter().flatten());
+        }
+        let wanted = |dev: &&IfName| {
+            let row = FdbRow {
+                dev: (*dev).clone(),
+                state: FdbState::ExternLearned,
+                ..row.clone()
+            };
+            self.want.fdb.contains_key(&row)
+        };
+        Box::new(self.want.links.keys().filter(wanted))
+    }
+
+    /// The row of a NIC's port, left there when the NIC went elsewhere.
+    fn is_left(&self, row: &FdbRow) -> bool {
+        row.state == FdbState::Static
+            && matches!(row.target, FdbTarget::Bridge(_))
+            && self.want.links.get(&row.dev).is_some_and(|link| {
+                link.guard == Some(Guard::default())
+                    && matches!(link.what, What::Veth { .. } | What::Tap)
+            })
+    }
+
+    fn bridge_of(&self, dev: &IfName) -> Option<&IfName> {
+        let link = self.observed.links.get(dev)?;
+        Some(&link.port.as_ref()?.bridge)
     }
 
     fn subject_of(&self, dev: &IfName) -> Subject {
@@ -518,7 +582,7 @@ impl Planner<'_> {
     fn open(&mut self, name: &IfName, want: &WantLink, link: Option<&Link>) {
         let subject = want.subject;
         if let Some(guard) = &want.guard
-            && (link.is_none() || self.observed.guards.get(name) != Some(guard))
+            && (link.is_none() || !self.is_guarded(name, guard))
         {
             let action = Action::SetGuard {
                 link: name.clone(),
@@ -549,6 +613,14 @@ impl Planner<'_> {
             if link.is_none() || self.inside_differs(&inside) {
                 self.step(Phase::Inside, subject, Action::ConfigureInside(inside));
             }
+        }
+    }
+
+    /// A port of our own that has no guard may send nothing, and that is what an empty one says.
+    fn is_guarded(&self, name: &IfName, guard: &Guard) -> bool {
+        match self.observed.guards.get(name) {
+            Some(held) => held == guard,
+            None => *guard == Guard::default() && OwnedName::is_port(name),
         }
     }
 
@@ -671,7 +743,10 @@ impl Planner<'_> {
         for (row, subject) in missing {
             let phase = match row.state {
                 FdbState::Static => Phase::LocalRows,
-                FdbState::Local | FdbState::ExternLearned | FdbState::Dynamic => Phase::RemoteRows,
+                FdbState::Local | FdbState::ExternLearned | FdbState::Dynamic => match row.target {
+                    FdbTarget::Vtep(_) => Phase::TunnelRows,
+                    FdbTarget::Bridge(_) => Phase::RemoteRows,
+                },
             };
             self.step(phase, subject, Action::AddFdb(row));
         }
@@ -703,13 +778,17 @@ impl Planner<'_> {
 }
 
 impl Action {
-    /// True for remote rows, which come and go with routes and say nothing of the local port.
+    /// True for remote rows and what else comes and goes with routes, and says nothing of the local
+    /// port.
     pub const fn is_row(&self) -> bool {
         match self {
             Self::AddFdb(row) | Self::DeleteFdb(row) => {
                 matches!(row.state, FdbState::ExternLearned)
             }
-            Self::SetNeighbour(_) | Self::DeleteNeighbour(_) | Self::SetVteps(_) => true,
+            Self::SetNeighbour(_)
+            | Self::DeleteNeighbour(_)
+            | Self::SetVteps(_)
+            | Self::Send(_) => true,
             Self::InstallFirewall
             | Self::CreateBridge { .. }
             | Self::CreateVxlan { .. }
@@ -737,6 +816,20 @@ impl Action {
             | Self::ConfigureInside(_) => false,
         }
     }
+}
+
+/// The row as the kernel tells it if it took the place of one of the other sort: a bridge keeps the
+/// externally-learned flag of a row that becomes static, and both kinds stay until they are removed.
+fn twin(row: &FdbRow) -> Option<FdbRow> {
+    let state = match (row.target, row.state) {
+        (FdbTarget::Bridge(_), FdbState::Static) => FdbState::ExternLearned,
+        (FdbTarget::Bridge(_), FdbState::ExternLearned) => FdbState::Static,
+        _ => return None,
+    };
+    Some(FdbRow {
+        state,
+        ..row.clone()
+    })
 }
 
 fn first_row_of(row: &FdbRow) -> FdbRow {

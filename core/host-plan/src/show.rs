@@ -157,6 +157,17 @@ impl fmt::Display for Action {
                 write!(f, "neighbour {} is {} on {}", row.ip, row.mac, row.dev)
             }
             Self::DeleteNeighbour(row) => write!(f, "delete neighbour {} on {}", row.ip, row.dev),
+            Self::Send(greeting) => {
+                let (mac, count) = (greeting.mac, greeting.frames.len());
+                write!(f, "tell of {mac} in {count} frames out of")?;
+                greeting
+                    .links
+                    .iter()
+                    .try_for_each(|(link, vlan)| match vlan {
+                        None => write!(f, " {link}"),
+                        Some(vlan) => write!(f, " {link}.{vlan}"),
+                    })
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::{
 use ipnet::IpNet;
 use model::{
     Attachment, Capability, Encapsulation, Encoding, EviForwarding, Forwarding, IfName, MacAddr,
-    Mtu, NetnsName, Port, Segment, Stack, Tag, Underlay, VlanId, Vni,
+    Mtu, NetnsName, Port, PortRole, Segment, Stack, Tag, Underlay, VlanId, Vni,
 };
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -420,18 +420,19 @@ impl Want {
                 (ifname.clone(), What::Existing, stamp)
             }
         };
-        if desired.local_neighbours && stack.encoding == Encoding::VlanBased {
-            self.local_neighbours(observed, port, segment, filtering);
-        }
-        self.fdb.insert(
-            FdbRow {
+        if is_here(stack, segment, port, desired.forwarding) {
+            // A neighbour row has FRR announce the NIC: not before it is here.
+            if desired.local_neighbours && stack.encoding == Encoding::VlanBased {
+                self.local_neighbours(observed, port, segment, filtering);
+            }
+            let row = FdbRow {
                 dev: name.clone(),
                 mac: port.mac,
                 target: FdbTarget::Bridge(filtering.then_some(segment.vlan)),
                 state: FdbState::Static,
-            },
-            subject,
-        );
+            };
+            self.fdb.insert(row, subject);
+        }
         let link = WantLink {
             subject,
             stamp,
@@ -492,7 +493,16 @@ impl Want {
         let bundle = stack.encoding == Encoding::VlanAwareBundle;
         let subject = Subject::Subnet(segment.subnet);
         let tunnel = OwnedName::tunnel(segment.vni);
-        let tag: Tag = bundle.then_some(segment.vlan);
+        let tag = tag_of(stack, segment);
+        // A bridge has one row for a MAC. That of a NIC that is here is its port's, also for the
+        // moment until EVPN has taken it over from the host that it came from.
+        let here: BTreeSet<MacAddr> = stack
+            .ports
+            .iter()
+            .filter(|port| port.subnet == segment.subnet)
+            .filter(|port| port.role != PortRole::Standby && !is_away(port, evi, (tag, port.mac)))
+            .map(|port| port.mac)
+            .collect();
         let uplink = if bundle && !filtering {
             OwnedName::trunk_inner(segment.subnet)
         } else {
@@ -514,14 +524,13 @@ impl Want {
                 Entry::Vacant(entry) => entry.insert(*vtep),
                 Entry::Occupied(entry) => &*entry.into_mut(),
             };
-            let targets = [
-                (tunnel.clone(), FdbTarget::Vtep(*vtep)),
-                (
-                    uplink.clone(),
-                    FdbTarget::Bridge(filtering.then_some(segment.vlan)),
-                ),
-            ];
-            for (dev, target) in targets {
+            let to_tunnel = (
+                uplink.clone(),
+                FdbTarget::Bridge(filtering.then_some(segment.vlan)),
+            );
+            let to_tunnel = (!here.contains(mac)).then_some(to_tunnel);
+            let to_vtep = (tunnel.clone(), FdbTarget::Vtep(*vtep));
+            for (dev, target) in std::iter::once(to_vtep).chain(to_tunnel) {
                 let row = FdbRow {
                     dev,
                     mac: *mac,
@@ -560,6 +569,23 @@ fn neighbour_holder(segment: &Segment, filtering: bool, vlan_device: bool) -> Op
     }
 }
 
+/// The Ethernet Tag of a segment's routes.
+pub(crate) fn tag_of(stack: &Stack, segment: &Segment) -> Tag {
+    (stack.encoding == Encoding::VlanAwareBundle).then_some(segment.vlan)
+}
+
+/// True if frames to the NIC go out of its port: it is in use here, and no other host has won it.
+fn is_here(stack: &Stack, segment: &Segment, port: &Port, forwarding: &Forwarding) -> bool {
+    let evi = forwarding.evis.get(&segment.vni);
+    let key = (tag_of(stack, segment), port.mac);
+    port.role != PortRole::Standby && !evi.is_some_and(|evi| is_away(port, evi, key))
+}
+
+/// True if another host has won a NIC that is in use here. Of one that leaves, any row says so.
+pub(crate) fn is_away(port: &Port, evi: &EviForwarding, key: (Tag, MacAddr)) -> bool {
+    evi.lost.contains(&key) || (port.role == PortRole::Leaving && evi.macs.contains_key(&key))
+}
+
 /// The bridge that a segment's ports hang on.
 pub(crate) fn segment_bridge(stack: &Stack, segment: &Segment, filtering: bool) -> IfName {
     if filtering {
@@ -589,7 +615,11 @@ fn access(segment: &Segment, filtering: bool) -> BTreeMap<VlanId, VlanMembership
         .collect()
 }
 
+/// What the NIC may send; nothing while it is not in use here.
 fn guard(port: &Port) -> Guard {
+    if port.role == PortRole::Standby {
+        return Guard::default();
+    }
     let link_local = IpAddr::V6(port.mac.link_local());
     let has_v6 = port.addresses.iter().any(IpAddr::is_ipv6);
     Guard {

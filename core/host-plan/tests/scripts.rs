@@ -7,8 +7,8 @@ mod kernel;
 
 use host_plan::{Action, Desired, FdbRow, FdbState, FdbTarget, HostState, Link, LinkKind, plan};
 use model::{
-    Capability, Encoding, Forwarding, IfName, MacAddr, Mtu, NicId, Port, Segment, Stack, SubnetId,
-    Underlay, VlanId, Vni, VpcId,
+    Capability, Encoding, Forwarding, IfName, MacAddr, Mtu, NicId, Port, PortRole, Segment, Stack,
+    SubnetId, Underlay, VlanId, Vni, VpcId,
 };
 use std::net::IpAddr;
 
@@ -76,6 +76,7 @@ impl World {
             ["subnet", path, ..] => self.subnet(path, &after),
             ["nic", path, ..] => self.nic(path, &after),
             ["remove", path] => self.remove(path),
+            ["role", path, to] => self.role(path, to),
             ["learn", ..] => self.learn(&after),
             ["forget"] => self.forwarding.evis.clear(),
             ["incomplete"] => self.forwarding.complete = false,
@@ -198,7 +199,17 @@ impl World {
                 .map(|ip| ip.parse().unwrap())
                 .collect(),
             attachment: after("attach").unwrap().parse().unwrap(),
+            role: after("role").map_or(PortRole::Settled, role),
+            sequence: 0,
         });
+    }
+
+    /// What a NIC's port is from now on.
+    fn role(&mut self, path: &str, to: &str) {
+        let ports = self.stacks.iter_mut().flat_map(|stack| &mut stack.ports);
+        for port in ports.filter(|port| port.name == path) {
+            port.role = role(to);
+        }
     }
 
     fn remove(&mut self, path: &str) {
@@ -218,6 +229,9 @@ impl World {
             Some(mac) => {
                 let mac: MacAddr = mac.parse().unwrap();
                 evi.macs.insert((tag, mac), vtep);
+                if after("lost").is_some() {
+                    evi.lost.insert((tag, mac));
+                }
                 if let Some(ip) = after("ip") {
                     evi.neighbours.insert((tag, ip.parse().unwrap()), mac);
                 }
@@ -280,6 +294,16 @@ impl World {
             }
             other => panic!("drift {other:?}?"),
         }
+    }
+}
+
+fn role(text: &str) -> PortRole {
+    match text {
+        "settled" => PortRole::Settled,
+        "standby" => PortRole::Standby,
+        "leaving" => PortRole::Leaving,
+        "arrived" => PortRole::Arrived,
+        other => panic!("role {other}?"),
     }
 }
 

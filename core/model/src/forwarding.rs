@@ -24,6 +24,8 @@ pub struct EviForwarding {
     pub flood: BTreeSet<(Tag, IpAddr)>,
     /// Which VTEP a MAC is behind (Type 2).
     pub macs: BTreeMap<(Tag, MacAddr), IpAddr>,
+    /// Those of `macs` that are behind this host as well: another VTEP announces them and wins.
+    pub lost: BTreeSet<(Tag, MacAddr)>,
     /// Which MAC has an address (Type 2 with an IP part). Its MAC is in `macs` too, unless the
     /// address is in dispute and frozen.
     pub neighbours: BTreeMap<(Tag, IpAddr), MacAddr>,
@@ -58,9 +60,17 @@ impl Forwarding {
             neighbours.extend(flagged.filter_map(held));
             let is_new = |key: &&(Tag, IpAddr)| neighbours.contains_key(*key);
             let routers = evi.routers.iter().filter(is_new).copied().collect();
+            let mut macs = difference(&evi.macs, &old.macs);
+            // Whether this host has lost it says where its row is.
+            let contested = evi.lost.symmetric_difference(&old.lost);
+            let held = |key: &(Tag, MacAddr)| Some((*key, *evi.macs.get(key)?));
+            macs.extend(contested.filter_map(held));
+            let is_new = |key: &&(Tag, MacAddr)| macs.contains_key(*key);
+            let lost = evi.lost.iter().filter(is_new).copied().collect();
             let news = EviForwarding {
                 flood: evi.flood.difference(&old.flood).copied().collect(),
-                macs: difference(&evi.macs, &old.macs),
+                macs,
+                lost,
                 neighbours,
                 routers,
             };

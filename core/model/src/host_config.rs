@@ -166,6 +166,44 @@ pub struct Port {
     pub addresses: Vec<IpAddr>,
     /// What is at the other end.
     pub attachment: Attachment,
+    /// What it is to its NIC.
+    #[serde(default, skip_serializing_if = "PortRole::is_settled")]
+    pub role: PortRole,
+    /// The mobility sequence that the NIC is announced with at least (RFC 7432 §15).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub sequence: u32,
+}
+
+/// What a port is to its NIC, which may be on its way from one host to another.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum PortRole {
+    /// The NIC is here.
+    #[default]
+    Settled,
+    /// The NIC is to come here: the port is made, but closed and not announced.
+    Standby,
+    /// The NIC is in use here until the host that it goes to announces it.
+    Leaving,
+    /// The NIC has come here: as settled, and everybody on its subnet is to hear of it.
+    Arrived,
+}
+
+impl PortRole {
+    /// The usual one.
+    pub fn is_settled(&self) -> bool {
+        *self == Self::Settled
+    }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands over a reference"
+)]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// What a NIC is plugged into.

@@ -146,8 +146,79 @@ pub struct Nic {
     pub addresses: Vec<IpAddr>,
     /// Where it is.
     pub placement: Placement,
+    /// How often it has moved to another host. Its host announces it with this mobility sequence
+    /// at least (RFC 7432 §15), so that an earlier host never wins it back.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub moves: u32,
+    /// The move that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moving: Option<Move>,
     /// Revision, age, labels.
     pub meta: Meta,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands over a reference"
+)]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+impl Nic {
+    /// The places where the NIC has a port: its host, and while it moves the other one until that
+    /// has to give it up.
+    pub fn seats(&self) -> impl Iterator<Item = &Placement> {
+        let other = self
+            .moving
+            .as_ref()
+            .filter(|m| m.phase != MovePhase::Retire);
+        std::iter::once(&self.placement).chain(other.map(|m| &m.other))
+    }
+}
+
+/// A NIC on its way from one host to another. The old place works until the new one does:
+///
+/// | phase | `placement` | `other` |
+/// |---|---|---|
+/// | provision | the old host, in use | the new host, made and closed |
+/// | switch | the new host, in use and announced | the old host, still made |
+/// | retire | where the NIC is from now on | has to remove its port |
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    /// How far it is.
+    pub phase: MovePhase,
+    /// The place that the NIC goes to, or comes from.
+    pub other: Placement,
+    /// When it was asked for.
+    pub started: UnixMillis,
+    /// When this phase began.
+    pub since: UnixMillis,
+    /// Why the NIC went back to where it was; empty if it did not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub taken_back: String,
+}
+
+/// See [`Move`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MovePhase {
+    /// The new host makes the port.
+    Provision,
+    /// The new host announces the NIC; the old one still has its port.
+    Switch,
+    /// The other host removes its port.
+    Retire,
+}
+
+impl fmt::Display for MovePhase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Provision => "provision",
+            Self::Switch => "switch",
+            Self::Retire => "retire",
+        })
+    }
 }
 
 /// Where a NIC is, and what it is plugged into there.
@@ -214,6 +285,9 @@ pub struct HostStatus {
     pub applied: Generation,
     /// Objects that are not as they should be; empty if all is well.
     pub conditions: Vec<Condition>,
+    /// NICs with an open port here that another host announces, and wins.
+    #[serde(default)]
+    pub elsewhere: BTreeSet<NicId>,
 }
 
 /// What a kernel and host can do.

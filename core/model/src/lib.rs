@@ -15,14 +15,14 @@ mod network;
 pub use addr::{BadCidr, BadMac, MacAddr, canonical_cidr};
 pub use forwarding::{EviForwarding, Forwarding, Tag};
 pub use host_config::{
-    Attachment, BadAttachment, BadSpeaker, BgpConfig, Encapsulation, HostConfig, Port, Reflector,
-    Secret, Segment, SpeakerKind, Stack, Underlay,
+    Attachment, BadAttachment, BadSpeaker, BgpConfig, Encapsulation, HostConfig, Port, PortRole,
+    Reflector, Secret, Segment, SpeakerKind, Stack, Underlay,
 };
 pub use id::{AccountId, BadId, HostId, NicId, SubnetId, TokenId, VpcId};
 pub use intent::{
     Account, Capability, Change, Cluster, Condition, Generation, Host, HostStatus, Kind, Labels,
-    Liveness, Meta, Nic, Object, ObjectId, Placement, Resources, Revision, Role, Subnet,
-    UnixMillis, Vpc,
+    Liveness, Meta, Move, MovePhase, Nic, Object, ObjectId, Placement, Resources, Revision, Role,
+    Subnet, UnixMillis, Vpc,
 };
 pub use name::{BadName, IfName, Name, NetnsName};
 pub use network::{

@@ -10,8 +10,8 @@ use frr::Wanted;
 use frr_driver::{Driver, Options as FrrOptions, Status as FrrStatus};
 use host_plan::Readiness;
 use model::{
-    Asn, BgpConfig, Encoding, Forwarding, Mtu, Reflector, Secret, SpeakerKind, Stack, UnixMillis,
-    Vni,
+    Asn, BgpConfig, Encoding, Forwarding, Mtu, PortRole, Reflector, Secret, SpeakerKind, Stack,
+    UnixMillis, Vni,
 };
 use speaker::{Peer, SpeakerConfig, SpeakerHandle};
 use std::collections::{BTreeMap, BTreeSet};
@@ -639,8 +639,13 @@ pub(crate) fn local_state(
                 .ports
                 .iter()
                 .filter(|port| port.subnet == segment.subnet);
+            let ports = ports.filter(|port| port.role != PortRole::Standby);
             for port in ports.filter(|port| ready.nics.contains(&port.nic)) {
-                let mac = LocalMac::with_addresses(port.addresses.iter().copied());
+                let mac = LocalMac {
+                    sequence: port.sequence,
+                    leaving: port.role == PortRole::Leaving,
+                    ..LocalMac::with_addresses(port.addresses.iter().copied())
+                };
                 evi.macs.insert((tag, port.mac), mac);
             }
         }

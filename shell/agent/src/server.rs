@@ -9,7 +9,7 @@ use api::tonic::transport::Channel;
 use api::tonic::{Code, Status};
 use api::v1;
 use api::v1::host_sync_client::HostSyncClient;
-use model::{Capability, HostConfig, HostStatus};
+use model::{Capability, HostConfig, HostStatus, NicId};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -143,13 +143,14 @@ impl ServerStream {
     }
 
     /// The part of a report that is worth sending before its time.
-    fn reported(&mut self) -> (u64, u64, Vec<String>) {
+    fn reported(&mut self) -> (u64, u64, BTreeSet<NicId>, Vec<String>) {
         let view = self.view.borrow_and_update();
         let conditions = view
             .conditions
             .values()
             .map(|c| format!("{}{}", c.object, c.message));
-        (view.desired().0, view.applied.0, conditions.collect())
+        let lost = view.lost.as_ref().clone();
+        (view.desired().0, view.applied.0, lost, conditions.collect())
     }
 
     fn report(&self) -> v1::HostReport {
@@ -168,6 +169,7 @@ impl ServerStream {
                 .take(api::MAX_CONDITIONS)
                 .cloned()
                 .collect(),
+            elsewhere: view.lost.as_ref().clone(),
         };
         let mut report = v1::HostReport::from(&status);
         report.underlay_mtu = view.underlay.mtu.get().into();

@@ -144,6 +144,7 @@ impl Agent {
             stacks: Arc::default(),
             managed_vpcs: Arc::default(),
             ready: Arc::default(),
+            lost: Arc::default(),
             conditions: Arc::default(),
             observed: None,
             underlay: start.machine.underlay(),
@@ -404,6 +405,7 @@ impl Agent {
             self.asked += 1;
             self.expecting = true;
             self.due = Some(Instant::now());
+            self.publish_lost();
         }
     }
 
@@ -734,6 +736,13 @@ impl Agent {
         self.ask_pass();
     }
 
+    /// The server waits for this word while a NIC moves; it does not wait for the pass.
+    fn publish_lost(&mut self) {
+        if self.machine.lost_nics() != *self.view.borrow().lost {
+            self.publish();
+        }
+    }
+
     fn publish(&mut self) {
         let held = self.held();
         let before = Arc::clone(&self.view.borrow());
@@ -760,6 +769,7 @@ impl Agent {
                     .collect(),
             ),
             ready: Arc::new(self.ready.clone()),
+            lost: Arc::new(self.machine.lost_nics()),
             conditions: Arc::new(conditions),
             observed: self.observed.clone(),
             underlay: self.machine.underlay(),

@@ -23,6 +23,8 @@ pub(crate) struct View {
     pub(crate) managed_vpcs: Arc<BTreeSet<VpcId>>,
     /// What carries traffic.
     pub(crate) ready: Arc<Readiness>,
+    /// NICs in use here that another host announces and wins.
+    pub(crate) lost: Arc<BTreeSet<NicId>>,
     /// What is wrong.
     pub(crate) conditions: Arc<BTreeMap<ObjectId, Condition>>,
     /// What was last read from the kernel.

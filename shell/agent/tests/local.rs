@@ -198,6 +198,7 @@ fn port(number: u8, kind: v1::attachment::Kind) -> v1::Port {
         mac: format!("02:00:00:00:01:{number:02x}"),
         addresses: vec![format!("10.4.1.1{number}"), format!("fd00:4:1::1{number}")],
         attachment: Some(v1::Attachment { kind: Some(kind) }),
+        ..v1::Port::default()
     }
 }
 

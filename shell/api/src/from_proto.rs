@@ -5,8 +5,8 @@ use crate::v1;
 use ipnet::IpNet;
 use model::{
     Asn, Attachment, BgpConfig, Capability, Condition, Encoding, Generation, HostConfig,
-    HostStatus, IfName, Kind, Liveness, ObjectId, Port, Reflector, Resources, Role, Secret,
-    Segment, SpeakerKind, Stack, Underlay, UnixMillis, canonical_cidr,
+    HostStatus, IfName, Kind, Liveness, ObjectId, Port, PortRole, Reflector, Resources, Role,
+    Secret, Segment, SpeakerKind, Stack, Underlay, UnixMillis, canonical_cidr,
 };
 use std::collections::BTreeSet;
 use std::fmt;
@@ -328,6 +328,14 @@ impl TryFrom<v1::HostReport> for HostStatus {
                 MAX_CONDITIONS,
                 condition,
             )?,
+            elsewhere: list(
+                Field::root("elsewhere_nic_ids"),
+                wire.elsewhere_nic_ids,
+                MAX_PORTS,
+                |field, text| parse(field, &text),
+            )?
+            .into_iter()
+            .collect(),
         })
     }
 }
@@ -439,6 +447,14 @@ fn port(field: Field<'_>, wire: v1::Port) -> Result<Port, BadRequest> {
             |field, text| parse(field, &text),
         )?,
         attachment: attachment(field.of("attachment"), wire.attachment)?,
+        role: match v1::PortRole::try_from(wire.role) {
+            Ok(v1::PortRole::Unspecified) => PortRole::Settled,
+            Ok(v1::PortRole::Standby) => PortRole::Standby,
+            Ok(v1::PortRole::Leaving) => PortRole::Leaving,
+            Ok(v1::PortRole::Arrived) => PortRole::Arrived,
+            Err(_) => return Err(field.of("role").bad("no role of a port that is known here")),
+        },
+        sequence: wire.sequence,
     })
 }
 

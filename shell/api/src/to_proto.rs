@@ -3,8 +3,8 @@
 use crate::pki::Issued;
 use crate::v1;
 use model::{
-    Account, Attachment, Condition, Host, HostConfig, HostStatus, Meta, Nic, ObjectId, Port,
-    Secret, Segment, Stack, Subnet, Vpc,
+    Account, Attachment, Condition, Host, HostConfig, HostId, HostStatus, Meta, MovePhase, Nic,
+    ObjectId, Port, PortRole, Secret, Segment, Stack, Subnet, Vpc,
 };
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -63,8 +63,13 @@ impl From<(&Subnet, String)> for v1::Subnet {
     }
 }
 
-/// A NIC with its path and the name of its host.
-pub fn nic(nic: &Nic, path: String, host_name: String, status: Option<v1::NicStatus>) -> v1::Nic {
+/// A NIC with its path and the names of its hosts.
+pub fn nic(
+    nic: &Nic,
+    path: String,
+    name_of: impl Fn(HostId) -> String,
+    status: Option<v1::NicStatus>,
+) -> v1::Nic {
     v1::Nic {
         id: nic.id.to_string(),
         name: nic.name.to_string(),
@@ -73,10 +78,41 @@ pub fn nic(nic: &Nic, path: String, host_name: String, status: Option<v1::NicSta
         mac: nic.mac.to_string(),
         addresses: nic.addresses.iter().map(ToString::to_string).collect(),
         host_id: nic.placement.host.to_string(),
-        host_name,
+        host_name: name_of(nic.placement.host),
         attachment: Some((&nic.placement.attachment).into()),
         meta: Some((&nic.meta).into()),
         status,
+        moves: nic.moves,
+        moving: nic.moving.as_ref().map(|moving| v1::NicMove {
+            phase: v1::nic_move::Phase::from(moving.phase).into(),
+            other_host_id: moving.other.host.to_string(),
+            other_host_name: name_of(moving.other.host),
+            other_attachment: Some((&moving.other.attachment).into()),
+            started_unix_ms: moving.started.0,
+            since_unix_ms: moving.since.0,
+            taken_back: moving.taken_back.clone(),
+        }),
+    }
+}
+
+impl From<MovePhase> for v1::nic_move::Phase {
+    fn from(phase: MovePhase) -> Self {
+        match phase {
+            MovePhase::Provision => Self::Provision,
+            MovePhase::Switch => Self::Switch,
+            MovePhase::Retire => Self::Retire,
+        }
+    }
+}
+
+impl From<PortRole> for v1::PortRole {
+    fn from(role: PortRole) -> Self {
+        match role {
+            PortRole::Settled => Self::Unspecified,
+            PortRole::Standby => Self::Standby,
+            PortRole::Leaving => Self::Leaving,
+            PortRole::Arrived => Self::Arrived,
+        }
     }
 }
 
@@ -140,6 +176,7 @@ impl From<&HostStatus> for v1::HostReport {
             applied_generation: shown.applied_generation,
             conditions: shown.conditions,
             underlay_mtu: 0,
+            elsewhere_nic_ids: status.elsewhere.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -237,6 +274,8 @@ impl From<&Port> for v1::Port {
             mac: port.mac.to_string(),
             addresses: port.addresses.iter().map(ToString::to_string).collect(),
             attachment: Some((&port.attachment).into()),
+            role: v1::PortRole::from(port.role).into(),
+            sequence: port.sequence,
         }
     }
 }

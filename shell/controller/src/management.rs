@@ -291,6 +291,13 @@ impl Management for Service {
         only!(self.change(actor, None, change).await?, Nic)
     }
 
+    async fn move_nic(&self, request: Request<v1::MoveNicRequest>) -> Answer<v1::Nic> {
+        let actor = self.actor(&request)?;
+        let wire = request.into_inner();
+        let id = request::request_id(&wire.request_id)?;
+        only!(self.change(actor, id, request::move_nic(wire)?).await?, Nic)
+    }
+
     async fn delete_nic(&self, request: Request<v1::DeleteRequest>) -> Answer<v1::DeleteResponse> {
         self.delete(Kind::Nic, request).await
     }
@@ -411,7 +418,9 @@ pub(crate) fn concerned(
         Object::Account(_) => Default::default(),
         Object::Vpc(vpc) => intent.hosts_of_vpc(vpc.id),
         Object::Subnet(subnet) => intent.hosts_of_subnet(subnet.id),
-        Object::Nic(nic) => [nic.placement.host].into(),
+        Object::Nic(nic) => std::iter::once(nic.placement.host)
+            .chain(nic.moving.as_ref().map(|moving| moving.other.host))
+            .collect(),
         Object::Host(host) => match intent.get(ObjectId::Host(host.id)) {
             Some(_) => [host.id].into(),
             None => Default::default(),

@@ -7,11 +7,11 @@ use crate::state::State;
 use api::tonic::{Code as Grpc, Status};
 use api::v1;
 use fleet_plan::{
-    Code, Command, Context, CreateHost, Decision, Delta, Issued, JoinToken, Refusal, RequestId,
-    Rollout, TokenSecret,
+    Code, Command, Context, CreateHost, Decision, Delta, Expect, Issued, JoinToken, MoveStep,
+    Refusal, RequestId, Rollout, TokenSecret,
 };
 use model::{
-    Change, Generation, Host, HostConfig, HostId, HostStatus, Liveness, Object, Revision,
+    Change, Generation, Host, HostConfig, HostId, HostStatus, Liveness, Object, ObjectId, Revision,
     UnixMillis,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -307,6 +307,7 @@ impl Owner {
             self.join(*join).await;
         }
         self.issue().await;
+        self.advance_moves().await;
         if !reads.is_empty() && self.make_current().await.is_ok() {
             for read in reads {
                 read(&self.state);
@@ -382,7 +383,13 @@ impl Owner {
             let intent = &self.state.intent;
             let outcome = (change.unresolved)(intent).and_then(|command| {
                 let action = action(&command);
-                Ok((intent.decide(command, &change.context)?, action))
+                let decision = intent.decide(command, &change.context)?;
+                if let (false, Object::Nic(nic)) = (decision.is_noop(), &decision.object)
+                    && action == MOVE_NIC
+                {
+                    self.state.check_target(nic)?;
+                }
+                Ok((decision, action))
             });
             waiting = outcome.as_ref().ok().map(|(decision, _)| decision.clone());
             // A refusal changes nothing, and leaves nothing to apply.
@@ -415,6 +422,64 @@ impl Owner {
             };
             // The client may have gone; what it asked for is done all the same.
             drop(change.answer.send(answer));
+        }
+    }
+
+    /// Takes moves on as far as what the hosts reported lets them.
+    async fn advance_moves(&mut self) {
+        // A phase may be over as soon as it begins: a host that is down, say.
+        for _ in 0..3 {
+            let steps = self.state.move_steps();
+            if steps.is_empty() {
+                return;
+            }
+            let mut changes = Vec::new();
+            for (nic, step) in steps {
+                self.log_step(&nic, &step);
+                let (answer, _) = oneshot::channel();
+                changes.push(PendingChange {
+                    unresolved: Box::new(move |_| {
+                        Ok(Command::AdvanceMove {
+                            nic: nic.id,
+                            expect: Expect::Exactly(nic.meta.revision),
+                            step: step.clone(),
+                        })
+                    }),
+                    context: Context {
+                        now: self.state.now,
+                        seed: rand::random(),
+                        request: None,
+                        actor: "server".to_owned(),
+                    },
+                    answer,
+                });
+            }
+            self.commit(changes).await;
+            self.issue().await;
+        }
+    }
+
+    fn log_step(&self, nic: &model::Nic, step: &MoveStep) {
+        let name = |id| self.state.intent.path(id);
+        let path = name(ObjectId::Nic(nic.id));
+        let host = name(ObjectId::Host(nic.placement.host));
+        let other = nic
+            .moving
+            .as_ref()
+            .map(|m| name(ObjectId::Host(m.other.host)));
+        let other = other.unwrap_or_default();
+        match step {
+            MoveStep::Switch => info!(nic = path, from = host, to = other, "NIC switches hosts"),
+            MoveStep::Retire => info!(
+                nic = path,
+                host,
+                old = other,
+                "NIC is announced by its new host"
+            ),
+            MoveStep::Back { reason } => {
+                warn!(nic = path, reason, "NIC is taken back from its move")
+            }
+            MoveStep::Finish => info!(nic = path, host, "NIC has moved"),
         }
     }
 
@@ -905,12 +970,16 @@ fn audit(actor: &str, action: &'static str, decision: &Decision, from: Option<Ip
     );
 }
 
+const MOVE_NIC: &str = "move nic";
+
 const fn action(command: &Command) -> &'static str {
     match command {
         Command::CreateAccount(_) => "create account",
         Command::CreateVpc(_) => "create vpc",
         Command::CreateSubnet(_) => "create subnet",
         Command::CreateNic(_) => "create nic",
+        Command::MoveNic(_) => MOVE_NIC,
+        Command::AdvanceMove { .. } => "advance move",
         Command::CreateHost(_) => "create host",
         Command::SetLabels { .. } => "set labels",
         Command::UpdateVpc(_) => "update vpc",

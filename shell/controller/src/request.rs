@@ -4,12 +4,12 @@ use api::v1::r#ref::By;
 use api::{BadRequest, Field, bounded, list, number, parse, v1};
 use fleet_plan::{
     AttachmentSpec, Command, CreateAccount, CreateNic, CreateSubnet, CreateVpc, Expect, Intent,
-    Refusal, RequestId, UpdateHost, UpdateVpc,
+    MoveNic, Refusal, RequestId, UpdateHost, UpdateVpc,
 };
 use ipnet::IpNet;
 use model::{
-    AccountId, Encoding, HostId, Kind, Labels, MacAddr, Mtu, Name, ObjectId, Revision, SubnetId,
-    VlanId, Vni, VpcId, canonical_cidr,
+    AccountId, Encoding, HostId, Kind, Labels, MacAddr, Mtu, Name, NicId, ObjectId, Revision,
+    SubnetId, VlanId, Vni, VpcId, canonical_cidr,
 };
 use std::collections::HashMap;
 
@@ -71,6 +71,13 @@ impl Reference {
         match self.resolve(intent)? {
             ObjectId::Subnet(id) => Ok(id),
             other => Err(self.not_a(Kind::Subnet, other)),
+        }
+    }
+
+    fn nic(&self, intent: &Intent) -> Result<NicId, Refusal> {
+        match self.resolve(intent)? {
+            ObjectId::Nic(id) => Ok(id),
+            other => Err(self.not_a(Kind::Nic, other)),
         }
     }
 
@@ -181,6 +188,23 @@ pub(crate) fn create_nic(wire: v1::CreateNicRequest) -> Result<Unresolved, BadRe
             mac,
             addresses: addresses.clone(),
             labels: labels.clone(),
+        }))
+    }))
+}
+
+pub(crate) fn move_nic(wire: v1::MoveNicRequest) -> Result<Unresolved, BadRequest> {
+    let nic = Reference::new(Field::root("object"), Kind::Nic, wire.object)?;
+    let host = Reference::new(Field::root("host"), Kind::Host, wire.host)?;
+    let attachment = match wire.attachment {
+        None => None,
+        given => Some(attachment(Field::root("attachment"), given)?),
+    };
+    Ok(Box::new(move |intent| {
+        Ok(Command::MoveNic(MoveNic {
+            nic: nic.nic(intent)?,
+            expect: expect(wire.resource_version),
+            host: host.host(intent)?,
+            attachment: attachment.clone(),
         }))
     }))
 }

@@ -1,10 +1,10 @@
 //! What the server knows: the intent, the hosts' configurations, and how the hosts are.
 
 use api::v1;
-use fleet_plan::{Intent, Issued, Rollout, liveness};
+use fleet_plan::{Intent, Issued, MoveStep, Refusal, Rollout, Seat, liveness, next_step};
 use model::{
-    Change, Condition, Generation, Host, HostConfig, HostId, HostStatus, Liveness, Nic, NicId,
-    Object, ObjectId, Port, UnixMillis,
+    Attachment, Capability, Change, Condition, Encoding, Generation, Host, HostConfig, HostId,
+    HostStatus, Liveness, MovePhase, Nic, NicId, Object, ObjectId, Port, UnixMillis,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,9 @@ pub(crate) struct State {
     pub(crate) hosts: BTreeMap<HostId, Known>,
     /// The generation of its host's configuration that last changed a NIC. None yet for one that
     /// was not planned.
-    nic_generations: BTreeMap<NicId, Generation>,
+    nic_generations: BTreeMap<(HostId, NicId), Generation>,
+    /// The generation of a host's configuration that a moving NIC is not in any more.
+    left: BTreeMap<(HostId, NicId), Generation>,
     /// What `nic_generations` was computed from.
     planned: BTreeMap<HostId, Arc<HostConfig>>,
     /// By the server's clock, when the event at hand was taken.
@@ -54,6 +56,7 @@ impl State {
             rollout,
             hosts: BTreeMap::new(),
             nic_generations: BTreeMap::new(),
+            left: BTreeMap::new(),
             planned: BTreeMap::new(),
             now,
         }
@@ -70,6 +73,12 @@ impl State {
             let old = self.planned.get(&host);
             if !old.is_some_and(|old| Arc::ptr_eq(old, config)) {
                 note_ports(&mut self.nic_generations, old.map(Arc::as_ref), config);
+                if old.is_none_or(|old| old.generation < config.generation) {
+                    // A NIC that comes back and leaves again leaves anew.
+                    for port in config.stacks.iter().flat_map(|stack| &stack.ports) {
+                        self.left.remove(&(host, port.nic));
+                    }
+                }
                 self.planned.insert(host, Arc::clone(config));
             }
         }
@@ -84,7 +93,7 @@ impl State {
             let there = intent.host(*host).is_some();
             if !there {
                 for port in config.stacks.iter().flat_map(|stack| &stack.ports) {
-                    self.nic_generations.remove(&port.nic);
+                    self.nic_generations.remove(&(*host, port.nic));
                 }
             }
             there
@@ -149,32 +158,22 @@ impl State {
     }
 
     fn nic_view(&self, nic: &Nic, status: Option<v1::NicStatus>) -> v1::Nic {
-        let host = self.intent.path(ObjectId::Host(nic.placement.host));
+        let name_of = |host| self.intent.path(ObjectId::Host(host));
         let path = format!(
             "{}/{}",
             self.intent.path(ObjectId::Subnet(nic.subnet)),
             nic.name
         );
-        api::nic(nic, path, host, status)
+        api::nic(nic, path, name_of, status)
     }
 
     fn nic_status(&self, nic: &Nic) -> v1::NicStatus {
         use v1::nic_status::State as Wire;
-        let known = self.hosts.get(&nic.placement.host);
-        let generation = self.nic_generations.get(&nic.id).copied();
+        let host = nic.placement.host;
+        let known = self.hosts.get(&host);
+        let generation = self.nic_generations.get(&(host, nic.id)).copied();
         let applied = known.map_or(Generation(0), |known| known.status.applied);
-        let conditions: Vec<&Condition> = known
-            .iter()
-            .flat_map(|known| &known.status.conditions)
-            .filter(|condition| match condition.object {
-                ObjectId::Nic(id) => id == nic.id,
-                ObjectId::Subnet(id) => id == nic.subnet,
-                ObjectId::Vpc(id) => {
-                    self.intent.subnet(nic.subnet).map(|subnet| subnet.vpc) == Some(id)
-                }
-                ObjectId::Account(_) | ObjectId::Host(_) => false,
-            })
-            .collect();
+        let conditions: Vec<&Condition> = self.conditions_of(nic, host).collect();
         let state = match generation {
             None => Wire::Pending,
             Some(_) if self.liveness(nic.placement.host) == Liveness::Down => Wire::HostDown,
@@ -188,6 +187,117 @@ impl State {
             applied_generation: applied.0,
             conditions: conditions.into_iter().map(Into::into).collect(),
         }
+    }
+
+    /// What a host says is wrong with a NIC, or with what it stands on.
+    fn conditions_of<'a>(
+        &'a self,
+        nic: &'a Nic,
+        host: HostId,
+    ) -> impl Iterator<Item = &'a Condition> {
+        let known = self.hosts.get(&host);
+        let conditions = known.into_iter().flat_map(|k| &k.status.conditions);
+        conditions.filter(|condition| match condition.object {
+            ObjectId::Nic(id) => id == nic.id,
+            ObjectId::Subnet(id) => id == nic.subnet,
+            ObjectId::Vpc(id) => {
+                self.intent.subnet(nic.subnet).map(|subnet| subnet.vpc) == Some(id)
+            }
+            ObjectId::Account(_) | ObjectId::Host(_) => false,
+        })
+    }
+
+    /// What moves come to next. Every host has been planned.
+    pub(crate) fn move_steps(&mut self) -> Vec<(Nic, MoveStep)> {
+        let moving: Vec<Nic> = self.intent.moving_nics().cloned().collect();
+        let retiring = |(host, nic): &(HostId, NicId)| {
+            moving
+                .iter()
+                .any(|m| m.id == *nic && m.moving.as_ref().is_some_and(|m| m.other.host == *host))
+        };
+        self.left.retain(|key, _| retiring(key));
+        let mut steps = Vec::new();
+        for nic in moving {
+            let Some(other) = nic.moving.as_ref().map(|moving| moving.other.host) else {
+                continue;
+            };
+            let here = self.seat(&nic, nic.placement.host);
+            let other = self.intent.host(other).map(|host| host.id);
+            let other = other.map(|host| self.seat(&nic, host));
+            if let Some(step) = next_step(&nic, &here, other.as_ref(), self.now) {
+                steps.push((nic, step));
+            }
+        }
+        steps
+    }
+
+    fn seat(&mut self, nic: &Nic, host: HostId) -> Seat {
+        let wanted = self.wanted(host);
+        let goal = if nic.seats().any(|seat| seat.host == host) {
+            self.nic_generations.get(&(host, nic.id)).copied()
+        } else {
+            // Configurations that come later do not have it either.
+            let left = self.left.entry((host, nic.id)).or_insert(wanted);
+            (*left > Generation(0)).then_some(*left)
+        };
+        let status = self.hosts.get(&host).map(|known| &known.status);
+        Seat {
+            liveness: self.liveness(host),
+            made: goal
+                .zip(status)
+                .is_some_and(|(goal, status)| status.applied >= goal),
+            trouble: self
+                .conditions_of(nic, host)
+                .next()
+                .map(|c| c.message.clone()),
+            lost: status.is_some_and(|status| status.elsewhere.contains(&nic.id)),
+        }
+    }
+
+    /// That a host can take this NIC now, as far as its reports say.
+    pub(crate) fn check_target(&self, nic: &Nic) -> Result<(), Refusal> {
+        let Some(to) = nic
+            .moving
+            .as_ref()
+            .filter(|m| m.phase == MovePhase::Provision)
+        else {
+            return Ok(());
+        };
+        let host = to.other.host;
+        let unable = |reason: &str| {
+            Err(Refusal::HostUnable {
+                nic: self.intent.path(ObjectId::Nic(nic.id)),
+                host: self.intent.path(ObjectId::Host(host)),
+                reason: reason.to_owned(),
+            })
+        };
+        match self.liveness(host) {
+            Liveness::Up => {}
+            Liveness::Down => return unable("it is down: start its agent, or choose another"),
+            Liveness::Joining => {
+                return unable("it never checked in: start its agent, or choose another");
+            }
+        }
+        let can = |capability| {
+            let known = self.hosts.get(&host);
+            known.is_some_and(|known| known.status.capabilities.contains(&capability))
+        };
+        let subnet = self.intent.subnet(nic.subnet);
+        let vpc = subnet.and_then(|subnet| self.intent.vpc(subnet.vpc));
+        let bundle = vpc.is_some_and(|vpc| vpc.encoding == Encoding::VlanAwareBundle);
+        if !can(Capability::Vxlan) || !can(Capability::NftBridge) {
+            return unable("its kernel lacks VXLAN or nftables' bridge family: choose another");
+        }
+        if to.other.attachment == Attachment::Tap && !can(Capability::Tap) {
+            return unable("its kernel has no TAP devices: choose another, or another attachment");
+        }
+        if bundle && !can(Capability::VlanFiltering) && !can(Capability::ClsBpf) {
+            return unable(
+                "the VPC is a vlan-aware bundle, and its kernel has neither bridge VLAN filtering \
+                 nor BPF on interfaces: choose another",
+            );
+        }
+        Ok(())
     }
 
     pub(crate) fn host_status(&self, host: &Host) -> v1::HostStatus {
@@ -225,7 +335,7 @@ impl State {
 
 /// Gives the new generation to every NIC whose port or segment differs, and forgets those gone.
 fn note_ports(
-    generations: &mut BTreeMap<NicId, Generation>,
+    generations: &mut BTreeMap<(HostId, NicId), Generation>,
     old: Option<&HostConfig>,
     new: &HostConfig,
 ) {
@@ -246,11 +356,11 @@ fn note_ports(
     let before = old.map(ports).unwrap_or_default();
     let after = ports(new);
     for nic in before.keys().filter(|nic| !after.contains_key(nic)) {
-        generations.remove(nic);
+        generations.remove(&(new.host, *nic));
     }
     for (nic, port) in after {
         if before.get(&nic) != Some(&port) {
-            generations.insert(nic, new.generation);
+            generations.insert((new.host, nic), new.generation);
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::netns::{Marks, Netns, on_own_thread};
 use crate::nft::{Change, Nft};
 use crate::seen::{Changes, Doubt, Seen, Sources, Updated};
 use crate::socket::Socket;
-use crate::{bpf, fdb, nft, observe, probe, sys, tap};
+use crate::{bpf, fdb, nft, observe, packet, probe, sys, tap};
 use host_plan::{
     Action, FdbTarget, HostState, Inside, LinkKind, Scope, Stamp, TrunkPair, VethToNetns,
 };
@@ -244,7 +244,8 @@ impl Kernel {
             | Action::AddFdb(_)
             | Action::DeleteFdb(_)
             | Action::SetNeighbour(_)
-            | Action::DeleteNeighbour(_) => {}
+            | Action::DeleteNeighbour(_)
+            | Action::Send(_) => {}
         }
     }
 
@@ -572,6 +573,7 @@ impl Kernel {
     fn one(&mut self, action: &Action) -> Outcome {
         match action {
             Action::InstallFirewall => self.nft()?.install(),
+            Action::Send(greeting) => packet::send(greeting),
             Action::CreateTap { name, mtu, stamp } => {
                 let found = self
                     .look_up(std::iter::once(name))
@@ -744,7 +746,8 @@ fn sort_of(action: &Action) -> Sort {
         | Action::Release { .. }
         | Action::DeleteLinks(_)
         | Action::DeleteNetns(_)
-        | Action::DisableIpv6 { .. } => Sort::One,
+        | Action::DisableIpv6 { .. }
+        | Action::Send(_) => Sort::One,
     }
 }
 
@@ -1035,5 +1038,6 @@ fn describe(action: &Action) -> String {
         }
         Action::SetNeighbour(row) => format!("set neighbour {} of {}", row.ip, row.dev),
         Action::DeleteNeighbour(row) => format!("remove neighbour {} of {}", row.ip, row.dev),
+        Action::Send(greeting) => format!("tell the subnet of {}", greeting.mac),
     }
 }

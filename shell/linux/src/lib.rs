@@ -20,6 +20,7 @@ mod monitor;
 mod netns;
 mod nft;
 mod observe;
+mod packet;
 mod powerless;
 mod probe;
 mod seen;

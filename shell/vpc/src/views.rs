@@ -86,8 +86,23 @@ pub(crate) struct NicView {
     generation: u64,
     applied_generation: u64,
     conditions: Vec<ConditionView>,
+    moves: u32,
+    moving: Option<MoveView>,
     #[serde(flatten)]
     meta: MetaView,
+}
+
+/// A NIC on its way to another host.
+#[derive(Debug, Serialize)]
+struct MoveView {
+    /// "provision", "switch" or "retire".
+    phase: String,
+    other_host_id: String,
+    other_host_name: String,
+    other_attachment: String,
+    started: String,
+    since: String,
+    taken_back: Option<String>,
 }
 
 /// A host.
@@ -339,7 +354,35 @@ impl From<v1::Nic> for NicView {
             addresses: nic.addresses,
             host_id: nic.host_id,
             host_name: nic.host_name,
+            moves: nic.moves,
+            moving: nic.moving.map(Into::into),
             meta: MetaView::of(nic.meta),
+        }
+    }
+}
+
+impl From<v1::NicMove> for MoveView {
+    fn from(moving: v1::NicMove) -> Self {
+        Self {
+            phase: word(moving.phase().as_str_name(), "PHASE_"),
+            other_attachment: attachment(moving.other_attachment.as_ref()),
+            other_host_id: moving.other_host_id,
+            other_host_name: moving.other_host_name,
+            started: time(moving.started_unix_ms),
+            since: time(moving.since_unix_ms),
+            taken_back: Some(moving.taken_back).filter(|why| !why.is_empty()),
+        }
+    }
+}
+
+impl MoveView {
+    fn in_words(&self) -> String {
+        let other = &self.other_host_name;
+        match (self.phase.as_str(), &self.taken_back) {
+            ("provision", _) => format!("provision: host {other} makes the port"),
+            ("switch", _) => format!("switch: announced here, host {other} still has its port"),
+            (_, None) => format!("retire: host {other} removes its port"),
+            (_, Some(why)) => format!("taken back ({why}): host {other} removes its port"),
         }
     }
 }
@@ -373,6 +416,9 @@ impl NicView {
         ];
         details.extend(self.meta.details());
         details.push(("state", self.state_in_words()));
+        if let Some(moving) = &self.moving {
+            details.push(("move", moving.in_words()));
+        }
         details.extend(condition_lines(&self.conditions));
         details
     }
@@ -584,7 +630,13 @@ impl Row for NicView {
             self.mac.clone(),
             self.host_name.clone(),
             self.attachment.clone(),
-            self.state.clone(),
+            match &self.moving {
+                None => self.state.clone(),
+                Some(moving) => format!(
+                    "{}, {} {}",
+                    self.state, moving.phase, moving.other_host_name
+                ),
+            },
         ]
     }
 }

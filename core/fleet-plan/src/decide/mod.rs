@@ -3,6 +3,7 @@
 mod delete;
 mod host;
 mod limits;
+mod moving;
 mod nic;
 mod subnet;
 mod vpc;
@@ -43,6 +44,8 @@ pub(crate) fn decide(
         Command::CreateVpc(create) => work.create_vpc(create),
         Command::CreateSubnet(create) => work.create_subnet(create),
         Command::CreateNic(create) => work.create_nic(create),
+        Command::MoveNic(asked) => work.move_nic(asked),
+        Command::AdvanceMove { nic, expect, step } => work.advance_move(nic, expect, step),
         Command::CreateHost(create) => work.create_host(create),
         Command::SetLabels {
             object,

@@ -34,12 +34,14 @@ impl<'a> Work<'a> {
                 host: host.id,
                 attachment: self.pick_attachment(host, create.attachment)?,
             },
+            moves: 0,
+            moving: None,
             meta: self.new_meta(create.labels)?,
         };
         Ok(self.put(Object::Nic(nic)))
     }
 
-    fn suitable_host(&self, id: HostId) -> Result<&'a Host, Refusal> {
+    pub(super) fn suitable_host(&self, id: HostId) -> Result<&'a Host, Refusal> {
         let host = self
             .intent
             .host(id)
@@ -156,7 +158,11 @@ impl<'a> Work<'a> {
         })
     }
 
-    fn pick_attachment(&self, host: &Host, spec: AttachmentSpec) -> Result<Attachment, Refusal> {
+    pub(super) fn pick_attachment(
+        &self,
+        host: &Host,
+        spec: AttachmentSpec,
+    ) -> Result<Attachment, Refusal> {
         Ok(match spec {
             AttachmentSpec::Tap => Attachment::Tap,
             AttachmentSpec::Netns { netns, device } => Attachment::Netns {

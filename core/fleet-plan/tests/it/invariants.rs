@@ -69,6 +69,10 @@ fn line() -> impl Strategy<Value = String> {
             "tap mac 02:00:00:00:00:01", "tap ip 10.0.1.4 ip fd00:0:0:1::2",
         ])).prop_map(|(a, v, s, n, h, plug)| format!("nic {a}/{v}/{s}/n{n} {h} {plug}")),
         8 => (name(), name(), name(), 0..12).prop_map(|(a, v, s, n)| format!("delete nic {a}/{v}/{s}/n{n}")),
+        6 => (name(), name(), name(), 0..12, host(), prop::sample::select(vec!["", " attach tap", " attach netns:y"]))
+            .prop_map(|(a, v, s, n, h, plug)| format!("move {a}/{v}/{s}/n{n} {h}{plug}")),
+        8 => (name(), name(), name(), 0..12, prop::sample::select(vec!["switch", "retire", "finish", "back fire"]))
+            .prop_map(|(a, v, s, n, step)| format!("advance {a}/{v}/{s}/n{n} {step}")),
         3 => (name(), name(), name()).prop_map(|(a, v, s)| format!("delete subnet {a}/{v}/{s}")),
         2 => (name(), name()).prop_map(|(a, v)| format!("delete vpc {a}/{v}")),
         1 => name().prop_map(|a| format!("delete account {a}")),
@@ -146,11 +150,17 @@ fn devices_are_not_shared(rows: &Rows) {
     let mut seen = BTreeSet::new();
     let mut underlays = BTreeSet::new();
     for object in &rows.objects {
-        if let Object::Nic(nic) = object
-            && nic.placement.attachment != Attachment::Tap
-        {
-            let device = (nic.placement.host, nic.placement.attachment.to_string());
-            assert!(seen.insert(device.clone()), "{device:?} is shared");
+        if let Object::Nic(nic) = object {
+            for seat in nic.seats().filter(|s| s.attachment != Attachment::Tap) {
+                let device = (seat.host, seat.attachment.to_string());
+                assert!(seen.insert(device.clone()), "{device:?} is shared");
+            }
+            let hosts: BTreeSet<_> = nic.seats().map(|seat| seat.host).collect();
+            assert_eq!(
+                hosts.len(),
+                nic.seats().count(),
+                "{nic:?} is twice on a host"
+            );
         }
         if let Object::Host(host) = object {
             assert!(
@@ -169,10 +179,9 @@ fn nothing_is_orphaned(rows: &Rows) {
             Object::Account(_) | Object::Host(_) => vec![],
             Object::Vpc(vpc) => vec![ObjectId::Account(vpc.account)],
             Object::Subnet(subnet) => vec![ObjectId::Vpc(subnet.vpc)],
-            Object::Nic(nic) => vec![
-                ObjectId::Subnet(nic.subnet),
-                ObjectId::Host(nic.placement.host),
-            ],
+            Object::Nic(nic) => std::iter::once(ObjectId::Subnet(nic.subnet))
+                .chain(nic.seats().map(|seat| ObjectId::Host(seat.host)))
+                .collect(),
         };
         assert!(
             parents.iter().all(|parent| ids.contains(parent)),

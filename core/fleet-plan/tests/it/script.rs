@@ -2,12 +2,13 @@
 
 use fleet_plan::{
     Command, Context, CreateAccount, CreateHost, CreateNic, CreateSubnet, CreateVpc, Decision,
-    Expect, Intent, IssuedRow, Refusal, RequestId, Rollout, UpdateHost, UpdateVpc,
+    Expect, Intent, IssuedRow, MoveNic, MoveStep, Refusal, RequestId, Rollout, UpdateHost,
+    UpdateVpc,
 };
 use model::{
     AccountId, Asn, Change, Cluster, Encoding, HostConfig, HostId, Kind, Labels, MacAddr, Mtu,
-    Name, Object, ObjectId, Reflector, Revision, Role, SpeakerKind, SubnetId, UnixMillis, VlanId,
-    Vni, VpcId,
+    Name, NicId, Object, ObjectId, Port, PortRole, Reflector, Revision, Role, SpeakerKind,
+    SubnetId, UnixMillis, VlanId, Vni, VpcId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -227,6 +228,25 @@ impl World {
                     labels: line.labels(),
                 })
             }
+            "move" => Command::MoveNic(MoveNic {
+                nic: id(self.intent.resolve(Kind::Nic, None, path)?),
+                expect: expect(line),
+                host: self.host(line.arg(2))?,
+                attachment: line.get("attach"),
+            }),
+            "advance" => Command::AdvanceMove {
+                nic: id(self.intent.resolve(Kind::Nic, None, path)?),
+                expect: expect(line),
+                step: match line.arg(2) {
+                    "switch" => MoveStep::Switch,
+                    "retire" => MoveStep::Retire,
+                    "finish" => MoveStep::Finish,
+                    "back" => MoveStep::Back {
+                        reason: line.words[3..].join(" "),
+                    },
+                    other => panic!("no step {other}"),
+                },
+            },
             "host" => Command::CreateHost(CreateHost {
                 name: parsed(path),
                 roles: roles(line.all("roles").first().unwrap_or(&"compute")),
@@ -328,13 +348,23 @@ impl World {
             for port in &stack.ports {
                 writeln!(
                     out,
-                    "    {} {} {:?}",
-                    port.name, port.attachment, port.addresses
+                    "    {} {} {:?}{}",
+                    port.name,
+                    port.attachment,
+                    port.addresses,
+                    role(port)
                 )
                 .unwrap();
             }
         }
         out
+    }
+}
+
+fn role(port: &Port) -> String {
+    match (port.role, port.sequence) {
+        (PortRole::Settled, 0) => String::new(),
+        (role, sequence) => format!(" {role:?} sequence {sequence}"),
     }
 }
 
@@ -377,8 +407,19 @@ fn show(intent: &Intent, object: &Object) -> String {
         Object::Nic(nic) => {
             let owner = intent.path(ObjectId::Subnet(nic.subnet));
             let host = intent.path(ObjectId::Host(nic.placement.host));
+            let moving = nic.moving.as_ref().map_or(String::new(), |moving| {
+                let other = intent.path(ObjectId::Host(moving.other.host));
+                let why = match moving.taken_back.as_str() {
+                    "" => String::new(),
+                    why => format!(", taken back: {why}"),
+                };
+                format!(
+                    ", {} with {other} {}{why}",
+                    moving.phase, moving.other.attachment
+                )
+            });
             format!(
-                "nic {owner}/{} {} {:?} on {host} {}",
+                "nic {owner}/{} {} {:?} on {host} {}{moving}",
                 nic.name, nic.mac, nic.addresses, nic.placement.attachment
             )
         }
@@ -442,4 +483,4 @@ macro_rules! from_object {
     )+};
 }
 
-from_object!(Account AccountId, Vpc VpcId, Subnet SubnetId, Host HostId);
+from_object!(Account AccountId, Vpc VpcId, Subnet SubnetId, Nic NicId, Host HostId);

@@ -43,6 +43,13 @@ fn config() -> HostConfig {
                     mac: "02:00:00:00:00:01".parse().unwrap(),
                     addresses: vec!["10.4.1.5".parse().unwrap(), "fd00:4:1::5".parse().unwrap()],
                     attachment: attachment.parse().unwrap(),
+                    role: [
+                        PortRole::Settled,
+                        PortRole::Standby,
+                        PortRole::Leaving,
+                        PortRole::Arrived,
+                    ][index],
+                    sequence: index as u32,
                 })
                 .collect(),
         }],
@@ -110,6 +117,10 @@ fn every_refusal_names_its_field() {
     check(
         |c| c.stacks[0].ports[3].attachment = None,
         "stacks[0].ports[3].attachment: ",
+    );
+    check(
+        |c| c.stacks[0].ports[3].role = 9,
+        "stacks[0].ports[3].role: ",
     );
     check(
         |c| c.stacks[0].name = "x".repeat(256),

@@ -503,6 +503,7 @@ impl CreatePort {
                 mac: self.mac.map(|mac| mac.to_string()).unwrap_or_default(),
                 addresses: self.ip.iter().map(ToString::to_string).collect(),
                 attachment: Some((&self.attach).into()),
+                ..v1::Port::default()
             }),
             segment: None,
             wait_ms: if self.wait { WAIT_MS } else { 0 },

@@ -1,5 +1,6 @@
 //! `vpc nic`.
 
+use super::moving::Move;
 use super::request::{
     Creation, Deletion, Management, Selection, Until, get, parent_and_name, wait_applied,
 };
@@ -45,6 +46,15 @@ pub(crate) enum Nic {
         /// VPC/SUBNET/NAME, ACCOUNT/VPC/SUBNET/NAME or id:ID
         nic: String,
     },
+    /// Move a NIC to another host, with its addresses and its MAC
+    #[command(
+        after_help = "The NIC works at its old host until it does at the new one. To end a move, move the NIC back.
+
+Examples:
+  vpc nic move blue/web/a1 --host c2
+  vpc nic move blue/web/vm1 --host c2 --attach existing:ens7 --no-wait"
+    )]
+    Move(Box<Move>),
     /// Delete a NIC
     #[command(after_help = "Examples:\n  vpc nic delete blue/web/a1 --wait")]
     Delete {
@@ -82,7 +92,7 @@ pub(crate) struct Create {
 }
 
 /// A namespace without a device leaves the device's name to the server.
-fn attachment(text: &str) -> Result<v1::Attachment, String> {
+pub(super) fn attachment(text: &str) -> Result<v1::Attachment, String> {
     use v1::attachment::{Existing, Kind, Netns, Tap};
     let parsed: model::Attachment = text
         .parse()
@@ -108,6 +118,7 @@ impl Nic {
     pub(crate) fn run(self, global: &Global) -> Outcome {
         match self {
             Self::Create(create) => create.run(global),
+            Self::Move(asked) => asked.run(global),
             Self::List {
                 inside,
                 kind,

@@ -1,0 +1,71 @@
+//! Frames that the host itself sends: out of interfaces, past bridges.
+
+use crate::error::Cause;
+use host_plan::{Greeting, tagged};
+use nix::net::if_::if_nametoindex;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use std::os::fd::AsRawFd;
+
+/// Sends each frame out of each interface. An interface that went meanwhile, or whose queue is
+/// full, is passed over: nothing depends on a single frame.
+pub(crate) fn send(greeting: &Greeting) -> Result<(), Cause> {
+    let socket = socket(
+        AddressFamily::Packet,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        // Bound to no protocol it receives nothing.
+        None,
+    )?;
+    for (link, vlan) in &greeting.links {
+        let Ok(index) = if_nametoindex(link.as_str()) else {
+            continue;
+        };
+        for frame in &greeting.frames {
+            let frame = match vlan {
+                None => frame.clone(),
+                Some(vlan) => tagged(frame, *vlan),
+            };
+            match send_to(socket.as_raw_fd(), index, &frame) {
+                Ok(()) => {}
+                Err(
+                    nix::Error::ENETDOWN
+                    | nix::Error::ENXIO
+                    | nix::Error::ENODEV
+                    | nix::Error::ENOBUFS
+                    | nix::Error::EAGAIN,
+                ) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn send_to(socket: i32, index: u32, frame: &[u8]) -> nix::Result<()> {
+    let mut address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: 0,
+        sll_ifindex: i32::try_from(index).map_err(|_| nix::Error::ENODEV)?,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 6,
+        sll_addr: [0; 8],
+    };
+    let (destination, rest) = frame.split_first_chunk::<6>().ok_or(nix::Error::EINVAL)?;
+    address.sll_addr[..6].copy_from_slice(destination);
+    let kind = rest.get(6..8).ok_or(nix::Error::EINVAL)?;
+    address.sll_protocol = u16::from_ne_bytes([kind[0], kind[1]]);
+    let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: the frame and the address live during the call, and their lengths are given.
+    let sent = unsafe {
+        libc::sendto(
+            socket,
+            frame.as_ptr().cast(),
+            frame.len(),
+            0,
+            (&raw const address).cast(),
+            length,
+        )
+    };
+    nix::errno::Errno::result(sent).map(drop)
+}
