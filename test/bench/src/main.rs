@@ -1,6 +1,6 @@
 //! What `make bench` prints: our figures beside baselines measured in the same run.
 //!
-//! `bench [--quick] [latency|many|path|reflect|fdb]...` as root. Everything happens in labs of its own. Parts of
+//! `bench [--quick] [latency|many|path|reflect|fdb|move]...` as root. Everything happens in labs of its own. Parts of
 //! it run inside lab hosts: there this binary is started again as `bench inside`.
 #![expect(clippy::print_stdout, reason = "it prints its figures")]
 
@@ -9,6 +9,7 @@ mod figures;
 mod inside;
 mod latency;
 mod many;
+mod moving;
 mod path;
 mod reflect;
 mod remote;
@@ -32,6 +33,8 @@ pub(crate) struct Effort {
     pairs: usize,
     /// Seconds of each.
     seconds: u64,
+    /// Moves of a NIC.
+    moves: usize,
 }
 
 const FULL: Effort = Effort {
@@ -40,6 +43,7 @@ const FULL: Effort = Effort {
     rounds: 3,
     pairs: 7,
     seconds: 3,
+    moves: 50,
 };
 const QUICK: Effort = Effort {
     creates: 20,
@@ -47,6 +51,8 @@ const QUICK: Effort = Effort {
     rounds: 1,
     pairs: 2,
     seconds: 1,
+    // Fewer have no p99.
+    moves: 50,
 };
 
 fn main() -> ExitCode {
@@ -75,9 +81,11 @@ fn main() -> ExitCode {
     for argument in &arguments {
         match argument.as_str() {
             "--quick" => effort = QUICK,
-            "latency" | "many" | "path" | "reflect" | "fdb" => parts.push(argument.as_str()),
+            "latency" | "many" | "path" | "reflect" | "fdb" | "move" => {
+                parts.push(argument.as_str())
+            }
             other => {
-                println!("{other:?}: bench [--quick] [latency|many|path|reflect|fdb]...");
+                println!("{other:?}: bench [--quick] [latency|many|path|reflect|fdb|move]...");
                 return ExitCode::from(2);
             }
         }
@@ -103,6 +111,9 @@ fn main() -> ExitCode {
     }
     if wanted("fdb") {
         fdb::measure(effort, &mut table);
+    }
+    if wanted("move") {
+        moving::measure(effort, &mut table);
     }
     figures::machine();
     table.print();

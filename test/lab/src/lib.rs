@@ -4,6 +4,7 @@
 
 pub mod client;
 mod ping;
+pub mod stream;
 pub mod wire;
 
 pub use ping::{Ping, PingResult};

@@ -404,6 +404,8 @@ fn config() -> HostConfig {
                     netns: NetnsName::new("first").expect("it is a name"),
                     device: IfName::new("eth0").expect("it is a name"),
                 },
+                role: model::PortRole::Settled,
+                sequence: 0,
             }],
         }],
     }

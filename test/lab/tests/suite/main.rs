@@ -5,5 +5,6 @@ mod evpn;
 mod frr;
 mod hostile;
 mod input;
+mod moves;
 mod reach;
 mod scale;
