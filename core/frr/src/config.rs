@@ -212,7 +212,10 @@ impl Wanted {
                 Freeze::Permanent => family.add("dup-addr-detection freeze permanent"),
             }
         }
-        bgp.children.push(family);
+        // FRR does not show one with nothing in it.
+        if !family.children.is_empty() {
+            bgp.children.push(family);
+        }
         let mut config = Config { lines: vec![bgp] };
         if self.listener.is_some() {
             let map = Line::new(format!("route-map {NOTHING} deny 10"), "exit");

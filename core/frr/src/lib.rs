@@ -9,6 +9,7 @@
 
 mod config;
 mod diff;
+mod reflector;
 mod show;
 mod version;
 

@@ -151,3 +151,22 @@ fn answers_are_read_whatever_they_are() {
     }
     assert!(Version::find("FRRouting 8.4.4").unwrap().has(Feature::Evpn));
 }
+
+#[test]
+fn clients_come_and_go_and_the_others_are_not_touched() {
+    let id = Ipv4Addr::new(244, 64, 0, 1);
+    let listen = Ipv4Addr::new(100, 64, 0, 1);
+    let mut wanted = Wanted::reflector(id, listen.into(), Asn::new(65000).unwrap());
+    let secret = Secret("s3cret".to_owned());
+    // FRR does not show what is not there, so there is no family without clients.
+    assert!(!wanted.config().render().contains("address-family"));
+    let hosts = |last: [u8; 2]| last.map(|last| IpAddr::from([100, 64, 0, last])).into();
+    wanted.set_clients(&hosts([2, 3]), Some(&secret));
+    let running = wanted.config().render();
+    wanted.set_clients(&hosts([3, 4]), Some(&secret));
+    assert_eq!(
+        commands(&wanted, &running),
+        include_str!("golden/clients-changed.conf")
+    );
+    assert_eq!(commands(&wanted, &wanted.config().render()), "");
+}

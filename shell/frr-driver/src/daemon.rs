@@ -5,7 +5,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
 use std::io;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -26,6 +26,8 @@ const STABLE: Duration = Duration::from_secs(60);
 pub(crate) struct Daemon {
     name: &'static str,
     dir: PathBuf,
+    /// Arguments beyond those that every daemon gets.
+    more: &'static [&'static str],
     child: Option<Child>,
     started: Option<Instant>,
     backoff: Duration,
@@ -37,11 +39,29 @@ impl Daemon {
         Self {
             name,
             dir: dir.to_owned(),
+            more: &[],
             child: None,
             started: None,
             backoff: BACKOFF_FIRST,
             not_before: Instant::now(),
         }
+    }
+
+    /// A bgpd that puts no route anywhere.
+    pub(crate) fn bgpd_alone(dir: &Path) -> Self {
+        Self {
+            more: &["--no_zebra"],
+            ..Self::new("bgpd", dir)
+        }
+    }
+
+    /// True if one runs that listens elsewhere.
+    pub(crate) fn is_elsewhere(&self, listen: SocketAddr) -> bool {
+        let pid = fs::read_to_string(self.dir.join(format!("{}.pid", self.name)));
+        let cmdline =
+            pid.and_then(|pid| fs::read_to_string(format!("/proc/{}/cmdline", pid.trim())));
+        let wanted = format!("\0-l\0{}\0-p\0{}\0", listen.ip(), listen.port());
+        cmdline.is_ok_and(|cmdline| !cmdline.contains(&wanted))
     }
 
     pub(crate) fn program(name: &str) -> PathBuf {
@@ -66,8 +86,8 @@ impl Daemon {
         vty::ask(&self.socket(), "show version").await.is_ok()
     }
 
-    /// Starts it and waits until it answers.
-    pub(crate) async fn start(&mut self, local: IpAddr) -> Result<(), String> {
+    /// Starts it and waits until it answers. bgpd takes connections at `listen`.
+    pub(crate) async fn start(&mut self, listen: SocketAddr) -> Result<(), String> {
         self.reap();
         if self.started.is_some_and(|at| at.elapsed() > STABLE) {
             self.backoff = BACKOFF_FIRST;
@@ -77,7 +97,7 @@ impl Daemon {
         // One that hangs has its socket still.
         self.signal(Signal::SIGKILL);
         self.started = Some(Instant::now());
-        let spawned = self.spawn(local);
+        let spawned = self.spawn(listen);
         self.child = Some(spawned.map_err(|error| {
             format!(
                 "starting {}: {error}; zebra runs in a user namespace: see that \
@@ -106,7 +126,7 @@ impl Daemon {
         ))
     }
 
-    fn spawn(&self, local: IpAddr) -> io::Result<Child> {
+    fn spawn(&self, listen: SocketAddr) -> io::Result<Child> {
         let file = |ending: &str| self.dir.join(format!("{}.{ending}", self.name));
         // Empty: everything is said by vtysh, and compared afterwards.
         File::create(file("conf"))?;
@@ -134,13 +154,12 @@ impl Daemon {
                 command.args(["--log-level", "critical"]);
                 linux::spawn_powerless(&mut command)
             }
-            // It connects; nobody connects to it but the listener, from this host. Not on
-            // 127.0.0.1: bgpd takes no connection to an address that zebra has on no interface.
             _ => command
                 .args(["--log-level", "notifications", "-l"])
-                .arg(local.to_string())
+                .arg(listen.ip().to_string())
                 .arg("-p")
-                .arg(crate::LISTEN_PORT.to_string())
+                .arg(listen.port().to_string())
+                .args(self.more)
                 .spawn(),
         }
     }

@@ -8,7 +8,7 @@ use nix::unistd::{Group, User, chown};
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -220,7 +220,7 @@ impl Task {
                     .to_owned(),
             );
         }
-        self.prepare().map_err(|error| {
+        prepare(&self.dir).map_err(|error| {
             format!(
                 "making {} for FRR: {error}; see that the package made the user {FRR}",
                 self.dir.display()
@@ -235,20 +235,10 @@ impl Task {
         self.advance(wanted).await
     }
 
-    /// The directory, which FRR makes its sockets in after it gave up root.
-    fn prepare(&self) -> io::Result<()> {
-        if self.dir.is_dir() {
-            return Ok(());
-        }
-        fs::create_dir_all(&self.dir)?;
-        fs::set_permissions(&self.dir, Permissions::from_mode(0o750))?;
-        let missing = || io::Error::other(format!("there is no user {FRR}"));
-        let user = User::from_name(FRR)?.ok_or_else(missing)?;
-        chown(&self.dir, Some(user.uid), Some(user.gid))?;
-        Ok(())
-    }
-
     async fn daemons(&mut self, local: IpAddr) -> Result<(), String> {
+        // Nobody connects to it but the listener, from this host. Not on 127.0.0.1: bgpd takes no
+        // connection to an address that zebra has on no interface.
+        let listen = SocketAddr::new(local, crate::LISTEN_PORT);
         let mut bgpd_runs = self.bgpd.answers().await;
         for daemon in [&mut self.zebra, &mut self.bgpd] {
             if daemon.answers().await {
@@ -257,7 +247,7 @@ impl Task {
             if Instant::now() < daemon.not_before() {
                 return Err("a daemon of FRR ended and is about to be started again".to_owned());
             }
-            daemon.start(local).await?;
+            daemon.start(listen).await?;
             info!(daemon = daemon.name(), "FRR daemon started");
             self.status.send_modify(|status| status.restarts += 1);
         }
@@ -407,8 +397,21 @@ impl Task {
     }
 }
 
+/// The directory, which FRR makes its sockets in after it gave up root.
+pub(crate) fn prepare(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(dir)?;
+    fs::set_permissions(dir, Permissions::from_mode(0o750))?;
+    let missing = || io::Error::other(format!("there is no user {FRR}"));
+    let user = User::from_name(FRR)?.ok_or_else(missing)?;
+    chown(dir, Some(user.uid), Some(user.gid))?;
+    Ok(())
+}
+
 /// Writes a configuration that only root and FRR may read, and has vtysh check or apply it.
-async fn vtysh(dir: &Path, name: &str, text: &str, dry_run: bool) -> Result<(), String> {
+pub(crate) async fn vtysh(dir: &Path, name: &str, text: &str, dry_run: bool) -> Result<(), String> {
     let path = dir.join(name);
     write_private(&path, text).map_err(|error| format!("writing {}: {error}", path.display()))?;
     let mut command = Command::new("vtysh");
@@ -453,7 +456,7 @@ fn write_private(path: &Path, text: &str) -> io::Result<()> {
     fs::rename(new, path)
 }
 
-fn without_secrets(text: &str) -> String {
+pub(crate) fn without_secrets(text: &str) -> String {
     let mut words: Vec<&str> = Vec::new();
     for word in text.split_whitespace() {
         let secret = words.last().is_some_and(|last| *last == "password");

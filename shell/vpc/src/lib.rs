@@ -10,6 +10,7 @@ mod failure;
 mod lab;
 mod options;
 mod output;
+mod reflector;
 mod settings;
 mod views;
 

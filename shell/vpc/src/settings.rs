@@ -4,6 +4,7 @@
 use crate::connect::{AGENT_SOCKET, HOST_CREDENTIAL};
 use crate::failure::{Doing, Failure, Outcome};
 use model::{Asn, Name, Role};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
@@ -63,7 +64,9 @@ pub(crate) struct ServerSettings {
     pub(crate) advertise: Vec<String>,
     /// For the certificate.
     pub(crate) names: Vec<String>,
-    /// Where the route reflector in this process listens.
+    /// What reflects on this host.
+    pub(crate) reflector_kind: ReflectorKind,
+    /// Where the route reflector of this server listens.
     pub(crate) reflector: Option<SocketAddr>,
     /// Every route reflector of the cluster.
     pub(crate) reflectors: Vec<SocketAddr>,
@@ -73,6 +76,39 @@ pub(crate) struct ServerSettings {
     pub(crate) sign_bgp: bool,
     /// What to log.
     pub(crate) log: String,
+}
+
+/// What reflects routes on a management host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ReflectorKind {
+    /// This process.
+    #[default]
+    Builtin,
+    /// FRR, which the server configures and watches.
+    Frr,
+    /// Somebody else's: hosts are told where.
+    External,
+}
+
+impl ReflectorKind {
+    /// As it is written.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Builtin => "builtin",
+            Self::Frr => "frr",
+            Self::External => "external",
+        }
+    }
+}
+
+/// A word about reflectors: what reflects, or where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReflectorWord {
+    /// What.
+    Kind(ReflectorKind),
+    /// Where.
+    At(SocketAddr),
 }
 
 /// A setting that cannot be.
@@ -144,6 +180,7 @@ pub(crate) const SERVER: Schema = Schema {
         ("log", Word::Text),
         ("names", Word::List),
         ("reflector", Word::Text),
+        ("reflector_kind", Word::Text),
         ("reflectors", Word::List),
         ("sign_bgp", Word::Flag),
     ],
@@ -175,7 +212,8 @@ listen = "[::]:7443"
 advertise = ["192.0.2.1:7443"]       # every server, as hosts and administrators reach it
 names = ["vpc.example.net"]          # for the certificate, for clients that are not ours
 database = "postgres://..."          # instead of the one that `init` was told
-reflector = "192.0.2.1:179"          # the route reflector in this process; without it none
+reflector = "192.0.2.1:179"          # where this server's route reflector listens; without it none
+reflector_kind = "builtin"           # builtin, frr (this server runs it), external (it runs none)
 reflectors = ["192.0.2.1:179"]       # every route reflector, for the hosts; else only this one
 asn = 65000                          # of the fabric, as `init` was told
 sign_bgp = true                      # TCP-MD5 with the cluster's secret
@@ -305,6 +343,9 @@ impl Sources {
             names: reader
                 .list("names", |text| Ok(text.to_owned()))
                 .unwrap_or_default(),
+            reflector_kind: reader
+                .checked("reflector_kind", parse_reflector_kind)
+                .unwrap_or_default(),
             reflector: reader.checked("reflector", parse_reflector),
             reflectors: reader
                 .list("reflectors", parse_reflector)
@@ -368,6 +409,24 @@ fn parse_underlay(text: &str) -> Result<IpAddr, String> {
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .map_err(|_| format!("{text:?} is not ADDRESS:PORT"))
+}
+
+fn parse_reflector_kind(text: &str) -> Result<ReflectorKind, String> {
+    use ReflectorKind::{Builtin, External, Frr};
+    [Builtin, Frr, External]
+        .into_iter()
+        .find(|kind| kind.name() == text)
+        .ok_or_else(|| format!("{text:?} is not builtin, frr or external"))
+}
+
+/// What reflects, or where.
+pub(crate) fn parse_reflector_word(text: &str) -> Result<ReflectorWord, String> {
+    parse_reflector_kind(text)
+        .map(ReflectorWord::Kind)
+        .or_else(|_| parse_reflector(text).map(ReflectorWord::At))
+        .map_err(|_| {
+            format!("{text:?} is not builtin, frr or external, and not ADDRESS or ADDRESS:PORT")
+        })
 }
 
 /// A reflector has the port of BGP unless it names another.

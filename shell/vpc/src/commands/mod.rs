@@ -10,6 +10,7 @@ pub(crate) mod l2;
 mod logging;
 mod moving;
 pub(crate) mod nic;
+mod reflector;
 mod request;
 pub(crate) mod server;
 pub(crate) mod subnet;

@@ -1,28 +1,26 @@
 //! `vpc server`.
 
 use super::logging;
+use super::reflector::{ReflectorConfig, ShowReflector};
 use crate::connect::ADMIN_CREDENTIAL;
 use crate::failure::{Doing, Failure, Outcome};
 use crate::options::Global;
+use crate::reflector::{self, Reflector};
 use crate::settings::{
-    SERVER, SERVER_CONFIG, SERVER_DATA, SERVER_EXAMPLE, ServerSettings, Sources, parse_reflector,
+    ReflectorKind, ReflectorWord, SERVER, SERVER_CONFIG, SERVER_DATA, SERVER_EXAMPLE,
+    ServerSettings, Sources, parse_reflector, parse_reflector_word,
 };
 use api::Credential;
 use clap::{Args, Subcommand};
 use controller::{InitOptions, RunOptions, Server as Running};
-use evpn::{Config, MaxRoutes, PeerConfig, Policy, Role, StopKind, Timing};
 use model::{Asn, Mtu};
 use serde::Serialize;
-use speaker::{Peer, SpeakerConfig, SpeakerHandle};
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::info;
 
 /// The management server.
 #[derive(Debug, Subcommand)]
@@ -38,6 +36,16 @@ then run with `vpc server run`.")]
     /// Run the server
     #[command(after_help = run_help())]
     Run(Run),
+    /// How this server's route reflector is
+    #[command(after_help = "Examples:\n  vpc server reflector\n  vpc server reflector -o json")]
+    Reflector(ShowReflector),
+    /// The whole configuration of a route reflector that is not this server's
+    #[command(after_help = "Examples:
+  vpc server reflector-config gobgp
+  vpc server reflector-config frr --address 192.0.2.9 > /etc/frr/frr.conf
+
+It has the cluster's key and every host that has joined: print it again when hosts come or go.")]
+    ReflectorConfig(ReflectorConfig),
 }
 
 /// `vpc server init`.
@@ -51,10 +59,10 @@ pub(crate) struct Init {
     /// Where to listen; on all addresses, at the port of --advertise, if not given
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
-    /// Where the route reflector in the server listens, ADDRESS or ADDRESS:PORT; the address of
-    /// --advertise, if it is one
-    #[arg(long, value_name = "ADDRESS", value_parser = parse_reflector)]
-    reflector: Option<SocketAddr>,
+    /// What reflects routes, builtin, frr or external, or where, ADDRESS or ADDRESS:PORT; may be
+    /// given several times. Built in, at the address of --advertise, if nothing is said
+    #[arg(long, value_name = "KIND|ADDRESS", value_parser = parse_reflector_word)]
+    reflector: Vec<ReflectorWord>,
     /// postgres://USER:PASSWORD@HOST/DATABASE; SQLite in the data directory if not given
     #[arg(
         long,
@@ -95,9 +103,10 @@ pub(crate) struct Run {
     /// Where to listen
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
-    /// Where the route reflector in this process listens
-    #[arg(long, value_name = "ADDRESS")]
-    reflector: Option<String>,
+    /// What reflects routes, builtin, frr (run by this server) or external, or where, ADDRESS or
+    /// ADDRESS:PORT; may be given several times
+    #[arg(long, value_name = "KIND|ADDRESS", value_parser = parse_reflector_word)]
+    reflector: Vec<ReflectorWord>,
     /// Instead of the database that `init` was told
     #[arg(long, value_name = "URL")]
     database: Option<String>,
@@ -110,6 +119,7 @@ fn run_help() -> String {
     format!(
         "Examples:
   vpc server run
+  vpc server run --reflector frr
   VPC_SERVER_LOG=debug vpc server run --config /etc/vpc/server.toml
 
 Settings come from {SERVER_CONFIG}, then VPC_SERVER_* (as in VPC_SERVER_DATA_DIR), then flags;
@@ -132,6 +142,8 @@ impl Server {
         match self {
             Self::Init(init) => init.run(global),
             Self::Run(run) => run.run(),
+            Self::Reflector(show) => show.run(global),
+            Self::ReflectorConfig(config) => config.run(),
         }
     }
 }
@@ -152,8 +164,12 @@ struct ServerFile {
     data_dir: PathBuf,
     listen: SocketAddr,
     advertise: Vec<String>,
+    #[serde(skip_serializing_if = "is_builtin")]
+    reflector_kind: ReflectorKind,
     #[serde(skip_serializing_if = "Option::is_none")]
     reflector: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    reflectors: Vec<SocketAddr>,
     asn: u32,
 }
 
@@ -175,13 +191,25 @@ impl Init {
         if let Some(asn) = self.asn {
             options.asn = asn;
         }
+        let (kind, addresses) = told(&self.reflector);
+        let kind = kind.unwrap_or_default();
+        let external = kind == ReflectorKind::External;
+        let own = addresses
+            .first()
+            .copied()
+            .or_else(|| own_reflector(&self.advertise));
         let file = ServerFile {
             data_dir: self.data_dir.clone(),
             listen: self
                 .listen
                 .unwrap_or_else(|| SocketAddr::from(([0_u16; 8], port))),
             advertise: self.advertise.clone(),
-            reflector: self.reflector.or_else(|| own_reflector(&self.advertise)),
+            reflector_kind: kind,
+            reflector: own.filter(|_| !external),
+            reflectors: match external {
+                true => addresses,
+                false => Vec::new(),
+            },
             asn: options.asn.get(),
         };
         let made =
@@ -213,6 +241,26 @@ impl Init {
         ];
         global.output.one(&made, &details)
     }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "what serde calls takes a reference"
+)]
+fn is_builtin(kind: &ReflectorKind) -> bool {
+    *kind == ReflectorKind::Builtin
+}
+
+/// What reflects, if it was said, and where.
+fn told(words: &[ReflectorWord]) -> (Option<ReflectorKind>, Vec<SocketAddr>) {
+    let (mut kind, mut addresses) = (None, Vec::new());
+    for word in words {
+        match word {
+            ReflectorWord::Kind(said) => kind = Some(*said),
+            ReflectorWord::At(address) => addresses.push(*address),
+        }
+    }
+    (kind, addresses)
 }
 
 fn port_of(advertise: &[String]) -> Outcome<u16> {
@@ -282,13 +330,24 @@ impl Run {
         for (key, flag) in [
             ("data_dir", &self.data_dir),
             ("listen", &self.listen),
-            ("reflector", &self.reflector),
             ("database", &self.database),
             ("log", &self.log),
         ] {
             if let Some(value) = flag {
                 sources.add_flag(key, value);
             }
+        }
+        let (kind, addresses) = told(&self.reflector);
+        if let Some(kind) = kind {
+            sources.add_flag("reflector_kind", kind.name());
+        }
+        let key = match kind {
+            Some(ReflectorKind::External) => "reflectors",
+            _ => "reflector",
+        };
+        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        if !addresses.is_empty() {
+            sources.add_flag(key, &addresses.join(","));
         }
         sources.server()
     }
@@ -305,31 +364,20 @@ async fn serve(settings: ServerSettings) -> Outcome {
     options.advertise.clone_from(&settings.advertise);
     options.names.clone_from(&settings.names);
     options.sign_bgp = settings.sign_bgp;
-    options.reflectors = match settings.reflectors.as_slice() {
-        [] => settings.reflector.into_iter().collect(),
-        all => all.to_vec(),
-    };
+    options.reflectors = reflector::addresses(&settings)?;
     let watching = || "watching for signals".to_owned();
     let mut terminate = signal(SignalKind::terminate()).doing(watching)?;
     let mut interrupt = signal(SignalKind::interrupt()).doing(watching)?;
     let mut server = Running::start(options)
         .await
         .doing(|| "starting the server".to_owned())?;
-    let reflector = match settings.reflector {
-        Some(address) => Some(reflect(&server, &settings, address).await?),
-        None => None,
-    };
+    let reflector = Reflector::start(&server, &settings).await?;
     let ended = tokio::select! {
         ended = server.ended() => Some(ended),
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
     };
-    if let Some(reflector) = reflector {
-        // Peers keep their routes for the restart time.
-        if reflector.stop(StopKind::Restart).await.is_err() {
-            info!("The route reflector was gone already");
-        }
-    }
+    reflector.stop().await;
     match ended {
         Some(ended) => ended.doing(|| "running the server".to_owned()),
         None => {
@@ -342,105 +390,9 @@ async fn serve(settings: ServerSettings) -> Outcome {
     }
 }
 
-/// A host of the cluster. The limit is for one that has gone wild, far beyond what a host can have in
-/// NICs: it keeps the reflector and all others from drowning in its routes.
-const CLIENT: PeerConfig = PeerConfig {
-    max_routes: Some(MaxRoutes::new(200_000)),
-    ..PeerConfig::CLIENT
-};
-
-/// For how long hosts forward without any reflector, beyond the restart time: a day is long enough
-/// for people to come and mend them.
-const LONG_LIVED: Duration = Duration::from_secs(24 * 3600);
-
-/// Starts the route reflector, whose clients are the hosts of the cluster as they come and go.
-async fn reflect(
-    server: &Running,
-    settings: &ServerSettings,
-    listen: SocketAddr,
-) -> Outcome<SpeakerHandle> {
-    let asn = settings.asn.ok_or_else(|| {
-        Failure::new("settings of the server: reflector is set, but asn is not")
-            .hint("give asn the number that `vpc server init` was told; 65000 if it was told none")
-    })?;
-    let id = reflector_id(listen.ip());
-    let config = SpeakerConfig {
-        bgp: Config {
-            router_id: id,
-            asn,
-            role: Role::Reflector,
-            cluster_id: None,
-            // It forwards nothing itself, so its restart never stops forwarding.
-            forwarding_preserved: true,
-            timing: Timing {
-                long_lived: LONG_LIVED,
-                ..Timing::default()
-            },
-            policy: Policy::default(),
-            seed: rand::random(),
-        },
-        local_address: Some(listen.ip()),
-        listen: vec![listen],
-    };
-    let handle = SpeakerHandle::start(config)
-        .await
-        .doing(|| format!("starting the route reflector at {listen}"))?;
-    info!(%listen, router_id = %id, "Reflecting");
-    tokio::spawn(follow(
-        handle.clone(),
-        server.peers(),
-        server.bgp_secret().cloned(),
-    ));
-    Ok(handle)
-}
-
-async fn follow(
-    handle: SpeakerHandle,
-    mut hosts: watch::Receiver<BTreeSet<IpAddr>>,
-    secret: Option<model::Secret>,
-) {
-    loop {
-        let peers: BTreeMap<IpAddr, Peer> = hosts
-            .borrow_and_update()
-            .iter()
-            .map(|address| {
-                let mut peer = Peer::new(CLIENT);
-                peer.password.clone_from(&secret);
-                (*address, peer)
-            })
-            .collect();
-        if handle.set_peers(peers).await.is_err() {
-            warn!("The route reflector has ended");
-            return;
-        }
-        if hosts.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// The BGP identifier of a reflector: of class E, which no host has for an address, so that it
-/// differs from that of a host's own client at the same address (RFC 6286 wants them unique).
-fn reflector_id(address: IpAddr) -> Ipv4Addr {
-    let low = match address {
-        IpAddr::V4(v4) => v4.to_bits(),
-        IpAddr::V6(v6) => {
-            let [.., a, b, c, d] = v6.octets();
-            u32::from_be_bytes([a, b, c, d])
-        }
-    };
-    Ipv4Addr::from_bits(0xf000_0000 | low & 0x0fff_ffff)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_reflector_is_not_taken_for_the_host_it_is_on() {
-        let id = reflector_id("100.64.0.1".parse().unwrap());
-        assert_eq!(id, Ipv4Addr::new(244, 64, 0, 1));
-    }
 
     #[test]
     fn the_reflector_is_where_the_server_is() {

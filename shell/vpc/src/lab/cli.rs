@@ -8,6 +8,7 @@ use super::{DEFAULT_NAME, cluster, demo, down, enter, holder, probe, sniff, stat
 use crate::failure::{Failure, Outcome};
 use crate::options::Global;
 use crate::output::remark;
+use crate::settings::ReflectorKind;
 use clap::{Args, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
@@ -21,6 +22,7 @@ pub(crate) enum Lab {
   vpc lab up --hosts 4 --mtu 9000
   vpc lab up --hosts m1,c1,c2,c3,r1
   vpc lab up --speaker c1=frr             FRR as the EVPN client of c1
+  vpc lab up --reflector frr              FRR as the route reflector; external: GoBGP
   vpc lab up --name second --hosts 1      beside the first
 
 Hosts: m1 (management), c1 and c2 (compute), r1 (route), ext (on the outside network, no agent).
@@ -176,6 +178,9 @@ pub(crate) struct Shape {
     /// several times
     #[arg(long, value_delimiter = ',', value_name = "[HOST=]SPEAKER")]
     speaker: Vec<String>,
+    /// What reflects routes; external is GoBGP
+    #[arg(long, value_enum, default_value = "builtin")]
+    reflector: ReflectorKind,
     /// What carries frames: kernel or tap
     #[arg(long, default_value = "kernel")]
     transport: String,
@@ -188,6 +193,8 @@ pub(crate) enum DaemonKind {
     Agent,
     /// `vpc server run`
     Server,
+    /// gobgpd, of a lab whose reflector is external
+    Reflector,
 }
 
 impl DaemonKind {
@@ -196,6 +203,7 @@ impl DaemonKind {
         match self {
             Self::Agent => "agent",
             Self::Server => "server",
+            Self::Reflector => "reflector",
         }
     }
 }
@@ -226,6 +234,7 @@ impl Shape {
             hosts: self.hosts.as_deref(),
             underlay: self.underlay,
             mtu: self.mtu,
+            reflector: self.reflector,
             speakers: &self.speaker,
             bare,
         })

@@ -7,6 +7,7 @@ use super::state::{LabDir, LabHost, LabState};
 use super::status::log_tail;
 use crate::connect::SERVER_PORT;
 use crate::failure::{Doing, Failure, Outcome};
+use crate::settings::ReflectorKind;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,11 +17,18 @@ use std::time::{Duration, Instant};
 
 /// How long each stage may take until it works.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// What an external reflector reads.
+const GOBGP_CONFIG: &str = "/etc/vpc/gobgpd.toml";
 /// Between two looks. Nothing announces what is waited for here to a process on the machine.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Makes the cluster: server, tokens, joins, agents; waits until all hosts are up and speak BGP.
-pub(crate) fn form(lab: &LabDir, state: &LabState, progress: &mut Progress) -> Outcome {
+pub(crate) fn form(
+    lab: &LabDir,
+    state: &LabState,
+    reflector: ReflectorKind,
+    progress: &mut Progress,
+) -> Outcome {
     let inside = Inside { lab, state };
     let management = state.management()?;
     let address = management
@@ -41,6 +49,8 @@ pub(crate) fn form(lab: &LabDir, state: &LabState, progress: &mut Progress) -> O
             "init",
             "--advertise",
             &server,
+            "--reflector",
+            reflector.name(),
             "--reflector",
             &address,
             "--underlay-mtu",
@@ -64,6 +74,13 @@ pub(crate) fn form(lab: &LabDir, state: &LabState, progress: &mut Progress) -> O
         progress.detail(&host.name);
         join(&inside, management, host, &server)?;
         start(lab, host, DaemonKind::Agent, &[])?;
+    }
+
+    if reflector == ReflectorKind::External {
+        progress.step(&format!("GoBGP on {}", management.name));
+        let line = format!("vpc server reflector-config gobgp > {GOBGP_CONFIG}");
+        inside.sh(&management.name, &line)?;
+        start(lab, management, DaemonKind::Reflector, &[])?;
     }
 
     progress.step("hosts up, EVPN sessions established");
@@ -126,7 +143,11 @@ fn join(inside: &Inside<'_>, management: &LabHost, host: &LabHost, server: &str)
 
 /// Starts a daemon on a host.
 pub(crate) fn start(lab: &LabDir, host: &LabHost, daemon: DaemonKind, more: &[String]) -> Outcome {
-    let mut argv = vec!["vpc".to_owned(), daemon.name().to_owned(), "run".to_owned()];
+    let argv: &[&str] = match daemon {
+        DaemonKind::Agent | DaemonKind::Server => &["vpc", daemon.name(), "run"],
+        DaemonKind::Reflector => &["gobgpd", "-r", "-f", GOBGP_CONFIG],
+    };
+    let mut argv: Vec<String> = argv.iter().map(ToString::to_string).collect();
     argv.extend(more.iter().cloned());
     let env: BTreeMap<String, String> = ["RUST_LOG", "RUST_BACKTRACE"]
         .into_iter()
@@ -165,7 +186,16 @@ impl Inside<'_> {
         let mut argv = vec!["vpc"];
         argv.extend(arguments);
         let shown = || format!("on {host}: vpc {}", without_secrets(arguments));
-        let output = self.command(host, &argv).output().doing(shown)?;
+        self.run(host, &argv, shown)
+    }
+
+    /// Runs a shell line without secrets on a host.
+    fn sh(&self, host: &str, line: &str) -> Outcome<String> {
+        self.run(host, &["sh", "-c", line], || format!("on {host}: {line}"))
+    }
+
+    fn run(&self, host: &str, argv: &[&str], shown: impl Fn() -> String) -> Outcome<String> {
+        let output = self.command(host, argv).output().doing(&shown)?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }

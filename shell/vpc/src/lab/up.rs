@@ -6,6 +6,7 @@ use super::progress::Progress;
 use super::state::{LabDir, LabState};
 use super::{cluster, spec, wire};
 use crate::failure::{Doing, Failure, Outcome};
+use crate::settings::ReflectorKind;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
@@ -26,6 +27,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) mtu: u32,
     /// See [`spec::speakers`].
     pub(crate) speakers: &'a [String],
+    /// What reflects routes.
+    pub(crate) reflector: ReflectorKind,
     /// Stop before the cluster: hosts and cables only.
     pub(crate) bare: bool,
 }
@@ -55,7 +58,7 @@ pub(crate) fn bring_up(lab: &LabDir, wanted: &Wanted<'_>) -> Outcome<LabState> {
         progress.step("underlay and outside network");
         wire::connect(&state)?;
         if !wanted.bare {
-            cluster::form(lab, &state, &mut progress)?;
+            cluster::form(lab, &state, wanted.reflector, &mut progress)?;
         }
         progress.done();
         state.complete = true;

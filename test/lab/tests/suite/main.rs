@@ -7,4 +7,5 @@ mod hostile;
 mod input;
 mod moves;
 mod reach;
+mod reflector;
 mod scale;
