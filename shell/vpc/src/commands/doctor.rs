@@ -6,6 +6,7 @@ use crate::connect::{AGENT_SOCKET, AgentAccess, HOST_CREDENTIAL, refused};
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::options::Global;
 use crate::output::{Format, Row, ago, json, print, time};
+use crate::reflector::{self, PeerState};
 use api::v1;
 use clap::Args;
 use linux::BridgeNetfilter;
@@ -56,6 +57,7 @@ impl Doctor {
         findings.push(bridge_netfilter());
         findings.push(agent_here());
         findings.extend(sessions());
+        findings.extend(reflector_here());
         findings.push(credential());
         match global.output {
             Format::Json => json(&findings)?,
@@ -354,6 +356,29 @@ fn sessions() -> Vec<Finding> {
         findings.push(ok("bgp", format!("sessions that are up: {}", peers.len())));
     }
     findings
+}
+
+/// The route reflector of this host's server; none if there is no server.
+fn reflector_here() -> Option<Finding> {
+    let state = reflector::ask(Path::new(reflector::SOCKET)).ok()?.state;
+    let kind = state.kind.name();
+    let up = |peer: &&PeerState| peer.state == "established";
+    let connected = state.peers.iter().filter(up).count();
+    Some(match (state.problem, state.listen) {
+        (Some(problem), _) => absent(
+            "reflector",
+            format!("{kind}: {problem}"),
+            "see `vpc server reflector`, and the server's log",
+        ),
+        (None, None) => ok("reflector", format!("{kind}: not run by this server")),
+        (None, Some(listen)) => ok(
+            "reflector",
+            format!(
+                "{kind} at {listen}: {connected} of {} hosts connected; see `vpc server reflector`",
+                state.peers.len()
+            ),
+        ),
+    })
 }
 
 fn credential() -> Finding {

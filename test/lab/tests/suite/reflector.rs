@@ -83,6 +83,11 @@ fn frr_reflects_for_hosts_as_they_come_and_go() {
     let lab = up("frr");
     let state = sessions(&lab, 4);
     assert_eq!(state["kind"], "frr", "{state}");
+    let doctor = text_of(&lab.try_sh("m1", "vpc doctor"));
+    assert!(
+        doctor.contains("frr at 100.64.0.1:179: 4 of 4 hosts"),
+        "{doctor}"
+    );
     let others = ["100.64.0.1", "100.64.0.2", "100.64.0.3"];
     let before = counts(&lab, &others);
     let pid = bgpd(&lab);
