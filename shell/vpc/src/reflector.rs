@@ -18,15 +18,16 @@ use model::{Asn, Secret};
 use speaker::{Peer, SpeakerConfig, SpeakerHandle};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-/// Where FRR lives when it reflects.
-const FRR_DIR: &str = "/run/vpc/reflector";
+/// Where FRR lives when it reflects, in the run directory.
+const FRR_DIR: &str = "reflector";
+/// The socket that tells of the reflector, in the run directory.
+const SOCKET_FILE: &str = "reflector.sock";
 /// A host of the cluster. The limit is for one that has gone wild, far beyond what a host can have in
 /// NICs: it keeps the reflector and all others from drowning in its routes.
 const CLIENT: PeerConfig = PeerConfig {
@@ -98,7 +99,7 @@ impl Reflector {
     pub(crate) async fn start(server: &Server, settings: &ServerSettings) -> Outcome<Self> {
         let hosts = server.peers();
         let secret = server.bgp_secret().cloned();
-        let frr_dir = Path::new(FRR_DIR);
+        let frr_dir = &settings.run_dir.join(FRR_DIR);
         if settings.reflector_kind != ReflectorKind::Frr {
             // A server that was killed leaves FRR running, for the next one.
             Frr::end(frr_dir);
@@ -128,11 +129,12 @@ impl Reflector {
             runs,
         });
         let mut tasks = vec![tokio::spawn(follow(Arc::clone(&shared), hosts))];
-        match state::listen(Path::new(SOCKET)) {
+        let socket = settings.run_dir.join(SOCKET_FILE);
+        match state::listen(&socket) {
             Ok(listener) => tasks.push(tokio::spawn(state::answer(listener, Arc::clone(&shared)))),
             // It is for looking only.
             Err(error) => {
-                warn!(%error, "No socket at {SOCKET}: `vpc server reflector` will not work")
+                warn!(%error, "No socket at {}: `vpc server reflector` will not work", socket.display())
             }
         }
         Ok(Self { shared, tasks })

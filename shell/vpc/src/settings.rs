@@ -18,6 +18,8 @@ pub(crate) const AGENT_CONFIG: &str = "/etc/vpc/agent.toml";
 pub(crate) const SERVER_CONFIG: &str = "/etc/vpc/server.toml";
 /// Where the server keeps the cluster, unless it is told otherwise.
 pub(crate) const SERVER_DATA: &str = "/var/lib/vpc/server";
+/// The server's run directory, unless it is told otherwise.
+const RUN_DIR: &str = "/run/vpc";
 /// The port of BGP (RFC 4271 §8.2.1).
 const BGP_PORT: u16 = 179;
 /// The longest pace that makes sense, in seconds.
@@ -64,6 +66,8 @@ pub(crate) struct ServerSettings {
     pub(crate) advertise: Vec<String>,
     /// For the certificate.
     pub(crate) names: Vec<String>,
+    /// What is gone after a reboot: the socket that tells of the reflector, and FRR's files.
+    pub(crate) run_dir: PathBuf,
     /// What reflects on this host.
     pub(crate) reflector_kind: ReflectorKind,
     /// Where the route reflector of this server listens.
@@ -182,6 +186,7 @@ pub(crate) const SERVER: Schema = Schema {
         ("reflector", Word::Text),
         ("reflector_kind", Word::Text),
         ("reflectors", Word::List),
+        ("run_dir", Word::Text),
         ("sign_bgp", Word::Flag),
     ],
 };
@@ -215,6 +220,7 @@ database = "postgres://..."          # instead of the one that `init` was told
 reflector = "192.0.2.1:179"          # where this server's route reflector listens; without it none
 reflector_kind = "builtin"           # builtin, frr (this server runs it), external (it runs none)
 reflectors = ["192.0.2.1:179"]       # every route reflector, for the hosts; else only this one
+run_dir = "/run/vpc"
 asn = 65000                          # of the fabric, as `init` was told
 sign_bgp = true                      # TCP-MD5 with the cluster's secret
 log = "info"                         # as RUST_LOG has it"#;
@@ -343,6 +349,9 @@ impl Sources {
             names: reader
                 .list("names", |text| Ok(text.to_owned()))
                 .unwrap_or_default(),
+            run_dir: reader
+                .path("run_dir")
+                .unwrap_or_else(|| PathBuf::from(RUN_DIR)),
             reflector_kind: reader
                 .checked("reflector_kind", parse_reflector_kind)
                 .unwrap_or_default(),

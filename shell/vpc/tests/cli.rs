@@ -24,6 +24,8 @@ fn every_noun_of_the_contract_has_help() {
         &[],
         &["server", "init"],
         &["server", "run"],
+        &["server", "reflector"],
+        &["server", "reflector-config"],
         &["agent", "run"],
         &["agent", "stop"],
         &["agent", "status"],
@@ -278,4 +280,33 @@ fn completion_knows_the_commands() {
             "{shell}"
         );
     }
+}
+
+#[test]
+fn a_reflector_that_nobody_can_run_is_refused_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("server.toml");
+    let refused = |text: &str, flags: &[&str]| {
+        std::fs::write(&config, format!("listen = \"127.0.0.1:0\"\n{text}")).unwrap();
+        let run = ["server", "run", "--config", config.to_str().unwrap()];
+        let output = vpc(&[&run, flags].concat());
+        assert!(!output.status.success());
+        stderr(&output)
+    };
+    let said = refused("", &["--reflector", "bird"]);
+    assert!(
+        said.contains("\"bird\" is not builtin, frr or external"),
+        "{said}"
+    );
+    let said = refused("reflector_kind = \"bird\"", &[]);
+    assert!(
+        said.contains("\"bird\" is not builtin, frr or external"),
+        "{said}"
+    );
+    let said = refused("", &["--reflector", "external"]);
+    assert!(said.contains("reflectors is empty"), "{said}");
+    let said = refused("", &["--reflector", "frr"]);
+    assert!(said.contains("reflector is not set"), "{said}");
+    let said = refused("", &["--reflector", "192.0.2.1"]);
+    assert!(said.contains("asn is not"), "{said}");
 }

@@ -194,6 +194,12 @@ impl Init {
         let (kind, addresses) = told(&self.reflector);
         let kind = kind.unwrap_or_default();
         let external = kind == ReflectorKind::External;
+        if external && addresses.is_empty() {
+            return Err(
+                Failure::new(format!("{doing}: --reflector external, and no address"))
+                    .hint("add --reflector ADDRESS for each route reflector"),
+            );
+        }
         let own = addresses
             .first()
             .copied()

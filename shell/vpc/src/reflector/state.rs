@@ -19,7 +19,7 @@ use tokio::net::UnixListener;
 use tokio::time::timeout;
 use tracing::warn;
 
-/// Where the server tells of its reflector.
+/// Where the server tells of its reflector, unless it has another run directory.
 pub(crate) const SOCKET: &str = "/run/vpc/reflector.sock";
 /// How long one that asks may take to read, and the server to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -111,7 +111,7 @@ pub(super) async fn answer(listener: UnixListener, shared: Arc<Shared>) {
         let mut stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                warn!(%error, "Taking a connection at {SOCKET} failed");
+                warn!(%error, "Taking a connection that asks for the reflector failed");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
