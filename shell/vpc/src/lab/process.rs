@@ -40,6 +40,16 @@ impl ProcessId {
             .is_some_and(|(state, start)| start == self.start_ticks && !matches!(state, 'Z' | 'X'))
     }
 
+    /// Waits for a process that may be ending: its sockets go a moment before itself.
+    pub(crate) fn ends_within(&self, time: Duration) -> bool {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        let handle = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        let Some(handle) = handle.filter(|_| self.is_alive()) else {
+            return true;
+        };
+        ended_by(&handle, Instant::now() + time).unwrap_or(false)
+    }
+
     /// Ends it without asking. The answer is a handle to wait on; none if it was gone already.
     pub(crate) fn kill(&self) -> io::Result<Option<OwnedFd>> {
         let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else {

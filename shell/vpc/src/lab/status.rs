@@ -7,6 +7,7 @@ use crate::failure::{Doing, Outcome};
 use crate::output::{Format, Row};
 use serde::Serialize;
 use std::fs;
+use std::time::Duration;
 
 /// One lab host.
 #[derive(Debug, Serialize)]
@@ -63,7 +64,7 @@ pub(crate) fn read(lab: &LabDir) -> Outcome<LabView> {
         let daemons = match holder.map(|holder| daemons(lab, &host.name, holder.pid)) {
             Some(Ok(daemons)) => daemons,
             // It ended while it was asked, or has not got so far as to listen.
-            Some(Err(_)) if !host.holder.is_some_and(|holder| holder.is_alive()) => {
+            Some(Err(_)) if holder.is_some_and(|holder| holder.ends_within(ENDING)) => {
                 holder = None;
                 Vec::new()
             }
@@ -91,6 +92,9 @@ pub(crate) fn read(lab: &LabDir) -> Outcome<LabView> {
         hosts,
     })
 }
+
+/// For how long a host that hangs up may still be there.
+const ENDING: Duration = Duration::from_secs(1);
 
 fn daemons(lab: &LabDir, host: &str, holder: u32) -> Outcome<Vec<DaemonView>> {
     let daemons = control::ask(lab, host, &Request::Status)?;
