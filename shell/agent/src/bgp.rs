@@ -570,6 +570,8 @@ fn wire_route(info: RouteInfo) -> v1::EvpnRoute {
     };
     let mut attributes = vec![info.route.clone()];
     attributes.extend(info.sticky.then(|| "sticky".to_owned()));
+    // The last resort (RFC 9494).
+    attributes.extend(info.long_lived_stale.then(|| "long-lived stale".to_owned()));
 
     v1::EvpnRoute {
         route_type,

@@ -56,6 +56,23 @@ impl Peer {
     }
 }
 
+/// A connection with the options of a session, for programs that speak BGP in their own words: it
+/// is signed if there is a password, and with `gtsm` as [`Peer::gtsm`] says.
+///
+/// # Errors
+/// If it is refused, or nobody answers.
+pub async fn connect(
+    peer: SocketAddr,
+    local: Option<IpAddr>,
+    password: Option<&Secret>,
+    gtsm: bool,
+) -> std::io::Result<tokio::net::TcpStream> {
+    let patience = evpn::Timing::default().send_hold_time;
+    socket::for_peer(peer.ip(), local, password, gtsm, patience)?
+        .connect(peer)
+        .await
+}
+
 /// A speaker that could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
