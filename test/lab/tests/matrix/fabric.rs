@@ -39,6 +39,13 @@ pub(crate) struct Vpc<'a> {
     pub(crate) vni: u64,
 }
 
+impl Vpc<'_> {
+    /// The number as in a route.
+    pub(crate) fn label(&self) -> u32 {
+        u32::try_from(self.vni).expect("24 bits")
+    }
+}
+
 impl Fabric {
     pub(crate) fn up(column: Column) -> Self {
         let mut options = vec!["--hosts", "m1,c1,c2,c3,c4,r1"];
@@ -102,10 +109,7 @@ impl Fabric {
 
     /// kill -9 of the reflector's process; returns when every host has seen it.
     pub(crate) fn kill_reflector(&self) {
-        match &self.reflector {
-            None => self.lab.kill("m1", "server"),
-            Some(daemon) => daemon.kill(&self.lab),
-        }
+        self.only_kill_reflector();
         for host in HOSTS {
             self.lab
                 .eventually("the session is gone", || match self.peer(host) {
@@ -117,10 +121,7 @@ impl Fabric {
 
     /// Starts it again; returns when every host has its session and fresh routes.
     pub(crate) fn start_reflector(&self) {
-        match &self.reflector {
-            None => self.lab.start("m1", "server"),
-            Some(daemon) => daemon.start(&self.lab),
-        }
+        self.only_start_reflector();
         for host in HOSTS {
             self.established(host);
             self.lab
@@ -128,6 +129,132 @@ impl Fabric {
                     Ok(peer) if peer["stale"] == false => Ok(()),
                     other => Err(format!("{other:?}")),
                 });
+        }
+    }
+
+    /// What a foreign reflector answers: `vtysh -c WORDS` or `gobgp WORDS`, as JSON.
+    pub(crate) fn ask_reflector(&self, words: &str) -> Value {
+        let text = self.tell_reflector(words);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words}: {error}: {text}"))
+    }
+
+    /// The same, as text.
+    pub(crate) fn tell_reflector(&self, words: &str) -> String {
+        let line = match (self.column, &self.reflector) {
+            (Column::FrrReflector, Some(daemon)) => {
+                let words = words.replace('\n', "' -c '");
+                format!("vtysh --vty_socket {} -c '{words}'", daemon.dir())
+            }
+            (Column::GobgpReflector, Some(_)) => format!("gobgp {words}"),
+            _ => panic!("our reflector is not asked like this"),
+        };
+        self.lab.sh(FOREIGN, &line)
+    }
+
+    /// The host that the reflector runs on.
+    pub(crate) fn reflector_host(&self) -> &'static str {
+        match &self.reflector {
+            None => "m1",
+            Some(_) => FOREIGN,
+        }
+    }
+
+    /// Every host's TCP connection to the reflector: another port is another session.
+    pub(crate) fn connections(&self) -> Vec<String> {
+        let of = |host: &&str| {
+            let line = "ss -Htn state established dport = :179 | awk '{print $3, $4}'";
+            format!("{host}: {}", self.lab.sh(host, line).trim())
+        };
+        HOSTS.iter().map(of).collect()
+    }
+
+    /// A counter of the kernel that the reflector runs on.
+    pub(crate) fn reflector_counts(&self, counter: &str) -> u64 {
+        let line = format!("nstat -asz {counter} | awk '/^Tcp|^Ip/{{print $2}}'");
+        let text = self.lab.sh(self.reflector_host(), &line);
+        text.trim()
+            .parse()
+            .unwrap_or_else(|error| panic!("{counter}: {error}: {text}"))
+    }
+
+    /// Another key for all sessions, at the reflector and in the cluster; returns when every host
+    /// has its session.
+    pub(crate) fn roll_key(&self, old: &str, new: &str) {
+        self.lab.kill("m1", "server");
+        let key = "/var/lib/vpc/server/bgp.key";
+        self.lab.sh("m1", &format!("printf %s {new} > {key}"));
+        if let Some(daemon) = &self.reflector {
+            daemon.edit(&self.lab, old, new);
+            daemon.kill(&self.lab);
+            daemon.start(&self.lab);
+        }
+        self.lab.start("m1", "server");
+        for host in HOSTS {
+            self.established(host);
+        }
+    }
+
+    /// The addresses of the reflectors that hosts are told of; returns when they have sessions to all.
+    pub(crate) fn set_reflectors(&self, addresses: &[&str]) {
+        let list: Vec<String> = addresses.iter().map(|at| format!("\"{at}\"")).collect();
+        let own = match self.reflector {
+            None => format!("reflector = \"{M1}:179\"\\n"),
+            Some(_) => String::new(),
+        };
+        self.lab.kill("m1", "server");
+        self.lab.sh(
+            "m1",
+            &format!(
+                "sed -i -e '1i {own}reflectors = [{}]' -e '/^reflector/d' /etc/vpc/server.toml",
+                list.join(", ")
+            ),
+        );
+        self.lab.start("m1", "server");
+        for host in HOSTS {
+            self.sessions_are(host, addresses);
+        }
+    }
+
+    /// Waits until a host has sessions with exactly these.
+    pub(crate) fn sessions_are(&self, host: &str, addresses: &[&str]) {
+        let wanted: BTreeSet<&str> = addresses.iter().copied().collect();
+        self.lab
+            .eventually(&format!("{host} has sessions with {wanted:?}"), || {
+                let peers = self.lab.json(host, "vpc -o json evpn peers");
+                let up = peers.as_array().into_iter().flatten();
+                let up = up.filter(|peer| peer["state"] == "established" && peer["stale"] == false);
+                let up: BTreeSet<&str> = up.filter_map(|peer| peer["address"].as_str()).collect();
+                match up == wanted {
+                    true => Ok(()),
+                    false => Err(peers.to_string()),
+                }
+            });
+    }
+
+    /// True if a foreign reflector's process has ended by itself, as is seen shortly after its
+    /// connections have.
+    pub(crate) fn reflector_is_dead(&self) -> bool {
+        let Some(daemon) = &self.reflector else {
+            return false;
+        };
+        // It listens for as long as it lives.
+        let line = "ss -Htln sport = :179";
+        self.lab.sh(FOREIGN, line).trim().is_empty() || !daemon.lives()
+    }
+
+    /// kill -9 of the reflector's process; not waited for.
+    pub(crate) fn only_kill_reflector(&self) {
+        match &self.reflector {
+            None => self.lab.kill("m1", "server"),
+            Some(daemon) => daemon.kill(&self.lab),
+        }
+    }
+
+    /// Starts its process again; not waited for.
+    pub(crate) fn only_start_reflector(&self) {
+        match &self.reflector {
+            None => self.lab.start("m1", "server"),
+            Some(daemon) => daemon.start(&self.lab),
         }
     }
 
@@ -158,11 +285,16 @@ impl Fabric {
 
     /// With further options of `vpc create`.
     pub(crate) fn vpc_with(&self, name: &str, options: &str) -> Vpc<'_> {
+        self.vpc_of(name, options, "")
+    }
+
+    /// And of `vpc subnet create`.
+    pub(crate) fn vpc_of(&self, name: &str, options: &str, subnet: &str) -> Vpc<'_> {
         self.lab.admin(&format!(
             "create {name} --cidr 10.4.0.0/16 --cidr fd00:4::/48 {options}"
         ));
         let subnet = self.lab.admin(&format!(
-            "subnet create {name}/web --cidr 10.4.1.0/24 --cidr fd00:4:0:1::/64"
+            "subnet create {name}/web --cidr 10.4.1.0/24 --cidr fd00:4:0:1::/64 {subnet}"
         ));
         Vpc {
             fabric: self,
@@ -183,15 +315,43 @@ impl Fabric {
         .collect()
     }
 
+    /// Waits until these rows are there, whatever else is.
+    pub(crate) fn has_rows(&self, host: &str, vni: u64, expected: &[(&str, &str)]) {
+        self.lab.eventually(
+            &format!("rows of t-{vni} on {host} include {expected:?}"),
+            || {
+                let seen = self.rows(host, vni);
+                let held = |(mac, vtep): &(&str, &str)| {
+                    seen.contains(&((*mac).to_owned(), (*vtep).to_owned()))
+                };
+                match expected.iter().all(held) {
+                    true => Ok(()),
+                    false => Err(format!("{seen:?}")),
+                }
+            },
+        );
+    }
+
     /// Waits for exactly these rows; how long it took.
     pub(crate) fn rows_become(&self, host: &str, vni: u64, expected: &[(&str, &str)]) -> Duration {
+        self.rows_as("", host, vni, expected)
+    }
+
+    /// The same, and says for what.
+    pub(crate) fn rows_as(
+        &self,
+        why: &str,
+        host: &str,
+        vni: u64,
+        expected: &[(&str, &str)],
+    ) -> Duration {
         let expected: BTreeSet<(String, String)> = expected
             .iter()
             .map(|(mac, vtep)| ((*mac).to_owned(), (*vtep).to_owned()))
             .collect();
         let start = Instant::now();
         self.lab.eventually(
-            &format!("rows of t-{vni} on {host} are {expected:?}"),
+            &format!("{why} rows of t-{vni} on {host} are {expected:?}"),
             || match self.rows(host, vni) {
                 seen if seen == expected => Ok(()),
                 seen => Err(format!("{seen:?}")),
@@ -251,7 +411,12 @@ impl Fabric {
 impl Vpc<'_> {
     /// Creates a NIC with the MAC and addresses of its number, in the namespace `VPC-NAME`.
     pub(crate) fn nic(&self, name: &str, host: &str, number: u8) {
-        let (vpc, mac) = (&self.name, self.mac(number));
+        self.nic_with_mac(name, host, number, &self.mac(number));
+    }
+
+    /// With a MAC of somebody's choice.
+    pub(crate) fn nic_with_mac(&self, name: &str, host: &str, number: u8, mac: &str) {
+        let vpc = &self.name;
         self.fabric.lab.admin(&format!(
             "nic create {vpc}/web/{name} --host {host} --attach netns:{vpc}-{name} \
              --ip {} --ip {} --mac {mac} --wait",

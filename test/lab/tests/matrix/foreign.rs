@@ -45,6 +45,28 @@ impl Daemon {
         *self.child() = Some(child.expect("the vpc binary can be started"));
     }
 
+    /// Where its files are.
+    pub(crate) fn dir(&self) -> String {
+        self.dir.path().display().to_string()
+    }
+
+    /// Replaces text in its configuration; it reads that when it is started.
+    pub(crate) fn edit(&self, lab: &Lab, from: &str, to: &str) {
+        let line = format!(
+            "sed -i 's/{from}/{to}/' {}/*.conf {0}/*.toml 2>/dev/null || true",
+            self.dir()
+        );
+        lab.sh(&self.host, &line);
+    }
+
+    /// False once its process has ended.
+    pub(crate) fn lives(&self) -> bool {
+        let mut child = self.child();
+        child
+            .as_mut()
+            .is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
     /// kill -9.
     pub(crate) fn kill(&self, lab: &Lab) {
         // FRR changes its user, and with that no longer dies with the process that started it.
@@ -145,9 +167,12 @@ pub(crate) fn gobgp_reflector(lab: &Lab, host: &str, address: &str) -> Daemon {
              [neighbors.route-reflector.config]\nroute-reflector-client = true\n\
              route-reflector-cluster-id = \"{address}\"\n\
              [neighbors.graceful-restart.config]\nenabled = true\nrestart-time = 60\n\
-             notification-enabled = true\n\
+             notification-enabled = true\nlong-lived-enabled = true\n\
              [[neighbors.afi-safis]]\n[neighbors.afi-safis.config]\nafi-safi-name = \"l2vpn-evpn\"\n\
-             [neighbors.afi-safis.mp-graceful-restart.config]\nenabled = true\n"
+             [neighbors.afi-safis.mp-graceful-restart.config]\nenabled = true\n\
+             [neighbors.afi-safis.long-lived-graceful-restart.config]\nenabled = true\n\
+             restart-time = 300\n\
+             [[neighbors.afi-safis]]\n[neighbors.afi-safis.config]\nafi-safi-name = \"rtc\"\n"
         );
     }
     let dir = tempfile::tempdir().expect("a temporary directory");

@@ -1,16 +1,18 @@
 //! A VTEP that a test plays itself: our speaker on a lab host without agent, told by the test what
 //! is behind it.
 
-use crate::fabric::{Fabric, GUEST, GUEST_ADDRESS, Vpc};
+use crate::fabric::{C1, C2, C3, Fabric, GUEST, GUEST_ADDRESS, Vpc};
 use crate::foreign::{asn, password};
 use evpn::{
-    Config, LocalEvi, LocalMac, LocalState, PeerConfig, Role, SessionState, StopKind, Timing,
+    Config, HistoryEntry, LocalEvi, LocalMac, LocalState, MaxRoutes, PeerConfig, PeerInfo, Role,
+    RouteInfo, RouteTargets, SessionState, StopKind, Timing,
 };
-use model::{Asn, Encoding, Secret, Vni};
+use model::{Asn, Encoding, MacAddr, Secret, VlanId, Vni};
 use speaker::{Peer, SpeakerConfig, SpeakerHandle};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 use tokio::runtime::Runtime;
 
 pub(crate) struct Guest<'a> {
@@ -23,29 +25,14 @@ pub(crate) struct Guest<'a> {
 impl<'a> Guest<'a> {
     /// A speaker without peers yet, so that what it is told first is the first that it says.
     pub(crate) fn new(fabric: &'a Fabric) -> Self {
-        let runtime = fabric.lab.in_network_of(GUEST, || {
-            tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(1)
-                .enable_all()
-                .build()
-                .expect("a runtime")
-        });
-        let address: IpAddr = GUEST_ADDRESS.parse().expect("an address");
-        let IpAddr::V4(router_id) = address else {
-            panic!("the underlay is IPv4");
-        };
+        Self::with(fabric, Timing::default())
+    }
+
+    pub(crate) fn with(fabric: &'a Fabric, timing: Timing) -> Self {
+        let runtime = runtime_on_guest(fabric);
         let config = SpeakerConfig {
-            bgp: Config {
-                router_id,
-                asn: Asn::new(asn(&fabric.lab)).expect("the fabric's AS"),
-                role: Role::Vtep,
-                cluster_id: None,
-                forwarding_preserved: true,
-                timing: Timing::default(),
-                policy: evpn::Policy::default(),
-                seed: 4,
-            },
-            local_address: Some(address),
+            bgp: bgp(fabric, Role::Vtep, timing),
+            local_address: Some(GUEST_ADDRESS.parse().expect("an address")),
             listen: vec![],
         };
         let started = run(&runtime, SpeakerHandle::start(config));
@@ -58,17 +45,38 @@ impl<'a> Guest<'a> {
 
     /// These MACs of a VPC are behind it from now on, and nothing else.
     pub(crate) fn has(&self, vpc: &Vpc<'_>, macs: &[(&str, LocalMac)]) {
-        let mut evi = LocalEvi::new(Encoding::VlanBased, 7);
-        evi.domains.insert(None);
-        for (mac, local) in macs {
-            evi.macs
-                .insert((None, mac.parse().expect("a MAC")), local.clone());
+        self.has_with(&[vpc], RouteTargets::Auto, macs);
+    }
+
+    /// These MACs are behind it in each of these VPCs, announced with these targets.
+    pub(crate) fn has_with(
+        &self,
+        vpcs: &[&Vpc<'_>],
+        targets: RouteTargets,
+        macs: &[(&str, LocalMac)],
+    ) {
+        self.says(state(GUEST_ADDRESS, vpcs, &targets, macs));
+    }
+
+    /// These MACs are behind it, it says, but with the address of another host.
+    pub(crate) fn has_as(&self, address: &str, vpc: &Vpc<'_>, macs: &[(&str, LocalMac)]) {
+        self.says(state(address, &[vpc], &RouteTargets::Auto, macs));
+    }
+
+    /// One MAC in these VLANs of a bundle is behind it from now on, and nothing else.
+    pub(crate) fn has_bundle(&self, vni: u32, vlans: &[u32], mac: &str) {
+        let mut evi = LocalEvi::new(Encoding::VlanAwareBundle, 7);
+        let mac: MacAddr = mac.parse().expect("a MAC");
+        for vlan in vlans {
+            let vlan = u16::try_from(*vlan)
+                .ok()
+                .and_then(|vlan| VlanId::new(vlan).ok());
+            let tag = Some(vlan.expect("a VLAN"));
+            evi.domains.insert(tag);
+            evi.macs.insert((tag, mac), LocalMac::default());
         }
         let mut state = LocalState::empty(GUEST_ADDRESS.parse().expect("an address"));
-        let vni = u32::try_from(vpc.vni)
-            .ok()
-            .and_then(|vni| Vni::new(vni).ok());
-        state.evis.insert(vni.expect("a VNI"), evi);
+        state.evis.insert(Vni::new(vni).expect("a VNI"), evi);
         self.says(state);
     }
 
@@ -81,29 +89,71 @@ impl<'a> Guest<'a> {
 
     /// Connects to the column's reflector, and waits for the session.
     pub(crate) fn connect(&self) {
+        self.tries(&password(&self.fabric.lab));
+        self.is_up();
+    }
+
+    /// Begins to connect, with this key.
+    pub(crate) fn tries(&self, key: &str) {
         let mut peer = Peer::new(PeerConfig::REFLECTOR);
-        peer.password = Some(Secret(password(&self.fabric.lab)));
+        peer.password = Some(Secret(key.to_owned()));
         let reflector: IpAddr = self.fabric.reflector().parse().expect("an address");
         let handle = self.handle.clone();
         let peers = BTreeMap::from([(reflector, peer)]);
         self.run(async move { handle.set_peers(peers).await })
             .expect("it runs");
-        self.fabric.lab.eventually("the guest's session is up", || {
-            let handle = self.handle.clone();
-            let peers = self.run(async move { handle.peers().await });
-            let peers = peers.expect("it runs");
-            match peers[0].state == SessionState::Established {
-                true => Ok(()),
-                false => Err(format!("{peers:#?}")),
-            }
-        });
+    }
+
+    /// Waits for the session.
+    pub(crate) fn is_up(&self) {
+        self.fabric
+            .lab
+            .eventually("the guest's session is up", || match self.peer() {
+                peer if peer.state == SessionState::Established => Ok(()),
+                peer => Err(format!("{peer:#?}")),
+            });
+    }
+
+    /// Its only peer.
+    pub(crate) fn peer(&self) -> PeerInfo {
+        let handle = self.handle.clone();
+        let peers = self.run(async move { handle.peers().await });
+        peers.expect("it runs").swap_remove(0)
+    }
+
+    /// The noteworthy messages to and from its only peer.
+    pub(crate) fn history(&self) -> Vec<HistoryEntry> {
+        let reflector: IpAddr = self.fabric.reflector().parse().expect("an address");
+        let handle = self.handle.clone();
+        let history = self.run(async move { handle.history(reflector).await });
+        history.expect("it runs").unwrap_or_default()
+    }
+
+    /// Asks the reflector to tell everything again.
+    pub(crate) fn refresh(&self) {
+        let reflector: IpAddr = self.fabric.reflector().parse().expect("an address");
+        let handle = self.handle.clone();
+        let asked = self.run(async move { handle.refresh(reflector).await });
+        asked.expect("the reflector can do it");
+    }
+
+    /// Every path to every route that it knows.
+    pub(crate) fn routes(&self) -> Vec<RouteInfo> {
+        let handle = self.handle.clone();
+        let routes = self.run(async move { handle.routes().await });
+        routes.expect("it runs")
+    }
+
+    /// It ends as if it were to restart: nothing is withdrawn.
+    pub(crate) fn leaves(self) {
+        let handle = self.handle.clone();
+        self.run(async move { handle.stop(StopKind::Restart).await })
+            .expect("it runs");
     }
 
     /// The sequence with which somebody else announces a MAC to it; none if nobody does.
     pub(crate) fn hears(&self, mac: &str) -> Option<(String, u32)> {
-        let handle = self.handle.clone();
-        let routes = self.run(async move { handle.routes().await });
-        let routes = routes.expect("it runs");
+        let routes = self.routes();
         let mut of_mac = routes
             .iter()
             .filter(|route| route.from.is_some() && route.route.contains(mac));
@@ -122,6 +172,104 @@ impl Drop for Guest<'_> {
         let handle = self.handle.clone();
         // It may have ended by itself.
         let _ended = self.run(async move { handle.stop(StopKind::Withdraw).await });
+    }
+}
+
+fn state(
+    address: &str,
+    vpcs: &[&Vpc<'_>],
+    targets: &RouteTargets,
+    macs: &[(&str, LocalMac)],
+) -> LocalState {
+    let mut state = LocalState::empty(address.parse().expect("an address"));
+    for (index, vpc) in (7..).zip(vpcs) {
+        let mut evi = LocalEvi::new(Encoding::VlanBased, index);
+        evi.targets = targets.clone();
+        evi.domains.insert(None);
+        for (mac, local) in macs {
+            let mac = mac.parse().expect("a MAC");
+            evi.macs.insert((None, mac), local.clone());
+        }
+        let vni = Vni::new(vpc.label()).expect("a VNI");
+        state.evis.insert(vni, evi);
+    }
+    state
+}
+
+/// A reflector of ours in place of the guest: each host of the lab is a client.
+pub(crate) struct Second {
+    runtime: Runtime,
+    handle: SpeakerHandle,
+}
+
+impl Second {
+    pub(crate) fn start(fabric: &Fabric) -> Self {
+        Self::with_limit(fabric, None)
+    }
+
+    /// So many routes may each host have there.
+    pub(crate) fn with_limit(fabric: &Fabric, limit: Option<u32>) -> Self {
+        let runtime = runtime_on_guest(fabric);
+        let address: IpAddr = GUEST_ADDRESS.parse().expect("an address");
+        let config = SpeakerConfig {
+            bgp: bgp(fabric, Role::Reflector, Timing::default()),
+            local_address: Some(address),
+            listen: vec![SocketAddr::new(address, 179)],
+        };
+        let handle = run(&runtime, SpeakerHandle::start(config)).expect("it can be started");
+        let mut peer = Peer::new(PeerConfig {
+            max_routes: limit.map(MaxRoutes::new),
+            ..PeerConfig::CLIENT
+        });
+        peer.password = Some(Secret(password(&fabric.lab)));
+        let peers = [C1, C2, C3].map(|client| (client.parse().expect("an address"), peer.clone()));
+        let second = Self { runtime, handle };
+        let handle = second.handle.clone();
+        run(&second.runtime, async move {
+            handle.set_peers(peers.into()).await
+        })
+        .expect("it runs");
+        second
+    }
+
+    /// What it knows of a client.
+    pub(crate) fn peer(&self, address: &str) -> PeerInfo {
+        let handle = self.handle.clone();
+        let peers = run(&self.runtime, async move { handle.peers().await });
+        let mut peers = peers.expect("it runs").into_iter();
+        let peer = peers.find(|peer| peer.peer.to_string() == address);
+        peer.expect("a client")
+    }
+
+    /// As by kill -9: its sockets are closed, nothing is said.
+    pub(crate) fn dies(self) {
+        let Self { runtime, handle } = self;
+        // The runtime goes first: the handle's end would be a stop in good order.
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        drop(handle);
+    }
+}
+
+fn runtime_on_guest(fabric: &Fabric) -> Runtime {
+    fabric.lab.in_network_of(GUEST, || {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime")
+    })
+}
+
+fn bgp(fabric: &Fabric, role: Role, timing: Timing) -> Config {
+    Config {
+        router_id: GUEST_ADDRESS.parse().expect("an address"),
+        asn: Asn::new(asn(&fabric.lab)).expect("the fabric's AS"),
+        role,
+        cluster_id: None,
+        forwarding_preserved: true,
+        timing,
+        policy: evpn::Policy::default(),
+        seed: 4,
     }
 }
 

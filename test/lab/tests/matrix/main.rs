@@ -15,6 +15,7 @@
 mod fabric;
 mod foreign;
 mod guest;
+mod raw;
 mod rows;
 mod table;
 

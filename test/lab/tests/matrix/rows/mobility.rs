@@ -1,8 +1,11 @@
 //! MACs that move, and MACs that several say to have.
 
-use crate::fabric::{C1, Fabric, GUEST_ADDRESS, NOBODY, Vpc};
+use crate::fabric::{C1, C2, Fabric, GUEST_ADDRESS, HOSTS, NOBODY, Vpc};
 use crate::guest::{Guest, mac_with};
-use crate::{Cell, Row};
+use crate::{Cell, Column, Row};
+use lab::Ping;
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// One MAC on `c1`, and a NIC on `c2` and `c3`, which watch.
 fn watched(vpc: &Vpc<'_>) {
@@ -100,6 +103,219 @@ pub(crate) const E07: Row = Row {
             rows.contains(&(NOBODY.to_owned(), GUEST_ADDRESS.to_owned())),
             "{rows:?}"
         );
+        Cell::Pass
+    },
+};
+
+/// Waits until a host's log has a line with both.
+fn is_logged(fabric: &Fabric, host: &str, what: &str, whom: &str) {
+    let log = fabric.lab.logs().join(format!("{host}-agent.log"));
+    fabric.lab.eventually(&format!("{host} tells: {what}"), || {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let mut lines = text.lines();
+        match lines.any(|line| line.contains(what) && line.contains(whom)) {
+            true => Ok(()),
+            false => Err(text.lines().last().unwrap_or_default().to_owned()),
+        }
+    });
+}
+
+pub(crate) const E08: Row = Row {
+    id: "E08",
+    case: "A MAC that goes to and fro is frozen where it is a NIC's, and told of; others follow",
+    run: |fabric| {
+        let vpc = fabric.vpc("e08");
+        watched(&vpc);
+        let mac = vpc.mac(11);
+        let guest = Guest::new(fabric);
+        guest.has(&vpc, &[]);
+        guest.connect();
+        heard(fabric, &guest, &mac, Some((C1, 0)));
+        let claims = || guest.has(&vpc, &[(mac.as_str(), mac_with("10.4.1.11", false))]);
+        // Five moves, as c1 sees them: there, back, there, back, there.
+        for round in 0..3 {
+            claims();
+            is_behind(fabric, &vpc, &["c1", "c2", "c3"], &mac, GUEST_ADDRESS);
+            if round < 2 {
+                guest.has(&vpc, &[]);
+                is_behind(fabric, &vpc, &["c2", "c3"], &mac, C1);
+            }
+        }
+        is_logged(fabric, "c1", "A MAC moves to and fro", &mac);
+        // From here on c1 takes no part. Its row stays as it is, whatever the other says, and it
+        // says nothing new: that another NIC came is behind whatever it would have said.
+        let row = (mac.clone(), GUEST_ADDRESS.to_owned());
+        for _ in 0..2 {
+            guest.has(&vpc, &[]);
+            for host in ["c2", "c3"] {
+                fabric.lab.eventually(&format!("{host} follows"), || {
+                    match fabric.rows(host, vpc.vni) {
+                        rows if !rows.contains(&row) => Ok(()),
+                        rows => Err(format!("{rows:?}")),
+                    }
+                });
+            }
+            claims();
+            is_behind(fabric, &vpc, &["c2", "c3"], &mac, GUEST_ADDRESS);
+            assert!(
+                fabric.rows("c1", vpc.vni).contains(&row),
+                "c1 has it where it was frozen"
+            );
+        }
+        vpc.nic("a14", "c1", 14);
+        heard(fabric, &guest, &vpc.mac(14), Some((C1, 0)));
+        // What ours told last stands, FRR takes it back; neither raises its sequence.
+        let last = match fabric.column {
+            Column::FrrClient => None,
+            _ => Some((C1, 0)),
+        };
+        heard(fabric, &guest, &mac, last);
+        Cell::Pass
+    },
+};
+
+pub(crate) const E10: Row = Row {
+    id: "E10",
+    case: "A MAC's address changes, an address's MAC changes, on one VTEP and between two",
+    run: |fabric| {
+        let vpc = fabric.vpc("e10");
+        watched(&vpc);
+        let (first, second, third) = (vpc.mac(21), vpc.mac(22), vpc.mac(23));
+        let pair = |address: &str, mac: &str| (address.to_owned(), mac.to_owned());
+        let (one, two) = (
+            pair("10.4.1.11", &vpc.mac(11)),
+            pair("10.4.1.12", &vpc.mac(12)),
+        );
+        let neighbours_are = |what: &str, host: &str, expected: &[&(String, String)]| {
+            let expected: BTreeSet<(String, String)> =
+                expected.iter().map(|p| (*p).clone()).collect();
+            fabric.lab.eventually(what, || {
+                let seen = fabric.neighbours(host, &vpc).into_iter();
+                let seen: BTreeSet<_> = seen.filter(|(ip, _)| ip.starts_with("10.")).collect();
+                match seen == expected {
+                    true => Ok(()),
+                    false => Err(format!("{seen:?}, not {expected:?}")),
+                }
+            });
+        };
+        let guest = Guest::new(fabric);
+        guest.has(&vpc, &[(&first, mac_with("10.4.1.31", false))]);
+        guest.connect();
+        neighbours_are(
+            "an address",
+            "c3",
+            &[&one, &two, &pair("10.4.1.31", &first)],
+        );
+        guest.has(&vpc, &[(&first, mac_with("10.4.1.32", false))]);
+        neighbours_are(
+            "its MAC has another",
+            "c3",
+            &[&one, &two, &pair("10.4.1.32", &first)],
+        );
+        guest.has(&vpc, &[(&second, mac_with("10.4.1.32", false))]);
+        neighbours_are(
+            "it has another MAC",
+            "c3",
+            &[&one, &two, &pair("10.4.1.32", &second)],
+        );
+        fabric.lab.eventually("the first MAC is gone", || {
+            match fabric.rows("c3", vpc.vni) {
+                rows if rows.iter().any(|(mac, _)| *mac == first) => Err(format!("{rows:?}")),
+                _ => Ok(()),
+            }
+        });
+        fabric.has_rows("c1", vpc.vni, &[(&second, GUEST_ADDRESS)]);
+        // Elsewhere, with a third MAC (RFC 9721): the old binding is withdrawn, the old MAC is not.
+        vpc.nic_with_mac("a32", "c1", 32, &third);
+        neighbours_are(
+            "it has a third MAC",
+            "c3",
+            &[&one, &two, &pair("10.4.1.32", &third)],
+        );
+        fabric.has_rows(
+            "c3",
+            vpc.vni,
+            &[(&second, GUEST_ADDRESS), (&third, C1), (NOBODY, C1)],
+        );
+        fabric
+            .lab
+            .eventually("the guest withdraws the address", || {
+                let routes = guest.routes().into_iter();
+                let own: Vec<_> = routes
+                    .filter(|r| r.from.is_none() && r.route.contains(&second))
+                    .collect();
+                match own.iter().any(|route| route.route.contains("10.4.1.32")) || own.is_empty() {
+                    true => Err(format!("{own:#?}")),
+                    false => Ok(()),
+                }
+            });
+        fabric.lab.reaches(&vpc.place("c3", "a13"), "10.4.1.32");
+        vpc.delete_nic("a32");
+        neighbours_are(
+            "the guest has it again",
+            "c3",
+            &[&one, &two, &pair("10.4.1.32", &second)],
+        );
+        Cell::Pass
+    },
+};
+
+pub(crate) const E33: Row = Row {
+    id: "E33",
+    case: "A host with another's VTEP address: told where it is, nobody else loses a packet",
+    run: |fabric| {
+        if fabric.column == Column::FrrClient {
+            return Cell::NotApplicable(
+                "FRR 8.4.4 tells nobody of another VTEP that has its address",
+            );
+        }
+        let vpc = fabric.vpc("e33");
+        watched(&vpc);
+        let (two, three, mac) = (vpc.mac(12), vpc.mac(13), vpc.mac(21));
+        fabric.has_rows("c1", vpc.vni, &[(&two, C2)]);
+        let place = vpc.place("c2", "a12");
+        fabric.lab.reaches(&place, &Vpc::ipv4(13));
+        fabric.lab.reaches(&place, &Vpc::ipv4(11));
+        let pings = [11, 13].map(|number| {
+            Ping::start(
+                &fabric.lab,
+                &place,
+                &Vpc::ipv4(number),
+                Duration::from_millis(10),
+            )
+        });
+        let sessions = fabric.connections();
+        let guest = Guest::new(fabric);
+        guest.has_as(C1, &vpc, &[(&mac, mac_with("10.4.1.21", false))]);
+        guest.connect();
+        // Nobody can tell from afar that the address is two hosts'.
+        is_behind(fabric, &vpc, &["c2", "c3"], &mac, C1);
+        is_logged(
+            fabric,
+            "c1",
+            "Another host announces this VTEP address",
+            GUEST_ADDRESS,
+        );
+        let rows = fabric.rows("c1", vpc.vni);
+        assert!(
+            !rows.iter().any(|(_, vtep)| vtep == C1),
+            "a tunnel to itself: {rows:?}"
+        );
+        fabric.has_rows("c1", vpc.vni, &[(&two, C2), (&three, crate::fabric::C3)]);
+        drop(guest);
+        for host in &HOSTS[1..] {
+            fabric
+                .lab
+                .eventually("it is gone", || match fabric.rows(host, vpc.vni) {
+                    rows if rows.iter().any(|(held, _)| *held == mac) => Err(format!("{rows:?}")),
+                    _ => Ok(()),
+                });
+        }
+        assert_eq!(fabric.connections(), sessions, "the sessions are the same");
+        for ping in pings {
+            let result = ping.stop();
+            assert_eq!((result.lost(), result.duplicates), (0, 0), "{result:?}");
+        }
         Cell::Pass
     },
 };

@@ -1,20 +1,58 @@
 //! The scenarios, by what they are about.
 
+mod elsewhere;
+mod hostile;
 mod mobility;
 mod reflector;
 mod routes;
+mod sessions;
+mod tenants;
 
 use crate::Row;
+use crate::fabric::{HOSTS, Vpc};
+
+/// A NIC on each host.
+fn everywhere(vpc: &Vpc<'_>) {
+    for (number, host) in (11..).zip(HOSTS) {
+        vpc.nic(&format!("a{number}"), host, number);
+    }
+}
 
 /// In the order of their numbers.
 pub(crate) const ALL: &[Row] = &[
+    sessions::E01,
     routes::E02,
     routes::E03,
     routes::E04,
     mobility::E05,
     mobility::E06,
     mobility::E07,
+    mobility::E08,
     routes::E09,
+    mobility::E10,
+    tenants::E11,
+    tenants::E12,
+    tenants::E13,
+    sessions::E14,
+    reflector::E15,
+    reflector::E16,
+    reflector::E17,
     reflector::E18,
+    reflector::E19,
     reflector::E20,
+    sessions::E21,
+    hostile::E22,
+    elsewhere::E23,
+    elsewhere::E24,
+    tenants::E25,
+    tenants::E26,
+    hostile::E27,
+    sessions::E28,
+    elsewhere::E29,
+    elsewhere::E30,
+    elsewhere::E31,
+    sessions::E32,
+    mobility::E33,
+    elsewhere::E34,
+    tenants::E35,
 ];

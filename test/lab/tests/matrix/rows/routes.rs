@@ -1,17 +1,11 @@
 //! Routes become rows, and go with what they tell of.
 
+use super::everywhere;
 use crate::fabric::{C1, C2, C3, HOSTS, NOBODY, Vpc};
 use crate::{Cell, Row};
 use lab::wire::{self, BROADCAST, IPV4, ethernet};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
-
-/// A NIC on each host.
-fn everywhere(vpc: &Vpc<'_>) {
-    for (number, host) in (11..).zip(HOSTS) {
-        vpc.nic(&format!("a{number}"), host, number);
-    }
-}
 
 pub(crate) const E02: Row = Row {
     id: "E02",
