@@ -50,6 +50,15 @@ pub(crate) enum RouteKey {
 }
 
 impl RouteKey {
+    /// The route's type.
+    pub(crate) fn kind(&self) -> u8 {
+        match self {
+            Self::Imet { .. } => 3,
+            Self::MacIp { .. } => 2,
+            Self::Other { kind, .. } => *kind,
+        }
+    }
+
     pub(crate) fn rd(&self) -> Option<Rd> {
         match self {
             Self::Imet { rd, .. } | Self::MacIp { rd, .. } => Some(*rd),

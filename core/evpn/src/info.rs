@@ -84,6 +84,28 @@ pub enum SessionState {
     Established,
 }
 
+impl SessionState {
+    /// Every state.
+    pub const ALL: [Self; 5] = [
+        Self::Idle,
+        Self::Connect,
+        Self::OpenSent,
+        Self::OpenConfirm,
+        Self::Established,
+    ];
+
+    /// Its name in one word, in lower case.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Connect => "connect",
+            Self::OpenSent => "opensent",
+            Self::OpenConfirm => "openconfirm",
+            Self::Established => "established",
+        }
+    }
+}
+
 /// What went to and came from a peer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct PeerCounters {

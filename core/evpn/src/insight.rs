@@ -103,6 +103,34 @@ pub enum AlertKind {
     MacLimit,
 }
 
+impl AlertKind {
+    /// Every kind.
+    pub const ALL: [Self; 8] = [
+        Self::DuplicateVtep,
+        Self::DuplicateRouterId,
+        Self::DuplicateMac,
+        Self::DuplicateIp,
+        Self::StickyMac,
+        Self::LostMac,
+        Self::SequenceExhausted,
+        Self::MacLimit,
+    ];
+
+    /// Its name, as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::DuplicateVtep => "duplicate-vtep",
+            Self::DuplicateRouterId => "duplicate-router-id",
+            Self::DuplicateMac => "duplicate-mac",
+            Self::DuplicateIp => "duplicate-ip",
+            Self::StickyMac => "sticky-mac",
+            Self::LostMac => "lost-mac",
+            Self::SequenceExhausted => "sequence-exhausted",
+            Self::MacLimit => "mac-limit",
+        }
+    }
+}
+
 impl Speaker {
     /// Every MAC of every instance here, in order of instance, tag and MAC.
     pub fn macs(&self, now: Instant) -> Vec<MacInfo> {

@@ -17,6 +17,7 @@ mod advice;
 mod clash;
 mod codec;
 mod config;
+mod counts;
 mod duplicate;
 mod export;
 mod group;
@@ -41,6 +42,7 @@ pub use advice::{Advice, Lost, LostBy};
 pub use config::{
     Config, ConnectMode, MaxRoutes, OverLimit, PeerConfig, PeerId, PeerRole, Policy, Role, Timing,
 };
+pub use counts::Counts;
 pub use duplicate::{DuplicateAction, DuplicatePolicy};
 pub use history::{Direction, HistoryEntry, MessageCounts, MessageKind};
 pub use info::{PeerCounters, PeerInfo, RouteInfo, SessionState};

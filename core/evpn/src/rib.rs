@@ -122,6 +122,8 @@ impl Told {
 pub(crate) struct Rib {
     routes: BTreeMap<RouteKey, Route>,
     told: BTreeMap<PeerId, Told>,
+    /// How many routes there are of each type.
+    by_type: BTreeMap<u8, usize>,
 }
 
 impl Rib {
@@ -134,6 +136,7 @@ impl Rib {
                 let new = Some(best.clone());
                 let others = Box::default();
                 place.insert(Route { best, others });
+                *self.by_type.entry(key.kind()).or_default() += 1;
                 self.note_told(key, source, stale);
                 return Some(Change { old: None, new });
             }
@@ -188,6 +191,9 @@ impl Rib {
         let route = self.routes.get_mut(key)?;
         let was_best = route.best.0 == source;
         let (taken, new) = if was_best && route.others.is_empty() {
+            if let Some(count) = self.by_type.get_mut(&key.kind()) {
+                *count -= 1;
+            }
             (self.routes.remove(key)?.best, None)
         } else {
             (route.take(source)?, Some(route.best.clone()))
@@ -274,6 +280,11 @@ impl Rib {
     pub(crate) fn count_of(&self, peer: PeerId) -> (usize, usize) {
         let told = self.told.get(&peer);
         told.map_or((0, 0), |told| (told.keys.len(), told.stale))
+    }
+
+    /// How many routes there are of each type that there ever was one of.
+    pub(crate) fn count_by_type(&self) -> BTreeMap<u8, usize> {
+        self.by_type.clone()
     }
 
     /// Peers whose stale path to a route we hold.

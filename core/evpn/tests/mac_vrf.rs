@@ -7,7 +7,7 @@ mod common;
 
 use common::fake::{Bench, as_path, attribute, origin, reach, unreach, update};
 use common::{Net, config, vni};
-use evpn::{LocalEvi, LocalMac, LocalState, PeerConfig, Role, RouteTarget, RouteTargets};
+use evpn::{LocalEvi, LocalMac, LocalState, PeerConfig, Rd, Role, RouteTarget, RouteTargets};
 use model::{Encoding, EviForwarding, MacAddr, Tag, VlanId, Vni};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -240,6 +240,34 @@ impl World {
         }
     }
 
+    /// What is counted without a walk is what a walk finds.
+    fn counts_are_true(&self) {
+        let Bench { now, speaker, .. } = &self.bench;
+        let counts = speaker.counts();
+        let mut routes: BTreeMap<u8, BTreeSet<(Option<Rd>, String)>> = BTreeMap::new();
+        for info in speaker.routes(*now) {
+            let kind = info.route[1..].split(']').next().unwrap().parse();
+            let of_kind = routes.entry(kind.unwrap()).or_default();
+            of_kind.insert((info.rd, info.route));
+        }
+        let walked: BTreeMap<u8, usize> = routes.iter().map(|(k, all)| (*k, all.len())).collect();
+        let counted = counts.routes.iter().filter(|(_, count)| **count > 0);
+        assert_eq!(
+            counted.map(|(k, c)| (*k, *c)).collect::<BTreeMap<_, _>>(),
+            walked
+        );
+        let macs = speaker.macs(*now);
+        let local = macs.iter().filter(|mac| mac.local).count();
+        let frozen = macs.iter().filter(|mac| mac.frozen).count();
+        assert_eq!((counts.local_macs, counts.frozen_macs), (local, frozen));
+        let rows = self
+            .rows()
+            .values()
+            .map(|rows| rows.macs.len())
+            .sum::<usize>();
+        assert_eq!(counts.remote_macs, rows);
+    }
+
     /// What is frozen depends on what was, as it should.
     fn clear_duplicates(&mut self) {
         let Bench { now, speaker, .. } = &mut self.bench;
@@ -278,6 +306,7 @@ proptest! {
         for peer in 0..PEERS.len() {
             lived.apply(&Step::Up(peer));
         }
+        lived.counts_are_true();
         lived.clear_duplicates();
         let mut fresh = World::new(0);
         fresh.told = lived.told.clone();

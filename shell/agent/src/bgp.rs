@@ -4,11 +4,12 @@
 use api::v1;
 use evpn::{
     Config, LocalEvi, LocalMac, LocalState, PeerConfig, PeerInfo, Policy, Role, RouteInfo,
-    SessionState, StopKind, Timing,
+    StopKind, Timing,
 };
 use frr::Wanted;
 use frr_driver::{Driver, Options as FrrOptions, Status as FrrStatus};
 use host_plan::Readiness;
+use metrics::Page;
 use model::{
     Asn, BgpConfig, Encoding, Forwarding, Mtu, PortRole, Reflector, Secret, SpeakerKind, Stack,
     UnixMillis, Vni,
@@ -481,6 +482,34 @@ impl Reader {
             .collect()
     }
 
+    /// Adds what the speaker knows in figures; nothing while there is none.
+    pub(crate) async fn figures(&self, page: &mut Page) {
+        let shared = self.shared.borrow().clone();
+        let Some(handle) = shared.handle else {
+            return;
+        };
+        let Some(frr) = &shared.frr else {
+            return metrics::of_speaker(page, &handle).await;
+        };
+        let found = frr.sessions().await.unwrap_or_default();
+        let session = |reflector: &Reflector| {
+            let session = found.peers.get(&reflector.address).cloned();
+            let peer = frr_peer(reflector, session.unwrap_or_default(), shared.asn);
+            metrics::Session {
+                peer: reflector.address,
+                state: peer.state,
+                routes: peer.routes_received,
+                stale: None,
+            }
+        };
+        let sessions: Vec<_> = shared.reflectors.iter().map(session).collect();
+        metrics::sessions(page, &sessions);
+        // What our listener has of bgpd.
+        if let (Ok(counts), Ok(alerts)) = (handle.counts().await, handle.alerts().await) {
+            metrics::evpn(page, &counts, &alerts);
+        }
+    }
+
     pub(crate) async fn routes(&self) -> Vec<v1::EvpnRoute> {
         let shared = self.shared.borrow().clone();
         let Some(handle) = shared.handle else {
@@ -503,13 +532,6 @@ fn wire_peer(peer: PeerInfo, reflectors: &[Reflector], asn: u32) -> v1::Peer {
     let configured = reflectors
         .iter()
         .find(|reflector| reflector.address == peer.peer);
-    let state = match peer.state {
-        SessionState::Idle => "idle",
-        SessionState::Connect => "connect",
-        SessionState::OpenSent => "opensent",
-        SessionState::OpenConfirm => "openconfirm",
-        SessionState::Established => "established",
-    };
     let since = peer.since.as_millis() as u64;
     let (problem, causes, remedy) = peer.advice.map_or_else(Default::default, |advice| {
         (advice.problem, advice.causes, advice.remedy)
@@ -518,7 +540,7 @@ fn wire_peer(peer: PeerInfo, reflectors: &[Reflector], asn: u32) -> v1::Peer {
         address: peer.peer.to_string(),
         port: configured.map_or(179, |reflector| reflector.port).into(),
         asn,
-        state: state.to_owned(),
+        state: peer.state.name().to_owned(),
         since_unix_ms: crate::view::unix_now().0.saturating_sub(since),
         routes_received: peer.routes as u64,
         routes_sent: peer.counters.updates_out,

@@ -7,6 +7,7 @@
 mod bgp;
 mod disk;
 mod events;
+mod figures;
 mod kernel;
 mod local_api;
 mod rd;

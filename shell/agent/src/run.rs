@@ -3,6 +3,7 @@
 use crate::bgp::{self, Bgp};
 use crate::disk::{Disk, StateError};
 use crate::events::Event;
+use crate::figures::{self, Figures};
 use crate::kernel::{KernelThread, chain};
 use crate::local_api::{self, Identity};
 use crate::server::ServerStream;
@@ -13,7 +14,7 @@ use linux::BridgeNetfilter;
 use model::{Generation, Mtu, Name, Role, Underlay};
 use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -44,6 +45,8 @@ pub struct Options {
     /// Leaves it as it is that bridged frames meet the host's IP hooks, even if nobody but the agent
     /// has anything there.
     pub keep_bridge_netfilter: bool,
+    /// Where metrics are given out over HTTP to whoever asks; see [`metrics::may_listen`].
+    pub metrics: Option<SocketAddr>,
 }
 
 impl Options {
@@ -60,6 +63,7 @@ impl Options {
             resync_every: Duration::from_secs(30),
             unused_stack_after: Duration::from_secs(600),
             keep_bridge_netfilter: false,
+            metrics: None,
         }
     }
 }
@@ -143,6 +147,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     );
 
     let reader = bgp.reader();
+    let reconcile = figures::reconcile_times();
     let (agent, view) = Agent::new(Start {
         machine: HostMachine::new(underlay, managed, local),
         may_act,
@@ -150,6 +155,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         kernel,
         bgp,
         rds,
+        reconcile: reconcile.clone(),
         pace: Pace {
             resync_every: options.resync_every,
             unused_stack_after: options.unused_stack_after,
@@ -167,6 +173,14 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         };
         tokio::spawn(stream.run());
     }
+    let metrics = options.metrics.map(|address| {
+        let figures = Figures {
+            view: view.clone(),
+            speaker: reader.clone(),
+            reconcile,
+        };
+        tokio::spawn(metrics::serve(address, figures))
+    });
     let (end_api, api_ends) = oneshot::channel::<()>();
     let identity = Identity {
         name: options.name.to_string(),
@@ -189,6 +203,9 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         let _asker = done.send(());
     }
     drop(end_api);
+    if let Some(metrics) = metrics {
+        metrics.abort();
+    }
     // The answer to `Stop` is still on its way through the server; streams that never end are cut.
     if let Ok(Ok(Err(error))) = tokio::time::timeout(Duration::from_secs(1), api).await {
         error!(error = chain(&error), "The local API ended badly");

@@ -14,6 +14,7 @@ use api::tonic::Status;
 use host_plan::{
     Action, FdbState, FdbTarget, HostMachine, HostState, Plan, Readiness, Scope, Step, Subject,
 };
+use metrics::Histogram;
 use model::{
     Condition, Forwarding, Generation, HostConfig, IfName, MacAddr, ObjectId, Stack, UnixMillis,
     Vni,
@@ -66,6 +67,10 @@ pub(crate) struct Agent {
     /// The forwarding state that the plan under way, with what was put before it, makes true.
     planned_forwarding: Arc<Forwarding>,
     asked: u64,
+    /// When an input changed first of those changes that no plan has taken in.
+    asked_at: Option<Instant>,
+    /// How long it took until nothing was left to do.
+    reconcile: Histogram,
     planned: u64,
     settled: u64,
     /// The newest configuration made true.
@@ -103,6 +108,7 @@ pub(crate) struct Start {
     pub(crate) kernel: KernelThread,
     pub(crate) bgp: Bgp,
     pub(crate) rds: RdIndexes,
+    pub(crate) reconcile: Histogram,
     pub(crate) pace: Pace,
     pub(crate) events: mpsc::Sender<Event>,
 }
@@ -122,6 +128,8 @@ enum Stage {
 struct Input {
     asked: u64,
     generation: Generation,
+    /// When the first of the changes came that this answers.
+    since: Option<Instant>,
 }
 
 /// Whether the loop goes on.
@@ -176,6 +184,8 @@ impl Agent {
             run_since: now,
             planned_forwarding: Arc::default(),
             asked: 1,
+            asked_at: start.may_act.then_some(now),
+            reconcile: start.reconcile,
             planned: 0,
             settled: 0,
             made_true: Generation(0),
@@ -266,9 +276,15 @@ impl Agent {
         self.kernel.ask(Job::Observe { scope, whole: full });
     }
 
+    /// Notes that an input of the plan changed.
+    fn changed(&mut self) {
+        self.asked += 1;
+        self.asked_at.get_or_insert_with(Instant::now);
+    }
+
     /// Asks for a pass now, because an input changed.
     fn ask_pass(&mut self) {
-        self.asked += 1;
+        self.changed();
         self.expecting = true;
         self.cut = true;
         self.due = Some(Instant::now());
@@ -402,7 +418,7 @@ impl Agent {
 
     fn learned(&mut self, forwarding: &Arc<Forwarding>) {
         if self.machine.set_forwarding(Arc::clone(forwarding)) {
-            self.asked += 1;
+            self.changed();
             self.expecting = true;
             self.due = Some(Instant::now());
             self.publish_lost();
@@ -425,13 +441,23 @@ impl Agent {
         }
         self.withhold_what_does_not_hold(&mut plan);
         self.take_readiness(ready, readback || plan.steps.is_empty());
-        let ran = self.ran_for.take().filter(|ran| ran.asked < self.asked);
+        let ran = self.ran_for.take();
+        // Steps that ran for the same input have not been enough.
+        let (ran, again) = match ran {
+            Some(ran) if ran.asked < self.asked => (Some(ran), None),
+            other => (None, other.and_then(|ran| ran.since)),
+        };
+        let mut input = Input {
+            asked: self.planned,
+            generation: self.held(),
+            since: again.or(self.asked_at.take()),
+        };
         if plan.steps.is_empty() {
             self.expecting = self.asked > self.planned;
-            self.settle(Input {
-                asked: self.planned,
-                generation: self.held(),
-            });
+            if let Some(ran) = ran {
+                input.since = ran.since.or(input.since);
+            }
+            self.settle(input);
             self.announce();
             self.publish();
             return;
@@ -449,10 +475,7 @@ impl Agent {
                 warn!(%step, "Drift: repairing");
             }
         }
-        self.ran_for = Some(Input {
-            asked: self.planned,
-            generation: self.held(),
-        });
+        self.ran_for = Some(input);
         self.to_run = plan.steps.into();
         self.begin();
     }
@@ -508,6 +531,9 @@ impl Agent {
     fn settle(&mut self, input: Input) {
         self.settled = self.settled.max(input.asked);
         self.made_true = self.made_true.max(input.generation);
+        if let Some(since) = input.since {
+            self.reconcile.observe(since.elapsed().as_secs_f64());
+        }
     }
 
     /// The generation of the server's configuration that holds.

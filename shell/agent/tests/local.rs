@@ -11,10 +11,13 @@ use model::Name;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use testkit::{difference, without_counters};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -687,5 +690,77 @@ fn a_second_agent_and_one_without_an_underlay_do_not_start() {
         let error = agent::run(options).await.unwrap_err().to_string();
         assert!(error.contains("100.64.0.99 is on no interface"), "{error}");
         agent.stop().await;
+    });
+}
+
+/// A page of metrics, as a plain TCP client gets it.
+async fn scrape(address: SocketAddr) -> Option<String> {
+    let mut stream = TcpStream::connect(address).await.ok()?;
+    let request = b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n";
+    stream.write_all(request).await.ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.ok()?;
+    assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    Some(text)
+}
+
+/// The value of a sample, by its name with labels.
+fn sample(page: &str, name: &str) -> Option<f64> {
+    let mut lines = page.lines();
+    let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.map(|value| value.parse().unwrap())
+}
+
+#[test]
+fn metrics_are_what_the_kernel_and_the_status_say() {
+    isolated(async |host| {
+        let address: SocketAddr = "127.0.0.1:9476".parse().unwrap();
+        let mut options = host.options();
+        options.metrics = Some(address);
+        let agent = host.agent_with(options).await;
+        add_all(&mut agent.l2().await, v1::Encoding::VlanBased).await;
+
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let status = agent.status().await;
+            let page = scrape(address).await.unwrap_or_default();
+            let counters = status.counters.unwrap_or_default();
+            let fdb = sh("bridge fdb show").lines().count();
+            let wanted = [
+                ("vpc_agent_converged", 1),
+                ("vpc_agent_conditions", 0),
+                ("vpc_agent_stacks", 1),
+                ("vpc_agent_nics", 4),
+                ("vpc_agent_nics_ready", 4),
+                ("vpc_agent_actions_total", counters.actions),
+                ("vpc_agent_actions_failed_total", counters.failed_actions),
+                ("vpc_agent_drift_repairs_total", counters.drift_repairs),
+                (
+                    "vpc_agent_generation{kind=\"applied\"}",
+                    status.applied_generation,
+                ),
+                (
+                    "vpc_agent_start_timestamp_seconds",
+                    status.started_unix_ms / 1000,
+                ),
+            ];
+            let differs = |(name, value): &&(&str, u64)| sample(&page, name) != Some(*value as f64);
+            let wrong: Vec<_> = wanted.iter().filter(differs).collect();
+            let rows = sample(&page, "vpc_fdb_rows").unwrap_or_default() as usize;
+            let took = sample(&page, "vpc_agent_reconcile_seconds_count").unwrap_or_default();
+            if wrong.is_empty() && (1..=fdb).contains(&rows) && took >= 2.0 {
+                break;
+            }
+            let now = Instant::now();
+            assert!(
+                now < deadline,
+                "{wrong:?}, {rows} of {fdb} rows, {took}:\n{page}"
+            );
+            let pause = timeout(Duration::from_millis(100), std::future::pending::<()>());
+            pause.await.unwrap_err();
+        }
+        agent.stop().await;
+        TcpStream::connect(address).await.unwrap_err();
     });
 }

@@ -4,8 +4,8 @@ use crate::kernel_drops::KernelDrops;
 use crate::transport::{self, Connection, Event, HIGH_WATER, LOW_WATER, Stuck};
 use crate::{Peer, SpeakerConfig, SpeakerHandle, StartError, socket};
 use evpn::{
-    Action, Alert, BadLocalState, CannotRefresh, ConnId, HistoryEntry, LocalState, Lost, LostBy,
-    MacInfo, PeerInfo, RouteInfo, SessionState, Speaker, StopKind, Transmit,
+    Action, Alert, BadLocalState, CannotRefresh, ConnId, Counts, HistoryEntry, LocalState, Lost,
+    LostBy, MacInfo, PeerInfo, RouteInfo, SessionState, Speaker, StopKind, Transmit,
 };
 use model::{Forwarding, MacAddr, Tag, Vni};
 use std::collections::BTreeMap;
@@ -43,6 +43,7 @@ pub(crate) enum Command {
     Peers(oneshot::Sender<Vec<PeerInfo>>),
     Macs(oneshot::Sender<Vec<MacInfo>>),
     Alerts(oneshot::Sender<Vec<Alert>>),
+    Counts(oneshot::Sender<Counts>),
     ClearMac((Vni, Tag, MacAddr), oneshot::Sender<bool>),
     ClearAddress((Vni, Tag, IpAddr), oneshot::Sender<bool>),
     History(IpAddr, oneshot::Sender<Option<Vec<HistoryEntry>>>),
@@ -185,6 +186,7 @@ impl Runner {
             Command::Refresh(peer, reply) => drop(reply.send(self.speaker.refresh(now, peer))),
             Command::Macs(reply) => drop(reply.send(self.speaker.macs(now))),
             Command::Alerts(reply) => drop(reply.send(self.speaker.alerts(now))),
+            Command::Counts(reply) => drop(reply.send(self.speaker.counts())),
             Command::ClearMac((vni, tag, mac), reply) => {
                 let was_frozen = self.speaker.clear_duplicate(now, vni, tag, mac);
                 reply.send(was_frozen).ok();

@@ -5,8 +5,8 @@
 //! bounded queues to the owner.
 
 use evpn::{
-    Alert, BadConfig, BadLocalState, CannotRefresh, Config, HistoryEntry, LocalState, MacInfo,
-    PeerConfig, PeerInfo, RouteInfo, StopKind,
+    Alert, BadConfig, BadLocalState, CannotRefresh, Config, Counts, HistoryEntry, LocalState,
+    MacInfo, PeerConfig, PeerInfo, RouteInfo, StopKind,
 };
 use model::{Forwarding, MacAddr, Secret, Tag, Vni};
 use std::collections::BTreeMap;
@@ -189,6 +189,11 @@ impl SpeakerHandle {
     /// What is wrong with MACs, addresses and router ids, as far as this speaker can see it.
     pub async fn alerts(&self) -> Result<Vec<Alert>, Stopped> {
         self.ask(event_loop::Command::Alerts).await
+    }
+
+    /// How much it holds; cheap, however many routes there are.
+    pub async fn counts(&self) -> Result<Counts, Stopped> {
+        self.ask(event_loop::Command::Counts).await
     }
 
     /// Gives a frozen MAC another chance; false if it was not frozen.

@@ -14,11 +14,12 @@ use crate::settings::{ReflectorKind, ServerSettings};
 use controller::Server;
 use evpn::{Config, MaxRoutes, PeerConfig, Policy, Role, StopKind, Timing};
 use frr_driver::Reflector as Frr;
+use metrics::{Page, Source};
 use model::{Asn, Secret};
 use speaker::{Peer, SpeakerConfig, SpeakerHandle};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -140,6 +141,13 @@ impl Reflector {
         Ok(Self { shared, tasks })
     }
 
+    /// Gives out metrics at an address from now on.
+    pub(crate) fn give_out_metrics(&mut self, address: SocketAddr) {
+        let figures = Figures(Arc::downgrade(&self.shared));
+        self.tasks
+            .push(tokio::spawn(metrics::serve(address, figures)));
+    }
+
     /// Ends it. Hosts keep their routes for the restart time.
     pub(crate) async fn stop(self) {
         for task in self.tasks {
@@ -157,6 +165,40 @@ impl Reflector {
             Ok(Runs::Nothing) => {}
             Err(_) => warn!("The route reflector is in use still; it ends with the process"),
         }
+    }
+}
+
+/// Where the server's pages of metrics come from. It holds no share, which would be in the way of
+/// the reflector's end.
+struct Figures(Weak<Shared>);
+
+impl Source for Figures {
+    async fn page(&self) -> Page {
+        let mut page = Page::default();
+        page.build_info("server", env!("CARGO_PKG_VERSION"));
+        let Some(shared) = self.0.upgrade() else {
+            return page;
+        };
+        match &shared.runs {
+            Runs::Nothing => {}
+            Runs::Ours(handle) => {
+                let handle = handle.clone();
+                drop(shared);
+                metrics::of_speaker(&mut page, &handle).await;
+            }
+            Runs::Frr(frr) => {
+                let found = frr.sessions().await.unwrap_or_default();
+                let session = |(peer, session): (IpAddr, frr::Session)| metrics::Session {
+                    peer,
+                    state: session.state.to_lowercase(),
+                    routes: session.received,
+                    stale: None,
+                };
+                let sessions: Vec<_> = found.peers.into_iter().map(session).collect();
+                metrics::sessions(&mut page, &sessions);
+            }
+        }
+        page
     }
 }
 

@@ -49,6 +49,8 @@ pub(crate) struct AgentSettings {
     /// `auto` or `keep`: whether bridged frames go on to meet the host's IP hooks where nobody has
     /// rules there.
     pub(crate) keep_bridge_netfilter: bool,
+    /// Where metrics are given out.
+    pub(crate) metrics: Option<SocketAddr>,
     /// What to log, as `RUST_LOG` has it: `info`, `agent=debug`.
     pub(crate) log: String,
 }
@@ -78,6 +80,8 @@ pub(crate) struct ServerSettings {
     pub(crate) asn: Option<Asn>,
     /// BGP sessions are signed.
     pub(crate) sign_bgp: bool,
+    /// Where metrics are given out.
+    pub(crate) metrics: Option<SocketAddr>,
     /// What to log.
     pub(crate) log: String,
 }
@@ -160,6 +164,8 @@ pub(crate) const AGENT: Schema = Schema {
         ("bridge_netfilter", Word::Text),
         ("credential", Word::Text),
         ("log", Word::Text),
+        ("metrics", Word::Text),
+        ("metrics_public", Word::Flag),
         ("name", Word::Text),
         ("resync_secs", Word::Number),
         ("roles", Word::List),
@@ -182,6 +188,8 @@ pub(crate) const SERVER: Schema = Schema {
         ("database", Word::Text),
         ("listen", Word::Text),
         ("log", Word::Text),
+        ("metrics", Word::Text),
+        ("metrics_public", Word::Flag),
         ("names", Word::List),
         ("reflector", Word::Text),
         ("reflector_kind", Word::Text),
@@ -209,6 +217,8 @@ socket = "/run/vpc/agent.sock"
 resync_secs = 30                     # between full looks at the kernel
 unused_stack_secs = 600              # a local stack without NICs goes after this
 bridge_netfilter = "auto"            # bridge-nf-call-*: off if nobody has rules there; or "keep"
+metrics = "127.0.0.1:9476"           # for Prometheus, over HTTP; without it none
+metrics_public = false               # true: metrics may be at an address that others reach
 log = "info"                         # as RUST_LOG has it"#;
 
 /// A file with every key, for `--help`.
@@ -223,6 +233,8 @@ reflectors = ["192.0.2.1:179"]       # every route reflector, for the hosts; els
 run_dir = "/run/vpc"
 asn = 65000                          # of the fabric, as `init` was told
 sign_bgp = true                      # TCP-MD5 with the cluster's secret
+metrics = "127.0.0.1:9475"           # for Prometheus, over HTTP; without it none
+metrics_public = false               # true: metrics may be at an address that others reach
 log = "info"                         # as RUST_LOG has it"#;
 
 impl Sources {
@@ -329,6 +341,7 @@ impl Sources {
             keep_bridge_netfilter: reader
                 .checked("bridge_netfilter", parse_bridge_netfilter)
                 .unwrap_or(false),
+            metrics: reader.metrics(),
             log: reader.text("log").unwrap_or_else(|| "info".to_owned()),
         };
         reader.done(settings)
@@ -361,6 +374,7 @@ impl Sources {
                 .unwrap_or_default(),
             asn: reader.asn("asn"),
             sign_bgp: reader.flag("sign_bgp").unwrap_or(true),
+            metrics: reader.metrics(),
             log: reader.text("log").unwrap_or_else(|| "info".to_owned()),
         };
         reader.done(settings)
@@ -544,6 +558,23 @@ impl Reader {
         })
     }
 
+    /// Beyond loopback only if that was said: whoever reaches the address may read them.
+    fn metrics(&mut self) -> Option<SocketAddr> {
+        let public = self.flag("metrics_public").unwrap_or(false);
+        self.take("metrics", |value| {
+            let address = parse_listen(text(value)?)?;
+            match metrics::may_listen(address.ip(), public) {
+                true => Ok(address),
+                false => Err(format!(
+                    "{address} is not on loopback, and metrics name peers and addresses to whoever \
+                     asks: give 127.0.0.1:{} and have them fetched there, or set metrics_public = \
+                     true and keep others away with a firewall",
+                    address.port()
+                )),
+            }
+        })
+    }
+
     fn asn(&mut self, key: &str) -> Option<Asn> {
         self.take(key, |value| {
             value
@@ -632,6 +663,20 @@ mod tests {
         ] {
             assert!(message.contains(part), "{part:?} is not in {message}");
         }
+    }
+
+    #[test]
+    fn metrics_stay_on_loopback_unless_it_is_said() {
+        let metrics = |file: &str| settled(file, &[], &[]).map(|settings| settings.metrics);
+        let local = Some("[::1]:9476".parse().unwrap());
+        assert_eq!(metrics("metrics = \"[::1]:9476\""), Ok(local));
+        assert_eq!(metrics(""), Ok(None));
+        let refused = metrics("metrics = \"0.0.0.0:9476\"").unwrap_err();
+        let says = "metrics (from agent.toml): 0.0.0.0:9476 is not on loopback";
+        assert!(refused.contains(says), "{refused}");
+        let public = "metrics = \"192.0.2.7:9476\"\nmetrics_public = true";
+        assert_eq!(metrics(public), Ok(Some("192.0.2.7:9476".parse().unwrap())));
+        assert!(metrics("metrics = \"9476\"").is_err());
     }
 
     #[test]

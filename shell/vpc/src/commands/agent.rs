@@ -82,6 +82,9 @@ pub(crate) struct Run {
     /// Where its own API listens
     #[arg(long, value_name = "PATH")]
     socket: Option<String>,
+    /// Where to give out metrics, over HTTP
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics: Option<String>,
     /// What to log, as RUST_LOG has it
     #[arg(long)]
     log: Option<String>,
@@ -159,6 +162,7 @@ impl Run {
             ("state_dir", &self.state_dir),
             ("run_dir", &self.run_dir),
             ("socket", &self.socket),
+            ("metrics", &self.metrics),
             ("log", &self.log),
         ] {
             if let Some(value) = flag {
@@ -197,6 +201,7 @@ fn options(settings: AgentSettings) -> Outcome<agent::Options> {
         options.unused_stack_after = pace;
     }
     options.keep_bridge_netfilter = settings.keep_bridge_netfilter;
+    options.metrics = settings.metrics;
     Ok(options)
 }
 

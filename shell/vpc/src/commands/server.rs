@@ -110,6 +110,9 @@ pub(crate) struct Run {
     /// Instead of the database that `init` was told
     #[arg(long, value_name = "URL")]
     database: Option<String>,
+    /// Where to give out metrics, over HTTP
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics: Option<String>,
     /// What to log, as RUST_LOG has it
     #[arg(long)]
     log: Option<String>,
@@ -337,6 +340,7 @@ impl Run {
             ("data_dir", &self.data_dir),
             ("listen", &self.listen),
             ("database", &self.database),
+            ("metrics", &self.metrics),
             ("log", &self.log),
         ] {
             if let Some(value) = flag {
@@ -377,7 +381,10 @@ async fn serve(settings: ServerSettings) -> Outcome {
     let mut server = Running::start(options)
         .await
         .doing(|| "starting the server".to_owned())?;
-    let reflector = Reflector::start(&server, &settings).await?;
+    let mut reflector = Reflector::start(&server, &settings).await?;
+    if let Some(address) = settings.metrics {
+        reflector.give_out_metrics(address);
+    }
     let ended = tokio::select! {
         ended = server.ended() => Some(ended),
         _ = terminate.recv() => None,

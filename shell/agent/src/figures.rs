@@ -1,0 +1,155 @@
+//! What the agent gives out for Prometheus: the same as `vpc agent status` shows, as figures.
+
+use crate::bgp::Reader;
+use crate::view::View;
+use metrics::{Histogram, Page, Source};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Upper ends of the buckets of `vpc_agent_reconcile_seconds`.
+const RECONCILE_SECONDS: [f64; 12] = [
+    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+];
+
+/// For the time from a change to the moment when the kernel has it.
+pub(crate) fn reconcile_times() -> Histogram {
+    Histogram::new(RECONCILE_SECONDS)
+}
+
+/// Where the agent's pages come from.
+pub(crate) struct Figures {
+    pub(crate) view: watch::Receiver<Arc<View>>,
+    pub(crate) speaker: Reader,
+    pub(crate) reconcile: Histogram,
+}
+
+impl Source for Figures {
+    async fn page(&self) -> Page {
+        let mut page = Page::default();
+        page.build_info("agent", env!("CARGO_PKG_VERSION"));
+        let view = Arc::clone(&self.view.borrow());
+        self.agent(&mut page, &view);
+        self.speaker.figures(&mut page).await;
+        page
+    }
+}
+
+impl Figures {
+    fn agent(&self, page: &mut Page, view: &View) {
+        let counters = view.counters;
+        let mut count = |name, help, value| page.counter(name, help, [(vec![], value)]);
+        count(
+            "vpc_agent_actions",
+            "Steps run in the kernel.",
+            counters.actions,
+        );
+        count(
+            "vpc_agent_actions_failed",
+            "Steps that failed.",
+            counters.failed_actions,
+        );
+        count(
+            "vpc_agent_drift_repairs",
+            "Differences in the kernel that somebody else made, and the agent put right.",
+            counters.drift_repairs,
+        );
+        count(
+            "vpc_agent_resyncs",
+            "Readings of everything because the kernel's events were lost.",
+            counters.resyncs,
+        );
+        count(
+            "vpc_agent_whole_readings",
+            "Readings of everything, for whatever reason.",
+            counters.whole_looks,
+        );
+        count(
+            "vpc_agent_configs",
+            "Configurations taken from the management server.",
+            counters.configs,
+        );
+        count(
+            "vpc_agent_server_connects",
+            "Connections to the management server.",
+            counters.connects,
+        );
+
+        let mut now = |name, help, value: u64| {
+            let value = i64::try_from(value).unwrap_or(i64::MAX);
+            page.gauge(name, help, [(vec![], value)]);
+        };
+        now(
+            "vpc_agent_converged",
+            "1 if nothing is left to do; what failed and waits counts as done, see \
+             vpc_agent_conditions.",
+            (view.settled == view.asked).into(),
+        );
+        now(
+            "vpc_agent_conditions",
+            "Objects with something wrong, as `vpc agent status` lists them.",
+            view.conditions.len() as u64,
+        );
+        now(
+            "vpc_agent_stacks",
+            "VPCs wanted on this host.",
+            view.stacks.len() as u64,
+        );
+        now(
+            "vpc_agent_nics",
+            "NICs wanted on this host.",
+            view.stacks.iter().map(|s| s.ports.len() as u64).sum(),
+        );
+        now(
+            "vpc_agent_nics_ready",
+            "NICs that carry traffic.",
+            view.ready.nics.len() as u64,
+        );
+        now(
+            "vpc_agent_start_timestamp_seconds",
+            "When the agent started, in Unix time.",
+            view.started.0 / 1000,
+        );
+        if let Some(observed) = &view.observed {
+            now(
+                "vpc_fdb_rows",
+                "FDB rows of bridge ports and VXLAN devices in the kernel, as last read.",
+                observed.fdb.len() as u64,
+            );
+            now(
+                "vpc_neighbour_rows",
+                "Neighbour rows of bridges and VLAN devices in the kernel, as last read.",
+                observed.neighbours.len() as u64,
+            );
+        }
+        // A host that did not join has neither a server nor a certificate.
+        if view.server.certificate_until_ms > 0 {
+            now(
+                "vpc_agent_server_connected",
+                "1 while there is a connection to the management server.",
+                view.server.connected.is_some().into(),
+            );
+            now(
+                "vpc_agent_certificate_not_after_timestamp_seconds",
+                "When the host's certificate ends, in Unix time.",
+                view.server.certificate_until_ms / 1000,
+            );
+        }
+        let generation = |kind: &str, value: u64| {
+            let value = i64::try_from(value).unwrap_or(i64::MAX);
+            (vec![("kind", kind.to_owned())], value)
+        };
+        page.gauge(
+            "vpc_agent_generation",
+            "The newest configuration held (desired) and made true (applied).",
+            [
+                generation("desired", view.desired().0),
+                generation("applied", view.applied.0),
+            ],
+        );
+        page.histogram(
+            "vpc_agent_reconcile_seconds",
+            "Time from a change of what is wanted until nothing of it was left to do.",
+            self.reconcile.clone(),
+        );
+    }
+}
