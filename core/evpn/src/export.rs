@@ -4,9 +4,10 @@ use crate::codec::{
     Age, Attrs, MESSAGE_MAX_BYTES, Packer, Reader, Reflected, RouteKey, Unusable, end_of_rib,
     read_membership, read_update,
 };
-use crate::group::{Group, GroupId, LAG_MAX_MESSAGES, Owed, Terms};
+use crate::group::{Group, GroupId, Terms};
 use crate::history::{self, Direction};
-use crate::link::{ConnId, Link};
+use crate::journal::{For, Journal, Note};
+use crate::link::{ConnId, Link, Updates};
 use crate::local;
 use crate::membership::Membership;
 use crate::peer::{Dump, Peer};
@@ -224,11 +225,8 @@ impl Speaker {
             let paths = [&change.old, &change.new].into_iter().flatten();
             let wanted = |path: &Path| group.terms.admit(path);
             if origins.iter().flatten().any(goes) && paths.into_iter().any(|(_, p)| wanted(p)) {
-                group.owed.note(source, key);
-                // If the new one came from a member, that one was told the old one.
-                if let Some(was) = was.filter(|was| *was != source) {
-                    group.owed.note(was, key);
-                }
+                let moved = was.is_some_and(|was| was != source);
+                group.journal.note(source, key, moved);
                 self.ready_groups.insert(*id);
             }
         }
@@ -266,10 +264,9 @@ impl Speaker {
         loop {
             let peer = self.peers.get_mut(&id)?;
             let ready = |link: &Link| link.connected && link.has_queued();
-            if let Some((conn, link)) = peer.links.iter_mut().find(|(_, link)| ready(link)) {
-                let (conn, bytes) = (*conn, link.take_queued()?);
-                peer.note_sent(self.clock, &bytes);
-                return Some((conn, bytes));
+            if let Some((conn, _)) = peer.links.iter().find(|(_, link)| ready(link)) {
+                let conn = *conn;
+                return Some((conn, peer.take_queued(self.clock, conn)?));
             }
             let session = peer.session.as_ref()?;
             let link = peer.links.get(&session.conn)?;
@@ -279,7 +276,7 @@ impl Speaker {
                 return None;
             }
             let more = match session.out.group {
-                Some(group) => self.fill_group(group) || self.end_rib(id),
+                Some(group) => self.fill_from_group(id, group) || self.end_rib(id),
                 None => self.fill(id) || self.end_rib(id) || self.join_group(id),
             };
             if !more {
@@ -336,13 +333,13 @@ impl Speaker {
             link.send(&refresh_mark(RouteRefreshSubtype::EoRR));
         }
         if ended {
-            link.send_update(end_of_rib());
+            link.send_updates(Updates::join(&[end_of_rib()]));
         }
         refreshed || ended
     }
 
-    /// Puts a peer that is owed nothing with those that are told the same; true if its group is
-    /// owed something.
+    /// Puts a peer that is owed nothing with those that are told the same. False: there is nothing
+    /// more to say to it.
     fn join_group(&mut self, id: PeerId) -> bool {
         let peer = self.peers.get_mut(&id);
         let Some((peer, terms)) = peer.and_then(|peer| peer.terms().map(|terms| (peer, terms)))
@@ -362,21 +359,18 @@ impl Speaker {
             None => {
                 let name = GroupId(self.next_group);
                 self.next_group += 1;
-                let group = self.groups.entry(name).or_insert(Group {
-                    terms,
-                    members: BTreeSet::new(),
-                    owed: Owed::default(),
-                });
-                (name, group)
+                let journal = Journal::default();
+                let group = Group { terms, journal };
+                (name, self.groups.entry(name).or_insert(group))
             }
         };
-        group.members.insert(id);
+        group.journal.join(id);
         session.out.group = Some(name);
         self.alone.remove(&id);
-        !group.owed.is_empty()
+        false
     }
 
-    /// Puts a peer on its own: it is owed what its group is.
+    /// Puts a peer on its own: it is owed what it has not been told of what its group is told.
     pub(crate) fn leave_group(&mut self, id: PeerId) {
         let peer = self.peers.get_mut(&id);
         let Some(session) = peer.and_then(|peer| peer.session.as_mut()) else {
@@ -386,10 +380,11 @@ impl Speaker {
             return;
         };
         if let Some(group) = self.groups.get_mut(&name) {
-            group.members.remove(&id);
-            session.out.owed.extend(&group.owed);
+            for (source, key) in group.journal.leave(id) {
+                session.out.owed.note(source, &key);
+            }
             self.alone.insert(id);
-            if group.members.is_empty() {
+            if group.journal.is_deserted() {
                 self.groups.remove(&name);
                 self.ready_groups.remove(&name);
             }
@@ -397,87 +392,49 @@ impl Speaker {
         self.ready.insert(id);
     }
 
-    /// Writes a batch of what a group is owed, once for all its members; false if it is owed nothing.
-    pub(crate) fn fill_group(&mut self, name: GroupId) -> bool {
-        self.drop_stragglers(name);
+    /// Queues for a member the next of what its group is told, written now if no other member came
+    /// there before; false if it has been told all.
+    fn fill_from_group(&mut self, id: PeerId, name: GroupId) -> bool {
         let Some(group) = self.groups.get_mut(&name) else {
             return false;
         };
-        let owed = group.owed.take(BATCH_ROUTES);
-        if owed.is_empty() {
-            return false;
-        }
-        let terms = group.terms.clone();
-        let messages = self.write_for_group(&terms, &owed);
-        let Some(group) = self.groups.get(&name) else {
+        let Some(place) = group.journal.next(id) else {
             return false;
         };
-        for id in &group.members {
-            let Some(peer) = self.peers.get_mut(id) else {
-                continue;
-            };
-            let Some(session) = &peer.session else {
-                continue;
-            };
-            if let Some(link) = peer.links.get_mut(&session.conn) {
-                for (whom, message) in &messages {
-                    if whom.includes(*id) {
-                        link.send_update(message.clone());
-                        peer.counters.updates_out += 1;
-                    }
-                }
-                self.ready.insert(*id);
+        let piece = match group.journal.piece_at(place) {
+            Some(piece) => piece,
+            None => {
+                let (notes, end) = group.journal.notes_at(place, BATCH_ROUTES);
+                let terms = group.terms.clone();
+                let messages = self.write_for_group(&terms, place.source, &notes);
+                let Some(group) = self.groups.get_mut(&name) else {
+                    return false;
+                };
+                group.journal.keep(place, (notes.len(), end), messages)
+            }
+        };
+        if let Some(group) = self.groups.get_mut(&name) {
+            group.journal.advance(id, place, &piece);
+        }
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return false;
+        };
+        if let Some(session) = &peer.session
+            && let Some(link) = peer.links.get_mut(&session.conn)
+        {
+            for told in piece.messages.iter().filter(|told| told.whom.includes(id)) {
+                peer.counters.updates_out += told.updates.messages;
+                link.send_updates(told.updates.clone());
             }
         }
         true
     }
 
-    /// Whoever left, or has more waiting than a group waits for, is in it no longer.
-    fn drop_stragglers(&mut self, name: GroupId) {
-        let Some(group) = self.groups.get_mut(&name) else {
-            return;
-        };
-        let mut slow = vec![];
-        group.members.retain(|id| {
-            let peer = self.peers.get(id);
-            let Some((peer, session)) = peer.and_then(|p| Some((p, p.session.as_ref()?))) else {
-                return false;
-            };
-            let link = peer.links.get(&session.conn);
-            if link.is_some_and(|link| link.backlog() > LAG_MAX_MESSAGES) {
-                slow.push(*id);
-            }
-            session.out.group == Some(name)
-        });
-        if group.members.is_empty() {
-            self.groups.remove(&name);
-        }
-        slow.into_iter().for_each(|id| self.leave_group(id));
-    }
-
-    /// True if some member of a group can be given something now.
-    fn has_room(&self, group: &Group) -> bool {
-        group.members.iter().any(|id| {
-            let link = self.peers.get(id).and_then(|peer| {
-                let session = peer.session.as_ref()?;
-                peer.links.get(&session.conn)
-            });
-            link.is_some_and(|link| link.writable && link.backlog() == 0)
-        })
-    }
-
-    /// Writes what groups are newly owed, as far as a member has room for it: others get it when
-    /// they have.
+    /// Members of groups that are newly owed something may be told it.
     pub(crate) fn serve_groups(&mut self) {
         while let Some(name) = self.ready_groups.pop_first() {
-            if self
-                .groups
-                .get(&name)
-                .is_some_and(|group| self.has_room(group))
-            {
-                self.fill_group(name);
-            } else {
-                self.drop_stragglers(name);
+            if let Some(group) = self.groups.get(&name) {
+                self.ready.extend(group.journal.members());
             }
         }
     }
@@ -490,20 +447,21 @@ impl Speaker {
         local_known && all_heard
     }
 
-    /// Messages for a group. News of a route's old source concern only the new one: all others
-    /// hear of it as news of the new source.
-    fn write_for_group(&self, terms: &Terms, owed: &[(Source, RouteKey)]) -> Vec<(For, Bytes)> {
+    /// Messages for a group: news of one source.
+    fn write_for_group(&self, terms: &Terms, from: Source, notes: &[Note]) -> Vec<(For, Bytes)> {
         let reflects = self.config.role.is_reflector();
         let mut batch = Batch::new(terms, self.cluster());
-        for (noted, key) in owed {
+        for Note { key, moved } in notes {
             let best = self.rib.best(key).filter(|(source, path)| {
                 let origin = self.origin(*source);
-                origin.goes_to_role(terms.role, reflects) && terms.admit(path)
+                *source == from && origin.goes_to_role(terms.role, reflects) && terms.admit(path)
             });
             match best {
-                Some((source, path)) if source == *noted => batch.announce(key, path, source),
-                Some((source, _)) => batch.withdraw(key, For::Only(source)),
-                None => batch.withdraw(key, For::AllBut(*noted)),
+                Some((source, path)) => batch.announce(key, path, source),
+                None => batch.withdraw(key, For::AllBut(from)),
+            }
+            if *moved {
+                batch.withdraw(key, For::Only(from));
             }
         }
         batch.into_messages()
@@ -535,8 +493,10 @@ impl Speaker {
         if let Some(session) = &peer.session
             && let Some(link) = peer.links.get_mut(&session.conn)
         {
-            let messages = messages.into_iter();
-            messages.for_each(|(_, message)| link.send_update(message));
+            let messages: Vec<Bytes> = messages.into_iter().map(|(_, message)| message).collect();
+            if !messages.is_empty() {
+                link.send_updates(Updates::join(&messages));
+            }
         }
     }
 
@@ -700,22 +660,6 @@ struct Batch<'a> {
     /// Where the route before went: what one UPDATE brought mostly stands together.
     last: Option<(Arc<Attrs>, Source, Ipv4Addr, bool, usize)>,
     withdrawn: BTreeMap<For, Packer>,
-}
-
-/// Who in a group is told something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum For {
-    AllBut(Source),
-    Only(Source),
-}
-
-impl For {
-    fn includes(self, id: PeerId) -> bool {
-        match self {
-            Self::AllBut(source) => source != Source::Peer(id),
-            Self::Only(source) => source == Source::Peer(id),
-        }
-    }
 }
 
 impl<'a> Batch<'a> {

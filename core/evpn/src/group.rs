@@ -1,19 +1,15 @@
 //! Update groups: peers that are told the same are told it in the same octets, written once.
 //!
-//! A peer is in a group while it keeps up. One that does not, or has yet to be told the whole
-//! table, is on its own: owed keys for itself, until it is owed none. So a slow peer holds up
-//! nobody, and what it costs is bounded by the number of routes.
+//! A peer is in a group from when it has been told the whole table. Before, it is on its own: owed
+//! keys for itself, until it is owed none. A slow member holds up nobody, and costs no more than
+//! its place in the group's journal.
 
+use crate::PeerRole;
 use crate::codec::RouteKey;
+use crate::journal::Journal;
 use crate::membership::Wants;
 use crate::rib::{Path, Source};
-use crate::{PeerId, PeerRole};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// Messages that may wait for a member whose transport has enough for now. Beyond that it is on
-/// its own, so that what it is told is not long past: at most 256 KiB, shared between those that
-/// are as slow.
-pub(crate) const LAG_MAX_MESSAGES: usize = 64;
 
 /// Names a group for as long as it has members. Numbers are never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,9 +37,7 @@ impl Terms {
 #[derive(Debug)]
 pub(crate) struct Group {
     pub(crate) terms: Terms,
-    pub(crate) members: BTreeSet<PeerId>,
-    /// What all members are owed.
-    pub(crate) owed: Owed,
+    pub(crate) journal: Journal,
 }
 
 /// Routes that are owed, by where the news came from. A route is named, not copied: what is sent
@@ -52,22 +46,14 @@ pub(crate) struct Group {
 pub(crate) struct Owed(BTreeMap<Source, BTreeSet<RouteKey>>);
 
 impl Owed {
-    pub(crate) fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     pub(crate) fn note(&mut self, source: Source, key: &RouteKey) {
         let keys = self.0.entry(source).or_default();
         keys.insert(key.clone());
-    }
-
-    pub(crate) fn extend(&mut self, other: &Self) {
-        for (source, keys) in &other.0 {
-            self.0
-                .entry(*source)
-                .or_default()
-                .extend(keys.iter().cloned());
-        }
     }
 
     /// Takes some out, the same share of each source: one that tells its whole table does not hold

@@ -2,6 +2,7 @@
 
 use crate::PeerCounters;
 use crate::link::EVPN;
+use crate::link::Updates;
 use crate::membership::MEMBERSHIP;
 use rustbgpd_wire as wire;
 use std::collections::VecDeque;
@@ -147,7 +148,7 @@ impl History {
             MessageKind::Keepalive => {}
             MessageKind::Update => {
                 let routes = count_routes(bytes);
-                self.note_update(now, Direction::Sent, bytes.len(), routes, &[]);
+                self.note_updates(now, Direction::Sent, 1, bytes.len(), routes);
             }
             _ => {
                 let mut copy = bytes::Bytes::copy_from_slice(bytes);
@@ -156,6 +157,23 @@ impl History {
                 self.keep(now, Direction::Sent, kind, bytes.len(), text);
             }
         }
+    }
+
+    /// The same for many plain UPDATEs.
+    pub(crate) fn sent_updates(
+        &mut self,
+        now: Instant,
+        counters: &mut PeerCounters,
+        updates: &Updates,
+    ) {
+        let Updates {
+            octets,
+            messages,
+            routes,
+        } = updates;
+        counters.messages_out += messages;
+        counters.sent.updates += messages;
+        self.note_updates(now, Direction::Sent, *messages, octets.len(), *routes);
     }
 
     pub(crate) fn note_update(
@@ -179,6 +197,18 @@ impl History {
             last.routes = routes;
             return;
         }
+        self.note_updates(now, direction, 1, octets, routes);
+    }
+
+    fn note_updates(
+        &mut self,
+        now: Instant,
+        direction: Direction,
+        messages: u64,
+        octets: usize,
+        routes: Routes,
+    ) {
+        let kind = MessageKind::Update;
         let near = |note: &Note| now.saturating_duration_since(note.at) < UPDATES_TOGETHER;
         let mut last_two = self.updates.iter_mut().rev().take(2);
         let note = match last_two.find(|note| note.direction == direction && near(note)) {
@@ -199,7 +229,7 @@ impl History {
                 self.updates.back_mut().expect("it was just put there")
             }
         };
-        note.messages += 1;
+        note.messages += messages;
         note.octets += octets as u64;
         note.routes.announced += routes.announced;
         note.routes.withdrawn += routes.withdrawn;
@@ -396,7 +426,7 @@ pub(crate) fn inside(notification: &NotificationMessage) -> Option<(Notification
 }
 
 /// Counts the routes of an UPDATE of ours: its first attribute has them.
-fn count_routes(message: &[u8]) -> Routes {
+pub(crate) fn count_routes(message: &[u8]) -> Routes {
     let mut routes = Routes::default();
     // Header 19, withdrawn length 2, attributes length 2, flags 1, type 1, length 2.
     let (Some(&kind), Some(value)) = (message.get(24), message.get(27..)) else {

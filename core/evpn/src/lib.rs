@@ -24,6 +24,7 @@ mod group;
 mod history;
 mod info;
 mod insight;
+mod journal;
 mod limit;
 mod link;
 mod local;

@@ -1,5 +1,6 @@
 //! One TCP connection to a peer: framing, the state machine of RFC 4271 §8, its timers.
 
+use crate::history::{Routes, count_routes};
 use crate::membership::MEMBERSHIP;
 use bytes::{Bytes, BytesMut};
 use rustbgpd_fsm as fsm;
@@ -43,9 +44,41 @@ pub(crate) struct Link {
     /// Octets of the message that came last.
     pub(crate) message_octets: usize,
     received: BytesMut,
-    to_send: VecDeque<Bytes>,
+    to_send: VecDeque<Queued>,
     /// Sent when the transport has room; all else before it.
-    updates: VecDeque<Bytes>,
+    updates: VecDeque<Updates>,
+}
+
+/// UPDATEs in a row, shared by all that are told them.
+#[derive(Debug, Clone)]
+pub(crate) struct Updates {
+    pub(crate) octets: Bytes,
+    pub(crate) messages: u64,
+    /// What is in them.
+    pub(crate) routes: Routes,
+}
+
+impl Updates {
+    pub(crate) fn join(messages: &[Bytes]) -> Self {
+        let mut routes = Routes::default();
+        for message in messages {
+            let more = count_routes(message);
+            routes.announced += more.announced;
+            routes.withdrawn += more.withdrawn;
+        }
+        Self {
+            octets: messages.concat().into(),
+            messages: messages.len() as u64,
+            routes,
+        }
+    }
+}
+
+/// What goes out next on a link.
+#[derive(Debug)]
+pub(crate) enum Queued {
+    Message(Bytes),
+    Updates(Updates),
 }
 
 /// The part of our OPEN that the state machine's crate does not know about.
@@ -115,7 +148,7 @@ impl Link {
     pub(crate) fn send(&mut self, message: &Message) {
         // Fails only for messages that are too long, which the fixed ones are not.
         if let Ok(bytes) = wire::encode_message(message) {
-            self.to_send.push_back(bytes.freeze());
+            self.to_send.push_back(Queued::Message(bytes.freeze()));
         }
     }
 
@@ -148,33 +181,32 @@ impl Link {
     }
 
     pub(crate) fn send_raw(&mut self, message: Bytes) {
-        self.to_send.push_back(message);
+        self.to_send.push_back(Queued::Message(message));
     }
 
-    pub(crate) fn send_update(&mut self, message: Bytes) {
-        self.updates.push_back(message);
+    pub(crate) fn send_updates(&mut self, updates: Updates) {
+        self.updates.push_back(updates);
     }
 
-    /// The next message that can go out now.
-    pub(crate) fn take_queued(&mut self) -> Option<Bytes> {
+    /// What can go out now and is next.
+    pub(crate) fn take_queued(&mut self) -> Option<Queued> {
         let room = self.connected && self.writable;
-        let update = || room.then(|| self.updates.pop_front()).flatten();
-        self.to_send.pop_front().or_else(update)
+        let first = self.to_send.pop_front();
+        first.or_else(|| {
+            let updates = room.then(|| self.updates.pop_front())?;
+            updates.map(Queued::Updates)
+        })
     }
 
     /// Has UPDATEs sent whether there is room or not, before whatever comes next.
     pub(crate) fn hurry(&mut self) {
-        self.to_send.append(&mut self.updates);
+        let updates = self.updates.drain(..);
+        self.to_send.extend(updates.map(Queued::Updates));
     }
 
     pub(crate) fn has_queued(&self) -> bool {
         let room = self.connected && self.writable;
         !self.to_send.is_empty() || room && !self.updates.is_empty()
-    }
-
-    /// UPDATEs that wait for room.
-    pub(crate) fn backlog(&self) -> usize {
-        self.updates.len()
     }
 
     pub(crate) fn start_timer(&mut self, now: Instant, timer: fsm::TimerType, secs: u32) {

@@ -4,10 +4,11 @@ use crate::advice::Trouble;
 use crate::codec::RouteKey;
 use crate::group::{GroupId, Owed, Terms};
 use crate::history::History;
-use crate::link::{ConnId, Link, Side};
+use crate::link::{ConnId, Link, Queued, Side};
 use crate::membership::Membership;
 use crate::rib::Source;
 use crate::{PeerConfig, PeerCounters, PeerRole, SessionState, Timing};
+use bytes::Bytes;
 use rustbgpd_fsm as fsm;
 use rustbgpd_wire as wire;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -265,8 +266,20 @@ impl Peer {
         self.session.is_none() && self.failures > 0
     }
 
-    pub(crate) fn note_sent(&mut self, now: Instant, bytes: &[u8]) {
-        self.history.sent(now, &mut self.counters, bytes);
+    /// What goes out next on a connection; it is counted.
+    pub(crate) fn take_queued(&mut self, now: Instant, conn: ConnId) -> Option<Bytes> {
+        let queued = self.links.get_mut(&conn)?.take_queued()?;
+        let (history, counters) = (&mut self.history, &mut self.counters);
+        Some(match queued {
+            Queued::Message(octets) => {
+                history.sent(now, counters, &octets);
+                octets
+            }
+            Queued::Updates(updates) => {
+                history.sent_updates(now, counters, &updates);
+                updates.octets
+            }
+        })
     }
 
     pub(crate) fn next_deadline(&self, send_hold_time: Duration) -> Option<Instant> {

@@ -304,6 +304,10 @@ impl Speaker {
             return;
         };
         if peer.session.as_ref().is_some_and(|s| s.conn == conn) {
+            self.leave_group(id);
+            let Some(peer) = self.peers.get_mut(&id) else {
+                return;
+            };
             if let Some(session) = peer.session.take() {
                 peer.wanted_last = remembered(session.membership.as_ref());
             }
@@ -691,6 +695,10 @@ impl Speaker {
             return;
         };
         let retired = peer.retiring.is_some();
+        self.leave_group(id);
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
         if peer.session.take().is_some() {
             peer.since = now;
             self.report(Event::SessionDown {
@@ -804,6 +812,7 @@ impl Speaker {
             self.say_goodbye(id, cease_subcode::ADMINISTRATIVE_SHUTDOWN, text);
         }
         self.drop_links(id);
+        self.leave_group(id);
         let peer = self.peers.get_mut(&id).expect("the peer is configured");
         (peer.retry_at, peer.session, peer.since) = (None, None, now);
     }

@@ -810,18 +810,18 @@ impl Speaker {
         // What is queued must still go out, a NOTIFICATION above all.
         self.conns.remove(&conn);
         if let Some(peer) = self.peers.get_mut(&id)
-            && let Some(mut link) = peer.links.remove(&conn)
+            && let Some(link) = peer.links.get_mut(&conn)
         {
             // But no routes after it.
             link.writable = false;
-            while let Some(bytes) = link.take_queued() {
-                peer.note_sent(self.clock, &bytes);
+            while let Some(bytes) = peer.take_queued(self.clock, conn) {
                 self.last_words.push_back(Transmit {
                     conn,
                     peer: id,
                     bytes,
                 });
             }
+            peer.links.remove(&conn);
             self.actions.push_back(Action::Close { conn, peer: id });
         }
     }

@@ -6,7 +6,7 @@
 mod common;
 
 use common::config;
-use common::fake::{Bench, as_path, communities, mac_route, origin, reach, unreach, update};
+use common::fake::{Bench, as_path, communities, mac_route, origin, reach, split, unreach, update};
 use evpn::{PeerConfig, PeerRole, Role};
 use proptest::prelude::*;
 use rustbgpd_wire as wire;
@@ -152,9 +152,10 @@ impl World {
             let Some(transmit) = self.bench.speaker.poll_transmit() else {
                 break;
             };
-            let mut bytes = transmit.bytes;
-            if let Message::Update(update) = wire::decode_message(&mut bytes, 65535).unwrap() {
-                self.take(transmit.peer, &update);
+            for mut bytes in split(transmit.bytes) {
+                if let Message::Update(update) = wire::decode_message(&mut bytes, 65535).unwrap() {
+                    self.take(transmit.peer, &update);
+                }
             }
         }
         while self.bench.speaker.poll_action().is_some() {}

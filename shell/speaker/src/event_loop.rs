@@ -1,7 +1,7 @@
 //! The one task that owns the speaker: events in, effects out.
 
 use crate::kernel_drops::KernelDrops;
-use crate::transport::{self, Connection, Event, HIGH_WATER, LOW_WATER, Stuck};
+use crate::transport::{self, Connection, Event, HIGH_WATER_OCTETS, LOW_WATER_OCTETS, Stuck};
 use crate::{Peer, SpeakerConfig, SpeakerHandle, StartError, socket};
 use evpn::{
     Action, Alert, BadLocalState, CannotRefresh, ConnId, Counts, HistoryEntry, LocalState, Lost,
@@ -300,7 +300,7 @@ impl Runner {
                 }
             }
             Event::Bytes(conn, bytes, _leave) => self.speaker.handle_bytes(now, conn, &bytes),
-            Event::Written(conn, count) => self.on_written(conn, count),
+            Event::Written(conn, octets) => self.on_written(conn, octets),
             Event::Over(conn, lost) => {
                 self.connections.remove(&conn);
                 self.speaker.handle_disconnected(now, conn, lost);
@@ -336,12 +336,12 @@ impl Runner {
         timing.send_hold_time + timing.hold_time
     }
 
-    fn on_written(&mut self, conn: ConnId, count: usize) {
+    fn on_written(&mut self, conn: ConnId, octets: usize) {
         let Some(connection) = self.connections.get_mut(&conn) else {
             return;
         };
-        connection.in_flight = connection.in_flight.saturating_sub(count);
-        if connection.blocked && connection.in_flight <= LOW_WATER {
+        connection.in_flight = connection.in_flight.saturating_sub(octets);
+        if connection.blocked && connection.in_flight <= LOW_WATER_OCTETS {
             connection.blocked = false;
             self.speaker.handle_writable(conn, true);
         }
@@ -395,7 +395,7 @@ impl Runner {
             let by = LostBy::Other;
             self.speaker
                 .handle_disconnected(Instant::now(), conn, Lost { by, text });
-        } else if connection.in_flight >= HIGH_WATER && !connection.blocked {
+        } else if connection.in_flight >= HIGH_WATER_OCTETS && !connection.blocked {
             connection.blocked = true;
             self.speaker.handle_writable(conn, false);
         }

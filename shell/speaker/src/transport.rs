@@ -29,9 +29,10 @@ const READ_BYTES: usize = 64 << 10;
 const SLICES_MAX: usize = 64;
 /// Messages handed to a writer at most; more than a batch of the speaker can make.
 const QUEUE_MESSAGES: usize = 2048;
-/// With so many on their way the speaker is told to wait, and with so few to go on.
-pub(crate) const HIGH_WATER: usize = 64;
-pub(crate) const LOW_WATER: usize = 16;
+/// With so many octets on their way the speaker is told to wait, and with so few to go on. News
+/// waits behind them, in as many connections as there are.
+pub(crate) const HIGH_WATER_OCTETS: usize = 64 << 10;
+pub(crate) const LOW_WATER_OCTETS: usize = 16 << 10;
 
 /// What connections tell the owner of the speaker.
 #[derive(Debug)]
@@ -40,7 +41,7 @@ pub(crate) enum Event {
     Connected(ConnId, TcpStream),
     /// With leave to read on, once it was looked at.
     Bytes(ConnId, Bytes, OwnedSemaphorePermit),
-    /// So many messages have left; or none, but a part of one.
+    /// So many octets have left.
     Written(ConnId, usize),
     Over(ConnId, Lost),
 }
@@ -52,6 +53,7 @@ pub(crate) struct Connection {
     /// For options. Both halves of the stream belong to tasks.
     socket: Option<OwnedFd>,
     to_send: mpsc::Sender<Bytes>,
+    /// Octets that have not left.
     pub(crate) in_flight: usize,
     pub(crate) blocked: bool,
     _open: oneshot::Sender<()>,
@@ -86,8 +88,9 @@ impl Connection {
     }
 
     pub(crate) fn send(&mut self, bytes: Bytes) -> Result<(), Stuck> {
+        let octets = bytes.len();
         self.to_send.try_send(bytes).map_err(|_| Stuck)?;
-        self.in_flight += 1;
+        self.in_flight += octets;
         Ok(())
     }
 
@@ -254,7 +257,7 @@ async fn write(
         let mut batch = VecDeque::from(std::mem::take(&mut fetched));
         while !batch.is_empty() {
             let event = match write_some(&mut stream, &mut batch).await {
-                Ok(messages) => Event::Written(conn, messages),
+                Ok(octets) => Event::Written(conn, octets),
                 Err(error) => {
                     let (by, text) = (lost_by(&error), format!("writing: {error}"));
                     Event::Over(conn, Lost { by, text })
@@ -273,27 +276,26 @@ async fn write(
 }
 
 /// Writes many messages with one call and without copying them: other peers may have the same.
-/// How many of them have left; what is left of the others stays.
+/// How many octets have left; what is left of the messages stays.
 async fn write_some(stream: &mut OwnedWriteHalf, batch: &mut VecDeque<Bytes>) -> io::Result<usize> {
     let mut slices = [IoSlice::new(&[]); SLICES_MAX];
     let count = batch.len().min(SLICES_MAX);
     for (slice, message) in slices.iter_mut().zip(&*batch) {
         *slice = IoSlice::new(message);
     }
-    let mut written = stream.write_vectored(&slices[..count]).await?;
+    let written = stream.write_vectored(&slices[..count]).await?;
     if written == 0 {
         return Err(io::ErrorKind::WriteZero.into());
     }
-    let mut whole = 0;
+    let mut left = written;
     while let Some(first) = batch.front_mut()
-        && written >= first.len()
+        && left >= first.len()
     {
-        written -= first.len();
+        left -= first.len();
         batch.pop_front();
-        whole += 1;
     }
     if let Some(first) = batch.front_mut() {
-        first.advance(written);
+        first.advance(left);
     }
-    Ok(whole)
+    Ok(written)
 }

@@ -21,6 +21,16 @@ pub(crate) struct Bench {
     reports: Vec<String>,
 }
 
+/// The messages that stand in a row.
+pub(crate) fn split(mut bytes: Bytes) -> Vec<Bytes> {
+    let mut messages = vec![];
+    while !bytes.is_empty() {
+        let length = u16::from_be_bytes([bytes[16], bytes[17]]);
+        messages.push(bytes.split_to(usize::from(length)));
+    }
+    messages
+}
+
 impl Bench {
     pub(crate) fn new(config: evpn::Config) -> Self {
         let now = super::any_instant();
@@ -108,14 +118,13 @@ impl Bench {
     pub(crate) fn drain(&mut self) {
         loop {
             while let Some(transmit) = self.speaker.poll_transmit() {
-                let mut bytes = transmit.bytes.clone();
-                let message = wire::decode_message(&mut bytes, 65535).expect("we send well");
-                self.received
-                    .entry(transmit.peer)
-                    .or_default()
-                    .push(message);
-                let raw = self.raw.entry(transmit.peer).or_default();
-                raw.push(transmit.bytes);
+                for bytes in split(transmit.bytes) {
+                    let message = wire::decode_message(&mut bytes.clone(), 65535);
+                    let message = message.expect("we send well");
+                    let received = self.received.entry(transmit.peer).or_default();
+                    received.push(message);
+                    self.raw.entry(transmit.peer).or_default().push(bytes);
+                }
             }
             match self.speaker.poll_action() {
                 None => return,
