@@ -4,13 +4,14 @@ use prost::Message;
 use std::path::PathBuf;
 
 const ROOT: &str = "../../proto";
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "vpc/v1/types.proto",
     "vpc/v1/host_config.proto",
     "vpc/v1/management.proto",
     "vpc/v1/enrollment.proto",
     "vpc/v1/host_sync.proto",
     "vpc/v1/l2.proto",
+    "vpc/v1/evpn.proto",
     "vpc/v1/agent.proto",
 ];
 

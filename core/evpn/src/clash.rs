@@ -152,7 +152,10 @@ fn of(me: Me, key: &RouteKey, source: Source, path: &Path) -> Option<Clash> {
         (true, false) => {
             let originator = path.attrs.originator.unwrap_or(path.router_id);
             let router_id = named.unwrap_or(originator);
-            (originator != me.router_id).then_some(Clash::Vtep { router_id, peer })
+            // The client of this very host, if we are the listener beside it: its own routes.
+            let own_client = peer == me.vtep && originator == path.router_id;
+            let ours = originator == me.router_id || own_client;
+            (!ours).then_some(Clash::Vtep { router_id, peer })
         }
         (false, true) => Some(Clash::RouterId { vtep, peer }),
         _ => None,

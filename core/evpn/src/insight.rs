@@ -4,9 +4,10 @@ use crate::clash::Clash;
 use crate::limit::MacLevel;
 use crate::mobility::{Claim, Contest, Holder};
 use crate::vrf::{Vrf, Vrfs};
-use crate::{PeerId, Speaker};
-use model::{MacAddr, Tag, Vni};
+use crate::{PeerId, Role, Speaker};
+use model::{Asn, MacAddr, Tag, Vni};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,8 @@ pub struct MacInfo {
     pub claims: Vec<ClaimInfo>,
     /// True if it is a duplicate about which nothing is sent or taken in.
     pub frozen: bool,
+    /// How long it has been frozen.
+    pub frozen_since: Option<Duration>,
     /// When that ends by itself.
     pub frozen_for: Option<Duration>,
     /// True if it has no row, because the instance has too many MACs.
@@ -64,6 +67,49 @@ pub struct ClaimInfo {
     pub lost_by: Option<&'static str>,
     /// Time since it was made or last changed.
     pub age: Duration,
+}
+
+/// A speaker in numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// What it does.
+    pub role: Role,
+    /// Its BGP identifier.
+    pub router_id: Ipv4Addr,
+    /// Its AS.
+    pub asn: Asn,
+    /// Its VTEP address, once there is local state.
+    pub vtep: Option<IpAddr>,
+    /// By route type, those of which there are any.
+    pub routes: BTreeMap<u8, RouteCount>,
+    /// Instances (MAC-VRFs).
+    pub instances: usize,
+    /// MACs of all instances.
+    pub macs: MacCount,
+}
+
+/// Routes of one type.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RouteCount {
+    /// Routes, each of which has one best path.
+    pub best: usize,
+    /// Paths.
+    pub paths: usize,
+    /// Paths kept for a peer whose session is down.
+    pub stale: usize,
+}
+
+/// MACs, each once in an instance.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MacCount {
+    /// Those that are here.
+    pub local: usize,
+    /// Those that are behind another VTEP.
+    pub remote: usize,
+    /// Those of either kind about which nothing is sent or taken in.
+    pub frozen: usize,
+    /// Remote ones without a row, because their instance has too many.
+    pub waiting: usize,
 }
 
 /// Something that a person has to set right.
@@ -132,6 +178,40 @@ impl AlertKind {
 }
 
 impl Speaker {
+    /// Numbers of everything. Walks all paths.
+    pub fn summary(&self) -> Summary {
+        let mut routes: BTreeMap<u8, RouteCount> = BTreeMap::new();
+        for (key, paths) in self.rib.every() {
+            let count = routes.entry(key.kind()).or_default();
+            count.best += 1;
+            for path in paths {
+                count.paths += 1;
+                count.stale += usize::from(path.stale);
+            }
+        }
+        let mut macs = MacCount::default();
+        for vrf in self.vrfs.vrfs.values() {
+            for contest in vrf.macs.values() {
+                match contest.holder() {
+                    Some(Holder::Here) => macs.local += 1,
+                    Some(Holder::Vtep(_)) => macs.remote += 1,
+                    None => {}
+                }
+                macs.frozen += usize::from(contest.pinned.is_some());
+            }
+            macs.waiting += vrf.waiting.len();
+        }
+        Summary {
+            role: self.config.role,
+            router_id: self.config.router_id,
+            asn: self.config.asn,
+            vtep: self.vrfs.vtep,
+            routes,
+            instances: self.vrfs.vrfs.len(),
+            macs,
+        }
+    }
+
     /// Every MAC of every instance here, in order of instance, tag and MAC.
     pub fn macs(&self, now: Instant) -> Vec<MacInfo> {
         let vrfs = self.vrfs.vrfs.iter();
@@ -265,6 +345,10 @@ impl Vrfs {
             sticky: held.is_some_and(|claim| claim.sticky),
             addresses,
             frozen,
+            frozen_since: watch
+                .and_then(|watch| watch.detected)
+                .filter(|_| frozen)
+                .map(|at| now.saturating_duration_since(at)),
             frozen_for: self.thaws_in(now, (vni, tag, mac)).filter(|_| frozen),
             waiting: vrf.waiting.contains(&(tag, mac)),
             moves: watch.map_or(0, |watch| watch.total),
@@ -281,13 +365,13 @@ impl Vrfs {
 
     fn duplicate_alerts(&self, now: Instant, vni: Vni, vrf: &Vrf) -> Vec<Alert> {
         let policy = &self.policy.duplicate;
-        let alert = |kind, tag: Tag, what: String, frozen: bool, since: Instant, how: &str| Alert {
+        let alert = |kind, (tag, key): (Tag, &dyn Display), what, frozen, since, how: &str| Alert {
             kind,
             what: format!("{what}{}", if frozen { "; it is frozen" } else { "" }),
             place: place(vni, tag),
             since: now.saturating_duration_since(since),
             remedy: match frozen {
-                true => format!("{how}, then clear it"),
+                true => format!("{how}, then `vpc evpn clear {key} --vni {vni}`"),
                 false => how.to_owned(),
             },
         };
@@ -298,7 +382,7 @@ impl Vrfs {
                 let what = format!("MAC {mac} moves to and fro between {vteps}");
                 let how = "find the two NICs with this MAC and change one of them";
                 let kind = AlertKind::DuplicateMac;
-                alerts.push(alert(kind, *tag, what, watch.frozen, since, how));
+                alerts.push(alert(kind, (*tag, mac), what, watch.frozen, since, how));
             }
         }
         for ((tag, ip), watch) in &vrf.ip_watches {
@@ -307,7 +391,7 @@ impl Vrfs {
                 let what = format!("address {ip} goes to and fro between {macs}");
                 let how = "find the two NICs with this address and change one of them";
                 let kind = AlertKind::DuplicateIp;
-                alerts.push(alert(kind, *tag, what, watch.frozen, since, how));
+                alerts.push(alert(kind, (*tag, ip), what, watch.frozen, since, how));
             }
         }
         alerts
@@ -434,7 +518,7 @@ fn place(vni: Vni, tag: Tag) -> String {
     }
 }
 
-fn list<T: std::fmt::Display>(items: &BTreeSet<T>) -> String {
+fn list<T: Display>(items: &BTreeSet<T>) -> String {
     let items: Vec<String> = items.iter().map(ToString::to_string).collect();
     items.join(" and ")
 }

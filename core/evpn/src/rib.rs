@@ -317,6 +317,13 @@ impl Rib {
         routes.map(|(key, route)| (key, route.best.0, &route.best.1))
     }
 
+    /// Every route with its paths, in no order.
+    pub(crate) fn every(&self) -> impl Iterator<Item = (&RouteKey, impl Iterator<Item = &Path>)> {
+        self.routes
+            .iter()
+            .map(|(key, route)| (key, route.all().map(|(_, path)| path)))
+    }
+
     /// Every path, and what decided against it; none for the best. By source.
     pub(crate) fn all(
         &self,

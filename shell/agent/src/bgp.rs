@@ -1,15 +1,11 @@
 //! The EVPN speaker as the agent uses it: started when there is a configuration, told what is
 //! behind this host, asked what it learned.
 
-use api::v1;
-use evpn::{
-    Config, LocalEvi, LocalMac, LocalState, PeerConfig, PeerInfo, Policy, Role, RouteInfo,
-    StopKind, Timing,
-};
+use crate::evpn_api::{EvpnApi, EvpnSource};
+use evpn::{Config, LocalEvi, LocalMac, LocalState, PeerConfig, Policy, Role, StopKind, Timing};
 use frr::Wanted;
 use frr_driver::{Driver, Options as FrrOptions, Status as FrrStatus};
 use host_plan::Readiness;
-use metrics::Page;
 use model::{
     Asn, BgpConfig, Encoding, Forwarding, Mtu, PortRole, Reflector, Secret, SpeakerKind, Stack,
     UnixMillis, Vni,
@@ -31,7 +27,7 @@ use tracing::{error, info, warn};
 const LISTENER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 /// How long a session of bgpd's must have been up before what it withdraws is believed, as
 /// [`evpn::Timing::handover`]: others come to a reflector that started over at about the same time.
-const SETTLED: Duration = Duration::from_secs(10);
+pub(crate) const SETTLED: Duration = Duration::from_secs(10);
 /// How long a pass waits for bgpd to know of an instance. Without it the instance's device would
 /// come first, and bgpd would make up a distinguisher that may be another instance's.
 const PREPARE: Duration = Duration::from_secs(3);
@@ -49,7 +45,7 @@ pub(crate) struct Bgp {
     running: Option<Running>,
     local: watch::Sender<Option<LocalState>>,
     forwarding: watch::Receiver<Arc<Forwarding>>,
-    shared: watch::Sender<Shared>,
+    source: watch::Sender<EvpnSource>,
     /// Keeps `forwarding` open while nothing runs.
     standalone: watch::Sender<Arc<Forwarding>>,
 }
@@ -97,20 +93,6 @@ impl Running {
     }
 }
 
-#[derive(Debug, Clone, Default)]
-struct Shared {
-    frr: Option<Driver>,
-    handle: Option<SpeakerHandle>,
-    reflectors: Vec<Reflector>,
-    asn: u32,
-}
-
-/// Questions to the speaker, for the local API.
-#[derive(Debug, Clone)]
-pub(crate) struct Reader {
-    shared: watch::Receiver<Shared>,
-}
-
 impl Bgp {
     pub(crate) fn new(preserved: bool, run_dir: &Path) -> Self {
         let standalone = watch::Sender::new(Arc::new(Forwarding::default()));
@@ -122,15 +104,14 @@ impl Bgp {
             running: None,
             local: watch::Sender::new(None),
             forwarding: standalone.subscribe(),
-            shared: watch::Sender::default(),
+            source: watch::Sender::default(),
             standalone,
         }
     }
 
-    pub(crate) fn reader(&self) -> Reader {
-        Reader {
-            shared: self.shared.subscribe(),
-        }
+    /// Questions to the speaker, for the local API.
+    pub(crate) fn api(&self) -> EvpnApi {
+        EvpnApi::new(self.source.subscribe())
     }
 
     /// A host without a management server has no reflectors: nothing will ever be learned, and
@@ -200,11 +181,12 @@ impl Bgp {
             }
             running.reflectors.clone_from(&config.reflectors);
         }
-        self.shared.send_replace(Shared {
+        self.source.send_replace(EvpnSource {
             frr: running.frr.as_ref().map(|frr| frr.driver.clone()),
             handle: Some(running.handle.clone()),
-            reflectors: config.reflectors.clone(),
+            peers: config.reflectors.clone(),
             asn: config.asn.get(),
+            router_id: Some(router_id(address)),
         });
     }
 
@@ -455,160 +437,6 @@ async fn pass_on(handle: SpeakerHandle, mut local: watch::Receiver<Option<LocalS
         if local.changed().await.is_err() {
             return;
         }
-    }
-}
-
-impl Reader {
-    pub(crate) async fn peers(&self) -> Vec<v1::Peer> {
-        let shared = self.shared.borrow().clone();
-        let Some(handle) = shared.handle else {
-            return Vec::new();
-        };
-        if let Some(frr) = &shared.frr {
-            let sessions = frr.sessions().await.unwrap_or_default();
-            return shared
-                .reflectors
-                .iter()
-                .map(|reflector| {
-                    let session = sessions.peers.get(&reflector.address);
-                    frr_peer(reflector, session.cloned().unwrap_or_default(), shared.asn)
-                })
-                .collect();
-        }
-        let peers = handle.peers().await.unwrap_or_default();
-        peers
-            .into_iter()
-            .map(|peer| wire_peer(peer, &shared.reflectors, shared.asn))
-            .collect()
-    }
-
-    /// Adds what the speaker knows in figures; nothing while there is none.
-    pub(crate) async fn figures(&self, page: &mut Page) {
-        let shared = self.shared.borrow().clone();
-        let Some(handle) = shared.handle else {
-            return;
-        };
-        let Some(frr) = &shared.frr else {
-            return metrics::of_speaker(page, &handle).await;
-        };
-        let found = frr.sessions().await.unwrap_or_default();
-        let session = |reflector: &Reflector| {
-            let session = found.peers.get(&reflector.address).cloned();
-            let peer = frr_peer(reflector, session.unwrap_or_default(), shared.asn);
-            metrics::Session {
-                peer: reflector.address,
-                state: peer.state,
-                routes: peer.routes_received,
-                stale: None,
-            }
-        };
-        let sessions: Vec<_> = shared.reflectors.iter().map(session).collect();
-        metrics::sessions(page, &sessions);
-        // What our listener has of bgpd.
-        if let (Ok(counts), Ok(alerts)) = (handle.counts().await, handle.alerts().await) {
-            metrics::evpn(page, &counts, &alerts);
-        }
-    }
-
-    pub(crate) async fn routes(&self) -> Vec<v1::EvpnRoute> {
-        let shared = self.shared.borrow().clone();
-        let Some(handle) = shared.handle else {
-            return Vec::new();
-        };
-        let frr = shared.frr.is_some();
-        handle
-            .routes()
-            .await
-            .unwrap_or_default()
-            .into_iter()
-            // The listener's own are for its own contests; bgpd announces what is here.
-            .filter(|route| !frr || route.from.is_some())
-            .map(wire_route)
-            .collect()
-    }
-}
-
-fn wire_peer(peer: PeerInfo, reflectors: &[Reflector], asn: u32) -> v1::Peer {
-    let configured = reflectors
-        .iter()
-        .find(|reflector| reflector.address == peer.peer);
-    let since = peer.since.as_millis() as u64;
-    let (problem, causes, remedy) = peer.advice.map_or_else(Default::default, |advice| {
-        (advice.problem, advice.causes, advice.remedy)
-    });
-    v1::Peer {
-        address: peer.peer.to_string(),
-        port: configured.map_or(179, |reflector| reflector.port).into(),
-        asn,
-        state: peer.state.name().to_owned(),
-        since_unix_ms: crate::view::unix_now().0.saturating_sub(since),
-        routes_received: peer.routes as u64,
-        routes_sent: peer.counters.updates_out,
-        end_of_rib: peer.synced,
-        stale: peer.stale > 0,
-        last_error: peer.last_error.unwrap_or_default(),
-        md5: configured.is_some_and(|reflector| reflector.password.is_some()),
-        problem,
-        causes,
-        remedy,
-    }
-}
-
-fn frr_peer(reflector: &Reflector, session: frr::Session, asn: u32) -> v1::Peer {
-    let up = session.is_up();
-    let since = session.since.as_millis() as u64;
-    v1::Peer {
-        address: reflector.address.to_string(),
-        port: reflector.port.into(),
-        asn,
-        state: match session.state.as_str() {
-            "" => "idle".to_owned(),
-            state => state.to_lowercase(),
-        },
-        since_unix_ms: crate::view::unix_now().0.saturating_sub(since),
-        routes_received: session.received,
-        routes_sent: session.sent,
-        end_of_rib: up && session.since >= SETTLED,
-        stale: false,
-        last_error: String::new(),
-        md5: reflector.password.is_some(),
-        ..v1::Peer::default()
-    }
-}
-
-/// The parts of a route's text, `[type]:[tag]:[48]:[mac]:[bits]:[address]` and the like, as fields.
-fn wire_route(info: RouteInfo) -> v1::EvpnRoute {
-    let parts: Vec<&str> = info
-        .route
-        .split("]:[")
-        .map(|part| part.trim_matches(['[', ']']))
-        .collect();
-    let part = |at: usize| parts.get(at).copied().unwrap_or_default();
-    let route_type = part(0).parse().unwrap_or(0);
-    let (mac, ip) = match route_type {
-        2 => (part(3).to_owned(), part(5).to_owned()),
-        3 => (String::new(), part(3).to_owned()),
-        _ => (String::new(), String::new()),
-    };
-    let mut attributes = vec![info.route.clone()];
-    attributes.extend(info.sticky.then(|| "sticky".to_owned()));
-    // The last resort (RFC 9494).
-    attributes.extend(info.long_lived_stale.then(|| "long-lived stale".to_owned()));
-
-    v1::EvpnRoute {
-        route_type,
-        rd: info.rd.map(|rd| rd.to_string()).unwrap_or_default(),
-        ethernet_tag: part(1).parse().unwrap_or(0),
-        mac,
-        ip,
-        vni: info.label.unwrap_or(0),
-        next_hop: info.next_hop.to_string(),
-        route_targets: info.targets.iter().map(ToString::to_string).collect(),
-        peer: info.from.map(|peer| peer.to_string()).unwrap_or_default(),
-        best: info.best,
-        stale: info.stale,
-        mobility_sequence: info.sequence,
-        attributes,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the agent gives out for Prometheus: the same as `vpc agent status` shows, as figures.
 
-use crate::bgp::Reader;
+use crate::evpn_api::EvpnApi;
 use crate::view::View;
 use metrics::{Histogram, Page, Source};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub(crate) fn reconcile_times() -> Histogram {
 /// Where the agent's pages come from.
 pub(crate) struct Figures {
     pub(crate) view: watch::Receiver<Arc<View>>,
-    pub(crate) speaker: Reader,
+    pub(crate) speaker: EvpnApi,
     pub(crate) reconcile: Histogram,
 }
 

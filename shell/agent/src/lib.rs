@@ -7,6 +7,7 @@
 mod bgp;
 mod disk;
 mod events;
+mod evpn_api;
 mod figures;
 mod kernel;
 mod local_api;
@@ -17,4 +18,5 @@ mod turn;
 mod view;
 
 pub use disk::StateError;
+pub use evpn_api::{EvpnApi, EvpnSource};
 pub use run::{AgentError, Options, run};

@@ -1,7 +1,7 @@
-//! The host's own gRPC services, L2 and AgentControl, on a root-only unix socket.
+//! The host's own gRPC services, L2, AgentControl and Evpn, on a root-only unix socket.
 
-use crate::bgp::Reader;
 use crate::events::{Event, Reply, Request};
+use crate::evpn_api::EvpnApi;
 use crate::view::View;
 use api::tonic::{self, Response, Status};
 use api::v1;
@@ -20,8 +20,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_stream::Stream;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
-use tokio_stream::{Stream, iter};
 
 /// Requests on this socket are small; a configuration of a thousand NICs is not asked for here.
 const LARGEST_REQUEST_BYTES: usize = 1 << 20;
@@ -38,7 +38,7 @@ pub(crate) struct Identity {
 struct Local {
     view: watch::Receiver<Arc<View>>,
     events: mpsc::Sender<Event>,
-    bgp: Reader,
+    bgp: EvpnApi,
     identity: Arc<Identity>,
 }
 
@@ -70,7 +70,7 @@ pub(crate) async fn serve(
     listener: UnixListener,
     view: watch::Receiver<Arc<View>>,
     events: mpsc::Sender<Event>,
-    bgp: Reader,
+    bgp: EvpnApi,
     identity: Identity,
     until: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
@@ -81,6 +81,7 @@ pub(crate) async fn serve(
         identity: Arc::new(identity),
     };
     tonic::transport::Server::builder()
+        .add_service(local.bgp.clone().service())
         .add_service(
             v1::l2_server::L2Server::new(local.clone())
                 .max_decoding_message_size(LARGEST_REQUEST_BYTES),
@@ -408,7 +409,7 @@ impl v1::agent_control_server::AgentControl for Local {
             server_connected: view.server.connected.is_some(),
             server: view.server.connected.clone().unwrap_or_default(),
             certificate_not_after_unix_ms,
-            peers: self.bgp.peers().await,
+            peers: self.bgp.all_peers().await,
             counters: Some(v1::Counters {
                 drift_repairs: view.counters.drift_repairs,
                 resyncs: view.counters.resyncs,
@@ -427,26 +428,6 @@ impl v1::agent_control_server::AgentControl for Local {
                 .map(|stack| stack.ports.len() as u32)
                 .sum(),
         }))
-    }
-
-    async fn peers(&self, _: tonic::Request<v1::PeersRequest>) -> Answer<v1::PeersResponse> {
-        Ok(Response::new(v1::PeersResponse {
-            peers: self.bgp.peers().await,
-        }))
-    }
-
-    type RoutesStream = Streamed<v1::EvpnRoute>;
-
-    async fn routes(
-        &self,
-        request: tonic::Request<v1::RoutesRequest>,
-    ) -> Answer<Self::RoutesStream> {
-        let v1::RoutesRequest { vni, route_type } = request.into_inner();
-        let mut routes = self.bgp.routes().await;
-        routes.retain(|route| {
-            (vni == 0 || route.vni == vni) && (route_type == 0 || route.route_type == route_type)
-        });
-        Ok(Response::new(Box::pin(iter(routes.into_iter().map(Ok)))))
     }
 
     async fn stop(&self, request: tonic::Request<v1::StopRequest>) -> Answer<v1::StopResponse> {

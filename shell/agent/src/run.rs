@@ -146,7 +146,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         enrolled = credential.is_some(), ?capabilities, "Agent starts"
     );
 
-    let reader = bgp.reader();
+    let evpn = bgp.api();
     let reconcile = figures::reconcile_times();
     let (agent, view) = Agent::new(Start {
         machine: HostMachine::new(underlay, managed, local),
@@ -176,7 +176,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let metrics = options.metrics.map(|address| {
         let figures = Figures {
             view: view.clone(),
-            speaker: reader.clone(),
+            speaker: evpn.clone(),
             reconcile,
         };
         tokio::spawn(metrics::serve(address, figures))
@@ -191,7 +191,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         listener,
         view,
         events.clone(),
-        reader,
+        evpn,
         identity,
         async { drop(api_ends.await) },
     ));

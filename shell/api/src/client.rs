@@ -7,6 +7,7 @@ use crate::token::JoinToken;
 use crate::v1;
 use crate::v1::agent_control_client::AgentControlClient;
 use crate::v1::enrollment_client::EnrollmentClient;
+use crate::v1::evpn_client::EvpnClient;
 use crate::v1::host_sync_client::HostSyncClient;
 use crate::v1::l2_client::L2Client;
 use crate::v1::management_client::ManagementClient;
@@ -90,6 +91,12 @@ pub async fn connect_l2(socket: &Path) -> Result<L2Client<Channel>, ConnectError
 pub async fn connect_agent(socket: &Path) -> Result<AgentControlClient<Channel>, ConnectError> {
     let channel = connect_unix(socket).await?;
     Ok(AgentControlClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE_BYTES))
+}
+
+/// A client of what knows of an EVPN speaker: the agent of this host, or the server of its reflector.
+pub async fn connect_evpn(socket: &Path) -> Result<EvpnClient<Channel>, ConnectError> {
+    let channel = connect_unix(socket).await?;
+    Ok(EvpnClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE_BYTES))
 }
 
 /// A channel over a unix socket, without TLS: the socket's permissions guard it.

@@ -13,7 +13,7 @@ mod token;
 
 pub use client::{
     ConnectError, EnrollError, Enrolled, Enrollment, connect, connect_admin, connect_agent,
-    connect_host, connect_l2, connect_unix, enroll, enroll_with, management, renewed,
+    connect_evpn, connect_host, connect_l2, connect_unix, enroll, enroll_with, management, renewed,
 };
 pub use credential::{Credential, CredentialError, chain_pem, write_private};
 pub use from_proto::{BadRequest, Field, MAX_CONDITIONS, bounded, list, number, parse};

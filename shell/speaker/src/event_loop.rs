@@ -5,7 +5,7 @@ use crate::transport::{self, Connection, Event, HIGH_WATER_OCTETS, LOW_WATER_OCT
 use crate::{Peer, SpeakerConfig, SpeakerHandle, StartError, socket};
 use evpn::{
     Action, Alert, BadLocalState, CannotRefresh, ConnId, Counts, HistoryEntry, LocalState, Lost,
-    LostBy, MacInfo, PeerInfo, RouteInfo, SessionState, Speaker, StopKind, Transmit,
+    LostBy, MacInfo, PeerInfo, RouteInfo, SessionState, Speaker, StopKind, Summary, Transmit,
 };
 use model::{Forwarding, MacAddr, Tag, Vni};
 use std::collections::BTreeMap;
@@ -41,6 +41,7 @@ pub(crate) enum Command {
     SetPeers(BTreeMap<IpAddr, Peer>, oneshot::Sender<()>),
     Routes(oneshot::Sender<Vec<RouteInfo>>),
     Peers(oneshot::Sender<Vec<PeerInfo>>),
+    Summary(oneshot::Sender<Summary>),
     Macs(oneshot::Sender<Vec<MacInfo>>),
     Alerts(oneshot::Sender<Vec<Alert>>),
     Counts(oneshot::Sender<Counts>),
@@ -184,6 +185,7 @@ impl Runner {
             Command::Peers(reply) => drop(reply.send(self.peers(now))),
             Command::History(peer, reply) => drop(reply.send(self.speaker.history(now, peer))),
             Command::Refresh(peer, reply) => drop(reply.send(self.speaker.refresh(now, peer))),
+            Command::Summary(reply) => drop(reply.send(self.speaker.summary())),
             Command::Macs(reply) => drop(reply.send(self.speaker.macs(now))),
             Command::Alerts(reply) => drop(reply.send(self.speaker.alerts(now))),
             Command::Counts(reply) => drop(reply.send(self.speaker.counts())),

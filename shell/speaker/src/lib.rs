@@ -6,7 +6,7 @@
 
 use evpn::{
     Alert, BadConfig, BadLocalState, CannotRefresh, Config, Counts, HistoryEntry, LocalState,
-    MacInfo, PeerConfig, PeerInfo, RouteInfo, StopKind,
+    MacInfo, PeerConfig, PeerInfo, RouteInfo, StopKind, Summary,
 };
 use model::{Forwarding, MacAddr, Secret, Tag, Vni};
 use std::collections::BTreeMap;
@@ -179,6 +179,11 @@ impl SpeakerHandle {
         Ok(self
             .ask(|reply| event_loop::Command::Refresh(peer, reply))
             .await??)
+    }
+
+    /// Numbers of everything.
+    pub async fn summary(&self) -> Result<Summary, Stopped> {
+        self.ask(event_loop::Command::Summary).await
     }
 
     /// Every MAC of every instance, and why it is where it is.

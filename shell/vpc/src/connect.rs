@@ -7,6 +7,7 @@ use api::tonic::transport::Channel;
 use api::tonic::{Code, Status};
 use api::v1;
 use api::v1::agent_control_client::AgentControlClient;
+use api::v1::evpn_client::EvpnClient;
 use api::v1::l2_client::L2Client;
 use api::v1::management_client::ManagementClient;
 use std::io;
@@ -86,6 +87,13 @@ impl AgentAccess {
     /// A client of the agent itself.
     pub(crate) async fn agent(&self) -> Outcome<AgentControlClient<Channel>> {
         api::connect_agent(&self.socket)
+            .await
+            .map_err(|error| self.unreachable(&error))
+    }
+
+    /// A client of the agent's EVPN service.
+    pub(crate) async fn evpn(&self) -> Outcome<EvpnClient<Channel>> {
+        api::connect_evpn(&self.socket)
             .await
             .map_err(|error| self.unreachable(&error))
     }

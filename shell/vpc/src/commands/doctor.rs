@@ -25,7 +25,7 @@ use std::process::{Command, Stdio};
   vpc doctor
   vpc doctor -o json
 
-Exit status 1 if something is missing that the agent cannot do without.")]
+Exit status 1 if something is missing that the agent cannot do without, or wrong in EVPN.")]
 pub(crate) struct Doctor {}
 
 /// What was found of one thing.
@@ -45,6 +45,12 @@ enum Verdict {
     Fallback { detail: String, remedy: String },
     /// It does not work without.
     Missing { detail: String, remedy: String },
+    /// Somebody has to set it right: it hurts, here or elsewhere.
+    Wrong {
+        kind: String,
+        detail: String,
+        remedy: String,
+    },
     /// Not there, which may be meant.
     Absent { detail: String, remedy: String },
 }
@@ -56,7 +62,7 @@ impl Doctor {
         findings.extend(capabilities());
         findings.push(bridge_netfilter());
         findings.push(agent_here());
-        findings.extend(sessions());
+        findings.extend(evpn());
         findings.extend(reflector_here());
         findings.push(credential());
         match global.output {
@@ -66,6 +72,7 @@ impl Doctor {
                 for finding in &findings {
                     if let Verdict::Fallback { remedy, .. }
                     | Verdict::Missing { remedy, .. }
+                    | Verdict::Wrong { remedy, .. }
                     | Verdict::Absent { remedy, .. } = &finding.verdict
                     {
                         print(&format!("\n{}: {remedy}", finding.check))?;
@@ -73,18 +80,34 @@ impl Doctor {
                 }
             }
         }
-        let missing: Vec<&str> = findings
-            .iter()
-            .filter(|finding| matches!(finding.verdict, Verdict::Missing { .. }))
-            .map(|finding| finding.check)
-            .collect();
-        match missing.is_empty() {
-            true => Ok(()),
-            false => Err(
-                Failure::new(format!("this host lacks {}", missing.join(", ")))
-                    .hint("the remedies are above"),
-            ),
-        }
+        verdict(&findings)
+    }
+}
+
+/// What the command ends with.
+fn verdict(findings: &[Finding]) -> Outcome {
+    let missing: Vec<&str> = findings
+        .iter()
+        .filter(|finding| matches!(finding.verdict, Verdict::Missing { .. }))
+        .map(|finding| finding.check)
+        .collect();
+    let wrong: Vec<&str> = findings
+        .iter()
+        .filter_map(|finding| match &finding.verdict {
+            Verdict::Wrong { kind, .. } => Some(kind.as_str()),
+            _ => None,
+        })
+        .collect();
+    let mut problems = Vec::new();
+    if !missing.is_empty() {
+        problems.push(format!("this host lacks {}", missing.join(", ")));
+    }
+    if !wrong.is_empty() {
+        problems.push(format!("EVPN has problems: {}", wrong.join(", ")));
+    }
+    match problems.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::new(problems.join("; ")).hint("the remedies are above")),
     }
 }
 
@@ -95,6 +118,7 @@ impl Row for Finding {
             Verdict::Ok { detail } => ("ok", detail),
             Verdict::Fallback { detail, .. } => ("fallback", detail),
             Verdict::Missing { detail, .. } => ("MISSING", detail),
+            Verdict::Wrong { detail, .. } => ("WRONG", detail),
             Verdict::Absent { detail, .. } => ("absent", detail),
         };
         vec![self.check.to_owned(), verdict.to_owned(), detail.clone()]
@@ -328,16 +352,19 @@ fn agent_here() -> Finding {
     }
 }
 
-/// BGP peers that something is wrong with, as the agent tells; none if there is no agent.
-fn sessions() -> Vec<Finding> {
+/// What the agent tells of its EVPN: peers that something is wrong with, MACs and addresses that are
+/// in use twice and the like. None if there is no agent.
+fn evpn() -> Vec<Finding> {
     let socket = PathBuf::from(AGENT_SOCKET);
     let asked: Outcome<_> = block_on(async {
-        let mut agent = AgentAccess { socket }.agent().await?;
-        let answer = agent.peers(v1::PeersRequest {}).await;
-        let answer = answer.map_err(|status| refused("listing EVPN peers", &status))?;
-        Ok(answer.into_inner().peers)
+        let mut evpn = AgentAccess { socket }.evpn().await?;
+        let peers = evpn.peers(v1::PeersRequest {}).await;
+        let peers = peers.map_err(|status| refused("listing EVPN peers", &status))?;
+        let summary = evpn.evpn_summary(v1::EvpnSummaryRequest {}).await;
+        let summary = summary.map_err(|status| refused("asking for EVPN alerts", &status))?;
+        Ok((peers.into_inner().peers, summary.into_inner().alerts))
     });
-    let Ok(peers) = asked else {
+    let Ok((peers, alerts)) = asked else {
         return Vec::new();
     };
     let mut findings: Vec<Finding> = peers
@@ -355,6 +382,7 @@ fn sessions() -> Vec<Finding> {
     if findings.is_empty() && !peers.is_empty() {
         findings.push(ok("bgp", format!("sessions that are up: {}", peers.len())));
     }
+    findings.extend(alerts.iter().map(alert));
     findings
 }
 
@@ -379,6 +407,17 @@ fn reflector_here() -> Option<Finding> {
             ),
         ),
     })
+}
+
+fn alert(alert: &v1::EvpnAlert) -> Finding {
+    Finding {
+        check: "evpn",
+        verdict: Verdict::Wrong {
+            kind: alert.kind.clone(),
+            detail: format!("{}: {}", alert.place, alert.what),
+            remedy: alert.remedy.clone(),
+        },
+    }
 }
 
 fn credential() -> Finding {
@@ -408,5 +447,38 @@ fn credential() -> Finding {
             failure.message(),
             "remove the file and join again",
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alert_is_a_problem_with_a_remedy() {
+        let told = v1::EvpnAlert {
+            kind: "duplicate-vtep".to_owned(),
+            what: "router 10.0.0.9 announces this host's VTEP address 10.0.0.1 as its own"
+                .to_owned(),
+            place: "routes from 10.0.0.3".to_owned(),
+            remedy: "give the host of router 10.0.0.9 an underlay address of its own".to_owned(),
+            ..v1::EvpnAlert::default()
+        };
+        let finding = alert(&told);
+        assert_eq!(
+            finding.cells(),
+            [
+                "evpn",
+                "WRONG",
+                "routes from 10.0.0.3: router 10.0.0.9 announces this host's VTEP address 10.0.0.1 as \
+                 its own"
+            ]
+        );
+        let json = serde_json::to_value(&finding).unwrap();
+        assert_eq!(json["verdict"], "wrong");
+        assert_eq!(json["remedy"], told.remedy);
+        let failure = verdict(&[ok("kernel", "6.1"), finding]).unwrap_err();
+        assert_eq!(failure.message(), "EVPN has problems: duplicate-vtep");
+        assert!(verdict(&[ok("kernel", "6.1")]).is_ok());
     }
 }

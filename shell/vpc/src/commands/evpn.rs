@@ -1,27 +1,54 @@
 //! `vpc evpn`.
 
+mod views;
+
 use crate::block_on;
 use crate::connect::{AgentAccess, refused};
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::options::Global;
-use crate::output::{Format, Row, ago, print, time};
-use crate::views::some;
+use crate::output::{Format, print};
+use api::tonic::{Status, Streaming};
 use api::v1;
+use api::v1::clear_duplicate_request::What;
 use clap::Subcommand;
-use serde::Serialize;
+use model::MacAddr;
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+use views::{MacView, MessageView, PeerView, RouteView, SummaryView};
 
 /// EVPN of this host's agent.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Evpn {
-    /// BGP sessions
-    #[command(after_help = "Examples:\n  vpc evpn peers\n  vpc evpn peers -o json")]
-    Peers {
+    /// How it is, in numbers, and what is wrong
+    #[command(after_help = "Examples:\n  vpc evpn summary\n  vpc evpn summary -o json")]
+    Summary {
         #[command(flatten)]
         agent: AgentAccess,
     },
+    /// BGP sessions
+    #[command(
+        after_help = "Examples:\n  vpc evpn peers\n  vpc evpn peers 192.0.2.1\n  \
+                      vpc evpn peers 192.0.2.1 --history\n  vpc evpn peers -o json"
+    )]
+    Peers {
+        #[command(flatten)]
+        agent: AgentAccess,
+        /// Only this one, with its counters
+        peer: Option<IpAddr>,
+        /// The last noteworthy messages to and from it
+        #[arg(long, requires = "peer", conflicts_with = "refresh")]
+        history: bool,
+        /// Ask it to tell everything again (RFC 2918)
+        #[arg(long, requires = "peer")]
+        refresh: bool,
+    },
     /// Routes: what this host announces and what it learned
     #[command(
-        after_help = "Examples:\n  vpc evpn routes\n  vpc evpn routes --vni 4097 --type 2 -o json"
+        after_help = "Examples:\n  vpc evpn routes\n  vpc evpn routes --vni 4097 --type 2 -o json\n  \
+                      vpc evpn routes --mac 02:00:00:00:00:0a\n\n\
+                      WHY is the rule that decided: of a path that is not best the one it lost by, of the \
+                      best one those that the others lost by."
     )]
     Routes {
         #[command(flatten)]
@@ -29,199 +56,243 @@ pub(crate) enum Evpn {
         /// Only of this VNI
         #[arg(long)]
         vni: Option<super::vpc::model_vni::Arg>,
-        /// Only of this type: 2 (MAC/IP) or 3 (inclusive multicast)
-        #[arg(long = "type", value_name = "TYPE", value_parser = clap::value_parser!(u32).range(2..=3))]
+        /// Only of this type: 2 (MAC/IP), 3 (inclusive multicast) or any other
+        #[arg(long = "type", value_name = "TYPE", value_parser = clap::value_parser!(u32).range(1..=255))]
         route_type: Option<u32>,
+        /// Only of this MAC
+        #[arg(long)]
+        mac: Option<MacAddr>,
+        /// Only those learned from this peer
+        #[arg(long, value_name = "ADDRESS")]
+        peer: Option<IpAddr>,
+    },
+    /// MACs: where each is, who else claims it and why that did not count
+    #[command(
+        after_help = "Examples:\n  vpc evpn mac\n  vpc evpn mac 02:00:00:00:00:0a --vni 4097\n  vpc evpn mac -o json"
+    )]
+    Mac {
+        #[command(flatten)]
+        agent: AgentAccess,
+        /// Only this one, with all claims
+        mac: Option<MacAddr>,
+        /// Only of this VNI
+        #[arg(long)]
+        vni: Option<super::vpc::model_vni::Arg>,
+    },
+    /// Give a frozen MAC or address another chance, once what used it twice is gone
+    #[command(
+        after_help = "Examples:\n  vpc evpn clear 02:00:00:00:00:0a --vni 4097\n  vpc evpn clear 10.4.1.11 --vni 4097"
+    )]
+    Clear {
+        #[command(flatten)]
+        agent: AgentAccess,
+        /// What is frozen
+        #[arg(value_name = "MAC|ADDRESS")]
+        what: Duplicate,
+        /// In which VNI
+        #[arg(long)]
+        vni: super::vpc::model_vni::Arg,
     },
 }
 
-/// A BGP session.
-#[derive(Debug, Serialize)]
-pub(crate) struct PeerView {
-    address: String,
-    port: u32,
-    asn: u32,
-    /// As in the RFC: "established".
-    state: String,
-    since: Option<String>,
-    routes_received: u64,
-    routes_sent: u64,
-    end_of_rib: bool,
-    stale: bool,
-    md5: bool,
-    last_error: Option<String>,
-    /// What is wrong, in plain words.
-    problem: Option<String>,
-    causes: Vec<String>,
-    remedy: Option<String>,
-    #[serde(skip)]
-    since_unix_ms: u64,
+/// What can be in use twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Duplicate {
+    /// A MAC.
+    Mac(MacAddr),
+    /// An address of a workload.
+    Address(IpAddr),
 }
 
-#[derive(Debug, Serialize)]
-struct RouteView {
-    route_type: u32,
-    rd: String,
-    ethernet_tag: u32,
-    mac: Option<String>,
-    ip: Option<String>,
-    vni: u32,
-    next_hop: String,
-    route_targets: Vec<String>,
-    /// Absent for this host's own.
-    peer: Option<String>,
-    best: bool,
-    stale: bool,
-    mobility_sequence: u32,
-    attributes: Vec<String>,
+impl FromStr for Duplicate {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mac = text.parse().map(Self::Mac);
+        mac.or_else(|_| text.parse().map(Self::Address).map_err(drop))
+            .map_err(|()| "neither a MAC nor an IP address")
+    }
+}
+
+impl fmt::Display for Duplicate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mac(mac) => write!(f, "MAC {mac}"),
+            Self::Address(address) => write!(f, "address {address}"),
+        }
+    }
 }
 
 impl Evpn {
     /// Does it.
     pub(crate) fn run(self, global: &Global) -> Outcome {
         match self {
-            Self::Peers { agent } => block_on(async {
-                let peers = agent
-                    .agent()
-                    .await?
-                    .peers(v1::PeersRequest {})
-                    .await
-                    .map_err(|status| refused("listing EVPN peers", &status))?
-                    .into_inner()
-                    .peers;
-                let views: Vec<PeerView> = peers.into_iter().map(Into::into).collect();
-                global.output.many(&views)?;
-                if global.output == Format::Table {
-                    views.iter().try_for_each(PeerView::explain)?;
-                }
-                Ok(())
-            }),
+            Self::Summary { agent } => block_on(summary(&agent, global)),
+            Self::Peers {
+                agent,
+                peer: Some(peer),
+                history: true,
+                ..
+            } => block_on(history(&agent, peer, global)),
+            Self::Peers {
+                agent,
+                peer: Some(peer),
+                refresh: true,
+                ..
+            } => block_on(refresh(&agent, peer)),
+            Self::Peers { agent, peer, .. } => block_on(peers(&agent, peer, global)),
             Self::Routes {
                 agent,
                 vni,
                 route_type,
-            } => block_on(async {
-                let doing = "listing EVPN routes";
+                mac,
+                peer,
+            } => {
                 let request = v1::RoutesRequest {
                     vni: vni.map_or(0, |vni| vni.0),
                     route_type: route_type.unwrap_or(0),
+                    mac: text(mac),
+                    peer: text(peer),
                 };
-                let mut stream = agent
-                    .agent()
-                    .await?
-                    .routes(request)
-                    .await
-                    .map_err(|status| refused(doing, &status))?
-                    .into_inner();
-                let mut views: Vec<RouteView> = Vec::new();
-                while let Some(route) = stream
-                    .message()
-                    .await
-                    .map_err(|status| refused(doing, &status))?
-                {
-                    views.push(route.into());
-                }
-                global.output.many(&views)
-            }),
+                block_on(routes(&agent, request, global))
+            }
+            Self::Mac { agent, mac, vni } => {
+                let request = v1::MacsRequest {
+                    vni: vni.map_or(0, |vni| vni.0),
+                    mac: text(mac),
+                };
+                block_on(macs(&agent, request, global))
+            }
+            Self::Clear { agent, what, vni } => block_on(clear(&agent, what, vni.0)),
         }
     }
 }
 
-impl From<v1::Peer> for PeerView {
-    fn from(peer: v1::Peer) -> Self {
-        Self {
-            address: peer.address,
-            port: peer.port,
-            asn: peer.asn,
-            state: peer.state,
-            since: some(time(peer.since_unix_ms)),
-            since_unix_ms: peer.since_unix_ms,
-            routes_received: peer.routes_received,
-            routes_sent: peer.routes_sent,
-            end_of_rib: peer.end_of_rib,
-            stale: peer.stale,
-            md5: peer.md5,
-            last_error: some(peer.last_error),
-            problem: some(peer.problem),
-            causes: peer.causes,
-            remedy: some(peer.remedy),
-        }
+fn text(value: Option<impl fmt::Display>) -> String {
+    value.map(|value| value.to_string()).unwrap_or_default()
+}
+
+async fn summary(agent: &AgentAccess, global: &Global) -> Outcome {
+    let mut evpn = agent.evpn().await?;
+    let told = evpn.evpn_summary(v1::EvpnSummaryRequest {}).await;
+    let told = told.map_err(|status| refused("asking for EVPN in numbers", &status))?;
+    let view = SummaryView::from(told.into_inner());
+    global.output.one(&view, &view.details())?;
+    match global.output {
+        Format::Json => Ok(()),
+        Format::Table => view.alerts.iter().try_for_each(views::AlertView::explain),
     }
 }
 
-impl PeerView {
-    /// What is wrong with it, below the table.
-    fn explain(&self) -> Outcome {
-        let (Some(problem), Some(remedy)) = (&self.problem, &self.remedy) else {
-            return Ok(());
-        };
-        print(&format!("\n{problem}"))?;
-        for cause in &self.causes {
-            print(&format!("  perhaps: {cause}"))?;
+async fn peers(agent: &AgentAccess, peer: Option<IpAddr>, global: &Global) -> Outcome {
+    let mut evpn = agent.evpn().await?;
+    let told = evpn.peers(v1::PeersRequest {}).await;
+    let told = told.map_err(|status| refused("listing EVPN peers", &status))?;
+    let mut views: Vec<PeerView> = told
+        .into_inner()
+        .peers
+        .into_iter()
+        .map(Into::into)
+        .collect();
+    match peer {
+        None => global.output.many(&views)?,
+        Some(peer) => {
+            views.retain(|view| view.address.parse() == Ok(peer));
+            let view = views.first().ok_or_else(|| {
+                Failure::new(format!("{peer} is not a configured BGP peer"))
+                    .hint("`vpc evpn peers` shows those there are")
+            })?;
+            global.output.one(view, &view.details())?;
         }
-        print(&format!("  do: {remedy}"))
+    }
+    match global.output {
+        Format::Json => Ok(()),
+        Format::Table => views.iter().try_for_each(PeerView::explain),
     }
 }
 
-impl From<v1::EvpnRoute> for RouteView {
-    fn from(route: v1::EvpnRoute) -> Self {
-        Self {
-            route_type: route.route_type,
-            rd: route.rd,
-            ethernet_tag: route.ethernet_tag,
-            mac: some(route.mac),
-            ip: some(route.ip),
-            vni: route.vni,
-            next_hop: route.next_hop,
-            route_targets: route.route_targets,
-            peer: some(route.peer),
-            best: route.best,
-            stale: route.stale,
-            mobility_sequence: route.mobility_sequence,
-            attributes: route.attributes,
-        }
+async fn history(agent: &AgentAccess, peer: IpAddr, global: &Global) -> Outcome {
+    let request = v1::PeerHistoryRequest {
+        peer: peer.to_string(),
+    };
+    let told = agent.evpn().await?.peer_history(request).await;
+    let doing = format!("asking what was said to and by {peer}");
+    let told = told.map_err(|status| refused(&doing, &status))?;
+    let messages = told.into_inner().messages.into_iter();
+    let views: Vec<MessageView> = messages.map(Into::into).collect();
+    global.output.many(&views)
+}
+
+async fn refresh(agent: &AgentAccess, peer: IpAddr) -> Outcome {
+    let request = v1::RefreshPeerRequest {
+        peer: peer.to_string(),
+    };
+    let asked = agent.evpn().await?.refresh_peer(request).await;
+    let doing = format!("asking {peer} for everything again");
+    asked.map_err(|status| refused(&doing, &status))?;
+    Ok(())
+}
+
+async fn routes(agent: &AgentAccess, request: v1::RoutesRequest, global: &Global) -> Outcome {
+    let doing = "listing EVPN routes";
+    let views: Vec<RouteView> = all(doing, agent.evpn().await?.routes(request).await).await?;
+    global.output.many(&views)
+}
+
+async fn macs(agent: &AgentAccess, request: v1::MacsRequest, global: &Global) -> Outcome {
+    let doing = "listing EVPN MACs";
+    let one = !request.mac.is_empty();
+    let views: Vec<MacView> = all(doing, agent.evpn().await?.macs(request).await).await?;
+    match global.output {
+        Format::Table if one => views.iter().try_for_each(|view| print(&view.told())),
+        _ => global.output.many(&views),
     }
 }
 
-impl Row for PeerView {
-    const COLUMNS: &'static [&'static str] = &[
-        "peer", "asn", "state", "since", "received", "sent", "problem",
-    ];
-    fn cells(&self) -> Vec<String> {
-        vec![
-            format!("{}:{}", self.address, self.port),
-            self.asn.to_string(),
-            self.state.clone(),
-            ago(self.since_unix_ms),
-            self.routes_received.to_string(),
-            self.routes_sent.to_string(),
-            self.problem.clone().unwrap_or_else(|| "-".to_owned()),
-        ]
-    }
+async fn clear(agent: &AgentAccess, what: Duplicate, vni: u32) -> Outcome {
+    let named = match what {
+        Duplicate::Mac(mac) => What::Mac(mac.to_string()),
+        Duplicate::Address(address) => What::Address(address.to_string()),
+    };
+    let request = v1::ClearDuplicateRequest {
+        vni,
+        what: Some(named),
+    };
+    let cleared = agent.evpn().await?.clear_duplicate(request).await;
+    cleared.map_err(|status| refused(&format!("clearing {what}"), &status))?;
+    Ok(())
 }
 
-impl Row for RouteView {
-    const COLUMNS: &'static [&'static str] = &[
-        "type", "vni", "tag", "mac", "ip", "next hop", "from", "flags",
-    ];
-    fn cells(&self) -> Vec<String> {
-        let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
-        let mut flags = Vec::new();
-        if self.best {
-            flags.push("best");
-        }
-        if self.stale {
-            flags.push("stale");
-        }
-        vec![
-            self.route_type.to_string(),
-            self.vni.to_string(),
-            self.ethernet_tag.to_string(),
-            or_dash(&self.mac),
-            or_dash(&self.ip),
-            self.next_hop.clone(),
-            self.peer.clone().unwrap_or_else(|| "this host".to_owned()),
-            flags.join(","),
-        ]
+/// All of a stream.
+async fn all<T, V: From<T>>(
+    doing: &str,
+    answer: Result<api::tonic::Response<Streaming<T>>, Status>,
+) -> Outcome<Vec<V>> {
+    let mut stream = answer
+        .map_err(|status| refused(doing, &status))?
+        .into_inner();
+    let mut views = Vec::new();
+    while let Some(item) = stream
+        .message()
+        .await
+        .map_err(|status| refused(doing, &status))?
+    {
+        views.push(item.into());
+    }
+    Ok(views)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_frozen_is_a_mac_or_an_address() {
+        let parse = |text: &str| text.parse::<Duplicate>().map(|what| what.to_string());
+        assert_eq!(
+            parse("02:00:00:00:00:0a").as_deref(),
+            Ok("MAC 02:00:00:00:00:0a")
+        );
+        assert_eq!(parse("fd00::1").as_deref(), Ok("address fd00::1"));
+        assert_eq!(parse("blue"), Err("neither a MAC nor an IP address"));
     }
 }

@@ -266,10 +266,10 @@ fn a_reflector_that_dies_costs_no_packet() {
 }
 
 /// A daemon of someone else's on a lab host, ended with the test.
-struct Daemon(Child);
+pub(super) struct Daemon(Child);
 
 impl Daemon {
-    fn start(lab: &Lab, host: &str, log: &Path, argv: &[&str]) -> Self {
+    pub(super) fn start(lab: &Lab, host: &str, log: &Path, argv: &[&str]) -> Self {
         let file = File::create(log).expect("a log file");
         let mut command = lab.command(host, argv);
         command.stdout(file.try_clone().expect("a second handle"));
@@ -291,14 +291,14 @@ impl Drop for Daemon {
 }
 
 /// What this lab's BGP sessions are signed with.
-fn password(lab: &Lab) -> String {
+pub(super) fn password(lab: &Lab) -> String {
     lab.sh("m1", "cat /var/lib/vpc/server/bgp.key")
         .trim()
         .to_owned()
 }
 
 /// The AS of this lab's fabric.
-fn asn(lab: &Lab) -> String {
+pub(super) fn asn(lab: &Lab) -> String {
     lab.json("m1", "vpc -o json evpn peers")[0]["asn"].to_string()
 }
 

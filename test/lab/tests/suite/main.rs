@@ -9,3 +9,4 @@ mod moves;
 mod reach;
 mod reflector;
 mod scale;
+mod seeing;
