@@ -17,7 +17,9 @@ use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::time::Duration;
+use tokio::net::UnixListener;
 use tokio::sync::watch;
+use tokio_stream::wrappers::UnixListenerStream;
 use tokio_stream::{Stream, iter};
 
 /// A speaker, and what it cannot tell of itself.
@@ -53,6 +55,14 @@ impl EvpnApi {
     /// As a service of a gRPC server.
     pub fn service(self) -> v1::evpn_server::EvpnServer<Self> {
         v1::evpn_server::EvpnServer::new(self).max_decoding_message_size(1 << 20)
+    }
+
+    /// Serves it alone, on a socket that is for root.
+    pub async fn serve(self, listener: UnixListener) -> Result<(), tonic::transport::Error> {
+        let server = tonic::transport::Server::builder().add_service(self.service());
+        server
+            .serve_with_incoming(UnixListenerStream::new(listener))
+            .await
     }
 
     fn source(&self) -> EvpnSource {

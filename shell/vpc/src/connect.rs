@@ -1,6 +1,7 @@
 //! Reaching the server and the agent of this host, and what to say when they refuse.
 
 use crate::failure::{Failure, Outcome, with_causes};
+use crate::reflector::EVPN_SOCKET;
 use api::ConnectError;
 use api::CredentialError;
 use api::tonic::transport::Channel;
@@ -83,17 +84,55 @@ impl ServerAccess {
     }
 }
 
+/// Whose EVPN it is.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct EvpnAccess {
+    #[command(flatten)]
+    agent: AgentAccess,
+    /// Of the route reflector of this host's server, in place of the agent's
+    #[arg(long, value_name = "SOCKET", num_args = 0..=1, require_equals = true,
+          default_missing_value = EVPN_SOCKET)]
+    reflector: Option<PathBuf>,
+}
+
+impl EvpnAccess {
+    /// The agent of this host.
+    pub(crate) fn agent() -> Self {
+        let socket = PathBuf::from(AGENT_SOCKET);
+        Self {
+            agent: AgentAccess { socket },
+            reflector: None,
+        }
+    }
+
+    /// The reflector of this host's server.
+    pub(crate) fn reflector() -> Self {
+        Self {
+            reflector: Some(PathBuf::from(EVPN_SOCKET)),
+            ..Self::agent()
+        }
+    }
+
+    /// A client of what knows.
+    pub(crate) async fn evpn(&self) -> Outcome<EvpnClient<Channel>> {
+        let Some(reflector) = &self.reflector else {
+            let evpn = api::connect_evpn(&self.agent.socket).await;
+            return evpn.map_err(|error| self.agent.unreachable(&error));
+        };
+        let evpn = api::connect_evpn(reflector).await;
+        evpn.map_err(|error| {
+            Failure::new(with_causes(&error)).hint(
+                "run it as root where `vpc server run` has a builtin reflector; `vpc server reflector` \
+                 shows what this host has",
+            )
+        })
+    }
+}
+
 impl AgentAccess {
     /// A client of the agent itself.
     pub(crate) async fn agent(&self) -> Outcome<AgentControlClient<Channel>> {
         api::connect_agent(&self.socket)
-            .await
-            .map_err(|error| self.unreachable(&error))
-    }
-
-    /// A client of the agent's EVPN service.
-    pub(crate) async fn evpn(&self) -> Outcome<EvpnClient<Channel>> {
-        api::connect_evpn(&self.socket)
             .await
             .map_err(|error| self.unreachable(&error))
     }

@@ -3,16 +3,18 @@
 //! Its clients are the hosts of the cluster as they come and go. What it is like is told to whoever
 //! opens its socket, as one JSON value.
 
+mod evpn;
 mod gobgp;
 mod state;
 
+pub(crate) use self::evpn::SOCKET as EVPN_SOCKET;
 pub(crate) use gobgp::gobgp;
 pub(crate) use state::{Asked, PeerState, SOCKET, ask};
 
 use crate::failure::{Doing, Failure, Outcome};
 use crate::settings::{ReflectorKind, ServerSettings};
+use ::evpn::{Config, MaxRoutes, PeerConfig, Policy, Role, StopKind, Timing};
 use controller::Server;
-use evpn::{Config, MaxRoutes, PeerConfig, Policy, Role, StopKind, Timing};
 use frr_driver::Reflector as Frr;
 use metrics::{Page, Source};
 use model::{Asn, Secret};
@@ -136,6 +138,18 @@ impl Reflector {
             // It is for looking only.
             Err(error) => {
                 warn!(%error, "No socket at {}: `vpc server reflector` will not work", socket.display())
+            }
+        }
+        if let Runs::Ours(handle) = &shared.runs {
+            let socket = settings.run_dir.join(evpn::SOCKET_FILE);
+            match state::listen(&socket) {
+                Ok(listener) => {
+                    let told = evpn::tell(listener, handle.clone(), Arc::clone(&shared));
+                    tasks.push(tokio::spawn(told));
+                }
+                Err(error) => {
+                    warn!(%error, "No socket at {}: `vpc evpn --reflector` will not work", socket.display())
+                }
             }
         }
         Ok(Self { shared, tasks })

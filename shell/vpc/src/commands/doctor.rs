@@ -2,7 +2,7 @@
 
 use super::host::credential_state;
 use crate::block_on;
-use crate::connect::{AGENT_SOCKET, AgentAccess, HOST_CREDENTIAL, refused};
+use crate::connect::{AGENT_SOCKET, EvpnAccess, HOST_CREDENTIAL, refused};
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::options::Global;
 use crate::output::{Format, Row, ago, json, print, time};
@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// `vpc doctor`.
@@ -64,6 +64,7 @@ impl Doctor {
         findings.push(agent_here());
         findings.extend(evpn());
         findings.extend(reflector_here());
+        findings.extend(reflector_alerts());
         findings.push(credential());
         match global.output {
             Format::Json => json(&findings)?,
@@ -355,16 +356,7 @@ fn agent_here() -> Finding {
 /// What the agent tells of its EVPN: peers that something is wrong with, MACs and addresses that are
 /// in use twice and the like. None if there is no agent.
 fn evpn() -> Vec<Finding> {
-    let socket = PathBuf::from(AGENT_SOCKET);
-    let asked: Outcome<_> = block_on(async {
-        let mut evpn = AgentAccess { socket }.evpn().await?;
-        let peers = evpn.peers(v1::PeersRequest {}).await;
-        let peers = peers.map_err(|status| refused("listing EVPN peers", &status))?;
-        let summary = evpn.evpn_summary(v1::EvpnSummaryRequest {}).await;
-        let summary = summary.map_err(|status| refused("asking for EVPN alerts", &status))?;
-        Ok((peers.into_inner().peers, summary.into_inner().alerts))
-    });
-    let Ok((peers, alerts)) = asked else {
+    let Some((peers, alerts)) = ask_evpn(&EvpnAccess::agent()) else {
         return Vec::new();
     };
     let mut findings: Vec<Finding> = peers
@@ -407,6 +399,29 @@ fn reflector_here() -> Option<Finding> {
             ),
         ),
     })
+}
+
+type Told = (Vec<v1::Peer>, Vec<v1::EvpnAlert>);
+
+fn ask_evpn(of: &EvpnAccess) -> Option<Told> {
+    let asked: Outcome<Told> = block_on(async {
+        let mut evpn = of.evpn().await?;
+        let peers = evpn.peers(v1::PeersRequest {}).await;
+        let peers = peers.map_err(|status| refused("listing EVPN peers", &status))?;
+        let summary = evpn.evpn_summary(v1::EvpnSummaryRequest {}).await;
+        let summary = summary.map_err(|status| refused("asking for EVPN alerts", &status))?;
+        Ok((peers.into_inner().peers, summary.into_inner().alerts))
+    });
+    // Whether there is one is told elsewhere.
+    asked.ok()
+}
+
+/// What our own reflector of this host's server sees wrong with the others' routes.
+fn reflector_alerts() -> Vec<Finding> {
+    match ask_evpn(&EvpnAccess::reflector()) {
+        Some((_, alerts)) => alerts.iter().map(alert).collect(),
+        None => Vec::new(),
+    }
 }
 
 fn alert(alert: &v1::EvpnAlert) -> Finding {

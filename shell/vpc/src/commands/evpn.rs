@@ -3,7 +3,7 @@
 mod views;
 
 use crate::block_on;
-use crate::connect::{AgentAccess, refused};
+use crate::connect::{EvpnAccess, refused};
 use crate::failure::{Failure, Outcome};
 use crate::options::Global;
 use crate::output::{Format, print};
@@ -15,16 +15,17 @@ use model::MacAddr;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
-use views::{MacView, MessageView, PeerView, RouteView, SummaryView};
+pub(crate) use views::PeerView;
+use views::{MacView, MessageView, RouteView, SummaryView};
 
-/// EVPN of this host's agent.
+/// EVPN of this host's agent, or of its reflector.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Evpn {
     /// How it is, in numbers, and what is wrong
-    #[command(after_help = "Examples:\n  vpc evpn summary\n  vpc evpn summary -o json")]
+    #[command(after_help = "Examples:\n  vpc evpn summary\n  vpc evpn summary --reflector -o json")]
     Summary {
         #[command(flatten)]
-        agent: AgentAccess,
+        of: EvpnAccess,
     },
     /// BGP sessions
     #[command(
@@ -33,7 +34,7 @@ pub(crate) enum Evpn {
     )]
     Peers {
         #[command(flatten)]
-        agent: AgentAccess,
+        of: EvpnAccess,
         /// Only this one, with its counters
         peer: Option<IpAddr>,
         /// The last noteworthy messages to and from it
@@ -52,7 +53,7 @@ pub(crate) enum Evpn {
     )]
     Routes {
         #[command(flatten)]
-        agent: AgentAccess,
+        of: EvpnAccess,
         /// Only of this VNI
         #[arg(long)]
         vni: Option<super::vpc::model_vni::Arg>,
@@ -72,7 +73,7 @@ pub(crate) enum Evpn {
     )]
     Mac {
         #[command(flatten)]
-        agent: AgentAccess,
+        of: EvpnAccess,
         /// Only this one, with all claims
         mac: Option<MacAddr>,
         /// Only of this VNI
@@ -85,7 +86,7 @@ pub(crate) enum Evpn {
     )]
     Clear {
         #[command(flatten)]
-        agent: AgentAccess,
+        of: EvpnAccess,
         /// What is frozen
         #[arg(value_name = "MAC|ADDRESS")]
         what: Duplicate,
@@ -126,22 +127,22 @@ impl Evpn {
     /// Does it.
     pub(crate) fn run(self, global: &Global) -> Outcome {
         match self {
-            Self::Summary { agent } => block_on(summary(&agent, global)),
+            Self::Summary { of } => block_on(summary(&of, global)),
             Self::Peers {
-                agent,
+                of,
                 peer: Some(peer),
                 history: true,
                 ..
-            } => block_on(history(&agent, peer, global)),
+            } => block_on(history(&of, peer, global)),
             Self::Peers {
-                agent,
+                of,
                 peer: Some(peer),
                 refresh: true,
                 ..
-            } => block_on(refresh(&agent, peer)),
-            Self::Peers { agent, peer, .. } => block_on(peers(&agent, peer, global)),
+            } => block_on(refresh(&of, peer)),
+            Self::Peers { of, peer, .. } => block_on(peers(&of, peer, global)),
             Self::Routes {
-                agent,
+                of,
                 vni,
                 route_type,
                 mac,
@@ -153,16 +154,16 @@ impl Evpn {
                     mac: text(mac),
                     peer: text(peer),
                 };
-                block_on(routes(&agent, request, global))
+                block_on(routes(&of, request, global))
             }
-            Self::Mac { agent, mac, vni } => {
+            Self::Mac { of, mac, vni } => {
                 let request = v1::MacsRequest {
                     vni: vni.map_or(0, |vni| vni.0),
                     mac: text(mac),
                 };
-                block_on(macs(&agent, request, global))
+                block_on(macs(&of, request, global))
             }
-            Self::Clear { agent, what, vni } => block_on(clear(&agent, what, vni.0)),
+            Self::Clear { of, what, vni } => block_on(clear(&of, what, vni.0)),
         }
     }
 }
@@ -171,8 +172,8 @@ fn text(value: Option<impl fmt::Display>) -> String {
     value.map(|value| value.to_string()).unwrap_or_default()
 }
 
-async fn summary(agent: &AgentAccess, global: &Global) -> Outcome {
-    let mut evpn = agent.evpn().await?;
+async fn summary(of: &EvpnAccess, global: &Global) -> Outcome {
+    let mut evpn = of.evpn().await?;
     let told = evpn.evpn_summary(v1::EvpnSummaryRequest {}).await;
     let told = told.map_err(|status| refused("asking for EVPN in numbers", &status))?;
     let view = SummaryView::from(told.into_inner());
@@ -183,8 +184,8 @@ async fn summary(agent: &AgentAccess, global: &Global) -> Outcome {
     }
 }
 
-async fn peers(agent: &AgentAccess, peer: Option<IpAddr>, global: &Global) -> Outcome {
-    let mut evpn = agent.evpn().await?;
+async fn peers(of: &EvpnAccess, peer: Option<IpAddr>, global: &Global) -> Outcome {
+    let mut evpn = of.evpn().await?;
     let told = evpn.peers(v1::PeersRequest {}).await;
     let told = told.map_err(|status| refused("listing EVPN peers", &status))?;
     let mut views: Vec<PeerView> = told
@@ -210,11 +211,11 @@ async fn peers(agent: &AgentAccess, peer: Option<IpAddr>, global: &Global) -> Ou
     }
 }
 
-async fn history(agent: &AgentAccess, peer: IpAddr, global: &Global) -> Outcome {
+async fn history(of: &EvpnAccess, peer: IpAddr, global: &Global) -> Outcome {
     let request = v1::PeerHistoryRequest {
         peer: peer.to_string(),
     };
-    let told = agent.evpn().await?.peer_history(request).await;
+    let told = of.evpn().await?.peer_history(request).await;
     let doing = format!("asking what was said to and by {peer}");
     let told = told.map_err(|status| refused(&doing, &status))?;
     let messages = told.into_inner().messages.into_iter();
@@ -222,33 +223,33 @@ async fn history(agent: &AgentAccess, peer: IpAddr, global: &Global) -> Outcome 
     global.output.many(&views)
 }
 
-async fn refresh(agent: &AgentAccess, peer: IpAddr) -> Outcome {
+async fn refresh(of: &EvpnAccess, peer: IpAddr) -> Outcome {
     let request = v1::RefreshPeerRequest {
         peer: peer.to_string(),
     };
-    let asked = agent.evpn().await?.refresh_peer(request).await;
+    let asked = of.evpn().await?.refresh_peer(request).await;
     let doing = format!("asking {peer} for everything again");
     asked.map_err(|status| refused(&doing, &status))?;
     Ok(())
 }
 
-async fn routes(agent: &AgentAccess, request: v1::RoutesRequest, global: &Global) -> Outcome {
+async fn routes(of: &EvpnAccess, request: v1::RoutesRequest, global: &Global) -> Outcome {
     let doing = "listing EVPN routes";
-    let views: Vec<RouteView> = all(doing, agent.evpn().await?.routes(request).await).await?;
+    let views: Vec<RouteView> = all(doing, of.evpn().await?.routes(request).await).await?;
     global.output.many(&views)
 }
 
-async fn macs(agent: &AgentAccess, request: v1::MacsRequest, global: &Global) -> Outcome {
+async fn macs(of: &EvpnAccess, request: v1::MacsRequest, global: &Global) -> Outcome {
     let doing = "listing EVPN MACs";
     let one = !request.mac.is_empty();
-    let views: Vec<MacView> = all(doing, agent.evpn().await?.macs(request).await).await?;
+    let views: Vec<MacView> = all(doing, of.evpn().await?.macs(request).await).await?;
     match global.output {
         Format::Table if one => views.iter().try_for_each(|view| print(&view.told())),
         _ => global.output.many(&views),
     }
 }
 
-async fn clear(agent: &AgentAccess, what: Duplicate, vni: u32) -> Outcome {
+async fn clear(of: &EvpnAccess, what: Duplicate, vni: u32) -> Outcome {
     let named = match what {
         Duplicate::Mac(mac) => What::Mac(mac.to_string()),
         Duplicate::Address(address) => What::Address(address.to_string()),
@@ -257,7 +258,7 @@ async fn clear(agent: &AgentAccess, what: Duplicate, vni: u32) -> Outcome {
         vni,
         what: Some(named),
     };
-    let cleared = agent.evpn().await?.clear_duplicate(request).await;
+    let cleared = of.evpn().await?.clear_duplicate(request).await;
     cleared.map_err(|status| refused(&format!("clearing {what}"), &status))?;
     Ok(())
 }

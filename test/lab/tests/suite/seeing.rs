@@ -97,6 +97,20 @@ fn a_mac_claimed_twice_and_a_vtep_address_used_twice_are_told() {
     );
     assert_eq!(wrong(&lab, "c1"), (false, vec![]));
 
+    // So does our reflector.
+    let reflector = becomes(&lab, "m1", "vpc evpn summary --reflector -o json", |told| {
+        told["peers_up"].as_u64() >= Some(3)
+    });
+    assert_eq!(reflector["role"], "reflector");
+    assert_eq!(reflector["instances"], 0);
+    let client = format!("vpc evpn peers {C1} --reflector -o json");
+    assert_eq!(lab.json("m1", &client)["state"], "established");
+    let told = lab.json(
+        "m1",
+        &format!("vpc evpn routes --reflector --peer {C1} -o json"),
+    );
+    assert!(told.as_array().is_some_and(|all| all.len() >= 2), "{told}");
+
     // The same route by two reflectors: one path wins, and says by what.
     let routes = format!("vpc evpn routes --type 2 --mac {MAC_2} -o json");
     let routes = becomes(&lab, "c1", &routes, |told| {

@@ -51,7 +51,7 @@ pub(super) struct AlertView {
 
 /// A BGP session.
 #[derive(Debug, Serialize)]
-pub(super) struct PeerView {
+pub(crate) struct PeerView {
     pub(super) address: String,
     port: u32,
     asn: u32,
