@@ -87,6 +87,10 @@ fn a_host_with_frr_is_as_any_other() {
     lab.reaches("c3/blue-a3", "10.4.1.11");
     lab.reaches("c1/red-a2", "10.4.1.11");
     lab.reaches("c1/blue-a1", "fd00:4:0:1::c");
+    // Its own routes, heard from FRR, are not somebody else's.
+    let summary = lab.json("c1", "vpc evpn summary -o json");
+    assert_eq!(summary["speaker"], "frr");
+    assert_eq!(summary["alerts"], serde_json::json!([]), "{summary}");
     // FRR has distinguishers from our allocator and takes no part in writing.
     let instances = vtysh(&lab, "c1", "show bgp l2vpn evpn vni json");
     let instances: Value = serde_json::from_str(&instances).expect("JSON");
