@@ -417,8 +417,8 @@ impl Speaker {
         }
     }
 
-    /// The peer told everything: what it did not tell again is gone. A reflector that does not say
-    /// that it restarted, but did, says so before VTEPs came back to it: what it is silent about
+    /// The peer told everything: what it did not tell again is gone. A reflector that restarted may say
+    /// so before VTEPs came back to it (FRR 8.4 does, with the R bit, too): what it is silent about
     /// stays for as long as they may take.
     pub(crate) fn on_synced(&mut self, now: Instant, id: PeerId) {
         let handover = self.config.timing.handover;
@@ -431,7 +431,7 @@ impl Speaker {
         session.quiet_at = None;
         let first = session.synced_at.is_none();
         let synced_at = *session.synced_at.get_or_insert(now);
-        let early = peer.config.role == PeerRole::Reflector && !session.peer_restarting;
+        let early = peer.config.role == PeerRole::Reflector;
         if early {
             peer.stale_until = peer.stale_until.map(|at| at.min(synced_at + handover));
         }
