@@ -142,6 +142,8 @@ fn config() -> HostConfig {
         mac: MacAddr([2, 0, 0, 0, 0, nic as u8]),
         addresses: vec![[10, 1, 0, nic as u8].into()],
         attachment,
+        role: model::PortRole::Settled,
+        sequence: 0,
     };
     HostConfig {
         host: HostId::from_random(1),
@@ -185,6 +187,7 @@ fn config() -> HostConfig {
                 ),
             ],
         }],
+        routers: Vec::new(),
     }
 }
 

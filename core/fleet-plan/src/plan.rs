@@ -28,11 +28,13 @@ impl Draft {
             underlay,
             bgp,
             stacks,
+            routers,
         } = issued;
         self.0.host == *host
             && self.0.underlay == *underlay
             && self.0.bgp == *bgp
             && self.0.stacks == *stacks
+            && self.0.routers == *routers
     }
 
     /// Without a generation (it is 0).
@@ -76,6 +78,7 @@ pub fn plan(intent: &Intent, host: HostId, reflectors: &[Reflector]) -> Option<D
             speaker: inventory.speaker,
         },
         stacks,
+        routers: Vec::new(),
     }))
 }
 

@@ -384,6 +384,7 @@ fn config(generation: u64) -> HostConfig {
             reflectors: Vec::new(),
         },
         stacks: Vec::new(),
+        routers: Vec::new(),
     }
 }
 

@@ -2,8 +2,8 @@
 //! API and the host planner.
 
 use crate::{
-    Asn, BadName, Encoding, Generation, HostId, IfName, MacAddr, Mtu, NetnsName, NicId, SubnetId,
-    VlanId, Vni, VpcId,
+    Asn, BadName, Encoding, Generation, HostId, IfName, MacAddr, Mtu, NetnsName, NicId,
+    RouterConfig, SubnetId, VlanId, Vni, VpcId,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 /// Everything the management plane wants of one host. Holds only what the host needs: subnets
-/// without a NIC on the host are not in it.
+/// without a NIC or a router's leg on the host are not in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostConfig {
     /// Which host.
@@ -23,8 +23,11 @@ pub struct HostConfig {
     pub underlay: Underlay,
     /// The EVPN control plane.
     pub bgp: BgpConfig,
-    /// VPCs with a NIC on this host, ordered by id.
+    /// VPCs with a NIC or a router on this host, ordered by id.
     pub stacks: Vec<Stack>,
+    /// Routers that run on this host, ordered by id.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routers: Vec<RouterConfig>,
 }
 
 /// A host's place on the underlay.
@@ -126,7 +129,7 @@ pub struct Stack {
     pub vni: Vni,
     /// How subnets are told apart on the wire.
     pub encoding: Encoding,
-    /// Subnets with a port here, ordered by id.
+    /// Subnets with a port or a router's leg here, ordered by id.
     pub segments: Vec<Segment>,
     /// NICs placed here, ordered by id.
     pub ports: Vec<Port>,

@@ -78,6 +78,8 @@ typed_ids! {
     SubnetId,
     /// A network interface of a workload.
     NicId,
+    /// A virtual router of a VPC.
+    RouterId,
     /// A machine that joined the cluster.
     HostId,
     /// A token that lets one machine join.

@@ -11,6 +11,7 @@ mod id;
 mod intent;
 mod name;
 mod network;
+mod router_config;
 
 pub use addr::{BadCidr, BadMac, MacAddr, canonical_cidr};
 pub use forwarding::{EviForwarding, Forwarding, Tag};
@@ -18,7 +19,7 @@ pub use host_config::{
     Attachment, BadAttachment, BadSpeaker, BgpConfig, Encapsulation, HostConfig, Port, PortRole,
     Reflector, Secret, Segment, SpeakerKind, Stack, Underlay,
 };
-pub use id::{AccountId, BadId, HostId, NicId, SubnetId, TokenId, VpcId};
+pub use id::{AccountId, BadId, HostId, NicId, RouterId, SubnetId, TokenId, VpcId};
 pub use intent::{
     Account, Capability, Change, Cluster, Condition, Generation, Host, HostStatus, Kind, Labels,
     Liveness, Meta, Move, MovePhase, Nic, Object, ObjectId, Placement, Resources, Revision, Role,
@@ -27,4 +28,8 @@ pub use intent::{
 pub use name::{BadName, IfName, Name, NetnsName};
 pub use network::{
     Asn, BadEncoding, Encoding, Mtu, MtuOutOfRange, VlanId, VlanOutOfRange, Vni, VniOutOfRange,
+};
+pub use router_config::{
+    BadPortRange, BadProtocol, NatConfig, OneToOne, PortForward, PortRange, Protocol, RouterConfig,
+    RouterLeg, SourceNat, StaticRoute, Uplink, UplinkAddress, Via,
 };

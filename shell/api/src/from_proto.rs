@@ -1,12 +1,14 @@
 //! Messages to checked types: the only door for what comes from the network. Every refusal names
 //! the field.
 
+mod router;
+
 use crate::v1;
 use ipnet::IpNet;
 use model::{
     Asn, Attachment, BgpConfig, Capability, Condition, Encoding, Generation, HostConfig,
-    HostStatus, IfName, Kind, Liveness, ObjectId, Port, PortRole, Reflector, Resources, Role,
-    Secret, Segment, SpeakerKind, Stack, Underlay, UnixMillis, canonical_cidr,
+    HostStatus, IfName, Kind, Liveness, MacAddr, ObjectId, Port, PortRole, Protocol, Reflector,
+    Resources, Role, Secret, Segment, SpeakerKind, Stack, Underlay, UnixMillis, canonical_cidr,
 };
 use std::collections::BTreeSet;
 use std::fmt;
@@ -16,6 +18,7 @@ use std::str::FromStr;
 pub const MAX_CONDITIONS: usize = 1000;
 const MAX_STACKS: usize = 4096;
 const MAX_SEGMENTS: usize = 4094;
+const MAX_ROUTERS: usize = 4096;
 const MAX_PORTS: usize = 65_536;
 const MAX_ADDRESSES: usize = 16;
 const MAX_REFLECTORS: usize = 64;
@@ -196,6 +199,8 @@ closed_enum!(v1::Capability, Capability, "capability", {
     NftBridge <-> NftBridge, Tap <-> Tap, ClsBpf <-> ClsBpf, TcpMd5 <-> TcpMd5,
 });
 
+closed_enum!(v1::TransportProtocol, Protocol, "protocol", { Tcp <-> Tcp, Udp <-> Udp });
+
 impl Field<'_> {
     /// An enumeration that must be given and known.
     pub fn enumeration<W, T>(self, raw: i32) -> Result<T, BadRequest>
@@ -266,6 +271,12 @@ impl TryFrom<v1::HostConfig> for HostConfig {
                 }
             },
             stacks: list(Field::root("stacks"), wire.stacks, MAX_STACKS, stack)?,
+            routers: list(
+                Field::root("routers"),
+                wire.routers,
+                MAX_ROUTERS,
+                router::config,
+            )?,
         })
     }
 }
@@ -429,17 +440,11 @@ fn cidr(field: Field<'_>, text: &str) -> Result<IpNet, BadRequest> {
 }
 
 fn port(field: Field<'_>, wire: v1::Port) -> Result<Port, BadRequest> {
-    let mac: model::MacAddr = parse(field.of("mac"), &wire.mac)?;
-    if !mac.is_usable() {
-        return Err(field
-            .of("mac")
-            .bad(format_args!("{mac} is not a unicast address")));
-    }
     Ok(Port {
         nic: parse(field.of("nic_id"), &wire.nic_id)?,
         name: bounded(field.of("name"), &wire.name, MAX_TEXT)?,
         subnet: parse(field.of("subnet_id"), &wire.subnet_id)?,
-        mac,
+        mac: mac_address(field.of("mac"), &wire.mac)?,
         addresses: list(
             field.of("addresses"),
             wire.addresses,
@@ -476,6 +481,16 @@ fn attachment(field: Field<'_>, wire: Option<v1::Attachment>) -> Result<Attachme
             },
         },
     )
+}
+
+/// A unicast MAC address.
+fn mac_address(field: Field<'_>, text: &str) -> Result<MacAddr, BadRequest> {
+    let mac: MacAddr = parse(field, text)?;
+    if mac.is_usable() {
+        Ok(mac)
+    } else {
+        Err(field.bad(format_args!("{mac} is not a unicast address")))
+    }
 }
 
 #[cfg(test)]

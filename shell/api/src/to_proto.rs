@@ -1,5 +1,7 @@
 //! Checked types to messages. Total: what we hold can always be said.
 
+mod router;
+
 use crate::pki::Issued;
 use crate::v1;
 use model::{
@@ -227,6 +229,7 @@ impl From<&HostConfig> for v1::HostConfig {
                 speaker: v1::Speaker::from(config.bgp.speaker).into(),
             }),
             stacks: config.stacks.iter().map(Into::into).collect(),
+            routers: config.routers.iter().map(Into::into).collect(),
         }
     }
 }

@@ -1,5 +1,13 @@
 use super::*;
-use model::{HostId, Mtu, NicId, SubnetId, VlanId, Vni, VpcId};
+use model::{
+    HostId, Mtu, NatConfig, NicId, OneToOne, PortForward, Protocol, RouterConfig, RouterId,
+    RouterLeg, SourceNat, StaticRoute, SubnetId, Uplink, UplinkAddress, Via, VlanId, Vni, VpcId,
+};
+use std::num::NonZeroU16;
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
 
 fn config() -> HostConfig {
     let subnet = SubnetId::from_random(3);
@@ -52,6 +60,51 @@ fn config() -> HostConfig {
                     sequence: index as u32,
                 })
                 .collect(),
+        }],
+        routers: vec![RouterConfig {
+            id: RouterId::from_random(9),
+            vpc: VpcId::from_random(2),
+            name: "blue/r1".to_owned(),
+            legs: vec![RouterLeg {
+                subnet,
+                mac: "02:00:00:00:00:09".parse().unwrap(),
+                addresses: vec![net("10.4.1.1/24"), net("fd00:4:1::1/64")],
+                mtu: Mtu::new(1446).unwrap(),
+            }],
+            uplink: Some(Uplink {
+                bridge: "br-ext".parse().unwrap(),
+                mac: "02:00:00:00:00:0a".parse().unwrap(),
+                address: UplinkAddress::Static(vec![net("192.0.2.10/24")]),
+                gateways: vec!["192.0.2.1".parse().unwrap()],
+                mtu: Some(Mtu::new(1400).unwrap()),
+            }),
+            routes: vec![
+                StaticRoute {
+                    table: Some(subnet),
+                    prefix: net("10.9.0.0/16"),
+                    via: Via::Address("10.4.1.9".parse().unwrap()),
+                },
+                StaticRoute {
+                    table: None,
+                    prefix: net("10.8.0.0/16"),
+                    via: Via::Blackhole,
+                },
+            ],
+            nat: NatConfig {
+                source: Some(SourceNat::Addresses(vec!["192.0.2.11".parse().unwrap()])),
+                public: vec![OneToOne {
+                    public: "192.0.2.12".parse().unwrap(),
+                    private: "10.4.1.5".parse().unwrap(),
+                }],
+                forwards: vec![PortForward {
+                    protocol: Protocol::Tcp,
+                    public: None,
+                    ports: "8000-8010".parse().unwrap(),
+                    to: "10.4.1.6".parse().unwrap(),
+                    to_port: NonZeroU16::new(80).unwrap(),
+                }],
+                source_v6: true,
+            },
         }],
     }
 }
@@ -125,6 +178,65 @@ fn every_refusal_names_its_field() {
     check(
         |c| c.stacks[0].name = "x".repeat(256),
         "stacks[0].name: 256 bytes",
+    );
+}
+
+#[test]
+fn every_refusal_of_a_router_names_its_field() {
+    let check = |spoil: fn(&mut v1::RouterConfig), expected: &str| {
+        let mut wire = v1::HostConfig::from(&config()).routers.remove(0);
+        spoil(&mut wire);
+        let error = RouterConfig::try_from(wire).unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("router.{expected}")),
+            "{error:?} is not about {expected:?}"
+        );
+    };
+    fn uplink(router: &mut v1::RouterConfig) -> &mut v1::RouterUplink {
+        router.uplink.as_mut().unwrap()
+    }
+    fn forward(router: &mut v1::RouterConfig) -> &mut v1::PortForward {
+        &mut router.nat.as_mut().unwrap().forwards[0]
+    }
+    check(|r| r.router_id = "r1".into(), "router_id: ");
+    check(
+        |r| r.legs[0].mac = "01:00:00:00:00:00".into(),
+        "legs[0].mac: ",
+    );
+    check(
+        |r| r.legs[0].addresses[0] = "10.4.1.1".into(),
+        "legs[0].addresses[0]: ",
+    );
+    check(|r| uplink(r).bridge = "a/b".into(), "uplink.bridge: ");
+    check(
+        |r| uplink(r).dhcp = true,
+        "uplink.addresses: none may be given",
+    );
+    check(
+        |r| r.routes[0].prefix = "10.9.0.1/16".into(),
+        "routes[0].prefix: ",
+    );
+    check(
+        |r| r.routes[0].gateway = String::new(),
+        "routes[0].gateway: ",
+    );
+    check(
+        |r| r.routes[0].blackhole = true,
+        "routes[0].gateway: none may be given",
+    );
+    check(
+        |r| r.nat.as_mut().unwrap().public[0].private = "fd00::1".into(),
+        "nat.public[0].private: ",
+    );
+    check(|r| forward(r).protocol = 0, "nat.forwards[0].protocol: ");
+    check(
+        |r| forward(r).ports = "9-8".into(),
+        "nat.forwards[0].ports: ",
+    );
+    check(|r| forward(r).to_port = 65530, "nat.forwards[0].to_port: ");
+    check(
+        |r| forward(r).public = "fd00::1".into(),
+        "nat.forwards[0].to: ",
     );
 }
 

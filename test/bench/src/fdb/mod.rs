@@ -408,6 +408,7 @@ fn config() -> HostConfig {
                 sequence: 0,
             }],
         }],
+        routers: Vec::new(),
     }
 }
 
