@@ -34,8 +34,7 @@ pub struct Lost {
 pub enum LostBy {
     /// Nothing came back.
     NoAnswer,
-    /// What came back was dropped by this host's kernel, because it came from too far (GTSM,
-    /// RFC 5082).
+    /// What came was dropped or refused here, because it came from too far (GTSM, RFC 5082).
     TooFar,
     /// The host is there and takes no connections.
     Refused,
@@ -169,7 +168,7 @@ fn of_lost(id: PeerId, peer: &Peer, by: LostBy, heard: bool) -> Advice {
             "ping the address; if that works compare the keys of both ends, and look at `nstat -az TcpExtTCPMD5*` on the other host: it counts there",
         ),
         LostBy::TooFar => advice(
-            format!("{id} answers with a TTL below 255, and GTSM is on here"),
+            format!("what {id} sends comes with a TTL below 255, and GTSM is on here"),
             &[
                 "the peer does not send with TTL 255 (GTSM, RFC 5082, is off there)",
                 "the peer is more than one hop away",

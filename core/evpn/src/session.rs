@@ -70,7 +70,7 @@ impl Speaker {
         }
     }
 
-    fn note_trouble(&mut self, id: PeerId, trouble: Trouble, text: String) {
+    pub(crate) fn note_trouble(&mut self, id: PeerId, trouble: Trouble, text: String) {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.last_error = Some(text);
             peer.trouble = Some(trouble);

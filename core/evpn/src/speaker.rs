@@ -1,6 +1,6 @@
 //! One process's BGP: its peers, its routes, its MAC-VRFs.
 
-use crate::advice::{Lost, advise};
+use crate::advice::{Lost, Trouble, advise};
 use crate::clash::{Clash, Clashes, Me};
 use crate::codec::{KnownAttrs, RouteKey};
 use crate::group::{Group, GroupId};
@@ -386,6 +386,16 @@ impl Speaker {
         self.drive(now, conn, fsm::Event::ManualStart);
         self.drive(now, conn, fsm::Event::TcpConnectionAcknowledged);
         Ok(conn)
+    }
+
+    /// A connection of a peer was refused before anything was said on it. It is told as the peer's
+    /// last trouble, unless there is a session.
+    pub fn handle_refused(&mut self, now: Instant, from: PeerId, lost: Lost) {
+        self.clock = now;
+        if self.peers.get(&from).is_some_and(|p| p.session.is_none()) {
+            let (by, heard) = (lost.by, false);
+            self.note_trouble(from, Trouble::Lost { by, heard }, lost.text);
+        }
     }
 
     /// A connection that [`Action::Connect`] asked for is there. False: it is not wanted any

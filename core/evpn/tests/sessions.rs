@@ -441,7 +441,7 @@ fn each_misconfiguration_is_told_in_plain_words() {
         (LostBy::NoAnswer, "no answer from 10.0.0.1"),
         (
             LostBy::TooFar,
-            "10.0.0.1 answers with a TTL below 255, and GTSM is on here",
+            "what 10.0.0.1 sends comes with a TTL below 255, and GTSM is on here",
         ),
         (LostBy::Refused, "10.0.0.1 refuses connections"),
         (LostBy::Unreachable, "there is no way to 10.0.0.1: it broke"),

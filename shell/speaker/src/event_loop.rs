@@ -235,6 +235,7 @@ impl Runner {
         for id in before.keys().filter(|id| !self.peers.contains_key(id)) {
             self.key_listeners(*id, None);
         }
+        self.guard_listeners();
         for (id, peer) in &self.peers {
             let held = before.get(id);
             if held.is_none_or(|held| held.password != peer.password) {
@@ -283,6 +284,27 @@ impl Runner {
         }
     }
 
+    /// Whether all peers of a family do GTSM.
+    fn all_are_near(&self, family_of: IpAddr) -> bool {
+        let same_family = |(id, _): &(&IpAddr, &Peer)| id.is_ipv4() == family_of.is_ipv4();
+        let mut peers = self.peers.iter().filter(same_family);
+        peers.all(|(_, peer)| peer.gtsm)
+    }
+
+    /// A listener whose peers all do GTSM has the kernel answer nobody else. Where one does not, the
+    /// TTL of each connection is looked at when it is taken.
+    fn guard_listeners(&self) {
+        for listener in &self.listeners {
+            let Ok(address) = listener.local_addr() else {
+                continue;
+            };
+            let only = self.all_are_near(address.ip());
+            if let Err(error) = socket::only_neighbours(listener.as_fd(), address.ip(), only) {
+                warn!(%address, %error, "Setting GTSM on a BGP listener failed; the TTL is checked by connection");
+            }
+        }
+    }
+
     fn on_event(&mut self, event: Event) {
         let now = Instant::now();
         match event {
@@ -317,6 +339,21 @@ impl Runner {
             refuse(stream);
             return;
         };
+        // The option comes too late for what was queued before: whoever is far away has sent its
+        // OPEN by now. It cannot have sent its first packet from nearby, though. Without that one
+        // (SYN cookies), the kernel has looked at what came instead if it guards the listener.
+        let near = match socket::ttl_of_syn(stream.as_fd()) {
+            Some(ttl) => socket::is_of_neighbour(ttl),
+            None => self.all_are_near(peer),
+        };
+        if config.gtsm && !near {
+            debug!(%from, "Refused a BGP connection that was not begun with TTL 255");
+            let text = "a connection did not come with TTL 255 and was refused (GTSM)".to_owned();
+            let by = LostBy::TooFar;
+            self.speaker.handle_refused(now, peer, Lost { by, text });
+            refuse(stream);
+            return;
+        }
         let timeout = self.tcp_timeout();
         if let Err(error) = socket::prepare(stream.as_fd(), peer, config.gtsm, timeout) {
             warn!(%peer, %error, "Setting up a BGP connection failed");

@@ -11,6 +11,8 @@ use tokio::net::{TcpListener, TcpSocket};
 const TTL_OF_NEIGHBOURS: libc::c_int = 255;
 /// Longest key that the kernel takes.
 const MD5_KEY_MAX_BYTES: usize = 80;
+/// IP and TCP headers with all options; IPv6 extension headers that take more are nobody's we know.
+const SYN_HEADERS_MAX_BYTES: usize = 256;
 /// What the kernel may hold that is not on its way. Its own limit is megabytes: a slow peer would
 /// get long-past routes first, and withdrawals after them.
 const UNSENT_MAX_BYTES: libc::c_int = 128 << 10;
@@ -25,8 +27,41 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
         set(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, &1)?;
     }
     set_ttl(socket.as_fd(), address.ip())?;
+    set(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_SAVE_SYN, &1)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
+}
+
+/// Has the kernel drop whatever comes to a socket from beyond the next hop (RFC 5082), or no more.
+/// A listener's connections take it over: nothing is queued on one before it is accepted.
+pub(crate) fn only_neighbours(
+    socket: BorrowedFd<'_>,
+    family_of: IpAddr,
+    only: bool,
+) -> io::Result<()> {
+    let (level, option) = match family_of {
+        IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MINTTL),
+        IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MINHOPCOUNT),
+    };
+    let least = if only { TTL_OF_NEIGHBOURS } else { 0 };
+    set(socket, level, option, &least)
+}
+
+/// The TTL or hop limit of the packet that began an accepted connection; none if the kernel did not
+/// keep it, as with SYN cookies. It can be asked once.
+pub(crate) fn ttl_of_syn(socket: BorrowedFd<'_>) -> Option<u8> {
+    let mut headers = [0; SYN_HEADERS_MAX_BYTES];
+    let length = get(socket, libc::IPPROTO_TCP, libc::TCP_SAVED_SYN, &mut headers);
+    match headers.get(..length.ok()?)? {
+        [first, rest @ ..] if first >> 4 == 4 => rest.get(7).copied(),
+        [first, rest @ ..] if first >> 4 == 6 => rest.get(6).copied(),
+        _ => None,
+    }
+}
+
+/// True if no router has lowered it.
+pub(crate) fn is_of_neighbour(ttl: u8) -> bool {
+    libc::c_int::from(ttl) == TTL_OF_NEIGHBOURS
 }
 
 /// A socket ready to connect to a peer.
@@ -70,13 +105,7 @@ pub(crate) fn prepare(
     send_timeout: Duration,
 ) -> io::Result<()> {
     set_ttl(socket, peer)?;
-    if gtsm {
-        let (level, option) = match peer {
-            IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MINTTL),
-            IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MINHOPCOUNT),
-        };
-        set(socket, level, option, &TTL_OF_NEIGHBOURS)?;
-    }
+    only_neighbours(socket, peer, gtsm)?;
     set(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, &1)?;
     set(
         socket,
@@ -159,7 +188,7 @@ pub(crate) fn set_md5(
 
 #[expect(
     unsafe_code,
-    reason = "no crate wraps TCP_MD5SIG, IP_MINTTL and IPV6_MINHOPCOUNT"
+    reason = "no crate wraps TCP_MD5SIG, TCP_SAVE_SYN, IP_MINTTL and IPV6_MINHOPCOUNT"
 )]
 fn set<T>(
     socket: BorrowedFd<'_>,
@@ -181,6 +210,33 @@ fn set<T>(
     };
     if result == 0 {
         Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Reads an option of octets; how many it has.
+#[expect(unsafe_code, reason = "no crate wraps TCP_SAVED_SYN")]
+fn get(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: &mut [u8],
+) -> io::Result<usize> {
+    let mut size = libc::socklen_t::try_from(value.len()).expect("options are small");
+    // SAFETY: the kernel writes at most `size` octets into a live buffer of that many, and `size`
+    // itself; it keeps no reference to either.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            value.as_mut_ptr().cast(),
+            &raw mut size,
+        )
+    };
+    if result == 0 {
+        Ok(usize::try_from(size).unwrap_or_default())
     } else {
         Err(io::Error::last_os_error())
     }

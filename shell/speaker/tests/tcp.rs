@@ -19,6 +19,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Whoever has not answered by then on this host will not.
+const SILENCE: Duration = Duration::from_millis(500);
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -42,8 +44,20 @@ fn config(router_id: &str, role: Role) -> Config {
 }
 
 async fn reflector(address: &str, peers: BTreeMap<IpAddr, Peer>) -> SpeakerHandle {
+    reflector_with(address, peers, Timing::default()).await
+}
+
+/// With a patience of its own.
+async fn reflector_with(
+    address: &str,
+    peers: BTreeMap<IpAddr, Peer>,
+    timing: Timing,
+) -> SpeakerHandle {
     let handle = SpeakerHandle::start(SpeakerConfig {
-        bgp: config("10.0.0.101", Role::Reflector),
+        bgp: Config {
+            timing,
+            ..config("10.0.0.101", Role::Reflector)
+        },
         local_address: Some(ip(address)),
         listen: vec![SocketAddr::new(ip(address), 0)],
     })
@@ -221,13 +235,25 @@ fn a_wrong_or_missing_key_is_refused() {
     });
 }
 
+/// A socket whose every packet, the first one too, has this TTL.
+fn socket(from: &str, ttl: u8) -> TcpSocket {
+    use nix::sys::socket::{setsockopt, sockopt};
+    let from = SocketAddr::new(ip(from), 0);
+    let socket = match from {
+        SocketAddr::V4(_) => TcpSocket::new_v4().unwrap(),
+        SocketAddr::V6(_) => TcpSocket::new_v6().unwrap(),
+    };
+    match from {
+        SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4Ttl, &ttl.into()).unwrap(),
+        SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6Ttl, &ttl.into()).unwrap(),
+    }
+    socket.bind(from).unwrap();
+    socket
+}
+
 /// A connection to the reflector that is not a speaker's.
-async fn raw(from: &str, to: SocketAddr, ttl: u32) -> TcpStream {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind(SocketAddr::new(ip(from), 0)).unwrap();
-    let stream = socket.connect(to).await.unwrap();
-    stream.set_ttl(ttl).unwrap();
-    stream
+async fn raw(from: &str, to: SocketAddr, ttl: u8) -> TcpStream {
+    socket(from, ttl).connect(to).await.unwrap()
 }
 
 /// All that comes until the end, as types of BGP messages.
@@ -268,19 +294,93 @@ fn garbage_and_strangers_disturb_nobody() {
         garbage.write_all(&[0x42; 4096]).await.unwrap();
         assert_eq!(message_types(garbage).await, [OPEN, NOTIFICATION]);
 
-        // From farther away than the next host, the same is not even read (RFC 5082): a second
-        // connection takes the first one's place, and only that one is answered.
-        let mut far = raw("127.0.3.9", at, 64).await;
-        far.write_all(&[0x42; 4096]).await.unwrap();
-        let mut near = raw("127.0.3.9", at, 255).await;
-        near.write_all(&[0x42; 4096]).await.unwrap();
-        assert_eq!(message_types(near).await, [OPEN, NOTIFICATION]);
-        assert_eq!(message_types(far).await, [OPEN]);
-
         for address in ["127.0.3.1", "127.0.3.2"] {
             let peer = peer_of(&rr, address).await;
             assert_eq!(peer.state, SessionState::Established);
             assert_eq!(peer.counters.sessions, 1);
+        }
+    });
+}
+
+/// Whoever is farther away than the next host is not a peer (RFC 5082), however fast it speaks.
+async fn nobody_far_is_heard(rr: &SpeakerHandle, from: &str, connects: bool) {
+    let socket = socket(from, 254);
+    let (at, opening) = (rr.listening()[0], handshake(9));
+    let speaks = std::thread::spawn(move || {
+        let patience = if connects { PATIENCE } else { SILENCE };
+        let far = connect_now(socket, at, patience)?;
+        std::io::Write::write_all(&mut &far, &opening)?;
+        Ok::<_, std::io::Error>(far)
+    });
+    // The reflector has no turn before all is said: this is its only thread.
+    let far = speaks.join().unwrap();
+    assert_eq!(far.is_ok(), connects, "{far:?}");
+    if let Ok(far) = far {
+        far.set_nonblocking(true).unwrap();
+        let heard = message_types(TcpStream::from_std(far).unwrap()).await;
+        assert_eq!(heard, Vec::<u8>::new());
+    }
+    let peer = peer_of(rr, from).await;
+    assert_eq!(peer.counters.messages_in, 0, "{peer:#?}");
+    assert_ne!(peer.state, SessionState::Established, "{peer:#?}");
+    let told = peer.advice.unwrap();
+    let told = [vec![told.problem], told.causes].concat().join("; ");
+    assert!(told.contains("TTL"), "{told}");
+}
+
+/// Connects on the calling thread.
+fn connect_now(
+    socket: TcpSocket,
+    to: SocketAddr,
+    patience: Duration,
+) -> std::io::Result<std::net::TcpStream> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(async {
+            let attempt = socket.connect(to);
+            match tokio::time::timeout(patience, attempt).await {
+                Ok(stream) => stream?.into_std(),
+                Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
+            }
+        })
+        .and_then(|stream| {
+            stream.set_nonblocking(false)?;
+            Ok(stream)
+        })
+}
+
+#[test]
+fn nothing_from_afar_is_read() {
+    let rig = Rig::new(&[]);
+    for address in ["fd00:99::1", "fd00:99::2", "fd00:99::101"] {
+        rig.ip("ours", &["addr", "add", address, "dev", "lo", "nodad"]);
+    }
+    rig.run(async |_rig| {
+        for (address, near, far) in [
+            ("127.0.12.101", "127.0.12.2", "127.0.12.9"),
+            ("fd00:99::101", "fd00:99::2", "fd00:99::1"),
+        ] {
+            // All peers do GTSM: the kernel answers nobody from afar.
+            let rr = reflector(address, clients(&[near, far])).await;
+            nobody_far_is_heard(&rr, far, false).await;
+            // One does not, and may be anywhere; the other one still may not.
+            let mut peers = clients(&[near, far]);
+            peers.get_mut(&ip(near)).unwrap().gtsm = false;
+            rr.set_peers(peers).await.unwrap();
+            nobody_far_is_heard(&rr, far, true).await;
+            let mut stream = raw(near, rr.listening()[0], 64).await;
+            stream.write_all(&handshake(2)).await.unwrap();
+            until("the one that may is heard", PATIENCE, async || {
+                let peer = peer_of(&rr, near).await;
+                let up = peer.state == SessionState::Established;
+                up.then_some(()).ok_or(format!("{peer:#?}"))
+            })
+            .await;
+            // And as soon as all have to be near, it may not either.
+            rr.set_peers(clients(&[near, far])).await.unwrap();
+            nobody_far_is_heard(&rr, far, false).await;
         }
     });
 }
@@ -463,23 +563,17 @@ fn a_peer_that_does_not_read_holds_up_nobody() {
     const MACS: u32 = 12_000;
     on_one_thread(async {
         let names = ["127.0.7.1", "127.0.7.2", "127.0.7.9"];
-        let mut bgp = config("10.0.0.101", Role::Reflector);
         // It says nothing either, and that is another test's.
-        (bgp.timing.hold_time, bgp.timing.send_hold_time) = (2 * PATIENCE, 2 * PATIENCE);
-        let rr = SpeakerHandle::start(SpeakerConfig {
-            bgp,
-            local_address: None,
-            listen: vec!["127.0.7.101:0".parse().unwrap()],
-        })
-        .await
-        .unwrap();
-        rr.set_peers(clients(&names)).await.unwrap();
+        let timing = Timing {
+            hold_time: 2 * PATIENCE,
+            send_hold_time: 2 * PATIENCE,
+            ..Timing::default()
+        };
+        let rr = reflector_with("127.0.7.101", clients(&names), timing).await;
         let at = rr.listening()[0];
-        let socket = TcpSocket::new_v4().unwrap();
+        let socket = socket("127.0.7.9", 255);
         socket.set_recv_buffer_size(4096).unwrap();
-        socket.bind("127.0.7.9:0".parse().unwrap()).unwrap();
         let mut slow = socket.connect(at).await.unwrap();
-        slow.set_ttl(255).unwrap();
         slow.write_all(&handshake(9)).await.unwrap();
         let c1 = vtep(1, "127.0.7.1", at, None).await;
         let c2 = vtep(2, "127.0.7.2", at, None).await;
@@ -549,7 +643,7 @@ fn an_answer_from_too_far_is_told_from_no_answer() {
         let told = peer_of(&c1, "127.0.8.101").await.advice.unwrap();
         assert_eq!(
             told.problem,
-            "127.0.8.101 answers with a TTL below 255, and GTSM is on here"
+            "what 127.0.8.101 sends comes with a TTL below 255, and GTSM is on here"
         );
         drop(listener);
         // Nobody there any more.
@@ -566,22 +660,15 @@ fn an_answer_from_too_far_is_told_from_no_answer() {
 fn a_peer_that_never_reads_is_dropped() {
     on_one_thread(async {
         let names = ["127.0.9.1", "127.0.9.2", "127.0.9.9"];
-        let mut bgp = config("10.0.0.101", Role::Reflector);
-        bgp.timing.send_hold_time = Duration::from_secs(3);
-        let rr = SpeakerHandle::start(SpeakerConfig {
-            bgp,
-            local_address: None,
-            listen: vec!["127.0.9.101:0".parse().unwrap()],
-        })
-        .await
-        .unwrap();
-        rr.set_peers(clients(&names)).await.unwrap();
+        let timing = Timing {
+            send_hold_time: Duration::from_secs(3),
+            ..Timing::default()
+        };
+        let rr = reflector_with("127.0.9.101", clients(&names), timing).await;
         let at = rr.listening()[0];
-        let socket = TcpSocket::new_v4().unwrap();
+        let socket = socket("127.0.9.9", 255);
         socket.set_recv_buffer_size(4096).unwrap();
-        socket.bind("127.0.9.9:0".parse().unwrap()).unwrap();
         let mut deaf = socket.connect(at).await.unwrap();
-        deaf.set_ttl(255).unwrap();
         deaf.write_all(&handshake(9)).await.unwrap();
         // It is alive and well, but for its ears.
         let chatter = tokio::spawn(async move {
@@ -640,16 +727,11 @@ fn keepalive() -> Vec<u8> {
 #[test]
 fn a_stalled_speaker_blames_nobody() {
     on_one_thread(async {
-        let mut bgp = config("10.0.0.101", Role::Reflector);
-        bgp.timing.hold_time = Duration::from_secs(3);
-        let rr = SpeakerHandle::start(SpeakerConfig {
-            bgp,
-            local_address: None,
-            listen: vec!["127.0.10.101:0".parse().unwrap()],
-        })
-        .await
-        .unwrap();
-        rr.set_peers(clients(&["127.0.10.9"])).await.unwrap();
+        let timing = Timing {
+            hold_time: Duration::from_secs(3),
+            ..Timing::default()
+        };
+        let rr = reflector_with("127.0.10.101", clients(&["127.0.10.9"]), timing).await;
         let mut stream = raw("127.0.10.9", rr.listening()[0], 255).await;
         stream.write_all(&handshake(9)).await.unwrap();
         until("the session is up", PATIENCE, async || {

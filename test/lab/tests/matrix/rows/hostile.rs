@@ -1,8 +1,8 @@
 //! A peer that says wrong things, or too much: nobody else is harmed.
 
-use super::everywhere;
 use super::sessions::many_routes;
-use crate::fabric::{C2, C3, Fabric, GUEST, GUEST_ADDRESS, HOSTS, NOBODY, Vpc};
+use super::{are_as_before, dumps, everywhere};
+use crate::fabric::{C2, C3, Fabric, GUEST, GUEST_ADDRESS, NOBODY, Vpc};
 use crate::foreign::asn;
 use crate::guest::Second;
 use crate::raw::{
@@ -10,8 +10,7 @@ use crate::raw::{
     unreach, update,
 };
 use crate::{Cell, Column, Row};
-use lab::wire;
-use lab::{Ping, difference};
+use lab::{Ping, wire};
 use std::time::Duration;
 
 /// Malformed UPDATEs, and whether a session may go on after it (RFC 7606).
@@ -151,6 +150,11 @@ fn malformed(raw: &Raw, vni: u32, asn: u32, mac: &str) -> Vec<(&'static str, Vec
     ]
 }
 
+/// What c1 has of the NICs of the two others.
+fn behind_others<'a>(two: &'a str, three: &'a str) -> [(&'a str, &'a str); 4] {
+    [(NOBODY, C2), (two, C2), (NOBODY, C3), (three, C3)]
+}
+
 pub(crate) const E22: Row = Row {
     id: "E22",
     case: "Malformed UPDATEs of each kind: nobody else's session ends, no row of others moves",
@@ -158,12 +162,7 @@ pub(crate) const E22: Row = Row {
         let vpc = fabric.vpc("e22");
         everywhere(&vpc);
         let (two, three) = (vpc.mac(12), vpc.mac(13));
-        let others = [
-            (NOBODY, C2),
-            (two.as_str(), C2),
-            (NOBODY, C3),
-            (three.as_str(), C3),
-        ];
+        let others = behind_others(&two, &three);
         fabric.rows_become("c1", vpc.vni, &others);
         let place = vpc.place("c1", "a11");
         fabric.lab.reaches(&place, &Vpc::ipv4(12));
@@ -174,7 +173,7 @@ pub(crate) const E22: Row = Row {
             Duration::from_millis(10),
         );
         let sessions = fabric.connections();
-        let before: Vec<String> = HOSTS.iter().map(|host| fabric.lab.dump(host)).collect();
+        let before = dumps(fabric);
         let (vni, asn, mac) = (vpc.label(), asn(&fabric.lab), vpc.mac(21));
         let cases = malformed(&Raw::connect(fabric, GUEST, GUEST_ADDRESS), vni, asn, &mac);
         let (mut ended, mut crashed) = (Vec::new(), Vec::new());
@@ -210,14 +209,7 @@ pub(crate) const E22: Row = Row {
         fabric.rows_become("c1", vpc.vni, &all);
         drop(raw);
         fabric.rows_become("c1", vpc.vni, &others);
-        for (host, before) in HOSTS.iter().zip(&before) {
-            fabric.lab.eventually(&format!("{host} is as before"), || {
-                match fabric.lab.dump(host) {
-                    now if now == *before => Ok(()),
-                    now => Err(difference(before, &now)),
-                }
-            });
-        }
+        are_as_before(fabric, &before);
         let result = ping.stop();
         assert_eq!((result.lost(), result.duplicates), (0, 0), "{result:?}");
         assert!(
@@ -299,12 +291,7 @@ pub(crate) const E27: Row = Row {
         let vpc = fabric.vpc("e27");
         everywhere(&vpc);
         let (two, three) = (vpc.mac(12), vpc.mac(13));
-        let others = [
-            (NOBODY, C2),
-            (two.as_str(), C2),
-            (NOBODY, C3),
-            (three.as_str(), C3),
-        ];
+        let others = behind_others(&two, &three);
         fabric.rows_become("c1", vpc.vni, &others);
         let sessions = fabric.connections();
         match fabric.column {

@@ -41,6 +41,15 @@ fn heard(fabric: &Fabric, guest: &Guest<'_>, mac: &str, expected: Option<(&str, 
     );
 }
 
+/// A guest with nothing behind it that has heard of the MAC on `c1`.
+fn listening<'a>(fabric: &'a Fabric, vpc: &Vpc<'_>, mac: &str) -> Guest<'a> {
+    let guest = Guest::new(fabric);
+    guest.has(vpc, &[]);
+    guest.connect();
+    heard(fabric, &guest, mac, Some((C1, 0)));
+    guest
+}
+
 pub(crate) const E05: Row = Row {
     id: "E05",
     case: "A MAC is claimed elsewhere with the next sequence, and comes back: all VTEPs agree",
@@ -48,10 +57,7 @@ pub(crate) const E05: Row = Row {
         let vpc = fabric.vpc("e05");
         watched(&vpc);
         let mac = vpc.mac(11);
-        let guest = Guest::new(fabric);
-        guest.has(&vpc, &[]);
-        guest.connect();
-        heard(fabric, &guest, &mac, Some((C1, 0)));
+        let guest = listening(fabric, &vpc, &mac);
         is_behind(fabric, &vpc, &["c2", "c3"], &mac, C1);
         guest.has(&vpc, &[(mac.as_str(), mac_with("10.4.1.11", false))]);
         is_behind(fabric, &vpc, &["c1", "c2", "c3"], &mac, GUEST_ADDRESS);
@@ -127,10 +133,7 @@ pub(crate) const E08: Row = Row {
         let vpc = fabric.vpc("e08");
         watched(&vpc);
         let mac = vpc.mac(11);
-        let guest = Guest::new(fabric);
-        guest.has(&vpc, &[]);
-        guest.connect();
-        heard(fabric, &guest, &mac, Some((C1, 0)));
+        let guest = listening(fabric, &vpc, &mac);
         let claims = || guest.has(&vpc, &[(mac.as_str(), mac_with("10.4.1.11", false))]);
         // Five moves, as c1 sees them: there, back, there, back, there.
         for round in 0..3 {

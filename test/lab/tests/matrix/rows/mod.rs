@@ -9,12 +9,30 @@ mod sessions;
 mod tenants;
 
 use crate::Row;
-use crate::fabric::{HOSTS, Vpc};
+use crate::fabric::{Fabric, HOSTS, Vpc};
+use lab::difference;
 
 /// A NIC on each host.
 fn everywhere(vpc: &Vpc<'_>) {
     for (number, host) in (11..).zip(HOSTS) {
         vpc.nic(&format!("a{number}"), host, number);
+    }
+}
+
+/// Every host's tables, to compare them with later.
+fn dumps(fabric: &Fabric) -> Vec<String> {
+    HOSTS.iter().map(|host| fabric.lab.dump(host)).collect()
+}
+
+/// Waits until every host's tables are as they were.
+fn are_as_before(fabric: &Fabric, dumps: &[String]) {
+    for (host, before) in HOSTS.iter().zip(dumps) {
+        fabric.lab.eventually(&format!("{host} is as before"), || {
+            match fabric.lab.dump(host) {
+                now if now == *before => Ok(()),
+                now => Err(difference(before, &now)),
+            }
+        });
     }
 }
 
