@@ -60,6 +60,7 @@ pub fn stored(data: &[u8]) {
             underlay: machine.underlay(),
             stacks: machine.stacks(),
             forwarding: &Forwarding::default(),
+            local_neighbours: json.len() % 2 == 0,
         };
         host_plan::plan(&desired, &host_plan::HostState::default());
     }
@@ -142,8 +143,8 @@ fn config() -> HostConfig {
         mac: MacAddr([2, 0, 0, 0, 0, nic as u8]),
         addresses: vec![[10, 1, 0, nic as u8].into()],
         attachment,
-        role: model::PortRole::Settled,
-        sequence: 0,
+        role: model::PortRole::Standby,
+        sequence: 7,
     };
     HostConfig {
         host: HostId::from_random(1),

@@ -4,7 +4,7 @@ use crate::clash::Clash;
 use crate::limit::MacLevel;
 use crate::mobility::{Claim, Contest, Holder};
 use crate::vrf::{Vrf, Vrfs};
-use crate::{PeerId, Role, Speaker};
+use crate::{Counts, PeerId, Role, Speaker};
 use model::{Asn, MacAddr, Tag, Vni};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -80,36 +80,19 @@ pub struct Summary {
     pub asn: Asn,
     /// Its VTEP address, once there is local state.
     pub vtep: Option<IpAddr>,
-    /// By route type, those of which there are any.
-    pub routes: BTreeMap<u8, RouteCount>,
-    /// Instances (MAC-VRFs).
-    pub instances: usize,
-    /// MACs of all instances.
-    pub macs: MacCount,
+    /// How much it holds.
+    pub counts: Counts,
+    /// Paths by route type, of the types that there are routes of.
+    pub paths: BTreeMap<u8, PathCount>,
 }
 
-/// Routes of one type.
+/// Paths to the routes of one type.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct RouteCount {
-    /// Routes, each of which has one best path.
-    pub best: usize,
-    /// Paths.
-    pub paths: usize,
-    /// Paths kept for a peer whose session is down.
+pub struct PathCount {
+    /// All.
+    pub all: usize,
+    /// Those kept for a peer whose session is down.
     pub stale: usize,
-}
-
-/// MACs, each once in an instance.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct MacCount {
-    /// Those that are here.
-    pub local: usize,
-    /// Those that are behind another VTEP.
-    pub remote: usize,
-    /// Those of either kind about which nothing is sent or taken in.
-    pub frozen: usize,
-    /// Remote ones without a row, because their instance has too many.
-    pub waiting: usize,
 }
 
 /// Something that a person has to set right.
@@ -180,35 +163,21 @@ impl AlertKind {
 impl Speaker {
     /// Numbers of everything. Walks all paths.
     pub fn summary(&self) -> Summary {
-        let mut routes: BTreeMap<u8, RouteCount> = BTreeMap::new();
-        for (key, paths) in self.rib.every() {
-            let count = routes.entry(key.kind()).or_default();
-            count.best += 1;
-            for path in paths {
-                count.paths += 1;
+        let mut paths: BTreeMap<u8, PathCount> = BTreeMap::new();
+        for (key, of_route) in self.rib.every() {
+            let count = paths.entry(key.kind()).or_default();
+            for path in of_route {
+                count.all += 1;
                 count.stale += usize::from(path.stale);
             }
-        }
-        let mut macs = MacCount::default();
-        for vrf in self.vrfs.vrfs.values() {
-            for contest in vrf.macs.values() {
-                match contest.holder() {
-                    Some(Holder::Here) => macs.local += 1,
-                    Some(Holder::Vtep(_)) => macs.remote += 1,
-                    None => {}
-                }
-                macs.frozen += usize::from(contest.pinned.is_some());
-            }
-            macs.waiting += vrf.waiting.len();
         }
         Summary {
             role: self.config.role,
             router_id: self.config.router_id,
             asn: self.config.asn,
             vtep: self.vrfs.vtep,
-            routes,
-            instances: self.vrfs.vrfs.len(),
-            macs,
+            counts: self.counts(),
+            paths,
         }
     }
 

@@ -47,7 +47,7 @@ pub use counts::Counts;
 pub use duplicate::{DuplicateAction, DuplicatePolicy};
 pub use history::{Direction, HistoryEntry, MessageCounts, MessageKind};
 pub use info::{PeerCounters, PeerInfo, RouteInfo, SessionState};
-pub use insight::{Alert, AlertKind, ClaimInfo, MacCount, MacInfo, RouteCount, Summary};
+pub use insight::{Alert, AlertKind, ClaimInfo, MacInfo, PathCount, Summary};
 pub use limit::{MacLevel, MacLimit};
 pub use link::ConnId;
 pub use local::{BadLocalState, LocalEvi, LocalMac, LocalState, RouteTargets};

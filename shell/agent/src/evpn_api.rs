@@ -31,7 +31,7 @@ pub struct EvpnSource {
     pub frr: Option<Driver>,
     /// Its peers, as they are configured.
     pub peers: Vec<Reflector>,
-    /// Its AS.
+    /// Its AS, and that of its peers.
     pub asn: u32,
     /// Its BGP identifier, where that is not the speaker's.
     pub router_id: Option<Ipv4Addr>,
@@ -107,7 +107,7 @@ impl EvpnApi {
         let peers = handle.peers().await.unwrap_or_default();
         peers
             .into_iter()
-            .map(|peer| wire_peer(peer, &source.peers, source.asn))
+            .map(|peer| wire_peer(peer, &source.peers))
             .collect()
     }
 
@@ -335,12 +335,13 @@ fn wire_summary(summary: &Summary, alerts: &[Alert]) -> v1::EvpnSummaryResponse 
         Role::Reflector => "reflector",
         Role::Both => "vtep and reflector",
     };
-    let routes = summary.routes.iter();
-    let routes = routes.map(|(route_type, count)| v1::EvpnRouteCount {
+    let counts = &summary.counts;
+    let routes = summary.paths.iter();
+    let routes = routes.map(|(route_type, paths)| v1::EvpnRouteCount {
         route_type: u32::from(*route_type),
-        best: count.best as u64,
-        paths: count.paths as u64,
-        stale: count.stale as u64,
+        best: counts.routes.get(route_type).map_or(0, |best| *best as u64),
+        paths: paths.all as u64,
+        stale: paths.stale as u64,
     });
     v1::EvpnSummaryResponse {
         role: role.to_owned(),
@@ -352,11 +353,11 @@ fn wire_summary(summary: &Summary, alerts: &[Alert]) -> v1::EvpnSummaryResponse 
             .map(|vtep| vtep.to_string())
             .unwrap_or_default(),
         routes: routes.collect(),
-        instances: summary.instances as u32,
-        local_macs: summary.macs.local as u64,
-        remote_macs: summary.macs.remote as u64,
-        frozen_macs: summary.macs.frozen as u64,
-        waiting_macs: summary.macs.waiting as u64,
+        instances: counts.instances as u32,
+        local_macs: counts.local_macs as u64,
+        remote_macs: counts.remote_macs as u64,
+        frozen_macs: counts.frozen_macs as u64,
+        waiting_macs: counts.waiting_macs as u64,
         alerts: alerts.iter().map(wire_alert).collect(),
         ..v1::EvpnSummaryResponse::default()
     }
@@ -372,7 +373,7 @@ fn wire_alert(alert: &Alert) -> v1::EvpnAlert {
     }
 }
 
-fn wire_peer(peer: PeerInfo, configured: &[Reflector], asn: u32) -> v1::Peer {
+fn wire_peer(peer: PeerInfo, configured: &[Reflector]) -> v1::Peer {
     let configured = configured
         .iter()
         .find(|reflector| reflector.address == peer.peer);
@@ -383,7 +384,7 @@ fn wire_peer(peer: PeerInfo, configured: &[Reflector], asn: u32) -> v1::Peer {
     v1::Peer {
         address: peer.peer.to_string(),
         port: configured.map_or(179, |reflector| reflector.port).into(),
-        asn,
+        asn: peer.asn.unwrap_or_default(),
         state: peer.state.name().to_owned(),
         since_unix_ms: ago(peer.since),
         routes_received: peer.routes as u64,
@@ -426,6 +427,7 @@ fn frr_peer(reflector: &Reflector, session: frr::Session, asn: u32) -> v1::Peer 
     v1::Peer {
         address: reflector.address.to_string(),
         port: reflector.port.into(),
+        // bgpd has no session with a peer of another AS than it was told.
         asn,
         state: match session.state.as_str() {
             "" => "idle".to_owned(),

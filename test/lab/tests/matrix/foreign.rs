@@ -105,8 +105,8 @@ pub(crate) fn password(lab: &Lab) -> String {
 
 /// The AS of this lab's fabric.
 pub(crate) fn asn(lab: &Lab) -> u32 {
-    let peers = lab.json("m1", "vpc -o json evpn peers");
-    let asn = peers[0]["asn"].as_u64();
+    let summary = lab.json("m1", "vpc -o json evpn summary");
+    let asn = summary["asn"].as_u64();
     asn.and_then(|asn| u32::try_from(asn).ok()).expect("an AS")
 }
 

@@ -4,7 +4,8 @@
 //! cell is a test of its own, named `COLUMN::ROW`; it passes, fails, or does not apply, and then
 //! says why. The labs are made when the first of their cells runs, one at a time.
 //!
-//! `make evpn-matrix` runs all of it; plain `cargo test` leaves it out. `VPC_MATRIX=FILE` writes the table between the marks in that file.
+//! `make evpn-matrix` runs all of it; plain `cargo test` leaves it out. `VPC_MATRIX=FILE` writes the
+//! table between the marks in that file.
 
 #![allow(
     clippy::print_stdout,

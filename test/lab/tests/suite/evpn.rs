@@ -299,7 +299,7 @@ pub(super) fn password(lab: &Lab) -> String {
 
 /// The AS of this lab's fabric.
 pub(super) fn asn(lab: &Lab) -> String {
-    lab.json("m1", "vpc -o json evpn peers")[0]["asn"].to_string()
+    lab.json("m1", "vpc -o json evpn summary")["asn"].to_string()
 }
 
 /// zebra and bgpd on a host, in place of its agent.

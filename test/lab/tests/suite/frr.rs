@@ -128,7 +128,7 @@ fn a_host_with_frr_is_as_any_other() {
 }
 
 fn instance_asn(lab: &Lab) -> String {
-    lab.json("c1", "vpc -o json evpn peers")[0]["asn"].to_string()
+    lab.json("c1", "vpc -o json evpn summary")["asn"].to_string()
 }
 
 /// Two hosts with a NIC each and rows both ways.

@@ -54,7 +54,8 @@ pub(super) struct AlertView {
 pub(crate) struct PeerView {
     pub(super) address: String,
     port: u32,
-    asn: u32,
+    /// The peer's, once it told.
+    asn: Option<u32>,
     /// As in the RFC: "established".
     state: String,
     since: Option<String>,
@@ -298,7 +299,7 @@ impl From<v1::Peer> for PeerView {
         Self {
             address: peer.address,
             port: peer.port,
-            asn: peer.asn,
+            asn: Some(peer.asn).filter(|asn| *asn > 0),
             state: peer.state,
             since: some(time(peer.since_unix_ms)),
             since_unix_ms: peer.since_unix_ms,
@@ -366,7 +367,10 @@ impl PeerView {
     pub(super) fn details(&self) -> Vec<(&'static str, String)> {
         let mut details = vec![
             ("peer", format!("{}:{}", self.address, self.port)),
-            ("as", self.asn.to_string()),
+            (
+                "as",
+                self.asn.map(|asn| asn.to_string()).unwrap_or_default(),
+            ),
             ("router id", self.router_id.clone().unwrap_or_default()),
             ("state", self.state.clone()),
             ("since", self.since.clone().unwrap_or_default()),
@@ -612,7 +616,8 @@ impl Row for PeerView {
     fn cells(&self) -> Vec<String> {
         vec![
             format!("{}:{}", self.address, self.port),
-            self.asn.to_string(),
+            self.asn
+                .map_or_else(|| "-".to_owned(), |asn| asn.to_string()),
             self.state.clone(),
             ago(self.since_unix_ms),
             self.routes_received.to_string(),
