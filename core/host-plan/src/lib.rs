@@ -10,6 +10,7 @@ mod names;
 mod plan;
 mod show;
 mod state;
+mod uplink;
 mod want;
 
 pub use action::{
@@ -24,4 +25,5 @@ pub use state::{
     BridgePort, FdbRow, FdbState, FdbTarget, Guard, HostState, InsideLink, Link, LinkKind,
     Neighbour, NetnsState, Scope, Trunk,
 };
+pub use uplink::{Uplink, uplinks};
 pub use want::{Desired, Problem, VXLAN_PORT};

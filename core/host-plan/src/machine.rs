@@ -2,6 +2,7 @@
 //! failed and when it is tried again. The agent's loop drives it.
 
 use crate::greeting::frames;
+use crate::uplink::{Uplink, port_link};
 use crate::want::{is_away, tag_of};
 use crate::{
     Action, Desired, FdbState, Greeting, HostState, OwnedName, Plan, Problem, Readiness, Scope,
@@ -693,21 +694,12 @@ fn greeting_links(
     observed: &HostState,
 ) -> Vec<(IfName, Option<VlanId>)> {
     let filtering = observed.capabilities.contains(&Capability::VlanFiltering);
-    let bundle = stack.encoding == Encoding::VlanAwareBundle;
-    let uplink = match (bundle, filtering) {
-        (true, true) => (OwnedName::tunnel(stack.vni), Some(segment.vlan)),
-        (true, false) => (OwnedName::trunk_inner(segment.subnet), None),
-        (false, _) => (OwnedName::tunnel(segment.vni), None),
-    };
+    let uplink = Uplink::of(stack, segment, filtering);
     let others = stack.ports.iter().filter(|other| {
         other.subnet == port.subnet && other.nic != port.nic && other.role != PortRole::Standby
     });
-    let others = others.map(|other| match &other.attachment {
-        Attachment::Existing { ifname } => ifname.clone(),
-        Attachment::Tap | Attachment::Netns { .. } => OwnedName::port(other.nic),
-    });
-    std::iter::once(uplink)
-        .chain(others.map(|link| (link, None)))
+    std::iter::once((uplink.link, uplink.vlan))
+        .chain(others.map(|other| (port_link(other), None)))
         .filter(|(link, _)| observed.links.get(link).is_some_and(|link| link.up))
         .collect()
 }

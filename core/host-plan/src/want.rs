@@ -1,6 +1,7 @@
 //! What should be on the host, spelt out: every interface, membership, guard and row that follows
 //! from the configuration and from what the kernel can do. The plan is its difference to what is.
 
+use crate::uplink::suppresses;
 use crate::{
     BridgePortFlags, FdbRow, FdbState, FdbTarget, Guard, HostState, Neighbour, OwnedName, Stamp,
     Subject, VlanMembership,
@@ -358,6 +359,7 @@ impl Want {
                 bridge: bridge.clone(),
                 flags: BridgePortFlags {
                     unicast_flood: true,
+                    neigh_suppress: true,
                     ..NIC_FLAGS
                 },
                 vlans: BTreeMap::new(),
@@ -596,15 +598,11 @@ pub(crate) fn segment_bridge(stack: &Stack, segment: &Segment, filtering: bool) 
 }
 
 fn tunnel_flags(observed: &HostState) -> BridgePortFlags {
-    // Suppression drops what it cannot answer from a neighbour's row only if such rows can be
-    // there: with VLAN filtering they hang on VLAN devices.
-    let rows_possible = !observed.capabilities.contains(&Capability::VlanFiltering)
-        || observed.capabilities.contains(&Capability::VlanDevices);
     BridgePortFlags {
         isolated: false,
         learning: false,
         unicast_flood: true,
-        neigh_suppress: rows_possible,
+        neigh_suppress: suppresses(&observed.capabilities),
     }
 }
 

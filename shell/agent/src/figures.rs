@@ -1,5 +1,6 @@
 //! What the agent gives out for Prometheus: the same as `vpc agent status` shows, as figures.
 
+use crate::announce::Announcer;
 use crate::evpn_api::EvpnApi;
 use crate::view::View;
 use metrics::{Histogram, Page, Source};
@@ -21,6 +22,7 @@ pub(crate) struct Figures {
     pub(crate) view: watch::Receiver<Arc<View>>,
     pub(crate) speaker: EvpnApi,
     pub(crate) reconcile: Histogram,
+    pub(crate) announcer: Announcer,
 }
 
 impl Source for Figures {
@@ -145,6 +147,15 @@ impl Figures {
                 generation("desired", view.desired().0),
                 generation("applied", view.applied.0),
             ],
+        );
+        let carried = self.announcer.carried();
+        page.counter(
+            "vpc_announcements_carried",
+            "Gratuitous ARP, unsolicited advertisements and probes of workloads that the agent sent \
+             into a tunnel.",
+            carried
+                .into_iter()
+                .map(|(vni, frames)| (vec![("vni", vni.to_string())], frames)),
         );
         page.histogram(
             "vpc_agent_reconcile_seconds",

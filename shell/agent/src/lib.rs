@@ -4,6 +4,7 @@
 //! stream from the management server, the host-local API on a unix socket. All of them talk to the
 //! loop in `turn`, which owns the state.
 
+mod announce;
 mod bgp;
 mod disk;
 mod events;

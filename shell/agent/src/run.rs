@@ -1,5 +1,6 @@
 //! Starting the parts of an agent, and ending them.
 
+use crate::announce::Announcer;
 use crate::bgp::{self, Bgp};
 use crate::disk::{Disk, StateError};
 use crate::events::Event;
@@ -147,6 +148,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     );
 
     let evpn = bgp.api();
+    let announcer = Announcer::start(capabilities.clone());
     let reconcile = figures::reconcile_times();
     let (agent, view) = Agent::new(Start {
         machine: HostMachine::new(underlay, managed, local),
@@ -156,6 +158,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         bgp,
         rds,
         reconcile: reconcile.clone(),
+        announcer: announcer.clone(),
         pace: Pace {
             resync_every: options.resync_every,
             unused_stack_after: options.unused_stack_after,
@@ -178,6 +181,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
             view: view.clone(),
             speaker: evpn.clone(),
             reconcile,
+            announcer,
         };
         tokio::spawn(metrics::serve(address, figures))
     });

@@ -4,6 +4,7 @@
 //! is reported, announced by BGP and called done. A look costs what changed since the last one; the
 //! kernel's thread knows the rest, and every so often it looks at everything.
 
+use crate::announce::Announcer;
 use crate::bgp::{self, Bgp, News};
 use crate::disk::{Disk, StateError};
 use crate::events::{Event, Request, ServerLink, status_of};
@@ -88,6 +89,7 @@ pub(crate) struct Agent {
     server: ServerLink,
     started: UnixMillis,
     view: watch::Sender<Arc<View>>,
+    announcer: Announcer,
     events: mpsc::Sender<Event>,
 }
 
@@ -109,6 +111,7 @@ pub(crate) struct Start {
     pub(crate) bgp: Bgp,
     pub(crate) rds: RdIndexes,
     pub(crate) reconcile: Histogram,
+    pub(crate) announcer: Announcer,
     pub(crate) pace: Pace,
     pub(crate) events: mpsc::Sender<Event>,
 }
@@ -198,6 +201,7 @@ impl Agent {
             server: ServerLink::default(),
             started,
             view,
+            announcer: start.announcer,
             events: start.events,
         };
         (agent, receiver)
@@ -208,6 +212,7 @@ impl Agent {
         mut self,
         mut queue: mpsc::Receiver<Event>,
     ) -> Option<oneshot::Sender<()>> {
+        self.announcer.carry(self.machine.stacks());
         self.expect_instances();
         self.bgp.expected().await;
         loop {
@@ -285,6 +290,7 @@ impl Agent {
     /// Asks for a pass now, because an input changed.
     fn ask_pass(&mut self) {
         self.changed();
+        self.announcer.carry(self.machine.stacks());
         self.expecting = true;
         self.cut = true;
         self.due = Some(Instant::now());

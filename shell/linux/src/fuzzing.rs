@@ -1,5 +1,6 @@
 //! Doors for the fuzzer (`fuzz/`): only there when it builds this crate.
 
+use crate::announce;
 use crate::attr;
 use crate::fdb::{RawFdb, RawNeighbour};
 use crate::link::{self, RawLink};
@@ -17,6 +18,7 @@ pub fn netlink(datagram: &[u8]) {
         drop(link::parse_address(payload));
         drop(link::parse_port_vlans(payload));
         drop(bpf::filter_of(payload));
+        announce::read(payload);
     }
 }
 

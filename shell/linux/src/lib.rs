@@ -6,6 +6,7 @@
 //! **Invariant:** the only crate of the workspace with netlink messages, nft syntax, ioctls, BPF and
 //! unsafe code.
 
+mod announce;
 mod attr;
 mod bpf;
 mod bridge_netfilter;
@@ -23,11 +24,13 @@ mod observe;
 mod packet;
 mod powerless;
 mod probe;
+mod rules;
 mod seen;
 mod socket;
 mod sys;
 mod tap;
 
+pub use announce::{Announcement, Announcements};
 pub use bridge_netfilter::{BridgeNetfilter, bridge_netfilter, switch_off_bridge_netfilter};
 pub use error::{ActionError, Cause, Error};
 pub use host::{UnderlayInterface, kernel_version, resources, underlay_interface};

@@ -2,40 +2,55 @@
 
 use crate::error::Cause;
 use host_plan::{Greeting, tagged};
+use model::IfName;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
-/// Sends each frame out of each interface. An interface that went meanwhile, or whose queue is
-/// full, is passed over: nothing depends on a single frame.
-pub(crate) fn send(greeting: &Greeting) -> Result<(), Cause> {
-    let socket = socket(
-        AddressFamily::Packet,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-        // Bound to no protocol it receives nothing.
-        None,
-    )?;
-    for (link, vlan) in &greeting.links {
+/// A socket that frames are sent with.
+#[derive(Debug)]
+pub(crate) struct Sender(OwnedFd);
+
+impl Sender {
+    pub(crate) fn open() -> Result<Self, Cause> {
+        Ok(Self(socket(
+            AddressFamily::Packet,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+            // Bound to no protocol it receives nothing.
+            None,
+        )?))
+    }
+
+    /// False if the interface is gone or down, or its queue is full: nothing depends on a single
+    /// frame.
+    pub(crate) fn send(&self, link: &IfName, frame: &[u8]) -> Result<bool, Cause> {
         let Ok(index) = if_nametoindex(link.as_str()) else {
-            continue;
+            return Ok(false);
         };
+        match send_to(self.0.as_raw_fd(), index, frame) {
+            Ok(()) => Ok(true),
+            Err(
+                nix::Error::ENETDOWN
+                | nix::Error::ENXIO
+                | nix::Error::ENODEV
+                | nix::Error::ENOBUFS
+                | nix::Error::EAGAIN,
+            ) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+/// Sends each frame out of each interface.
+pub(crate) fn send(greeting: &Greeting) -> Result<(), Cause> {
+    let sender = Sender::open()?;
+    for (link, vlan) in &greeting.links {
         for frame in &greeting.frames {
-            let frame = match vlan {
-                None => frame.clone(),
-                Some(vlan) => tagged(frame, *vlan),
+            match vlan {
+                None => sender.send(link, frame)?,
+                Some(vlan) => sender.send(link, &tagged(frame, *vlan))?,
             };
-            match send_to(socket.as_raw_fd(), index, &frame) {
-                Ok(()) => {}
-                Err(
-                    nix::Error::ENETDOWN
-                    | nix::Error::ENXIO
-                    | nix::Error::ENODEV
-                    | nix::Error::ENOBUFS
-                    | nix::Error::EAGAIN,
-                ) => {}
-                Err(errno) => return Err(errno.into()),
-            }
         }
     }
     Ok(())

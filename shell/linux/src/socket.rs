@@ -250,6 +250,17 @@ impl Socket {
         }
     }
 
+    /// Waits for a datagram, ten seconds at most (`EAGAIN`), and hands over its messages.
+    pub(crate) fn receive(&mut self, mut each: impl FnMut(Received<'_>)) -> Result<(), Cause> {
+        let length = match recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_TRUNC) {
+            Err(nix::Error::EINTR) => return Ok(()),
+            other => other?,
+        };
+        let bytes = self.buffer.get(..length).unwrap_or_default();
+        attr::messages(bytes).for_each(&mut each);
+        Ok(())
+    }
+
     /// The address of this socket: notifications of what it did carry it.
     pub(crate) fn port(&self) -> Result<u32, Cause> {
         Ok(getsockname::<NetlinkAddr>(self.fd.as_raw_fd())?.pid())

@@ -1,6 +1,6 @@
 //! Numbers of the kernel's interfaces that the libc crate has not, or has with the wrong width.
 //! From `linux/if_link.h`, `linux/neighbour.h`, `linux/rtnetlink.h`, `linux/netfilter/nf_tables.h`,
-//! `linux/netfilter/nfnetlink.h`, `linux/pkt_sched.h`, `linux/pkt_cls.h`, `linux/bpf.h` and
+//! `linux/netfilter/nfnetlink.h`, `linux/netfilter/nfnetlink_log.h`, `linux/pkt_sched.h`, `linux/pkt_cls.h`, `linux/bpf.h` and
 //! `linux/if_tun.h`.
 
 use model::IfName;
@@ -40,6 +40,8 @@ numbers! { u16:
     NFTA_SET_KEY_LEN = 5, NFTA_SET_ID = 10,
     NFTA_SET_ELEM_LIST_TABLE = 1, NFTA_SET_ELEM_LIST_SET = 2, NFTA_SET_ELEM_LIST_ELEMENTS = 3,
     NFTA_SET_ELEM_KEY = 1, NFTA_DATA_VALUE = 1, NFTA_LIST_ELEM = 1,
+    NFULA_IFINDEX_INDEV = 4, NFULA_IFINDEX_PHYSINDEV = 6, NFULA_PAYLOAD = 9, NFULA_HWHEADER = 16,
+    NFULA_CFG_CMD = 1, NFULA_CFG_MODE = 2, NFULA_CFG_QTHRESH = 5,
     TCA_KIND = 1, TCA_OPTIONS = 2, TCA_BPF_FD = 6, TCA_BPF_NAME = 7, TCA_BPF_FLAGS = 8,
     BRIDGE_VLAN_INFO_PVID = 2, BRIDGE_VLAN_INFO_UNTAGGED = 4, BRIDGE_VLAN_INFO_RANGE_BEGIN = 8,
     BRIDGE_VLAN_INFO_RANGE_END = 16,
@@ -51,6 +53,7 @@ numbers! { u8:
     NFT_MSG_NEWTABLE = 0, NFT_MSG_GETTABLE = 1, NFT_MSG_NEWCHAIN = 3, NFT_MSG_GETCHAIN = 4,
     NFT_MSG_GETRULE = 7, NFT_MSG_NEWSET = 9, NFT_MSG_NEWSETELEM = 12, NFT_MSG_GETSETELEM = 13,
     NFT_MSG_DELSETELEM = 14, NFT_MSG_NEWGEN = 15,
+    NFULNL_MSG_PACKET = 0, NFULNL_MSG_CONFIG = 1, NFULNL_CFG_CMD_BIND = 1, NFULNL_COPY_PACKET = 2,
     IN6_ADDR_GEN_MODE_EUI64 = 0, IN6_ADDR_GEN_MODE_NONE = 1,
 }
 numbers! { u32:

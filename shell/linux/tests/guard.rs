@@ -9,9 +9,10 @@
 
 mod lab;
 
-use host_plan::{Action, Guard};
+use host_plan::{Action, Guard, Uplink};
 use lab::frames::*;
 use lab::*;
+use linux::Announcements;
 use model::{Capability, MacAddr};
 use std::process::Command;
 
@@ -296,11 +297,17 @@ const EVERY_SECOND: &str = "3,32 0 0 4294963256,84 0 0 1,22 0 0 0";
 
 /// Frames that were dropped for what they say; what the host refused for itself is not among them.
 fn counted() -> u64 {
+    let dropped = |name: &str| name.starts_with("spoofed-") || name == "tagged";
+    counters(|name| dropped(name) || name == "other-ethertype")
+}
+
+/// The sum of some counters.
+fn counters(wanted: impl Fn(&str) -> bool) -> u64 {
     json("nft -j list counters table bridge vpc")["nftables"]
         .as_array()
         .unwrap()
         .iter()
-        .filter(|object| object["counter"]["name"] != "to-host")
+        .filter(|object| object["counter"]["name"].as_str().is_some_and(&wanted))
         .filter_map(|object| object["counter"]["packets"].as_u64())
         .sum()
 }
@@ -372,6 +379,90 @@ fn a_workload_cannot_mark_frames_to_be_let_past() {
             "{got} of {} frames get past tc that drops all",
             frames.len()
         );
+    });
+}
+
+#[test]
+fn what_is_announced_is_heard_and_goes_on() {
+    lab(|lab| {
+        if !lab.can(Capability::NftBridge) {
+            return;
+        }
+        lab.bridge_with_nics(&["a", "b"]);
+        // Whoever hears it has the tunnel as a way out; here the far end of a pair.
+        tool("ip link add up0 type veth peer name far0");
+        tool("ip link set up0 up");
+        tool("ip link set far0 up");
+        let tags = lab.can(Capability::VlanDevices);
+        if tags {
+            tool("ip link add link far0 name far7 type vlan id 7");
+            tool("ip link set far7 up");
+        }
+        let far = Wire::open(if tags { "far7" } else { "far0" });
+        let mut heard = Announcements::open().unwrap();
+        let announced = [
+            "ARP probe",
+            "gratuitous ARP",
+            "DAD",
+            "DAD with a nonce",
+            "NA",
+            "NA of link-local",
+        ];
+        let sender = inside_of("a", || Wire::open("eth0"));
+        for (_, frame) in spoofed().iter().chain(&honest()) {
+            sender.send(frame);
+        }
+        let own = mac(1);
+        let last = broadcast(own, 0x0806, &arp(1, own, "0.0.0.0", "10.0.0.77"));
+        sender.send(&last);
+        let mut got = Vec::new();
+        let deadline = std::time::Instant::now() + SOON;
+        while got.last() != Some(&last) {
+            assert!(std::time::Instant::now() < deadline, "{got:02x?}");
+            let some = heard.wait().unwrap();
+            // The NICs' own kernels announce their addresses as well, NIC 2's among them.
+            let of_1 = some.into_iter().filter(|one| one.port == ifname("n-a"));
+            got.extend(of_1.map(|one| one.frame));
+        }
+        for (name, frame) in honest() {
+            let times = got.iter().filter(|one| **one == frame).count();
+            assert_eq!(times == 1, announced.contains(&name), "{name}: {times}");
+        }
+        for (name, frame) in spoofed() {
+            assert!(!got.contains(&frame), "spoofed {name}");
+        }
+        for (link, tag) in [("up0", None), ("up0", Some(vlan(7))), ("gone", None)] {
+            let uplink = Uplink {
+                link: ifname(link),
+                vlan: tag,
+                vni: vni(7),
+            };
+            assert_eq!(heard.send(&uplink, &last).unwrap(), link == "up0");
+        }
+        far.until(&last);
+
+        // Too often: the rest stays here, and another port is not held up by it.
+        let (before, limited) = (counters(|name| name == "announced"), |name: &str| {
+            name == "announced-too-often"
+        });
+        assert_eq!(counters(limited), 0);
+        for _ in 0..200 {
+            sender.send(&last);
+        }
+        let other = inside_of("b", || Wire::open("eth0"));
+        let of_b = broadcast(mac(2), 0x0806, &arp(1, mac(2), "10.0.0.2", "10.0.0.2"));
+        other.send(&of_b);
+        let mut got = 0;
+        loop {
+            let some = heard.wait().unwrap();
+            got += some.iter().filter(|one| one.frame == last).count();
+            if some.iter().any(|one| one.frame == of_b) {
+                break;
+            }
+        }
+        assert!((1..150).contains(&got), "{got} of 200");
+        let passed = counters(|name| name == "announced") - before;
+        assert!(passed > got as u64 && counters(limited) > 50);
     });
 }
 

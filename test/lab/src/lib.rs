@@ -200,7 +200,8 @@ impl Lab {
         let text = self.sh(
             host,
             "ip -d link; ip -d address; ip neigh show nud permanent | sort; bridge -d fdb | sort; \
-             bridge -d link; bridge vlan 2>/dev/null; nft list ruleset",
+             bridge -d link; bridge vlan 2>/dev/null; \
+             nft list ruleset | sed '/^\tset announcing {$/,/^\t}$/d'",
         );
         without_counters(&text)
     }

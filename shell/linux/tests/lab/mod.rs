@@ -204,6 +204,10 @@ fn forget_counts(value: &mut Value) {
             if let Some(Value::Array(flags)) = map.get_mut("flags") {
                 flags.retain(|flag| flag != "NO-CARRIER" && flag != "LOWER_UP");
             }
+            // Who announced something lately.
+            if map.get("name").is_some_and(|name| name == "announcing") {
+                map.remove("elem");
+            }
             if let Some(Value::Array(elements)) = map.get_mut("elem") {
                 elements.sort_by_key(Value::to_string); // the order of a hash table
             }

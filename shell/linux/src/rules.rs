@@ -1,0 +1,226 @@
+//! The wording of our nftables tables. What goes into their sets is `nft`'s.
+
+use crate::sys;
+use std::fmt::Write as _;
+
+/// The rules. Each chain says yes to what it knows and ends in a counter and a drop, so that a
+/// frame too short for the bytes that a rule looks at is dropped as well.
+const BRIDGE_RULES: &[(&str, &[&str])] = &[
+    (
+        // What is said unasked, to everybody: the bridge's suppression keeps it from the tunnel, so
+        // the agent hears of it and sends it there. What is said too often stays on this host.
+        "announcement",
+        &[
+            "meta pkttype != { broadcast, multicast } accept",
+            "update @announcing { iifname limit rate over 10/second burst 20 packets } counter name \"announced-too-often\" accept",
+            "counter name \"announced\" log group 118 accept",
+        ],
+    ),
+    (
+        "from-arp",
+        &[
+            "arp htype != 1 counter name \"spoofed-arp\" drop",
+            "arp ptype != 0x0800 counter name \"spoofed-arp\" drop",
+            "arp hlen != 6 counter name \"spoofed-arp\" drop",
+            "arp plen != 4 counter name \"spoofed-arp\" drop",
+            "iifname . arp saddr ether != @macs counter name \"spoofed-arp\" drop",
+            // Probes before an address is used (RFC 5227).
+            "arp operation request arp saddr ip 0.0.0.0 goto announcement",
+            "iifname . arp saddr ip @ipv4 goto own-arp",
+            "counter name \"spoofed-arp\" drop",
+        ],
+    ),
+    (
+        "own-arp",
+        &[
+            // Gratuitous: of its own address.
+            "iifname . arp daddr ip @ipv4 goto announcement",
+            "arp operation request counter name \"arp-requests\"",
+            "accept",
+        ],
+    ),
+    (
+        "from-ipv4",
+        &[
+            "iifname . ip saddr @ipv4 accept",
+            // A DHCP client that has no address yet.
+            "ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept",
+            "counter name \"spoofed-ipv4\" drop",
+        ],
+    ),
+    (
+        "advertisement",
+        &[
+            "iifname . ip6 saddr != @ipv6 counter name \"spoofed-nd\" drop",
+            "iifname . @th,64,128 != @nd-targets counter name \"spoofed-nd\" drop",
+            "ip6 length 24 goto own-advertisement",
+            "ip6 length 32 @th,192,16 0x0201 iifname . @th,208,48 @nd-macs goto own-advertisement",
+            "counter name \"spoofed-nd\" drop",
+        ],
+    ),
+    (
+        "own-advertisement",
+        &[
+            // Without the flag that says that it was asked for.
+            "@th,32,8 & 0x40 == 0x0 goto announcement",
+            "accept",
+        ],
+    ),
+    (
+        "discovery",
+        &[
+            // ND never needs extension headers, and fragments of it must be ignored (RFC 6980).
+            "ip6 nexthdr != icmpv6 counter name \"spoofed-nd\" drop",
+            "icmpv6 type nd-neighbor-advert goto advertisement",
+            // Detection of a duplicate of an address that is the port's.
+            "ip6 saddr :: iifname . @th,64,128 @nd-targets goto announcement",
+            "iifname . ip6 saddr != @ipv6 counter name \"spoofed-nd\" drop",
+            "ip6 length 24 counter name \"nd-requests\" accept",
+            "ip6 length 32 @th,192,16 0x0101 iifname . @th,208,48 @nd-macs counter name \"nd-requests\" accept",
+            "counter name \"spoofed-nd\" drop",
+        ],
+    ),
+    (
+        "from-ipv6",
+        &[
+            "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } goto discovery",
+            "iifname . ip6 saddr @ipv6 accept",
+            "ip6 saddr :: icmpv6 type { nd-router-solicit, mld-listener-report, mld-listener-done, mld2-listener-report } accept",
+            "counter name \"spoofed-ipv6\" drop",
+        ],
+    ),
+    (
+        "port",
+        &[
+            "iifname . ether saddr != @macs counter name \"spoofed-mac\" drop",
+            "ether type { 0x8100, 0x88a8 } counter name \"tagged\" drop",
+            "ether type vmap { arp : goto from-arp, ip : goto from-ipv4, ip6 : goto from-ipv6 }",
+            "counter name \"other-ethertype\" drop",
+        ],
+    ),
+    (
+        "prerouting",
+        // Nearly every frame is decided by the first three. They let through what `port` would, and
+        // leave it what they do not know: neighbour discovery among it.
+        &[
+            "iifname \"t-*\" accept",
+            "meta protocol ip iifname . @ll,48,64 . @nh,96,32 @plain4 accept",
+            "meta protocol ip6 meta l4proto != icmpv6 iifname . @ll,48,64 . @nh,64,128 @plain6 accept",
+            "iifname \"n-*\" goto port",
+            "iifname @ports goto port",
+        ],
+    ),
+    (
+        // Tenants' frames are never for the host. Without this a bridge answers ARP for every
+        // address of the host, whatever interface it is on, and takes packets for it: among them
+        // tunnel packets, by which one tenant would write frames into another's segment.
+        "input",
+        &[
+            "iifname \"n-*\" counter name \"to-host\" drop",
+            "iifname @ports counter name \"to-host\" drop",
+            "iifname \"t-*\" counter name \"to-host\" drop",
+            "iifname \"u-*\" counter name \"to-host\" drop",
+            "iifname \"w-*\" counter name \"to-host\" drop",
+        ],
+    ),
+];
+
+/// Tunnel packets are filtered where the host takes them for itself: what only passes, through a
+/// bridge or by a route, is not for our VXLAN devices. A known VTEP's other packets match the first
+/// rule as well, as none of them would meet the last.
+const INET_RULES: &[(&str, &[&str])] = &[(
+    "input",
+    &[
+        "ip saddr @vteps4 accept",
+        "ip6 saddr @vteps6 accept",
+        "udp dport 4789 counter name \"foreign-tunnel\" drop",
+    ],
+)];
+
+/// Only where connections are tracked ([`tracks`]): without that they are looked at for nothing, by
+/// bridged frames too where `bridge-nf-call-iptables` is on.
+const UNTRACKED_RULES: &[(&str, &[&str])] = &[
+    (
+        "prerouting",
+        &[
+            // Where bridge-nf-call-iptables is on, tenants' frames pass here. They are not the
+            // host's: their addresses overlap, so they must not meet in its connection tracking.
+            "iifname \"b-*\" notrack accept",
+            "udp dport 4789 notrack",
+        ],
+    ),
+    ("output", &["udp dport 4789 notrack"]),
+];
+
+const COUNTERS: &[&str] = &[
+    "spoofed-mac",
+    "spoofed-arp",
+    "spoofed-ipv4",
+    "spoofed-ipv6",
+    "spoofed-nd",
+    "tagged",
+    "other-ethertype",
+    "to-host",
+    "arp-requests",
+    "nd-requests",
+    "announced",
+    "announced-too-often",
+];
+
+fn hook(family: u8, chain: &str) -> &'static str {
+    match (family, chain) {
+        (sys::NFPROTO_BRIDGE, "prerouting") => {
+            "type filter hook prerouting priority -300; policy accept;"
+        }
+        (sys::NFPROTO_BRIDGE, "input") => "type filter hook input priority -300; policy accept;",
+        (sys::NFPROTO_INET, "input") => "type filter hook input priority raw; policy accept;",
+        (sys::NFPROTO_INET, "prerouting") => {
+            "type filter hook prerouting priority raw; policy accept;"
+        }
+        (sys::NFPROTO_INET, "output") => "type filter hook output priority raw; policy accept;",
+        _ => "",
+    }
+}
+
+/// The rules and sets, without elements.
+pub(crate) fn tables(untracked: bool) -> String {
+    let mut text = String::from("table bridge vpc {\n");
+    text.push_str(
+        "\tset ports { type ifname; }\n\
+         \tset plain4 { typeof iifname . @ll,48,64 . @nh,96,32; }\n\
+         \tset plain6 { typeof iifname . @ll,48,64 . @nh,64,128; }\n\
+         \tset macs { type ifname . ether_addr; }\n\
+         \tset nd-macs { typeof iifname . @th,208,48; }\n\
+         \tset ipv4 { type ifname . ipv4_addr; }\n\
+         \tset ipv6 { type ifname . ipv6_addr; }\n\
+         \tset nd-targets { typeof iifname . @th,64,128; }\n\
+         \tset announcing { type ifname; flags dynamic,timeout; timeout 1m; size 65536; }\n",
+    );
+    for counter in COUNTERS {
+        writeln!(text, "\tcounter {counter} {{ }}").expect("a String takes everything");
+    }
+    chains(&mut text, sys::NFPROTO_BRIDGE, BRIDGE_RULES);
+    text.push_str(
+        "}\ntable inet vpc {\n\
+         \tset vteps4 { type ipv4_addr; }\n\
+         \tset vteps6 { type ipv6_addr; }\n\
+         \tcounter foreign-tunnel { }\n",
+    );
+    chains(&mut text, sys::NFPROTO_INET, INET_RULES);
+    if untracked {
+        chains(&mut text, sys::NFPROTO_INET, UNTRACKED_RULES);
+    }
+    text.push_str("}\n");
+    text
+}
+
+fn chains(text: &mut String, family: u8, chains: &[(&str, &[&str])]) {
+    for (chain, rules) in chains {
+        writeln!(text, "\tchain {chain} {{ {}", hook(family, chain))
+            .expect("a String takes everything");
+        for rule in *rules {
+            writeln!(text, "\t\t{rule}").expect("a String takes everything");
+        }
+        text.push_str("\t}\n");
+    }
+}
