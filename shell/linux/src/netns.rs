@@ -2,10 +2,11 @@
 //!
 //! Named ones are where `ip netns` has them, and made the way it makes them: a bind mount of the
 //! namespace on a file in a shared mount. Which of them are ours is kept beside: a file of the same
-//! name in the state directory that holds the namespace's inode number, so that one that somebody
-//! removed and made anew is not taken for ours.
+//! name in the state directory that says which namespace it was, so that one that somebody removed
+//! and made anew is not taken for ours.
 
 use crate::error::{Cause, Doing, Error};
+use crate::sys;
 use model::NetnsName;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -109,13 +110,52 @@ fn path_of(name: &NetnsName) -> PathBuf {
     Path::new(NETNS_DIR).join(name.as_str())
 }
 
+/// Which namespace it is. The kernel gives the inode number of one that is gone to the next, but
+/// never a cookie, as long as it runs; before Linux 5.14 it tells none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    inode: u64,
+    cookie: Option<u64>,
+}
+
+impl Identity {
+    /// Of the calling thread's.
+    fn of_this_thread() -> Result<Self, Cause> {
+        let inode = fstat(File::open(OF_THIS_THREAD)?)?.st_ino;
+        let cookie = sys::netns_cookie().ok();
+        Ok(Self { inode, cookie })
+    }
+
+    /// Of the one that a file is; the calling thread is in it afterwards.
+    fn enter(name: &NetnsName) -> Option<Self> {
+        let netns = Netns::find(name).ok()??;
+        netns.enter().ok()?;
+        Self::of_this_thread().ok()
+    }
+
+    /// As a marker says it; none if it names none.
+    fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split_whitespace();
+        let inode = words.next()?.parse().ok()?;
+        let cookie = words.next().and_then(|word| word.parse().ok());
+        Some(Self { inode, cookie })
+    }
+
+    fn text(self) -> String {
+        match self.cookie {
+            Some(cookie) => format!("{} {cookie}", self.inode),
+            None => self.inode.to_string(),
+        }
+    }
+}
+
 /// Remembers which named namespaces are ours.
 #[derive(Debug)]
 pub(crate) struct Marks {
     directory: PathBuf,
-    /// Inode numbers by name, as the markers have them: reading a thousand markers for each look
-    /// at the kernel would take as long as the look. Locked for a look-up only.
-    inodes: Mutex<BTreeMap<NetnsName, u64>>,
+    /// By name, as the markers have them: reading a thousand markers for each look at the kernel
+    /// would take as long as the look. Locked for a look-up only.
+    marked: Mutex<BTreeMap<NetnsName, Identity>>,
 }
 
 impl Marks {
@@ -124,16 +164,40 @@ impl Marks {
         fs::create_dir_all(&directory).doing(|| format!("make {}", directory.display()))?;
         let marks = Self {
             directory,
-            inodes: Mutex::default(),
+            marked: Mutex::default(),
         };
         marks.sweep()?;
         for name in marks.names()? {
             let text = fs::read_to_string(marks.path_of(&name)).unwrap_or_default();
-            if let Ok(inode) = text.trim().parse() {
-                marks.inodes().insert(name, inode);
+            if let Some(identity) = Identity::parse(&text) {
+                marks.marked().insert(name, identity);
             }
         }
+        marks.add_cookies()?;
         Ok(marks)
+    }
+
+    /// Markers of an agent that knew inode numbers only say more from now on.
+    fn add_cookies(&self) -> Result<(), Error> {
+        let marked = self.marked().clone();
+        let old: Vec<_> = marked
+            .iter()
+            .filter(|(_, id)| id.cookie.is_none())
+            .collect();
+        if old.is_empty() {
+            return Ok(());
+        }
+        for ((name, old), now) in old
+            .iter()
+            .zip(identities(old.iter().map(|(name, _)| *name)))
+        {
+            if let Some(now) = now.filter(|now| now.inode == old.inode && now.cookie.is_some()) {
+                fs::write(self.path_of(name), now.text())
+                    .doing(|| format!("mark namespace {name}"))?;
+                self.marked().insert((*name).clone(), now);
+            }
+        }
+        Ok(())
     }
 
     /// Removes what an agent that was killed while it made or removed a namespace left: a marker,
@@ -168,22 +232,23 @@ impl Marks {
         self.directory.join(name.as_str())
     }
 
-    fn inodes(&self) -> MutexGuard<'_, BTreeMap<NetnsName, u64>> {
-        self.inodes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn marked(&self) -> MutexGuard<'_, BTreeMap<NetnsName, Identity>> {
+        self.marked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The namespaces that are there and ours.
     pub(crate) fn ours(&self) -> BTreeSet<NetnsName> {
-        let inodes = self.inodes();
-        let there = inodes
-            .iter()
-            .filter(|(name, inode)| inode_of(name) == Some(**inode));
-        there.map(|(name, _)| name.clone()).collect()
+        let marked = self.marked().clone();
+        let there = marked.iter().zip(identities(marked.keys()));
+        there
+            .filter(|((_, marked), now)| Some(**marked) == *now)
+            .map(|((name, _), _)| name.clone())
+            .collect()
     }
 
     pub(crate) fn is_ours(&self, name: &NetnsName) -> bool {
-        let marked = self.inodes().get(name).copied();
-        marked.is_some() && marked == inode_of(name)
+        let marked = self.marked().get(name).copied();
+        marked.is_some() && marked == identities(std::iter::once(name)).pop().flatten()
     }
 
     /// Makes namespaces; one that is there already stays whose it is. One thread makes them all.
@@ -211,9 +276,9 @@ impl Marks {
             .truncate(false)
             .open(&path)?;
         unshare(CloneFlags::CLONE_NEWNET)?;
-        let inode = fstat(File::open(OF_THIS_THREAD)?)?.st_ino;
-        fs::write(self.path_of(name), inode.to_string())?;
-        self.inodes().insert(name.clone(), inode);
+        let identity = Identity::of_this_thread()?;
+        fs::write(self.path_of(name), identity.text())?;
+        self.marked().insert(name.clone(), identity);
         mount(
             Some(OF_THIS_THREAD),
             &path,
@@ -229,7 +294,7 @@ impl Marks {
         let path = path_of(name);
         let marker = self.path_of(name);
         if !path.exists() {
-            self.inodes().remove(name);
+            self.marked().remove(name);
             return remove_if_there(&marker);
         }
         if !self.is_ours(name) {
@@ -244,16 +309,15 @@ impl Marks {
             )));
         }
         umount2(&path, MntFlags::MNT_DETACH)?;
-        self.inodes().remove(name);
+        self.marked().remove(name);
         remove_if_there(&path)?;
         remove_if_there(&marker)
     }
 }
 
-fn inode_of(name: &NetnsName) -> Option<u64> {
-    nix::sys::stat::stat(&path_of(name))
-        .ok()
-        .map(|there| there.st_ino)
+/// Which namespaces these names stand for now; none where there is none.
+fn identities<'a>(names: impl Iterator<Item = &'a NetnsName> + Send) -> Vec<Option<Identity>> {
+    on_own_thread(|| names.map(Identity::enter).collect())
 }
 
 fn remove_if_there(path: &Path) -> Result<(), Cause> {

@@ -88,6 +88,30 @@ pub(crate) fn set_netlink_option(
     }
 }
 
+/// The number of the calling thread's network namespace that no other has had since the machine
+/// started (`SO_NETNS_COOKIE`, Linux 5.14).
+pub(crate) fn netns_cookie() -> std::io::Result<u64> {
+    const SO_NETNS_COOKIE: i32 = 71;
+    let socket = std::os::unix::net::UnixDatagram::unbound()?;
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the descriptor is open, and the pointers are of a live u64 and its length.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 {
+        Ok(cookie)
+    } else {
+        Err(std::io::Error::last_os_error())
+    }
+}
+
 /// A request about an interface, with flags.
 pub(crate) fn ifreq(name: &IfName, flags: libc::c_short) -> libc::ifreq {
     // SAFETY: `ifreq` is a name and a union of plain numbers and pointers; all zeroes is valid.

@@ -16,6 +16,7 @@ use lab::*;
 use model::{Capability, MacAddr};
 use serde_json::{Value, json as value};
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt as _;
 
 fn names_of(list: &Value, key: &str) -> BTreeSet<String> {
     list.as_array()
@@ -332,6 +333,27 @@ fn a_namespace_is_ours_by_its_marker() {
         tool("ip netns add db");
         assert_eq!(lab.observe().owned_netns, [netns("web")].into());
         lab.fail(Action::DeleteNetns(netns("db")));
+        // A kernel may give theirs the inode number that ours had: the marker knows more than that.
+        let marker = format!("{STATE_DIR}/netns/db");
+        let (inode, cookie) = std::fs::read_to_string(&marker)
+            .unwrap()
+            .split_once(' ')
+            .map(|(inode, cookie)| (inode.to_owned(), cookie.to_owned()))
+            .unwrap();
+        let theirs = std::fs::metadata("/run/netns/db").unwrap().ino();
+        let reopen = |lab: &mut Lab| {
+            lab.kernel = linux::Kernel::open(std::path::Path::new(STATE_DIR)).unwrap();
+            lab.observe().owned_netns
+        };
+        std::fs::write(&marker, format!("{theirs} {cookie}")).unwrap();
+        assert_eq!(reopen(lab), [netns("web")].into());
+        std::fs::write(&marker, format!("{inode} {cookie}")).unwrap();
+        // An agent that knew inode numbers only made this one.
+        let marker = format!("{STATE_DIR}/netns/web");
+        let whole = std::fs::read_to_string(&marker).unwrap();
+        std::fs::write(&marker, whole.split_once(' ').unwrap().0).unwrap();
+        assert_eq!(reopen(lab), [netns("web")].into());
+        assert_eq!(std::fs::read_to_string(&marker).unwrap(), whole);
         lab.act_twice([
             Action::DeleteNetns(netns("web")),
             Action::DeleteNetns(netns("gone")),
