@@ -4,7 +4,7 @@ use api::v1;
 use model::{
     Asn, Attachment, BgpConfig, Encoding, Forwarding, Generation, HostConfig, HostId, HostStatus,
     IfName, MacAddr, Mtu, Name, NetnsName, NicId, Port, Reflector, Secret, Segment, Stack,
-    SubnetId, Underlay, VlanId, Vni, VpcId,
+    SubnetId, SubnetOptions, Underlay, VlanId, Vni, VpcId,
 };
 use prost::Message;
 use serde_json::Value;
@@ -175,6 +175,8 @@ fn config() -> HostConfig {
                 mtu: Mtu::new(1450).expect("it is an MTU"),
                 v4: "10.1.0.0/24".parse().ok(),
                 v6: "fd00::/64".parse().ok(),
+                options: SubnetOptions::default(),
+                gateway: None,
             }],
             ports: vec![
                 port(1, Attachment::Tap),

@@ -4,7 +4,7 @@ use crate::{AttachmentSpec, MoveStep};
 use ipnet::IpNet;
 use model::{
     AccountId, Encoding, HostId, Labels, MacAddr, Mtu, Name, NicId, ObjectId, Revision, Role,
-    SpeakerKind, SubnetId, UnixMillis, VlanId, Vni, VpcId,
+    SpeakerKind, SubnetId, SubnetOptions, UnixMillis, VlanId, Vni, VpcId,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -49,6 +49,8 @@ pub enum Command {
     },
     /// Changes a VPC.
     UpdateVpc(UpdateVpc),
+    /// Changes a subnet.
+    UpdateSubnet(UpdateSubnet),
     /// Changes a host.
     UpdateHost(UpdateHost),
     /// Deletes any object that nothing stands on.
@@ -113,6 +115,9 @@ pub struct CreateSubnet {
     pub vni: Option<Vni>,
     /// Less than the underlay allows, if wanted.
     pub mtu: Option<Mtu>,
+    /// What its NICs are told.
+    #[serde(default, skip_serializing_if = "SubnetOptions::is_default")]
+    pub options: SubnetOptions,
     /// The users' labels.
     pub labels: Labels,
 }
@@ -176,6 +181,19 @@ pub struct UpdateVpc {
     pub expect: Expect,
     /// All its prefixes from now on; one that a subnet lies in cannot go.
     pub cidrs: Option<Vec<IpNet>>,
+    /// All its labels from now on.
+    pub labels: Option<Labels>,
+}
+
+/// Changes a subnet. `None` leaves a field as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpdateSubnet {
+    /// Which.
+    pub subnet: SubnetId,
+    /// The version it must have.
+    pub expect: Expect,
+    /// All that its NICs are told from now on.
+    pub options: Option<SubnetOptions>,
     /// All its labels from now on.
     pub labels: Option<Labels>,
 }

@@ -30,7 +30,7 @@ mod token;
 pub use attachment::AttachmentSpec;
 pub use command::{
     BadRequestId, Command, Context, CreateAccount, CreateHost, CreateNic, CreateSubnet, CreateVpc,
-    Expect, MoveNic, RequestId, UpdateHost, UpdateVpc,
+    Expect, MoveNic, RequestId, UpdateHost, UpdateSubnet, UpdateVpc,
 };
 pub use decision::{
     Decision, Delta, Fingerprint, Hold, REQUEST_KEPT_MILLIS, RequestRecord, Resource,

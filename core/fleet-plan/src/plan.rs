@@ -120,6 +120,8 @@ fn segment(vpc: &Vpc, subnet: &Subnet) -> Segment {
         mtu: subnet.mtu,
         v4: subnet.v4,
         v6: subnet.v6,
+        options: subnet.options.clone(),
+        gateway: None,
     }
 }
 

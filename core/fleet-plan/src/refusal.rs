@@ -3,7 +3,8 @@
 use crate::RequestId;
 use ipnet::IpNet;
 use model::{
-    Attachment, BadCidr, IfName, Kind, MacAddr, Mtu, NetnsName, Revision, Role, UnixMillis,
+    Attachment, BadCidr, BadOptions, IfName, Kind, MacAddr, Mtu, NetnsName, Revision, Role,
+    UnixMillis,
 };
 use std::fmt;
 use std::net::IpAddr;
@@ -253,6 +254,14 @@ pub enum Refusal {
         /// The rule it breaks.
         reason: &'static str,
     },
+    /// Its NICs cannot be told that.
+    #[error("subnet {subnet}: {source}")]
+    SubnetOptions {
+        /// Its path.
+        subnet: String,
+        /// What, and what to do.
+        source: BadOptions,
+    },
     /// The address belongs to no prefix of the subnet.
     #[error("address {address} is not inside {subnet}, which has {}: choose one that is, or leave it out", list(.cidrs))]
     AddressOutside {
@@ -441,6 +450,7 @@ impl Refusal {
             | Self::CidrFamily { .. }
             | Self::TooMany { .. }
             | Self::Label { .. }
+            | Self::SubnetOptions { .. }
             | Self::AddressOutside { .. }
             | Self::AddressReserved { .. }
             | Self::AddressFamily { .. }

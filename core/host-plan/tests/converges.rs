@@ -15,7 +15,7 @@ use host_plan::{
 use model::{
     Attachment, BgpConfig, Capability, Encoding, EviForwarding, Forwarding, Generation, HostConfig,
     HostId, IfName, MacAddr, Mtu, NetnsName, NicId, Port, PortRole, Segment, Stack, SubnetId,
-    Underlay, UnixMillis, VlanId, Vni, VpcId,
+    SubnetOptions, Underlay, UnixMillis, VlanId, Vni, VpcId,
 };
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -114,6 +114,8 @@ fn stack_of(vpc: u64, bundle: bool, subnets: &[(u64, u8)]) -> Stack {
             mtu: Mtu::new(1400).unwrap(),
             v4: Some("10.0.0.0/24".parse().unwrap()),
             v6: Some("fd00::/64".parse().unwrap()),
+            options: SubnetOptions::default(),
+            gateway: None,
         });
         for nic in (0..4_u64).filter(|nic| nics >> nic & 1 == 1) {
             let number = vpc * 100 + subnet * 10 + nic;

@@ -8,7 +8,7 @@ mod kernel;
 use host_plan::{Action, Desired, FdbRow, FdbState, FdbTarget, HostState, Link, LinkKind, plan};
 use model::{
     Capability, Encoding, Forwarding, IfName, MacAddr, Mtu, NicId, Port, PortRole, Segment, Stack,
-    SubnetId, Underlay, VlanId, Vni, VpcId,
+    SubnetId, SubnetOptions, Underlay, VlanId, Vni, VpcId,
 };
 use std::net::IpAddr;
 
@@ -175,6 +175,8 @@ impl World {
             mtu: Mtu::new(after("mtu").map_or(1446, |m| m.parse().unwrap())).unwrap(),
             v4: after("v4").map(|net| net.parse().unwrap()),
             v6: after("v6").map(|net| net.parse().unwrap()),
+            options: SubnetOptions::default(),
+            gateway: None,
         });
     }
 

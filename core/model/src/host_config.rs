@@ -3,7 +3,7 @@
 
 use crate::{
     Asn, BadName, Encoding, Generation, HostId, IfName, MacAddr, Mtu, NetnsName, NicId,
-    RouterConfig, SubnetId, VlanId, Vni, VpcId,
+    RouterConfig, SubnetId, SubnetOptions, VlanId, Vni, VpcId,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -152,6 +152,21 @@ pub struct Segment {
     pub v4: Option<Ipv4Net>,
     /// IPv6 prefix, if any.
     pub v6: Option<Ipv6Net>,
+    /// What its NICs are told.
+    #[serde(default, skip_serializing_if = "SubnetOptions::is_default")]
+    pub options: SubnetOptions,
+    /// The router's leg in it, if a router has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Gateway>,
+}
+
+/// A router's leg in a subnet, as the subnet's NICs see it. The same wherever the router runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gateway {
+    /// Unicast.
+    pub mac: MacAddr,
+    /// At most one of each family, inside the subnet's prefixes.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// One NIC on this host.

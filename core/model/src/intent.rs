@@ -2,7 +2,7 @@
 
 use crate::{
     AccountId, Asn, Attachment, Encoding, HostId, MacAddr, Mtu, Name, NicId, SpeakerKind, SubnetId,
-    VlanId, Vni, VpcId,
+    SubnetOptions, VlanId, Vni, VpcId,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -127,6 +127,9 @@ pub struct Subnet {
     pub vni: Vni,
     /// Inner MTU.
     pub mtu: Mtu,
+    /// What its NICs are told.
+    #[serde(default, skip_serializing_if = "SubnetOptions::is_default")]
+    pub options: SubnetOptions,
     /// Revision, age, labels.
     pub meta: Meta,
 }

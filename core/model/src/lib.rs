@@ -12,12 +12,13 @@ mod intent;
 mod name;
 mod network;
 mod router_config;
+mod subnet_options;
 
 pub use addr::{BadCidr, BadMac, MacAddr, canonical_cidr};
 pub use forwarding::{EviForwarding, Forwarding, Tag};
 pub use host_config::{
-    Attachment, BadAttachment, BadSpeaker, BgpConfig, Encapsulation, HostConfig, Port, PortRole,
-    Reflector, Secret, Segment, SpeakerKind, Stack, Underlay,
+    Attachment, BadAttachment, BadSpeaker, BgpConfig, Encapsulation, Gateway, HostConfig, Port,
+    PortRole, Reflector, Secret, Segment, SpeakerKind, Stack, Underlay,
 };
 pub use id::{AccountId, BadId, HostId, NicId, RouterId, SubnetId, TokenId, VpcId};
 pub use intent::{
@@ -25,7 +26,7 @@ pub use intent::{
     Liveness, Meta, Move, MovePhase, Nic, Object, ObjectId, Placement, Resources, Revision, Role,
     Subnet, UnixMillis, Vpc,
 };
-pub use name::{BadName, IfName, Name, NetnsName};
+pub use name::{BadName, DomainName, IfName, Name, NetnsName};
 pub use network::{
     Asn, BadEncoding, Encoding, Mtu, MtuOutOfRange, VlanId, VlanOutOfRange, Vni, VniOutOfRange,
 };
@@ -33,3 +34,4 @@ pub use router_config::{
     BadPortRange, BadProtocol, NatConfig, OneToOne, PortForward, PortRange, Protocol, RouterConfig,
     RouterLeg, SourceNat, StaticRoute, Uplink, UplinkAddress, Via,
 };
+pub use subnet_options::{BadOptions, DhcpOptions, SubnetOptions};

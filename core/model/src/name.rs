@@ -92,6 +92,13 @@ checked_text!(
     check_netns
 );
 
+checked_text!(
+    /// A domain name without the dot at its end, in lower case.
+    DomainName,
+    "a domain name",
+    check_domain
+);
+
 /// Bytes of the longest name of an interface.
 const IFNAME_MOST: usize = 15;
 
@@ -160,6 +167,31 @@ fn check_label(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// RFC 1035 §2.3.4, and `_`, which names of services have.
+fn check_domain(text: &str) -> Result<(), &'static str> {
+    if text.is_empty() {
+        return Err("it is empty");
+    }
+    if text.len() > 253 {
+        return Err("it is longer than 253 characters");
+    }
+    for label in text.split('.') {
+        if label.is_empty() || label.len() > 63 {
+            return Err("between dots it must have 1 to 63 characters");
+        }
+        if label.starts_with('-') || label.ends_with('-') {
+            return Err("no part of it may start or end with -");
+        }
+        if !label
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b))
+        {
+            return Err("only a-z, 0-9, -, _ and dots may be used");
+        }
+    }
+    Ok(())
+}
+
 fn check_ifname(text: &str) -> Result<(), &'static str> {
     if text.is_empty() {
         return Err("it is empty");
@@ -219,6 +251,19 @@ mod tests {
             &"x".repeat(64),
         ] {
             assert!(Name::new(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn domain_names_fit_dns() {
+        let long = vec!["x".repeat(63); 4].join(".");
+        for good in ["internal", "blue.internal", "_sip._udp.a-1.b", &long[2..]] {
+            assert!(DomainName::new(good).is_ok(), "{good:?} was refused");
+        }
+        for bad in [
+            "", ".", "a.", ".a", "a..b", "-a.b", "a-.b", "A.b", "a b", "ä.b", &long,
+        ] {
+            assert!(DomainName::new(bad).is_err(), "{bad:?} was taken");
         }
     }
 

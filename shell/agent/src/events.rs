@@ -55,7 +55,7 @@ pub(crate) enum Request {
     AddNic {
         vpc: VpcId,
         port: Port,
-        segment: Option<Segment>,
+        segment: Option<Box<Segment>>,
         reply: Reply<()>,
     },
     DeleteNic(NicId, Reply<()>),

@@ -292,7 +292,7 @@ impl v1::l2_server::L2 for Local {
         self.ask(|reply| Request::AddNic {
             vpc,
             port,
-            segment,
+            segment: segment.map(Box::new),
             reply,
         })
         .await?;

@@ -709,7 +709,7 @@ impl Agent {
             } => {
                 let before = self.machine.local().clone();
                 let result = match segment {
-                    Some(segment) => self.machine.add_segment(vpc, segment),
+                    Some(segment) => self.machine.add_segment(vpc, *segment),
                     None => Ok(()),
                 }
                 .and_then(|()| self.machine.add_nic(vpc, port));

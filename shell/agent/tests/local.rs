@@ -189,6 +189,7 @@ fn stack(encoding: v1::Encoding) -> v1::Stack {
             mtu: 1400,
             ipv4_cidr: "10.4.1.0/24".to_owned(),
             ipv6_cidr: "fd00:4:1::/64".to_owned(),
+            ..v1::Segment::default()
         }],
         ports: Vec::new(),
     }

@@ -6,9 +6,10 @@ mod router;
 use crate::v1;
 use ipnet::IpNet;
 use model::{
-    Asn, Attachment, BgpConfig, Capability, Condition, Encoding, Generation, HostConfig,
+    Asn, Attachment, BgpConfig, Capability, Condition, Encoding, Gateway, Generation, HostConfig,
     HostStatus, IfName, Kind, Liveness, MacAddr, ObjectId, Port, PortRole, Protocol, Reflector,
-    Resources, Role, Secret, Segment, SpeakerKind, Stack, Underlay, UnixMillis, canonical_cidr,
+    Resources, Role, Secret, Segment, SpeakerKind, Stack, SubnetOptions, Underlay, UnixMillis,
+    canonical_cidr,
 };
 use std::collections::BTreeSet;
 use std::fmt;
@@ -432,7 +433,60 @@ fn segment(field: Field<'_>, wire: v1::Segment) -> Result<Segment, BadRequest> {
                 IpNet::V4(_) => Err(field.of("ipv6_cidr").bad("it is an IPv4 prefix")),
             }
         })?,
+        options: subnet_options(field.of("options"), wire.options)?,
+        gateway: wire
+            .gateway
+            .map(|wire| gateway(field.of("gateway"), wire))
+            .transpose()?,
     })
+}
+
+fn gateway(field: Field<'_>, wire: v1::Gateway) -> Result<Gateway, BadRequest> {
+    let mac: MacAddr = parse(field.of("mac"), &wire.mac)?;
+    if !mac.is_usable() {
+        let text = format_args!("{mac} is not a unicast address");
+        return Err(field.of("mac").bad(text));
+    }
+    let addresses = list(field.of("addresses"), wire.addresses, 2, |field, text| {
+        parse(field, &text)
+    })?;
+    Ok(Gateway { mac, addresses })
+}
+
+/// What a subnet's NICs are told; the usual if nothing is said.
+pub fn subnet_options(
+    field: Field<'_>,
+    wire: Option<v1::SubnetOptions>,
+) -> Result<SubnetOptions, BadRequest> {
+    /// No message is worked on for long: [`SubnetOptions::check`] allows less.
+    const MOST: usize = 64;
+    let Some(wire) = wire else {
+        return Ok(SubnetOptions::default());
+    };
+    let custom = field.of("custom");
+    if wire.custom.len() > 256 {
+        return Err(custom.bad("there are 256 codes"));
+    }
+    let options = SubnetOptions {
+        dhcp: !wire.dhcp_off,
+        dns: list(field.of("dns"), wire.dns, MOST, |f, text| parse(f, &text))?,
+        domain: optional(&wire.domain, |text| parse(field.of("domain"), text))?,
+        search: list(field.of("search"), wire.search, MOST, |f, text| {
+            parse(f, &text)
+        })?,
+        ntp: list(field.of("ntp"), wire.ntp, MOST, |f, text| parse(f, &text))?,
+        custom: (wire.custom.into_iter())
+            .map(|(code, bytes)| {
+                let code = u8::try_from(code)
+                    .map_err(|_| custom.bad(format_args!("{code} is no code: 1 to 254")))?;
+                Ok((code, bytes))
+            })
+            .collect::<Result<_, _>>()?,
+    };
+    match options.check() {
+        Ok(()) => Ok(options),
+        Err(error) => Err(field.bad(error)),
+    }
 }
 
 fn cidr(field: Field<'_>, text: &str) -> Result<IpNet, BadRequest> {

@@ -16,7 +16,9 @@ pub use client::{
     connect_evpn, connect_host, connect_l2, connect_unix, enroll, enroll_with, management, renewed,
 };
 pub use credential::{Credential, CredentialError, chain_pem, write_private};
-pub use from_proto::{BadRequest, Field, MAX_CONDITIONS, bounded, list, number, parse};
+pub use from_proto::{
+    BadRequest, Field, MAX_CONDITIONS, bounded, list, number, parse, subnet_options,
+};
 pub use reference::{object, split};
 pub use to_proto::{certificate, host, nic, without_secrets};
 pub use token::{BadJoinToken, JoinToken};

@@ -6,7 +6,7 @@ use crate::pki::Issued;
 use crate::v1;
 use model::{
     Account, Attachment, Condition, Host, HostConfig, HostId, HostStatus, Meta, MovePhase, Nic,
-    ObjectId, Port, PortRole, Secret, Segment, Stack, Subnet, Vpc,
+    ObjectId, Port, PortRole, Secret, Segment, Stack, Subnet, SubnetOptions, Vpc,
 };
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -61,6 +61,22 @@ impl From<(&Subnet, String)> for v1::Subnet {
             vni: subnet.vni.get(),
             mtu: subnet.mtu.get().into(),
             meta: Some((&subnet.meta).into()),
+            options: Some((&subnet.options).into()),
+        }
+    }
+}
+
+impl From<&SubnetOptions> for v1::SubnetOptions {
+    fn from(options: &SubnetOptions) -> Self {
+        Self {
+            dhcp_off: !options.dhcp,
+            dns: options.dns.iter().map(ToString::to_string).collect(),
+            domain: text(&options.domain),
+            search: options.search.iter().map(ToString::to_string).collect(),
+            ntp: options.ntp.iter().map(ToString::to_string).collect(),
+            custom: (options.custom.iter())
+                .map(|(code, bytes)| (u32::from(*code), bytes.clone()))
+                .collect(),
         }
     }
 }
@@ -264,6 +280,11 @@ impl From<&Segment> for v1::Segment {
             mtu: segment.mtu.get().into(),
             ipv4_cidr: text(&segment.v4),
             ipv6_cidr: text(&segment.v6),
+            options: (!segment.options.is_default()).then(|| (&segment.options).into()),
+            gateway: segment.gateway.as_ref().map(|gateway| v1::Gateway {
+                mac: gateway.mac.to_string(),
+                addresses: gateway.addresses.iter().map(ToString::to_string).collect(),
+            }),
         }
     }
 }

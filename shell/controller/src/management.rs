@@ -243,12 +243,7 @@ impl Management for Service {
     async fn update_subnet(&self, request: Request<v1::UpdateSubnetRequest>) -> Answer<v1::Subnet> {
         let actor = self.actor(&request)?;
         let wire = request.into_inner();
-        let change = request::set_labels(
-            Kind::Subnet,
-            wire.object,
-            wire.resource_version,
-            wire.labels,
-        )?;
+        let change = request::update_subnet(wire)?;
         only!(self.change(actor, None, change).await?, Subnet)
     }
 

@@ -983,6 +983,7 @@ const fn action(command: &Command) -> &'static str {
         Command::CreateHost(_) => "create host",
         Command::SetLabels { .. } => "set labels",
         Command::UpdateVpc(_) => "update vpc",
+        Command::UpdateSubnet(_) => "update subnet",
         Command::UpdateHost(_) => "update host",
         Command::Delete { .. } => "delete",
     }

@@ -1,10 +1,10 @@
 //! Requests to commands: fields are checked at once, references when the command is decided.
 
 use api::v1::r#ref::By;
-use api::{BadRequest, Field, bounded, list, number, parse, v1};
+use api::{BadRequest, Field, bounded, list, number, parse, subnet_options, v1};
 use fleet_plan::{
     AttachmentSpec, Command, CreateAccount, CreateNic, CreateSubnet, CreateVpc, Expect, Intent,
-    MoveNic, Refusal, RequestId, UpdateHost, UpdateVpc,
+    MoveNic, Refusal, RequestId, UpdateHost, UpdateSubnet, UpdateVpc,
 };
 use ipnet::IpNet;
 use model::{
@@ -149,6 +149,7 @@ pub(crate) fn create_subnet(wire: v1::CreateSubnetRequest) -> Result<Unresolved,
     let vlan = vlan(wire.vlan)?;
     let vni = chosen::<Vni, u32>(Field::root("vni"), wire.vni)?;
     let mtu = chosen::<Mtu, u32>(Field::root("mtu"), wire.mtu)?;
+    let options = subnet_options(Field::root("options"), wire.options)?;
     let labels = labels(Field::root("labels"), wire.labels)?;
     Ok(Box::new(move |intent| {
         Ok(Command::CreateSubnet(CreateSubnet {
@@ -158,6 +159,7 @@ pub(crate) fn create_subnet(wire: v1::CreateSubnetRequest) -> Result<Unresolved,
             vlan,
             vni,
             mtu,
+            options: options.clone(),
             labels: labels.clone(),
         }))
     }))
@@ -241,6 +243,26 @@ pub(crate) fn update_vpc(wire: v1::UpdateVpcRequest) -> Result<Unresolved, BadRe
             vpc: vpc.vpc(intent)?,
             expect: expect(wire.resource_version),
             cidrs: cidrs.clone(),
+            labels: labels.clone(),
+        }))
+    }))
+}
+
+pub(crate) fn update_subnet(wire: v1::UpdateSubnetRequest) -> Result<Unresolved, BadRequest> {
+    let subnet = Reference::new(Field::root("object"), Kind::Subnet, wire.object)?;
+    let labels = label_set(wire.labels)?;
+    let options = wire
+        .options
+        .map(|options| subnet_options(Field::root("options"), Some(options)))
+        .transpose()?;
+    if labels.is_none() && options.is_none() {
+        return Err(Field::root("options").bad("it is missing, and labels too: nothing to change"));
+    }
+    Ok(Box::new(move |intent| {
+        Ok(Command::UpdateSubnet(UpdateSubnet {
+            subnet: subnet.subnet(intent)?,
+            expect: expect(wire.resource_version),
+            options: options.clone(),
             labels: labels.clone(),
         }))
     }))

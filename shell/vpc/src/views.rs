@@ -1,6 +1,7 @@
 //! What the command line shows of each object. The JSON field names are a contract: they may be
 //! added to, never renamed.
 
+use crate::commands::subnet_options::OptionsView;
 use crate::output::{Row, ago, time};
 use api::v1;
 use serde::Serialize;
@@ -57,6 +58,7 @@ pub(crate) struct SubnetView {
     vlan: u32,
     vni: u32,
     mtu: u32,
+    options: OptionsView,
     #[serde(flatten)]
     meta: MetaView,
 }
@@ -297,6 +299,7 @@ impl From<v1::Subnet> for SubnetView {
             vlan: subnet.vlan,
             vni: subnet.vni,
             mtu: subnet.mtu,
+            options: subnet.options.unwrap_or_default().into(),
             meta: MetaView::of(subnet.meta),
         }
     }
@@ -332,6 +335,7 @@ impl SubnetView {
             ("vni", self.vni.to_string()),
             ("mtu", self.mtu.to_string()),
         ];
+        details.extend(self.options.details());
         details.extend(self.meta.details());
         details
     }

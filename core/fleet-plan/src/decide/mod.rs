@@ -53,6 +53,7 @@ pub(crate) fn decide(
             labels,
         } => work.set_labels(object, expect, labels),
         Command::UpdateVpc(update) => work.update_vpc(update),
+        Command::UpdateSubnet(update) => work.update_subnet(update),
         Command::UpdateHost(update) => work.update_host(update),
         Command::Delete { object, expect } => work.delete(object, expect),
     }?;

@@ -2,11 +2,11 @@
 
 use super::Work;
 use crate::intent::{PoolKey, Scope};
-use crate::{CreateSubnet, Refusal, Resource};
+use crate::{CreateSubnet, Refusal, Resource, UpdateSubnet};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use model::{
-    Encapsulation, Encoding, Kind, Mtu, Object, ObjectId, Subnet, SubnetId, Underlay, VlanId, Vni,
-    Vpc, VpcId, canonical_cidr,
+    Encapsulation, Encoding, Kind, Mtu, Object, ObjectId, Subnet, SubnetId, SubnetOptions,
+    Underlay, VlanId, Vni, Vpc, VpcId, canonical_cidr,
 };
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -33,9 +33,20 @@ impl<'a> Work<'a> {
             vlan: self.pick_vlan(vpc.id, create.vlan)?,
             vni: self.subnet_vni(vpc, &path, create.vni)?,
             mtu: self.pick_mtu(vpc, &path, create.mtu, v6.is_some())?,
+            options: checked(&path, create.options)?,
             meta: self.new_meta(create.labels)?,
         };
         Ok(self.put(Object::Subnet(subnet)))
+    }
+
+    pub(super) fn update_subnet(&mut self, update: UpdateSubnet) -> Result<Object, Refusal> {
+        let id = ObjectId::Subnet(update.subnet);
+        let mut object = self.expected(id, update.expect)?;
+        self.relabel(&mut object, update.labels)?;
+        if let (Object::Subnet(subnet), Some(options)) = (&mut object, update.options) {
+            subnet.options = checked(&self.intent.path(id), options)?;
+        }
+        Ok(self.put_if_changed(object))
     }
 
     fn vpc(&self, id: VpcId) -> Result<&'a Vpc, Refusal> {
@@ -143,6 +154,14 @@ impl<'a> Work<'a> {
             .next()
             .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |host| host.underlay)
     }
+}
+
+fn checked(path: &str, options: SubnetOptions) -> Result<SubnetOptions, Refusal> {
+    options.check().map_err(|source| Refusal::SubnetOptions {
+        subnet: path.to_owned(),
+        source,
+    })?;
+    Ok(options)
 }
 
 fn split_families(

@@ -3,12 +3,12 @@
 use fleet_plan::{
     Command, Context, CreateAccount, CreateHost, CreateNic, CreateSubnet, CreateVpc, Decision,
     Expect, Intent, IssuedRow, MoveNic, MoveStep, Refusal, RequestId, Rollout, UpdateHost,
-    UpdateVpc,
+    UpdateSubnet, UpdateVpc,
 };
 use model::{
     AccountId, Asn, Change, Cluster, Encoding, HostConfig, HostId, Kind, Labels, MacAddr, Mtu,
     Name, NicId, Object, ObjectId, Port, PortRole, Reflector, Revision, Role, SpeakerKind,
-    SubnetId, UnixMillis, VlanId, Vni, VpcId,
+    SubnetId, SubnetOptions, UnixMillis, VlanId, Vni, VpcId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -213,6 +213,7 @@ impl World {
                     vlan: line.get::<u16>("vlan").map(|raw| VlanId::new(raw).unwrap()),
                     vni: line.get::<u32>("vni").map(|raw| Vni::new(raw).unwrap()),
                     mtu: line.get::<u32>("mtu").map(|raw| Mtu::new(raw).unwrap()),
+                    options: options(line),
                     labels: line.labels(),
                 })
             }
@@ -272,6 +273,12 @@ impl World {
                 expect: expect(line),
                 cidrs: Some(line.cidrs()).filter(|cidrs| !cidrs.is_empty()),
                 labels: Some(line.labels()).filter(|labels| !labels.is_empty()),
+            }),
+            "update-subnet" => Command::UpdateSubnet(UpdateSubnet {
+                subnet: id(self.intent.resolve(Kind::Subnet, None, path)?),
+                expect: expect(line),
+                options: Some(options(line)),
+                labels: None,
             }),
             "set-labels" => Command::SetLabels {
                 object: self.intent.resolve(kind(path), None, line.arg(2))?,
@@ -336,12 +343,13 @@ impl World {
                 ];
                 writeln!(
                     out,
-                    "    {} vlan {} vni {} mtu {} {}",
+                    "    {} vlan {} vni {} mtu {} {}{}",
                     segment.name,
                     segment.vlan,
                     segment.vni,
                     segment.mtu,
-                    nets.into_iter().flatten().collect::<Vec<_>>().join(" ")
+                    nets.into_iter().flatten().collect::<Vec<_>>().join(" "),
+                    told(&segment.options)
                 )
                 .unwrap();
             }
@@ -396,12 +404,13 @@ fn show(intent: &Intent, object: &Object) -> String {
             ];
             let nets: Vec<String> = nets.into_iter().flatten().collect();
             format!(
-                "subnet {owner}/{} {} vlan {} vni {} mtu {}",
+                "subnet {owner}/{} {} vlan {} vni {} mtu {}{}",
                 subnet.name,
                 nets.join(" "),
                 subnet.vlan,
                 subnet.vni,
-                subnet.mtu
+                subnet.mtu,
+                told(&subnet.options)
             )
         }
         Object::Nic(nic) => {
@@ -440,6 +449,30 @@ fn show(intent: &Intent, object: &Object) -> String {
         }
     };
     text + &labels
+}
+
+fn options(line: &Line<'_>) -> SubnetOptions {
+    SubnetOptions {
+        dhcp: line.get::<bool>("dhcp").unwrap_or(true),
+        dns: line.all("dns").iter().map(|text| parsed(text)).collect(),
+        domain: line.get("domain"),
+        custom: line
+            .all("option")
+            .iter()
+            .map(|text| {
+                let (code, value) = text.split_once(':').expect("an option is CODE:TEXT");
+                (parsed(code), value.as_bytes().to_vec())
+            })
+            .collect(),
+        ..SubnetOptions::default()
+    }
+}
+
+fn told(options: &SubnetOptions) -> String {
+    match options.is_default() {
+        true => String::new(),
+        false => format!(" {}", serde_json::to_string(options).unwrap()),
+    }
 }
 
 fn expect(line: &Line<'_>) -> Expect {

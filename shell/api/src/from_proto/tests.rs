@@ -40,6 +40,18 @@ fn config() -> HostConfig {
                 mtu: Mtu::new(1446).unwrap(),
                 v4: Some("10.4.1.0/24".parse().unwrap()),
                 v6: Some("fd00:4:1::/64".parse().unwrap()),
+                options: SubnetOptions {
+                    dhcp: false,
+                    dns: vec!["10.4.1.2".parse().unwrap(), "fd00::2".parse().unwrap()],
+                    domain: Some("blue.internal".parse().unwrap()),
+                    search: vec!["internal".parse().unwrap()],
+                    ntp: vec!["10.4.1.3".parse().unwrap()],
+                    custom: [(66, vec![1, 2])].into(),
+                },
+                gateway: Some(Gateway {
+                    mac: "02:00:00:00:00:01".parse().unwrap(),
+                    addresses: vec!["10.4.1.1".parse().unwrap()],
+                }),
             }],
             ports: ["tap", "netns:a1", "netns:a1:eth1", "existing:ens3"]
                 .iter()

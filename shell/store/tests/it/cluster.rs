@@ -6,7 +6,7 @@ use fleet_plan::{
 };
 use model::{
     Asn, Cluster, Encoding, HostId, Labels, Mtu, Name, Object, ObjectId, Role, SpeakerKind,
-    SubnetId, UnixMillis,
+    SubnetId, SubnetOptions, UnixMillis,
 };
 use std::collections::BTreeSet;
 use store::{Store, StoreError};
@@ -156,6 +156,11 @@ impl<'a> Server<'a> {
             vlan: None,
             vni: None,
             mtu: None,
+            options: SubnetOptions {
+                dns: vec!["10.4.0.2".parse().unwrap()],
+                custom: [(66, vec![1, 2, 3])].into(),
+                ..SubnetOptions::default()
+            },
             labels: Labels::new(),
         });
         let Object::Subnet(subnet) = self.run(subnet).await.unwrap() else {

@@ -14,5 +14,6 @@ mod reflector;
 mod request;
 pub(crate) mod server;
 pub(crate) mod subnet;
+pub(crate) mod subnet_options;
 pub(crate) mod vpc;
 pub(crate) mod watch;

@@ -1,10 +1,11 @@
 //! `vpc subnet`.
 
 use super::request::{Creation, Deletion, Selection, Until, get, parent_and_name, wait_applied};
+use super::subnet_options::Told;
 use super::vpc::{check_cidrs, check_name, model_vni, subnets};
 use crate::block_on;
 use crate::connect::{reference, refused};
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::options::{Global, Wait};
 use crate::views::SubnetView;
 use api::v1;
@@ -31,6 +32,17 @@ pub(crate) enum Subnet {
     Show {
         /// VPC/NAME, ACCOUNT/VPC/NAME or id:ID
         subnet: String,
+    },
+    /// Change what the subnet's NICs are told
+    #[command(after_help = "Examples:
+  vpc subnet set blue/web --dns 10.4.1.53 --search web.blue.internal --search blue.internal
+  vpc subnet set blue/web --dns ''            # none any more
+  vpc subnet set blue/web --dhcp off          # somebody in the subnet serves DHCP")]
+    Set {
+        /// VPC/NAME, ACCOUNT/VPC/NAME or id:ID
+        subnet: String,
+        #[command(flatten)]
+        told: Told,
     },
     /// Delete a subnet without NICs
     #[command(after_help = "Examples:\n  vpc subnet delete blue/web --wait")]
@@ -61,6 +73,8 @@ pub(crate) struct Create {
     /// Its MTU; what the underlay allows if not given
     #[arg(long, value_parser = clap::value_parser!(u16).range(576..))]
     mtu: Option<u16>,
+    #[command(flatten)]
+    told: Told,
     #[command(flatten)]
     creation: Creation,
 }
@@ -93,6 +107,7 @@ impl Subnet {
                 let view = SubnetView::from(found.into_inner());
                 global.output.one(&view, &view.details())
             }),
+            Self::Set { subnet, told } => set(global, &subnet, &told),
             Self::Delete {
                 subnet,
                 deletion,
@@ -128,6 +143,8 @@ impl Create {
             mtu: self.mtu.map_or(0, Into::into),
             labels: self.creation.labels(),
             vni: self.vni.map_or(0, |vni| vni.0),
+            options: (!self.told.is_empty())
+                .then(|| self.told.changed(v1::SubnetOptions::default())),
         };
         block_on(async {
             let mut client = global.server.management().await?;
@@ -139,4 +156,32 @@ impl Create {
             global.output.one(&view, &view.details())
         })
     }
+}
+
+fn set(global: &Global, subnet: &str, told: &Told) -> Outcome {
+    let doing = format!("changing subnet {subnet}");
+    if told.is_empty() {
+        return Err(Failure::new(format!("{doing}: nothing is to change"))
+            .hint("say what: see vpc subnet set --help"));
+    }
+    block_on(async {
+        let mut client = global.server.management().await?;
+        let found = client
+            .get_subnet(get(subnet))
+            .await
+            .map_err(|status| refused(&doing, &status))?
+            .into_inner();
+        let request = v1::UpdateSubnetRequest {
+            object: Some(reference(&format!("id:{}", found.id))),
+            resource_version: found.meta.unwrap_or_default().resource_version,
+            labels: None,
+            options: Some(told.changed(found.options.unwrap_or_default())),
+        };
+        let changed = client
+            .update_subnet(request)
+            .await
+            .map_err(|status| refused(&doing, &status))?;
+        let view = SubnetView::from(changed.into_inner());
+        global.output.one(&view, &view.details())
+    })
 }

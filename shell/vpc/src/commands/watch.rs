@@ -70,7 +70,7 @@ enum Line {
 enum Object {
     Account(AccountView),
     Vpc(VpcView),
-    Subnet(SubnetView),
+    Subnet(Box<SubnetView>),
     Nic(Box<NicView>),
     Host(Box<HostView>),
 }
@@ -188,7 +188,7 @@ fn show(global: &Global, event: v1::watch_event::Event, from: &mut u64) -> Outco
                 Wire::Subnet(o) => (
                     "subnet",
                     short(&o.path).to_owned(),
-                    Object::Subnet(o.into()),
+                    Object::Subnet(Box::new(o.into())),
                 ),
                 Wire::Nic(o) => (
                     "nic",

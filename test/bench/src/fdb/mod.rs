@@ -11,7 +11,8 @@ use crate::figures::{Table, Target, median, percentile, progress};
 use host_plan::{Desired, HostMachine, HostState, LocalStacks, Plan, Scope};
 use model::{
     Asn, Attachment, BgpConfig, EviForwarding, Forwarding, Generation, HostConfig, HostId, IfName,
-    MacAddr, Mtu, NetnsName, NicId, Segment, Stack, SubnetId, Underlay, VlanId, Vni, VpcId,
+    MacAddr, Mtu, NetnsName, NicId, Segment, Stack, SubnetId, SubnetOptions, Underlay, VlanId, Vni,
+    VpcId,
 };
 use netlink::{Netlink, Row};
 use nix::mount::{MsFlags, mount};
@@ -393,6 +394,8 @@ fn config() -> HostConfig {
                 mtu: Mtu::new(1450).expect("it is an MTU"),
                 v4: "10.0.0.0/8".parse().ok(),
                 v6: None,
+                options: SubnetOptions::default(),
+                gateway: None,
             }],
             ports: vec![model::Port {
                 nic: NicId::from_random(1),
