@@ -1,13 +1,18 @@
 //! What an instance of FRR is to do, and its configuration as lines within lines.
 
 use evpn::{LocalState, Rd, RouteTarget, RouteTargets};
-use model::{Asn, BgpConfig, Encoding, Secret, Vni};
+use model::{Asn, BgpConfig, Encoding, MacAddr, Secret, Vni};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
 /// The route map that lets nothing of the listener's in.
 const NOTHING: &str = "vpc-nothing";
+/// Makes it an EVPN client. There is no command for some devices alone.
+const ADVERTISE_ALL: &str = "advertise-all-vni";
+
+/// MACs with their addresses.
+pub type Macs = BTreeMap<MacAddr, BTreeSet<IpAddr>>;
 
 /// All that an instance of FRR is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +31,10 @@ pub struct Wanted {
     pub listener: Option<Listener>,
     /// EVPN instances, with their distinguishers. Of a client alone.
     pub instances: BTreeMap<Vni, Instance>,
+    /// What they are to announce, of those whose device is there.
+    pub announced: BTreeMap<Vni, Macs>,
+    /// MACs that another host has won or takes over: announced from here or not, both is right.
+    pub contested: BTreeSet<(Vni, MacAddr)>,
     /// What it does about a MAC that is announced from here and there in turns.
     pub duplicates: Duplicates,
 }
@@ -128,6 +137,8 @@ impl Wanted {
             neighbours: neighbours.collect(),
             listener: None,
             instances: BTreeMap::new(),
+            announced: BTreeMap::new(),
+            contested: BTreeSet::new(),
             duplicates: Duplicates::default(),
         }
     }
@@ -192,7 +203,7 @@ impl Wanted {
         }
         if self.role == Role::Client {
             // Before the instances: bgpd takes nothing of theirs without it.
-            family.add("advertise-all-vni");
+            family.add(ADVERTISE_ALL);
             for (vni, instance) in &self.instances {
                 family.children.push(instance_lines(*vni, instance));
             }
@@ -245,6 +256,11 @@ impl Wanted {
         say("timers 3 9".to_owned());
         say("timers connect 1".to_owned());
     }
+}
+
+/// True if a running configuration has FRR announce every VXLAN device of its host.
+pub fn announces_all_vnis(running: &str) -> bool {
+    running.lines().any(|line| line.trim() == ADVERTISE_ALL)
 }
 
 fn instance_lines(vni: Vni, instance: &Instance) -> Line {

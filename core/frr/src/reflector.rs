@@ -19,6 +19,8 @@ impl Wanted {
             neighbours: BTreeMap::new(),
             listener: None,
             instances: BTreeMap::new(),
+            announced: BTreeMap::new(),
+            contested: BTreeSet::new(),
             duplicates: Duplicates::default(),
         }
     }

@@ -1,7 +1,9 @@
 //! Reading what FRR answers. Its JSON differs from release to release: what is not there is not
 //! known, and nothing in it is taken on trust.
 
-use model::Vni;
+use crate::config::Macs;
+use evpn::Rd;
+use model::{MacAddr, Vni};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -133,6 +135,43 @@ pub fn kernel_instances(text: &str) -> Result<BTreeMap<Vni, String>, BadOutput> 
         Some((vni(value)?, name.unwrap_or_default().to_owned()))
     };
     Ok(root.iter().filter_map(read).collect())
+}
+
+/// The command whose answer [`announced`] reads: what an instance of this host announces.
+pub fn announced_command(rd: Rd) -> String {
+    format!("show bgp l2vpn evpn route rd {rd} json")
+}
+
+/// MACs that an instance of this host announces, with their addresses. Routes with its distinguisher
+/// that somebody else made are left out.
+pub fn announced(text: &str) -> Result<Macs, BadOutput> {
+    let root = object("show bgp l2vpn evpn route rd json", text)?;
+    let mut macs = Macs::new();
+    let routes = root.values().filter_map(Value::as_object).flatten();
+    for (_, route) in routes {
+        // Type 2 alone has a MAC.
+        let Some(mac) = text_of(route, "mac").and_then(|mac| mac.parse::<MacAddr>().ok()) else {
+            continue;
+        };
+        let paths = route.get("paths").and_then(Value::as_array);
+        // A list of paths, each a list of one or, in some releases, itself.
+        let mut paths = paths.into_iter().flatten().flat_map(|path| match path {
+            Value::Array(paths) => paths.iter().collect::<Vec<_>>(),
+            path => vec![path],
+        });
+        if !paths.any(|path| is_true(path.get("local")) || is_true(path.get("sourced"))) {
+            continue;
+        }
+        let addresses = macs.entry(mac).or_default();
+        if let Some(ip) = text_of(route, "ip").and_then(|ip| ip.parse().ok()) {
+            addresses.insert(ip);
+        }
+    }
+    Ok(macs)
+}
+
+fn text_of<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
+    value.get(key)?.as_str()
 }
 
 fn vni(value: &Value) -> Option<Vni> {

@@ -28,6 +28,16 @@ impl Feature {
         Self::V6Vtep,
     ];
 
+    /// For people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Evpn => "evpn",
+            Self::SingleVxlanDevice => "single-vxlan-device",
+            Self::EvpnGracefulRestart => "evpn-graceful-restart",
+            Self::V6Vtep => "ipv6-underlay",
+        }
+    }
+
     /// The first release with it.
     pub const fn since(self) -> Version {
         match self {

@@ -291,6 +291,9 @@ pub struct HostStatus {
     /// NICs with an open port here that another host announces, and wins.
     #[serde(default)]
     pub elsewhere: BTreeSet<NicId>,
+    /// Version of the FRR that is installed; empty if none is.
+    #[serde(default)]
+    pub frr_version: String,
 }
 
 /// What a kernel and host can do.

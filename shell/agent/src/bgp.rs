@@ -3,12 +3,12 @@
 
 use crate::evpn_api::{EvpnApi, EvpnSource};
 use evpn::{Config, LocalEvi, LocalMac, LocalState, PeerConfig, Policy, Role, StopKind, Timing};
-use frr::Wanted;
+use frr::{Macs, Sessions, Wanted};
 use frr_driver::{Driver, Options as FrrOptions, Status as FrrStatus};
 use host_plan::Readiness;
 use model::{
-    Asn, BgpConfig, Encoding, Forwarding, Mtu, PortRole, Reflector, Secret, SpeakerKind, Stack,
-    UnixMillis, Vni,
+    Asn, BgpConfig, Capability, Encoding, Forwarding, MacAddr, Mtu, PortRole, Reflector, Secret,
+    SpeakerKind, Stack, UnixMillis, Vni,
 };
 use speaker::{Peer, SpeakerConfig, SpeakerHandle};
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +18,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
@@ -28,6 +28,12 @@ const LISTENER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 /// How long a session of bgpd's must have been up before what it withdraws is believed, as
 /// [`evpn::Timing::handover`]: others come to a reflector that started over at about the same time.
 pub(crate) const SETTLED: Duration = Duration::from_secs(10);
+/// How long the listener waits between attempts at most: it connects to its own host, and until bgpd
+/// takes it in this host hears nothing.
+const LISTENER_RETRY: Duration = Duration::from_millis(250);
+/// For how long rows stay while no reflector is up: as long as our own reflectors ask for
+/// (RFC 9494), so that it does not matter who speaks.
+const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 /// How long a pass waits for bgpd to know of an instance. Without it the instance's device would
 /// come first, and bgpd would make up a distinguisher that may be another instance's.
 const PREPARE: Duration = Duration::from_secs(3);
@@ -216,8 +222,10 @@ impl Bgp {
     /// the same code from either, and stay while FRR is restarted.
     async fn start_frr(&mut self, address: IpAddr, config: &BgpConfig) -> Result<Running, Failed> {
         let password = listener_key(&self.frr_dir.with_extension("key"))?;
+        let mut bgp = self.speaker(LISTENER, config.asn);
+        bgp.timing.retry_max = LISTENER_RETRY;
         let listener = SpeakerConfig {
-            bgp: self.speaker(LISTENER, config.asn),
+            bgp,
             local_address: Some(LISTENER.into()),
             listen: Vec::new(),
         };
@@ -320,8 +328,27 @@ impl Bgp {
         Some((message, UnixMillis(since.as_millis() as u64)))
     }
 
-    /// What is behind this host, all of it.
-    pub(crate) fn set_local(&self, local: LocalState) {
+    /// Something changed on this host: FRR, if it is the client, is looked at.
+    pub(crate) fn look(&self) {
+        if let Some(driver) = self.driver() {
+            driver.look();
+        }
+    }
+
+    /// What is behind this host, all of it. FRR learns it from the kernel, and is compared with it.
+    pub(crate) fn set_local(
+        &self,
+        local: LocalState,
+        learned: &Forwarding,
+        capabilities: &BTreeSet<Capability>,
+    ) {
+        if let Some(driver) = self.driver() {
+            let (announced, contested) = announced(&local, learned, capabilities);
+            driver.set(|wanted| {
+                wanted.announced.clone_from(&announced);
+                wanted.contested.clone_from(&contested);
+            });
+        }
         self.local.send_if_modified(|held| {
             let differs = held.as_ref() != Some(&local);
             if differs {
@@ -385,12 +412,14 @@ async fn gate(
     mut reflectors: watch::Receiver<BTreeSet<IpAddr>>,
     out: watch::Sender<Arc<Forwarding>>,
 ) {
+    let mut trust = Trust::new(Instant::now());
     loop {
         let mut now = Forwarding::clone(&learned.borrow_and_update());
         if now.complete {
-            let sessions = driver.sessions().await;
+            // One that cannot be asked is about to be started again.
+            let sessions = driver.sessions().await.unwrap_or_default();
             let reflectors = reflectors.borrow_and_update();
-            now.complete = sessions.is_ok_and(|all| all.settled(&reflectors, SETTLED));
+            now.complete = trust.may_remove(&sessions, &reflectors, Instant::now());
         }
         let complete = now.complete;
         out.send_if_modified(|held| {
@@ -404,6 +433,55 @@ async fn gate(
             () = tokio::time::sleep(Duration::from_secs(1)), if !complete => {}
         }
     }
+}
+
+/// Whether what bgpd does not tell of is gone.
+struct Trust {
+    /// When a reflector was up last.
+    heard: Instant,
+}
+
+impl Trust {
+    const fn new(now: Instant) -> Self {
+        Self { heard: now }
+    }
+
+    fn may_remove(&mut self, all: &Sessions, reflectors: &BTreeSet<IpAddr>, now: Instant) -> bool {
+        if all.settled(reflectors, Duration::ZERO) {
+            self.heard = now;
+        }
+        all.settled(reflectors, SETTLED) || now.duration_since(self.heard) >= ABANDONED
+    }
+}
+
+/// What FRR is to announce of what is behind this host, and MACs of it that others claim, too. An
+/// address is announced if the kernel can hold its row where FRR looks for it: on kernels that
+/// filter VLANs on the VLAN's own device, else on the bridge, whose IPv6 is off.
+fn announced(
+    local: &LocalState,
+    learned: &Forwarding,
+    capabilities: &BTreeSet<Capability>,
+) -> (BTreeMap<Vni, Macs>, BTreeSet<(Vni, MacAddr)>) {
+    let filtering = capabilities.contains(&Capability::VlanFiltering);
+    let devices = capabilities.contains(&Capability::VlanDevices);
+    let has_row = |ip: &&IpAddr| match filtering {
+        true => devices,
+        false => ip.is_ipv4(),
+    };
+    let (mut announced, mut contested) = (BTreeMap::new(), BTreeSet::new());
+    for (vni, evi) in &local.evis {
+        let macs: &mut Macs = announced.entry(*vni).or_default();
+        let learned = learned.evis.get(vni);
+        for ((tag, mac), state) in &evi.macs {
+            let with_rows = state.addresses.iter().filter(has_row);
+            macs.insert(*mac, with_rows.copied().collect());
+            let key = (*tag, *mac);
+            if learned.is_some_and(|l| l.lost.contains(&key) || l.macs.contains_key(&key)) {
+                contested.insert((*vni, *mac));
+            }
+        }
+    }
+    (announced, contested)
 }
 
 /// The key of the session between bgpd and the listener, made once a boot.
@@ -520,4 +598,37 @@ pub(crate) fn forwarding_is_preserved(run_dir: &Path) -> bool {
         warn!(%error, path = %marker.display(), "Marking that an agent ran failed");
     }
     before
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_removed_while_reflectors_are_away_unless_they_stay_away() {
+        let address: IpAddr = "100.64.0.1".parse().unwrap();
+        let reflectors = BTreeSet::from([address]);
+        let up = |seconds| Sessions {
+            peers: BTreeMap::from([(
+                address,
+                frr::Session {
+                    state: "Established".to_owned(),
+                    since: Duration::from_secs(seconds),
+                    ..frr::Session::default()
+                },
+            )]),
+        };
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let day = ABANDONED.as_secs();
+        let mut trust = Trust::new(start);
+        assert!(!trust.may_remove(&up(1), &reflectors, at(1)));
+        assert!(trust.may_remove(&up(11), &reflectors, at(11)));
+        let none = Sessions::default();
+        assert!(!trust.may_remove(&none, &reflectors, at(12)));
+        assert!(!trust.may_remove(&none, &reflectors, at(day)));
+        assert!(!trust.may_remove(&up(1), &reflectors, at(day + 5)));
+        assert!(!trust.may_remove(&none, &reflectors, at(day + 20)));
+        assert!(trust.may_remove(&none, &reflectors, at(2 * day + 5)));
+    }
 }

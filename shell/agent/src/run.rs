@@ -10,6 +10,7 @@ use crate::local_api::{self, Identity};
 use crate::server::ServerStream;
 use crate::turn::{self, Agent, Pace, Start};
 use api::{Credential, CredentialError};
+use frr_driver::Installed;
 use host_plan::HostMachine;
 use linux::BridgeNetfilter;
 use model::{Generation, Mtu, Name, Role, Underlay};
@@ -170,6 +171,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
             credential_file: options.credential.clone().unwrap_or_default(),
             credential,
             capabilities: capabilities.clone(),
+            frr: Installed::default(),
             state_dir: options.state_dir.clone(),
             view: view.clone(),
             events: events.clone(),

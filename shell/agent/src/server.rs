@@ -9,6 +9,7 @@ use api::tonic::transport::Channel;
 use api::tonic::{Code, Status};
 use api::v1;
 use api::v1::host_sync_client::HostSyncClient;
+use frr_driver::Installed;
 use model::{Capability, HostConfig, HostStatus, NicId};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -33,6 +34,7 @@ pub(crate) struct ServerStream {
     pub(crate) credential_file: PathBuf,
     pub(crate) credential: Credential,
     pub(crate) capabilities: BTreeSet<Capability>,
+    pub(crate) frr: Installed,
     pub(crate) state_dir: PathBuf,
     pub(crate) view: watch::Receiver<Arc<View>>,
     pub(crate) events: mpsc::Sender<Event>,
@@ -153,7 +155,8 @@ impl ServerStream {
         (view.desired().0, view.applied.0, lost, conditions.collect())
     }
 
-    fn report(&self) -> v1::HostReport {
+    fn report(&mut self) -> v1::HostReport {
+        let frr = self.frr.version();
         let view = self.view.borrow();
         let status = HostStatus {
             last_checkin: model::UnixMillis(0),
@@ -170,6 +173,7 @@ impl ServerStream {
                 .cloned()
                 .collect(),
             elsewhere: view.lost.as_ref().clone(),
+            frr_version: frr.map(|version| version.to_string()).unwrap_or_default(),
         };
         let mut report = v1::HostReport::from(&status);
         report.underlay_mtu = view.underlay.mtu.get().into();

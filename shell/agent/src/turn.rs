@@ -333,7 +333,10 @@ impl Agent {
                 self.counters.whole_looks = looks.whole;
                 self.observed(*state);
             }
-            Event::Drift => self.due = Some(Instant::now()),
+            Event::Drift => {
+                self.bgp.look();
+                self.due = Some(Instant::now());
+            }
             Event::Observed(Err(error), _) => {
                 error!(error, "Observing the kernel failed");
                 self.stage = Stage::Idle;
@@ -672,7 +675,11 @@ impl Agent {
         let local = bgp::local_state(vtep, self.machine.stacks(), &self.ready, &rds);
         // Before the first convergence, what is missing may just not have been looked at.
         if self.settled > 0 || !local.evis.is_empty() {
-            self.bgp.set_local(local);
+            let capabilities = self.observed.as_ref().map(|state| &state.capabilities);
+            let none = BTreeSet::new();
+            let learned = self.machine.forwarding();
+            self.bgp
+                .set_local(local, learned, capabilities.unwrap_or(&none));
         }
     }
 

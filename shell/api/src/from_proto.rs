@@ -332,6 +332,7 @@ impl TryFrom<v1::HostReport> for HostStatus {
                 memory_free_bytes: resources.memory_free_bytes,
                 disk_free_bytes: resources.disk_free_bytes,
             },
+            frr_version: version(Field::root("frr_version"), &wire.frr_version)?,
             received: Generation(wire.received_generation),
             applied: Generation(wire.applied_generation),
             conditions: list(

@@ -177,6 +177,7 @@ impl From<&HostStatus> for v1::HostStatus {
             applied_generation: status.applied.0,
             conditions: status.conditions.iter().map(Into::into).collect(),
             underlay_mtu: 0,
+            frr_version: status.frr_version.clone(),
         }
     }
 }
@@ -195,6 +196,7 @@ impl From<&HostStatus> for v1::HostReport {
             conditions: shown.conditions,
             underlay_mtu: 0,
             elsewhere_nic_ids: status.elsewhere.iter().map(ToString::to_string).collect(),
+            frr_version: shown.frr_version,
         }
     }
 }

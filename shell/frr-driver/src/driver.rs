@@ -1,8 +1,10 @@
 //! The loop: daemons run, configuration as wanted, read back.
 
+use crate::announcements::{Announcements, Repair};
 use crate::daemon::Daemon;
+use crate::service;
 use crate::vty::{self, VtyError};
-use frr::{Config, Feature, Instance, Sessions, Version, Wanted, changes};
+use frr::{Announced, Config, Feature, Instance, Sessions, Version, Wanted, changes};
 use model::Vni;
 use nix::unistd::{Group, User, chown};
 use std::collections::BTreeMap;
@@ -15,13 +17,20 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::process::Command;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 /// Between two looks while something is under way, and while nothing is.
 const BUSY: Duration = Duration::from_millis(200);
 const QUIET: Duration = Duration::from_secs(5);
+/// Between two looks that nobody asked for at what is announced, and at FRR's own service.
+const COMPARE_EVERY: Duration = Duration::from_secs(30);
+/// Between two looks at it while something of it is not as it should be.
+const COMPARE_AGAIN: Duration = Duration::from_secs(1);
+/// How long bgpd may stay away from a zebra that was started again: it tries after 10 s, and if zebra
+/// was away for long, after 60.
+const ATTACH_WAIT: Duration = Duration::from_secs(15);
 /// How long bgpd may lack an instance of zebra's before its sessions are made all the same.
 const ROUTES_WAIT: Duration = Duration::from_secs(5);
 /// How long vtysh may take.
@@ -73,6 +82,7 @@ pub struct Driver {
     dir: Arc<Path>,
     /// With a number that grows; none: it is to end.
     wanted: watch::Sender<(u64, Option<Wanted>)>,
+    look: Arc<Notify>,
     status: watch::Receiver<Status>,
 }
 
@@ -81,6 +91,7 @@ impl Driver {
     pub fn start(options: Options, wanted: Wanted) -> Self {
         let (sender, receiver) = watch::channel((1, Some(wanted)));
         let (status, shown) = watch::channel(Status::default());
+        let look = Arc::new(Notify::new());
         let task = Task {
             zebra: Daemon::new("zebra", &options.dir),
             bgpd: Daemon::new("bgpd", &options.dir),
@@ -90,14 +101,24 @@ impl Driver {
             heard: None,
             known: BTreeMap::new(),
             configured: None,
+            announcements: Announcements::default(),
+            unattached: None,
+            compared: None,
+            rival: (None, None),
             status,
         };
-        tokio::spawn(task.run(receiver));
+        tokio::spawn(task.run(receiver, Arc::clone(&look)));
         Self {
             dir: options.dir.into(),
             wanted: sender,
+            look,
             status: shown,
         }
+    }
+
+    /// Something changed on the host: FRR is to be looked at now rather than by and by.
+    pub fn look(&self) {
+        self.look.notify_one();
     }
 
     /// What it is to do from now on. The number is in [`Status::applied`] once FRR has it.
@@ -139,6 +160,7 @@ impl Driver {
             dir,
             wanted,
             mut status,
+            ..
         } = self;
         let held = wanted.borrow().1.clone();
         if withdraw && let Some(held) = held {
@@ -156,6 +178,9 @@ impl Driver {
     }
 }
 
+type Running = BTreeMap<Vni, frr::RunningInstance>;
+type InKernel = BTreeMap<Vni, String>;
+
 struct Task {
     zebra: Daemon,
     bgpd: Daemon,
@@ -168,11 +193,18 @@ struct Task {
     known: BTreeMap<Vni, Instance>,
     /// What FRR was told last.
     configured: Option<(u64, Stage)>,
+    announcements: Announcements,
+    /// Since when zebra has been without bgpd.
+    unattached: Option<Instant>,
+    /// When what is announced was compared last, and for which call of [`Driver::set`].
+    compared: Option<(u64, Instant)>,
+    /// When FRR's own service was looked at last, and what is wrong with it.
+    rival: (Option<Instant>, Option<String>),
     status: watch::Sender<Status>,
 }
 
 impl Task {
-    async fn run(mut self, mut wanted: watch::Receiver<(u64, Option<Wanted>)>) {
+    async fn run(mut self, mut wanted: watch::Receiver<(u64, Option<Wanted>)>, look: Arc<Notify>) {
         loop {
             let (number, want) = wanted.borrow_and_update().clone();
             let Some(want) = want else {
@@ -199,6 +231,7 @@ impl Task {
                 *status != before
             });
             let wait = match (&done, self.stage) {
+                (Ok(()), Stage::Listener) if self.is_unlike() => COMPARE_AGAIN,
                 (Ok(()), Stage::Listener) => QUIET,
                 _ => BUSY,
             };
@@ -207,6 +240,10 @@ impl Task {
                 changed = wanted.changed() => if changed.is_err() { return },
                 () = vty::ended(&zebra), if done.is_ok() => {}
                 () = vty::ended(&bgpd), if done.is_ok() => {}
+                // The kernel tells of a change in many pieces; they are looked at together.
+                () = async { look.notified().await; tokio::time::sleep(BUSY).await } => {
+                    self.compared = None;
+                }
                 () = tokio::time::sleep(wait) => {}
             }
         }
@@ -226,13 +263,109 @@ impl Task {
                 self.dir.display()
             )
         })?;
+        let due = self
+            .compared
+            .is_none_or(|(of, at)| of != number || at.elapsed() > COMPARE_EVERY);
+        self.look_for_rival().await;
+        if let Some(rival) = &self.rival.1
+            && !self.bgpd.answers().await
+        {
+            return Err(rival.clone());
+        }
         self.daemons(wanted.local).await?;
         self.check_version(wanted).await?;
         self.known.extend(wanted.instances.clone());
         let drifted = self.configured == Some((number, self.stage));
         self.configure(wanted, drifted).await?;
         self.configured = Some((number, self.stage));
-        self.advance(wanted).await
+        self.advance(wanted).await?;
+        if self.stage == Stage::Listener && (due || self.is_unlike()) {
+            self.compare(wanted).await?;
+            self.compared = Some((number, Instant::now()));
+        }
+        self.rival.1.clone().map_or(Ok(()), Err)
+    }
+
+    fn is_unlike(&self) -> bool {
+        self.unattached.is_some() || self.announcements.are_unlike()
+    }
+
+    async fn look_for_rival(&mut self) {
+        let (at, found) = &self.rival;
+        let every = match found {
+            None => COMPARE_EVERY,
+            Some(_) => QUIET,
+        };
+        if at.is_none_or(|at| at.elapsed() > every) {
+            let found = service::rival(&self.dir).await;
+            let found = found.map(|(what, remedy)| format!("{what}: {remedy}"));
+            self.rival = (Some(Instant::now()), found);
+        }
+    }
+
+    /// Compares what is announced with what is to be, and repairs what stays different: zebra asks
+    /// the kernel again, and bgpd zebra, when they are started again. Nothing is lost with that.
+    async fn compare(&mut self, wanted: &Wanted) -> Result<(), String> {
+        if !self.is_attached().await? {
+            let since = *self.unattached.get_or_insert_with(Instant::now);
+            if since.elapsed() > ATTACH_WAIT {
+                warn!("bgpd does not come back to zebra; it is started again");
+                self.bgpd.end();
+            }
+            return Ok(());
+        }
+        self.unattached = None;
+        let found = self.announced(wanted).await?;
+        let differences = wanted.differences(&found);
+        let repair = self.announcements.found(&differences, Instant::now());
+        if let Some(repair) = repair {
+            warn!(%differences, ?repair, "FRR's routes are not this host's; it is started again");
+            self.status.send_modify(|status| status.drift += 1);
+            if repair != Repair::Bgpd {
+                self.zebra.end();
+            }
+            if repair != Repair::Zebra {
+                self.bgpd.end();
+            }
+            return Ok(());
+        }
+        match self.announcements.given_up() {
+            false => Ok(()),
+            true => Err(format!(
+                "FRR {differences}, though it was started again to read what is here; see \
+                 vtysh --vty_socket {} -c 'show evpn mac vni all'",
+                self.dir.display()
+            )),
+        }
+    }
+
+    /// True if bgpd is connected to zebra: before, neither says anything of what is here.
+    async fn is_attached(&self) -> Result<bool, String> {
+        let clients = self.zebra("show zebra client summary").await?;
+        Ok(clients.lines().any(|line| line.starts_with("bgp")))
+    }
+
+    async fn announced(&self, wanted: &Wanted) -> Result<Announced, String> {
+        let (bgpd, zebra) = self.instances().await?;
+        let mut macs = BTreeMap::new();
+        for vni in wanted.announced.keys() {
+            let Some(instance) = wanted.instances.get(vni) else {
+                continue;
+            };
+            let answer = self.bgpd(&frr::announced_command(instance.rd)).await?;
+            let of_vni = frr::announced(&answer).map_err(|error| error.to_string())?;
+            macs.insert(*vni, of_vni);
+        }
+        Ok(Announced { zebra, bgpd, macs })
+    }
+
+    /// As bgpd has them, and as zebra has.
+    async fn instances(&self) -> Result<(Running, InKernel), String> {
+        let bgpd = self.bgpd("show bgp l2vpn evpn vni json").await?;
+        let bgpd = frr::instances(&bgpd).map_err(|error| error.to_string())?;
+        let zebra = self.zebra("show evpn vni json").await?;
+        let zebra = frr::kernel_instances(&zebra).map_err(|error| error.to_string())?;
+        Ok((bgpd, zebra))
     }
 
     async fn daemons(&mut self, local: IpAddr) -> Result<(), String> {
@@ -267,6 +400,7 @@ impl Task {
     }
 
     fn enter(&mut self, stage: Stage) {
+        self.unattached = None;
         self.stage = stage;
         self.configured = None;
         self.stage_since = Instant::now();
@@ -345,13 +479,14 @@ impl Task {
             .map_err(|error| error.to_string())?;
         match self.stage {
             Stage::Routes => {
-                let bgpd = self.bgpd("show bgp l2vpn evpn vni json").await?;
-                let bgpd = frr::instances(&bgpd).map_err(|error| error.to_string())?;
-                let zebra = self.zebra("show evpn vni json").await?;
-                let zebra = frr::kernel_instances(&zebra).map_err(|error| error.to_string())?;
-                let here = |vni: &Vni| bgpd.get(vni).is_some_and(|instance| instance.in_kernel);
-                // zebra tells the MACs right behind the instance; one more look lets them in.
-                let settled = self.stage_since.elapsed() > BUSY && zebra.keys().all(here);
+                let found = self.announced(wanted).await?;
+                let bgpd = |vni: &Vni| found.bgpd.get(vni);
+                let here = |vni: &Vni| bgpd(vni).is_some_and(|instance| instance.in_kernel);
+                let all_here = found.zebra.keys().all(here);
+                // Whoever does not know yet what is here, as an agent that has just been started,
+                // gives zebra one more look's time to tell the MACs behind the instances.
+                let told = wanted.differences(&found).missing.is_empty();
+                let settled = self.stage_since.elapsed() > BUSY && all_here && told;
                 if settled || self.stage_since.elapsed() > ROUTES_WAIT {
                     self.enter(Stage::Reflectors);
                 }

@@ -11,11 +11,14 @@
 /// Where bgpd waits for its listener, on the underlay's address.
 pub const LISTEN_PORT: u16 = 1179;
 
+mod announcements;
 mod daemon;
 mod driver;
 mod reflector;
+mod service;
 mod vty;
 
 pub use driver::{Driver, Options, Status};
 pub use reflector::{Reflector, installed};
+pub use service::{Installed, rival};
 pub use vty::VtyError;

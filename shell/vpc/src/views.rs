@@ -125,6 +125,7 @@ pub(crate) struct HostView {
     pub(crate) state: String,
     last_checkin: Option<String>,
     agent_version: String,
+    frr_version: String,
     kernel_version: String,
     capabilities: Vec<String>,
     cpus: u32,
@@ -477,6 +478,7 @@ impl From<v1::Host> for HostView {
             last_checkin: some(time(status.last_checkin_unix_ms)),
             last_checkin_unix_ms: status.last_checkin_unix_ms,
             agent_version: status.agent_version,
+            frr_version: status.frr_version,
             kernel_version: status.kernel_version,
             cpus: resources.cpus,
             memory_total_bytes: resources.memory_total_bytes,
@@ -508,6 +510,7 @@ impl HostView {
             ("speaker", self.speaker.clone()),
             ("agent", self.agent_version.clone()),
             ("kernel", self.kernel_version.clone()),
+            ("frr", self.frr_version.clone()),
             ("capabilities", self.capabilities.join(" ")),
             (
                 "resources",
@@ -743,7 +746,7 @@ mod tests {
         assert_eq!(
             fields(&host),
             "agent_version applied_generation capabilities conditions cpus created \
-             disk_free_bytes draining id kernel_version labels last_checkin memory_free_bytes \
+             disk_free_bytes draining frr_version id kernel_version labels last_checkin memory_free_bytes \
              memory_total_bytes name received_generation resource_version roles speaker \
              state underlay_address underlay_mtu wanted_generation zone"
         );

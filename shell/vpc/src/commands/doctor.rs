@@ -9,6 +9,8 @@ use crate::output::{Format, Row, ago, json, print, time};
 use crate::reflector::{self, PeerState};
 use api::v1;
 use clap::Args;
+use frr::Feature;
+use frr_driver::Installed;
 use linux::BridgeNetfilter;
 use model::Capability;
 use serde::Serialize;
@@ -61,6 +63,8 @@ impl Doctor {
         let mut findings = vec![root(), kernel(), nft(), tun()];
         findings.extend(capabilities());
         findings.push(bridge_netfilter());
+        findings.push(frr());
+        findings.extend(rival());
         findings.push(agent_here());
         findings.extend(evpn());
         findings.extend(reflector_here());
@@ -236,6 +240,60 @@ fn bridge_netfilter() -> Finding {
         }
         Err(error) => fallback(CHECK, with_causes(&error), REMEDY),
     }
+}
+
+/// The FRR that could be this host's EVPN client or a reflector.
+fn frr() -> Finding {
+    const CHECK: &str = "frr";
+    let Some(version) = Installed::default().version() else {
+        return absent(
+            CHECK,
+            "not installed: the built-in speaker does without",
+            "apt install frr, if it is to be this host's EVPN client or a reflector",
+        );
+    };
+    let (has, lacks): (Vec<Feature>, _) = Feature::ALL
+        .into_iter()
+        .partition(|feature| version.has(*feature));
+    let names = |features: &[Feature]| {
+        let names: Vec<&str> = features.iter().map(|feature| feature.name()).collect();
+        names.join(", ")
+    };
+    if !version.has(Feature::Evpn) {
+        return fallback(
+            CHECK,
+            format!("{version}: too old to be used here"),
+            "a release from 8.4 on; or leave EVPN to the built-in speaker",
+        );
+    }
+    let lacking = match lacks.is_empty() {
+        true => String::new(),
+        false => format!("; without {}", names(&lacks)),
+    };
+    let detail = format!("{version}: {}{lacking}", names(&has));
+    match fs::read_to_string("/proc/sys/user/max_user_namespaces") {
+        Ok(most) if most.trim() == "0" => fallback(
+            CHECK,
+            format!("{detail}; but zebra cannot be run, for want of user namespaces"),
+            "sysctl user.max_user_namespaces=1000, if FRR is to be this host's EVPN client",
+        ),
+        _ => ok(CHECK, detail),
+    }
+}
+
+/// FRR's own service, if it is in the way of whoever speaks EVPN here.
+fn rival() -> Option<Finding> {
+    let own = Path::new(AGENT_SOCKET).with_file_name("frr");
+    let found = block_on(async { Ok(frr_driver::rival(&own).await) });
+    let (detail, remedy) = found.ok().flatten()?;
+    Some(Finding {
+        check: "frr",
+        verdict: Verdict::Wrong {
+            kind: "frr-service".to_owned(),
+            detail,
+            remedy,
+        },
+    })
 }
 
 /// What each capability is called here, and what its absence means.
