@@ -2,13 +2,15 @@
 
 CARGO ?= cargo
 TEST_ARGS ?=
+ARGS ?=
 
 .PHONY: demo test test-full-kernel lint bench soak fuzz evpn-matrix setup build
 
 # A whole cluster on this machine, with proof of who reaches whom. Leaves it up: `vpc lab down`.
+# Options of `vpc lab demo` in ARGS, as in make demo ARGS="--speaker frr".
 demo: setup
 	$(CARGO) build --release -p vpc
-	target/release/vpc lab demo
+	target/release/vpc lab demo $(ARGS)
 
 # What CI runs.
 test: setup lint
@@ -43,7 +45,7 @@ test-full-kernel: setup
 # What takes too long for `test`: the suite on a full kernel, long rounds of killing and of many
 # NICs, the demo over and over.
 soak: test-full-kernel
-	VPC_SOAK=1 $(CARGO) test -p lab -- --test-threads=1 crash scale
+	VPC_SOAK=1 $(CARGO) test -p lab -- --test-threads=1 crash moves scale frr::what
 	for round in 1 2 3 4 5 6 7 8 9 10; do \
 		target/debug/vpc lab demo --name soak --down || exit 1; \
 	done
