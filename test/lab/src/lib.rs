@@ -3,6 +3,7 @@
 //! A [`Lab`] that is dropped takes everything down, also when the test panicked.
 
 pub mod client;
+pub mod machine;
 mod ping;
 pub mod stream;
 pub mod wire;

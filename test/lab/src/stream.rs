@@ -4,6 +4,8 @@
 //! Sockets are opened inside workloads and used from threads of the test, all on one clock.
 
 use crate::Lab;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
@@ -83,7 +85,8 @@ pub struct Stream {
     port: u16,
     stop: Arc<AtomicBool>,
     sender: Option<JoinHandle<u64>>,
-    receiver: Option<JoinHandle<Vec<(u64, Instant)>>>,
+    receiver: Option<JoinHandle<()>>,
+    arrived: Arc<Mutex<Vec<(u64, Instant)>>>,
 }
 
 /// What came of a stream.
@@ -116,8 +119,9 @@ impl Stream {
             number
         });
         let ends = Arc::clone(&stop);
+        let arrived = Arc::new(Mutex::new(Vec::new()));
+        let arrivals = Arc::clone(&arrived);
         let receiver = std::thread::spawn(move || {
-            let mut arrivals = Vec::new();
             let mut buffer = [0; 64];
             let mut until = None;
             while until.is_none_or(|until| Instant::now() < until) {
@@ -127,17 +131,24 @@ impl Stream {
                 if let Ok(length) = socket.recv(&mut buffer)
                     && let Some(number) = number_of(&buffer[..length])
                 {
+                    let mut arrivals = arrivals.lock().unwrap_or_else(PoisonError::into_inner);
                     arrivals.push((number, Instant::now()));
                 }
             }
-            arrivals
         });
         Self {
             port,
             stop,
             sender: Some(sender),
             receiver: Some(receiver),
+            arrived,
         }
+    }
+
+    /// What came back so far.
+    pub fn arrived(&self) -> Vec<(u64, Instant)> {
+        let arrived = self.arrived.lock();
+        arrived.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Ends it.
@@ -149,8 +160,11 @@ impl Stream {
         let sender = self.sender.take().expect("it is taken here only");
         let sent = sender.join().expect("the sender does not panic");
         let receiver = self.receiver.take().expect("it is taken here only");
-        let arrivals = receiver.join().expect("the receiver does not panic");
-        Received { sent, arrivals }
+        receiver.join().expect("the receiver does not panic");
+        Received {
+            sent,
+            arrivals: self.arrived(),
+        }
     }
 }
 
@@ -188,6 +202,8 @@ pub fn longest_gap(arrivals: &[(u64, Instant)], from: Instant, to: Instant) -> D
 fn open(port: u16) -> UdpSocket {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port));
     let socket = socket.unwrap_or_else(|error| panic!("UDP port {port}: {error}"));
+    // What the kernel drops because this thread had no processor would look like lost on the way.
+    setsockopt(&socket, RcvBufForce, &(8 << 20)).expect("root may have large buffers");
     match socket.set_read_timeout(Some(LOOK)) {
         Ok(()) => socket,
         Err(error) if error.kind() == ErrorKind::InvalidInput => unreachable!("it is not zero"),

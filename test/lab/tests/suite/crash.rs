@@ -2,6 +2,7 @@
 //! is half made and nothing stays behind.
 
 use lab::client::{Client, all_nics, path};
+use lab::stream::{Echo, Received, Stream};
 use lab::{LIMIT, Lab, Ping, difference, text_of, vpc};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -9,14 +10,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::net::Ipv4Addr;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Hosts with an agent.
 const HOSTS: [&str; 4] = ["m1", "c1", "c2", "r1"];
-/// A hundred a second.
+/// As often as ping gets to it.
 const EVERY: Duration = Duration::from_millis(10);
+/// Two hundred a second.
+const STREAM_EVERY: Duration = Duration::from_millis(5);
+const A1: Ipv4Addr = Ipv4Addr::new(10, 4, 1, 11);
+const A2: Ipv4Addr = Ipv4Addr::new(10, 4, 1, 12);
 
 /// How often each thing is done: a few times in `make test`, often in `make soak`.
 fn rounds() -> u32 {
@@ -55,7 +61,11 @@ impl Random {
 
 /// A VPC with a NIC on each of two hosts that reach each other.
 fn two_hosts() -> Lab {
-    let lab = Lab::up();
+    two_hosts_with(&[])
+}
+
+fn two_hosts_with(options: &[&str]) -> Lab {
+    let lab = Lab::up_with(options);
     lab.admin("create blue --cidr 10.4.0.0/16");
     lab.admin("subnet create blue/web --cidr 10.4.0.0/16");
     lab.admin("nic create blue/web/a1 --host c1 --attach netns:a1 --ip 10.4.1.11 --wait");
@@ -77,8 +87,9 @@ fn settled(lab: &Lab) {
             let peers = json["peers"].as_array().cloned().unwrap_or_default();
             let speaks = !peers.is_empty()
                 && peers.iter().all(|peer| {
+                    // FRR does not tell of End-of-RIB; its routes are compared.
                     peer["state"] == "established"
-                        && peer["end_of_rib"] == true
+                        && (peer["end_of_rib"] == true || peer["counters"].is_null())
                         && peer["stale"] == false
                 });
             match json["converged"] == true && json["server_connected"] == true && speaks {
@@ -100,39 +111,148 @@ fn assert_same(lab: &Lab, before: &[String]) {
     }
 }
 
-/// What to kill: daemons by host.
+/// What to kill: daemons by host. `zebra` and `bgpd` are those of FRR as the host's client,
+/// `reflecting` is the bgpd that the server runs; whoever keeps them starts them again.
 type Victims = &'static [(&'static str, &'static str)];
 
-fn killed_under_ping(test: &str, choices: &[Victims]) {
-    let lab = two_hosts();
+/// The file with the pid of a daemon that is not the lab's to start.
+fn pid_file(daemon: &str) -> Option<String> {
+    match daemon {
+        "zebra" | "bgpd" => Some(format!("/run/vpc/frr/{daemon}.pid")),
+        "reflecting" => Some("/run/vpc/reflector/bgpd.pid".to_owned()),
+        _ => None,
+    }
+}
+
+fn kill_daemon(lab: &Lab, host: &str, daemon: &str) {
+    let Some(file) = pid_file(daemon) else {
+        return lab.kill(host, daemon);
+    };
+    let old = lab.sh(host, &format!("cat {file}"));
+    let old = old.trim();
+    lab.sh(host, &format!("kill -9 {old}"));
+    lab.eventually(&format!("{daemon} on {host} is started again"), || {
+        let line = format!("now=$(cat {file}) && test \"$now\" != {old} && kill -0 \"$now\"");
+        match lab.try_sh(host, &line).status.success() {
+            true => Ok(()),
+            false => Err(format!("{old} is dead")),
+        }
+    });
+}
+
+fn start_daemon(lab: &Lab, host: &str, daemon: &str) {
+    if pid_file(daemon).is_none() {
+        lab.start(host, daemon);
+    }
+}
+
+/// Traffic between the two workloads, both ways.
+struct Traffic {
+    streams: [Stream; 2],
+    _echoes: [Echo; 2],
+}
+
+impl Traffic {
+    fn start(lab: &Lab) -> Self {
+        let echoes = ["c1/a1", "c2/a2"].map(|place| Echo::start(lab, place));
+        let streams = [("c1/a1", A2), ("c2/a2", A1)]
+            .map(|(place, to)| Stream::start(lab, place, to, STREAM_EVERY));
+        Self {
+            streams,
+            _echoes: echoes,
+        }
+    }
+
+    /// Both ways something came just now; else what the hosts have at this moment is shown.
+    fn goes_on(&self, lab: &Lab, when: &str) {
+        let long = |stream: &Stream| stream.arrived().last().map(|last| last.1.elapsed());
+        let since = self.streams.each_ref().map(long);
+        if since
+            .iter()
+            .all(|since| *since < Some(Duration::from_secs(5)) && since.is_some())
+        {
+            return;
+        }
+        let seen = ["c1", "c2"].map(|host| {
+            let line = "vpc evpn peers; vpc evpn routes; bridge fdb | grep t-; \
+                        ip neigh show nud permanent; tail -n 40 /run/vpc/frr/bgpd.log";
+            text_of(&lab.try_sh(host, line))
+        });
+        panic!(
+            "{when}: nothing came for {since:?}\n{}\n{}",
+            seen[0], seen[1]
+        );
+    }
+
+    /// Nothing was lost and nothing came twice.
+    fn stop(self, test: &str, rounds: u32) {
+        let received = self.streams.map(Stream::stop);
+        let sum = |of: fn(&Received) -> u64| received.iter().map(of).sum::<u64>();
+        let (lost, twice) = (sum(Received::lost), sum(Received::duplicates));
+        let sent = sum(|received| received.sent);
+        report(
+            test,
+            &format!("{rounds} rounds, {sent} sent, {lost} lost, {twice} twice"),
+        );
+        assert_eq!((lost, twice), (0, 0), "{test}: of {sent}");
+    }
+}
+
+/// All routes that a host has, and whether they are fresh.
+fn routes(lab: &Lab, host: &str) -> Result<BTreeSet<String>, String> {
+    let output = lab.try_sh(host, "vpc -o json evpn routes");
+    let routes: serde_json::Value =
+        serde_json::from_slice(&output.stdout).map_err(|_| text_of(&output))?;
+    let routes = routes.as_array().into_iter().flatten();
+    let told = routes.map(|route| {
+        let of = |key: &str| route[key].to_string();
+        [of("route"), of("next_hop"), of("stale")].join(" ")
+    });
+    Ok(told.collect())
+}
+
+fn killed_under_traffic(test: &str, choices: &[Victims]) {
+    killed_with(test, &two_hosts(), choices, rounds());
+}
+
+/// Kills each choice so often in turn, under traffic.
+fn killed_with(test: &str, lab: &Lab, choices: &[Victims], rounds: u32) {
     let mut random = Random::new(test);
-    let before = dumps(&lab);
-    let ping = Ping::start(&lab, "c1/a1", "10.4.1.12", EVERY);
-    for round in 0..rounds() {
-        let choice = random.below(choices.len() as u64);
-        let victims = choices[usize::try_from(choice).expect("it is small")];
+    settled(lab);
+    let before = dumps(lab);
+    let known = ["c1", "c2"].map(|host| (host, routes(lab, host).expect("the agent answers")));
+    let traffic = Traffic::start(lab);
+    let times = rounds * u32::try_from(choices.len()).expect("a few");
+    for (round, victims) in (0..times).zip(choices.iter().cycle()) {
         random.moment(Duration::from_millis(500));
-        for (host, daemon) in victims {
-            lab.kill(host, daemon);
+        for (host, daemon) in *victims {
+            kill_daemon(lab, host, daemon);
         }
         random.moment(Duration::from_secs(1));
-        for (host, daemon) in victims {
-            lab.start(host, daemon);
+        for (host, daemon) in *victims {
+            start_daemon(lab, host, daemon);
         }
         // Every other time once more, while they are still starting.
         if round % 2 == 1 {
             random.moment(Duration::from_millis(400));
-            for (host, daemon) in victims {
-                lab.kill(host, daemon);
-                lab.start(host, daemon);
+            for (host, daemon) in *victims {
+                kill_daemon(lab, host, daemon);
+                start_daemon(lab, host, daemon);
             }
         }
-        settled(&lab);
+        settled(lab);
+        for (host, known) in &known {
+            lab.eventually(&format!("{host} has its routes again"), || {
+                match routes(lab, host)? {
+                    now if now == *known => Ok(()),
+                    now => Err(format!("{now:?}")),
+                }
+            });
+        }
+        traffic.goes_on(lab, &format!("{test}, round {round}, {victims:?}"));
     }
-    let result = ping.stop();
-    report(test, &format!("{} rounds, {result:?}", rounds()));
-    assert_eq!((result.lost(), result.duplicates), (0, 0), "{result:?}");
-    assert_same(&lab, &before);
+    traffic.stop(test, times);
+    assert_same(lab, &before);
 }
 
 #[expect(clippy::print_stderr, reason = "figures are shown")]
@@ -147,12 +267,12 @@ fn killed_agents_lose_no_ping_and_change_nothing() {
         &[("c2", "agent")],
         &[("c1", "agent"), ("c2", "agent")],
     ];
-    killed_under_ping("killed agents", choices);
+    killed_under_traffic("killed agents", choices);
 }
 
 #[test]
 fn a_killed_server_loses_no_ping_and_changes_nothing() {
-    killed_under_ping("killed server", &[&[("m1", "server")]]);
+    killed_under_traffic("killed server", &[&[("m1", "server")]]);
 }
 
 #[test]
@@ -162,7 +282,40 @@ fn agents_and_server_killed_together_lose_no_ping_and_change_nothing() {
         &[("m1", "server"), ("c2", "agent")],
         &[("c1", "agent"), ("m1", "server"), ("c2", "agent")],
     ];
-    killed_under_ping("killed agents and server", choices);
+    killed_under_traffic("killed agents and server", choices);
+}
+
+/// How often each daemon of FRR is killed: it takes some seconds to have all routes again.
+fn frr_rounds() -> u32 {
+    match env::var_os("VPC_SOAK") {
+        Some(_) => 20,
+        None => 1,
+    }
+}
+
+#[test]
+fn killed_frr_and_its_agent_lose_nothing_and_change_nothing() {
+    let lab = two_hosts_with(&["--speaker", "c1=frr"]);
+    let choices: &[Victims] = &[
+        &[("c1", "zebra")],
+        &[("c1", "bgpd")],
+        &[("c1", "zebra"), ("c1", "bgpd")],
+        &[("c1", "agent")],
+    ];
+    killed_with("killed FRR client", &lab, choices, frr_rounds());
+}
+
+#[test]
+fn a_killed_frr_reflector_loses_nothing_and_changes_nothing() {
+    let lab = two_hosts_with(&["--speaker", "c1=frr", "--reflector", "frr"]);
+    let choices: &[Victims] = &[
+        &[("m1", "server")],
+        &[("m1", "reflecting")],
+        &[("c1", "bgpd")],
+    ];
+    killed_with("killed FRR reflector", &lab, choices, frr_rounds());
+    let state = lab.admin("server reflector");
+    assert!(state["restarts"].as_u64() >= Some(1), "{state}");
 }
 
 #[test]

@@ -1,8 +1,12 @@
 //! NICs that move between hosts: under traffic, with daemons killed in every phase, taken back,
 //! deleted on the way; and what is left on each host afterwards.
 
-use lab::stream::{Echo, Stream, longest_gap};
-use lab::{Lab, text_of};
+use lab::machine::EchoMachine;
+use lab::stream::{Echo, Received, Stream, longest_gap};
+use lab::{Lab, text_of, wire};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::env;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
@@ -36,91 +40,207 @@ fn cluster() -> Lab {
     lab
 }
 
-fn vtep(lab: &Lab, host: &str) -> String {
-    let hosts = lab.admin("host list");
-    let mut hosts = hosts.as_array().into_iter().flatten();
-    let host = hosts.find(|entry| entry["name"] == host);
-    let address = host.and_then(|host| host["underlay_address"].as_str());
-    address.expect("the host has an address").to_owned()
+/// A NIC that moves, and the hosts that may know of it.
+struct Moving<'a> {
+    lab: &'a Lab,
+    path: &'a str,
+    mac: &'a str,
+    address: Ipv4Addr,
+    hosts: &'a [&'a str],
+    /// Those of them whose client is FRR, which reads there what addresses a NIC has.
+    with_frr: &'a [&'a str],
 }
 
-/// Where each host's bridge and tunnel send frames for the MAC: `port` or the VTEP.
-fn rows(lab: &Lab, host: &str) -> Vec<String> {
-    let fdb = lab.json(host, "bridge -j fdb show");
-    let mut rows: Vec<String> = fdb
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter(|row| row["mac"] == MAC)
-        .map(|row| {
-            let device = row["ifname"].as_str().unwrap_or_default();
-            let kind = device.split('-').next().unwrap_or_default();
-            match row["dst"].as_str() {
-                Some(vtep) => format!("{kind} to {vtep}"),
-                None => kind.to_owned(),
-            }
-        })
-        .collect();
-    rows.sort();
-    rows
-}
-
-/// Nothing anywhere says that the NIC is elsewhere than on `home`.
-fn assert_only_on(lab: &Lab, home: &str) {
-    let vtep = vtep(lab, home);
-    let nic = lab.admin("nic show blue/web/a1");
-    let port = format!("n-{}", nic["id"].as_str().expect("it has an id"));
-    for host in ["c1", "c2", "c3"] {
-        let expected = match host == home {
-            true => vec!["n".to_owned()],
-            false => vec!["t".to_owned(), format!("t to {vtep}")],
-        };
-        lab.eventually(&format!("rows of {host} point to {home}"), || {
-            let found = rows(lab, host);
-            match found == expected {
-                true => Ok(()),
-                false => Err(format!("{found:?}, not {expected:?}")),
-            }
-        });
-        let there = lab.try_sh(host, &format!("ip link show {port}"));
-        assert_eq!(
-            there.status.success(),
-            host == home,
-            "{host}: {}",
-            text_of(&there)
-        );
-        let guards = lab.sh(host, "nft list table bridge vpc");
-        assert_eq!(guards.contains(&port), host == home, "{host}: {guards}");
-        lab.eventually(&format!("{host} has nothing left to do"), || {
-            let status = lab.json(host, "vpc -o json agent status");
-            match status["converged"] == true && status["conditions"] == serde_json::json!([]) {
-                true => Ok(()),
-                false => Err(status.to_string()),
-            }
-        });
+/// NIC a1 of [`cluster`].
+fn a1(lab: &Lab) -> Moving<'_> {
+    Moving {
+        lab,
+        path: "blue/web/a1",
+        mac: MAC,
+        address: ADDRESS,
+        hosts: &["c1", "c2", "c3"],
+        with_frr: &[],
     }
 }
 
-fn moving(lab: &Lab) -> serde_json::Value {
-    lab.admin("nic show blue/web/a1")
+impl Moving<'_> {
+    fn shown(&self) -> Value {
+        self.lab.admin(&format!("nic show {}", self.path))
+    }
+
+    fn port(&self) -> String {
+        let nic = self.shown();
+        format!("n-{}", nic["id"].as_str().expect("it has an id"))
+    }
+
+    fn vtep(&self, host: &str) -> String {
+        let hosts = self.lab.admin("host list");
+        let mut hosts = hosts.as_array().into_iter().flatten();
+        let host = hosts.find(|entry| entry["name"] == host);
+        let address = host.and_then(|host| host["underlay_address"].as_str());
+        address.expect("the host has an address").to_owned()
+    }
+
+    /// Where a host's bridges and tunnels send frames for the MAC: `port`, `tunnel` or the VTEP.
+    fn rows(&self, host: &str) -> Vec<String> {
+        let fdb = self.lab.json(host, "bridge -j fdb show");
+        let of_mac = rows_with(&fdb, "mac", self.mac);
+        let mut rows: Vec<String> = of_mac
+            .iter()
+            .map(|row| {
+                let device = row["ifname"].as_str().unwrap_or_default();
+                match row["dst"].as_str() {
+                    Some(vtep) => format!("to {vtep}"),
+                    None if device.starts_with("n-") => "port".to_owned(),
+                    None => "tunnel".to_owned(),
+                }
+            })
+            .collect();
+        rows.sort();
+        rows
+    }
+
+    /// Who a host says has the address: the NIC here, the NIC elsewhere, or somebody else.
+    fn neighbours(&self, host: &str) -> Vec<&'static str> {
+        let neighbours = self.lab.json(host, "ip -j neigh show nud permanent");
+        let address = self.address.to_string();
+        let rows = rows_with(&neighbours, "dst", &address);
+        // A flag is a key without a value.
+        let learned = |row: &Value| row.get("extern_learn").is_some();
+        let kind = |row: &Value| match (row["lladdr"] == self.mac, learned(row)) {
+            (false, _) => "another",
+            (true, false) => "here",
+            (true, true) => "elsewhere",
+        };
+        rows.iter().map(kind).collect()
+    }
+
+    /// Nothing anywhere says that the NIC is elsewhere than on `home`.
+    fn assert_only_on(&self, home: &str) {
+        let (lab, vtep, port) = (self.lab, self.vtep(home), self.port());
+        for host in self.hosts {
+            let wanted = match (*host == home, self.with_frr.contains(host)) {
+                (true, true) => (vec!["port".to_owned()], vec!["here"]),
+                (true, false) => (vec!["port".to_owned()], vec![]),
+                (false, _) => {
+                    let rows = vec![format!("to {vtep}"), "tunnel".to_owned()];
+                    (rows, vec!["elsewhere"])
+                }
+            };
+            lab.eventually(&format!("rows of {host} point to {home}"), || {
+                let found = (self.rows(host), self.neighbours(host));
+                match found == wanted {
+                    true => Ok(()),
+                    false => Err(format!("{found:?}, not {wanted:?}")),
+                }
+            });
+            let there = lab.try_sh(host, &format!("ip link show {port}"));
+            assert_eq!(
+                there.status.success(),
+                *host == home,
+                "{host}: {}",
+                text_of(&there)
+            );
+            let guards = lab.sh(host, "nft list table bridge vpc");
+            assert_eq!(guards.contains(&port), *host == home, "{host}: {guards}");
+            lab.eventually(&format!("{host} has nothing left to do"), || {
+                let status = lab.json(host, "vpc -o json agent status");
+                match status["converged"] == true && status["conditions"] == json!([]) {
+                    true => Ok(()),
+                    false => Err(status.to_string()),
+                }
+            });
+        }
+    }
+
+    /// Waits for the end of a move; the host where the NIC then is.
+    fn settled(&self) -> String {
+        self.lab.eventually("the move is over", || {
+            let line = format!("vpc -o json nic show {}", self.path);
+            let output = self.lab.try_sh("m1", &line);
+            let nic: Value =
+                serde_json::from_slice(&output.stdout).map_err(|_| text_of(&output))?;
+            match nic["moving"].is_null() && nic["state"] == "applied" {
+                true => Ok(nic["host_name"].as_str().unwrap_or_default().to_owned()),
+                false => Err(nic.to_string()),
+            }
+        })
+    }
+
+    /// Moves it along this way so many times, while these streams go to it, and asserts after each
+    /// move that no row is stale; how long nothing came in each, by the ends of the move.
+    fn tour(&self, way: &[&str], rounds: u32, streams: &[Arriving<'_>]) -> Gaps {
+        let mut gaps = Gaps::new();
+        let mut home = self.settled();
+        for target in way.iter().cycle().take(way.len() * rounds as usize) {
+            let begun = Instant::now();
+            self.lab
+                .admin(&format!("nic move {} --host {target}", self.path));
+            self.assert_only_on(target);
+            let ended = Instant::now();
+            let longest = streams.iter().map(|arrivals| {
+                // Something comes again: the gap has an end.
+                self.lab.eventually("traffic goes on", || {
+                    match arrivals().last().is_some_and(|last| last.1 > ended) {
+                        true => Ok(()),
+                        false => Err("nothing".to_owned()),
+                    }
+                });
+                longest_gap(&arrivals(), begun, ended)
+            });
+            let longest = longest.max().expect("there are streams");
+            gaps.entry(format!("{home} to {target}"))
+                .or_default()
+                .push(longest);
+            home = (*target).to_owned();
+        }
+        gaps
+    }
 }
 
-/// Waits for the end of a move; the host where the NIC then is.
-fn settled(lab: &Lab) -> String {
-    lab.eventually("the move is over", || {
-        let output = lab.try_sh("m1", "vpc -o json nic show blue/web/a1");
-        let nic: serde_json::Value =
-            serde_json::from_slice(&output.stdout).map_err(|_| text_of(&output))?;
-        match nic["moving"].is_null() && nic["state"] == "applied" {
-            true => Ok(nic["host_name"].as_str().unwrap_or_default().to_owned()),
-            false => Err(nic.to_string()),
-        }
-    })
+/// What came of a stream so far.
+type Arriving<'a> = Box<dyn Fn() -> Vec<(u64, Instant)> + 'a>;
+/// For how long nothing came, by the ends of a move.
+type Gaps = BTreeMap<String, Vec<Duration>>;
+
+fn rows_with(rows: &Value, key: &str, value: &str) -> Vec<Value> {
+    let rows = rows.as_array().into_iter().flatten();
+    rows.filter(|row| row[key] == value).cloned().collect()
+}
+
+/// How often a NIC goes its way: once in `make test`, often in `make soak`.
+fn rounds(soak: u32) -> u32 {
+    match env::var_os("VPC_SOAK") {
+        Some(_) => soak,
+        None => 1,
+    }
+}
+
+/// Shows median, 99 in 100 and the longest, and what was lost.
+fn shows(what: &str, gaps: Gaps, received: &[Received]) {
+    for (ends, mut of_ends) in gaps {
+        of_ends.sort();
+        let at = |share: usize| of_ends[(of_ends.len() * share).div_ceil(100).max(1) - 1];
+        let (half, most, all) = (at(50), at(99), at(100));
+        report(&format!(
+            "{what}, {ends}: {} moves, gap p50 {half:?}, p99 {most:?}, longest {all:?}",
+            of_ends.len()
+        ));
+        assert!(all < GAP_MOST, "{what}, {ends}: nothing came for {all:?}");
+    }
+    let count = |of: fn(&Received) -> u64| received.iter().map(of).sum::<u64>();
+    let twice = count(Received::duplicates);
+    report(&format!(
+        "{what}: {} sent, {} lost, {twice} twice",
+        count(|received| received.sent),
+        count(Received::lost)
+    ));
 }
 
 #[test]
 fn a_nic_moves_under_traffic() {
     let lab = cluster();
+    let nic = a1(&lab);
     let echoes = ["c1/a1", "c2/a1"].map(|place| Echo::start(&lab, place));
     let places = ["c1/mate", "c2/mate", "c3/mate"];
     let streams = places.map(|place| Stream::start(&lab, place, ADDRESS, EVERY));
@@ -128,7 +248,7 @@ fn a_nic_moves_under_traffic() {
     let begun = Instant::now();
     for target in ["c2", "c1", "c2", "c1", "c2"] {
         lab.admin(&format!("nic move blue/web/a1 --host {target}"));
-        assert_only_on(&lab, target);
+        nic.assert_only_on(target);
     }
     let ended = Instant::now();
     let heard: Vec<usize> = echoes
@@ -164,12 +284,13 @@ fn a_nic_moves_under_traffic() {
     };
     assert!(told(&arp) >= 5, "{} gratuitous ARP frames", told(&arp));
     assert!(told(&na) >= 5, "{} unsolicited advertisements", told(&na));
-    assert_eq!(moving(&lab)["moves"], 5);
+    assert_eq!(nic.shown()["moves"], 5);
 }
 
 #[test]
 fn a_move_ends_whole_whoever_is_killed_in_it() {
     let lab = cluster();
+    let nic = a1(&lab);
     let mut home = "c1";
     // Killed when the phase is seen, or just after it was begun.
     for (victim, daemon) in [("m1", "server"), ("source", "agent"), ("target", "agent")] {
@@ -183,7 +304,7 @@ fn a_move_ends_whole_whoever_is_killed_in_it() {
             lab.admin(&format!("nic move blue/web/a1 --host {target} --no-wait"));
             // A phase may be over before it is seen: any moment from it on will do.
             lab.eventually(&format!("phase {phase} has begun"), || {
-                let nic = moving(&lab);
+                let nic = nic.shown();
                 let phases = ["provision", "switch", "retire"];
                 let at = |phase: &str| phases.iter().position(|p| *p == phase);
                 let now = nic["moving"]["phase"].as_str().and_then(at);
@@ -194,12 +315,12 @@ fn a_move_ends_whole_whoever_is_killed_in_it() {
             });
             lab.kill(victim, daemon);
             lab.start(victim, daemon);
-            let end = settled(&lab);
+            let end = nic.settled();
             report(&format!(
                 "{victim} {daemon} killed in {phase}: the NIC is on {end}"
             ));
             home = if end == "c1" { "c1" } else { "c2" };
-            assert_only_on(&lab, home);
+            nic.assert_only_on(home);
             lab.reaches("c3/mate", "10.4.1.11");
         }
     }
@@ -208,6 +329,7 @@ fn a_move_ends_whole_whoever_is_killed_in_it() {
 #[test]
 fn a_move_is_refused_taken_back_or_deleted() {
     let lab = cluster();
+    let nic = a1(&lab);
     let same = lab.admin("nic move blue/web/a1 --host c1");
     assert_eq!(
         (&same["host_name"], &same["moves"]),
@@ -227,16 +349,16 @@ fn a_move_is_refused_taken_back_or_deleted() {
     // A port that cannot be made: the move waits, and is taken back when it is asked to.
     lab.admin("nic move blue/web/a1 --host c2 --attach existing:nosuch --no-wait");
     refused("--host c3", "is moving from host c1 to host c2");
-    assert_eq!(moving(&lab)["moving"]["phase"], "provision");
+    assert_eq!(nic.shown()["moving"]["phase"], "provision");
     lab.reaches("c3/mate", "10.4.1.11");
     lab.admin("nic move blue/web/a1 --host c1");
-    assert_eq!(settled(&lab), "c1");
-    assert_only_on(&lab, "c1");
+    assert_eq!(nic.settled(), "c1");
+    nic.assert_only_on("c1");
     // Its new host dies before it could make the port.
     lab.kill("c2", "agent");
     lab.admin("nic move blue/web/a1 --host c2 --no-wait");
     lab.eventually("the move is taken back", || {
-        let nic = moving(&lab);
+        let nic = nic.shown();
         let why = nic["moving"]["taken_back"].as_str().unwrap_or_default();
         match why.contains("stopped checking in") {
             true => Ok(()),
@@ -246,18 +368,128 @@ fn a_move_is_refused_taken_back_or_deleted() {
     refused("--host c2", "it is down");
     lab.reaches("c3/mate", "10.4.1.11");
     lab.start("c2", "agent");
-    assert_eq!(settled(&lab), "c1");
-    assert_only_on(&lab, "c1");
+    assert_eq!(nic.settled(), "c1");
+    nic.assert_only_on("c1");
     // Deleted on the way: nothing is left anywhere.
     lab.admin("nic move blue/web/a1 --host c2 --no-wait");
     lab.sh("m1", "vpc nic delete blue/web/a1 --wait");
     for host in ["c1", "c2", "c3"] {
         lab.eventually(&format!("{host} knows nothing of it"), || {
-            match rows(&lab, host) {
+            match nic.rows(host) {
                 none if none.is_empty() => Ok(()),
                 found => Err(format!("{found:?}")),
             }
         });
+    }
+}
+
+/// Hosts whose client is FRR and hosts with ours: every pair of them is the ends of a move.
+#[test]
+fn a_nic_moves_between_hosts_whoever_speaks() {
+    let hosts = ["c1", "c2", "c3", "c4"];
+    let speakers = ["--speaker", "c1=frr", "--speaker", "c2=frr"];
+    let lab = Lab::up_with(&[&["--hosts", "m1,c1,c2,c3,c4"], &speakers[..]].concat());
+    lab.admin("create blue --cidr 10.4.0.0/16");
+    lab.admin("subnet create blue/web --cidr 10.4.1.0/24");
+    for (host, number) in hosts.iter().zip(21..) {
+        lab.sh(host, "ip netns add a1 && ip -n a1 link set lo up");
+        lab.admin(&format!(
+            "nic create blue/web/{host} --host {host} --attach netns:mate --ip 10.4.1.{number} --wait"
+        ));
+    }
+    lab.admin(&format!(
+        "nic create blue/web/a1 --host c1 --attach netns:a1 --mac {MAC} --ip {ADDRESS} --wait"
+    ));
+    for host in hosts {
+        lab.reaches(&format!("{host}/mate"), "10.4.1.11");
+    }
+    let nic = Moving {
+        hosts: &hosts,
+        with_frr: &["c1", "c2"],
+        ..a1(&lab)
+    };
+    let echoes = hosts.map(|host| Echo::start(&lab, &format!("{host}/a1")));
+    // Of the two, one at least is neither end of a move.
+    let streams = ["c1/mate", "c3/mate"].map(|place| Stream::start(&lab, place, ADDRESS, EVERY));
+    let arriving: Vec<Arriving<'_>> = streams
+        .iter()
+        .map(|stream| {
+            let echoes = &echoes;
+            let heard = move || {
+                let mut all: Vec<_> = echoes.iter().flat_map(|echo| echo.heard(stream)).collect();
+                all.sort_by_key(|(_, at)| *at);
+                all
+            };
+            Box::new(heard) as Arriving<'_>
+        })
+        .collect();
+    // FRR and FRR, FRR and ours, ours and ours, ours and FRR.
+    let gaps = nic.tour(&["c2", "c3", "c4", "c1"], rounds(50), &arriving);
+    drop(arriving);
+    shows("FRR on c1 and c2", gaps, &streams.map(Stream::stop));
+}
+
+#[test]
+fn virtual_machines_and_nics_of_bundles_move() {
+    const VM: Ipv4Addr = Ipv4Addr::new(10, 4, 1, 12);
+    const VM_MAC: &str = "02:00:00:00:0a:02";
+    let lab = Lab::up_with(&["--hosts", "m1,c1,c2,c3"]);
+    let hosts = ["c1", "c2", "c3"];
+    for (vpc, encoding) in [("blue", "vlan-based"), ("green", "vlan-aware-bundle")] {
+        lab.admin(&format!(
+            "create {vpc} --cidr 10.4.0.0/16 --encoding {encoding}"
+        ));
+        lab.admin(&format!("subnet create {vpc}/web --cidr 10.4.1.0/24"));
+        for (host, number) in hosts.iter().zip(21..) {
+            lab.admin(&format!(
+                "nic create {vpc}/web/{host} --host {host} --attach netns:{vpc} --ip 10.4.1.{number} --wait"
+            ));
+        }
+    }
+    for host in ["c1", "c2"] {
+        lab.sh(host, "ip netns add a1 && ip -n a1 link set lo up");
+    }
+    lab.admin(&format!(
+        "nic create blue/web/vm --host c1 --attach tap --mac {VM_MAC} --ip {VM} --wait"
+    ));
+    lab.admin(&format!(
+        "nic create green/web/a1 --host c1 --attach netns:a1 --mac {MAC} --ip {ADDRESS} --wait"
+    ));
+    let vm = Moving {
+        lab: &lab,
+        path: "blue/web/vm",
+        mac: VM_MAC,
+        address: VM,
+        hosts: &hosts,
+        with_frr: &[],
+    };
+    let nic = Moving {
+        path: "green/web/a1",
+        ..a1(&lab)
+    };
+    let _machine = EchoMachine::start(&lab, &["c1", "c2"], &vm.port(), wire::mac(VM_MAC), VM);
+    let echoes = ["c1/a1", "c2/a1"].map(|place| Echo::start(&lab, place));
+    lab.reaches("c3/green", "10.4.1.11");
+    let wire = lab.wire("c3/blue", "eth0");
+    for (what, moving, place) in [("TAP", &vm, "c3/blue"), ("bundle", &nic, "c3/green")] {
+        let stream = Stream::start(&lab, place, moving.address, EVERY);
+        let arriving: Arriving<'_> = Box::new(|| stream.arrived());
+        let gaps = moving.tour(&["c2", "c1"], rounds(25), &[arriving]);
+        let all: Vec<Duration> = gaps.into_values().flatten().collect();
+        shows(
+            what,
+            Gaps::from([("to and fro".to_owned(), all)]),
+            &[stream.stop()],
+        );
+    }
+    drop(echoes);
+    // Both kinds of frames that tell of a virtual machine's move, at each of the two at least.
+    let frames = wire.received();
+    for (kind, ethertype) in [("gratuitous ARP", [8, 6]), ("RARP", [0x80, 0x35])] {
+        let told = |f: &&Vec<u8>| f[..6] == wire::BROADCAST && f[12..14] == ethertype;
+        let of_vm = |f: &&Vec<u8>| f[6..12] == wire::mac(VM_MAC);
+        let count = frames.iter().filter(told).filter(of_vm).count();
+        assert!(count >= 2, "{count} frames of {kind}");
     }
 }
 

@@ -1,12 +1,11 @@
 //! Who reaches whom: subnet mates and nobody else, over every attachment and encoding.
 
 use lab::Lab;
+use lab::machine::Machine;
 use lab::wire::{self, ARP, BROADCAST, IPV4, IPV6, Mac, Outer, Wire, contains, ethernet};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::unix::net::UnixDatagram;
-use std::process::Child;
 
 const HOSTS: [&str; 3] = ["c1", "c2", "c3"];
 const SUBNETS: [(&str, u8); 2] = [("web", 1), ("db", 2)];
@@ -425,76 +424,6 @@ fn underlay_carries_tunnels_only(
         }
     }
     assert_eq!(tunnelled.len(), of_subnet.len(), "{tunnelled:?}");
-}
-
-/// A workload that holds a TAP device as QEMU does: frames with a virtio-net header in front.
-struct Machine {
-    near: UnixDatagram,
-    far: Child,
-    _dir: tempfile::TempDir,
-}
-
-/// `struct virtio_net_hdr`: no offloads.
-const VNET: [u8; 10] = [0; 10];
-
-impl Machine {
-    /// socat passes frames between the TAP device and a socket of the test's.
-    fn plug(lab: &Lab, host: &str, tap: &str) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let path = |name: &str| dir.path().join(name).display().to_string();
-        let near = UnixDatagram::bind(path("near")).expect("a socket");
-        // struct ifreq: the name, and IFF_TAP | IFF_NO_PI | IFF_MULTI_QUEUE | IFF_VNET_HDR.
-        let name: String = format!("{tap:\0<16}")
-            .bytes()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        let ifreq = format!("x{name}0251{}", "00".repeat(22));
-        let device = format!("OPEN:/dev/net/tun,ioctl-bin=0x400454ca:{ifreq}");
-        let socket = format!("UNIX-SENDTO:{},bind={}", path("near"), path("far"));
-        let far = lab.spawn(host, &["socat", "-b", "70000", &device, &socket]);
-        lab.eventually("socat has its socket", || {
-            near.connect(path("far")).map_err(|error| error.to_string())
-        });
-        near.set_nonblocking(true).expect("sockets can");
-        Self {
-            near,
-            far,
-            _dir: dir,
-        }
-    }
-
-    fn send(&self, frame: &[u8]) {
-        let with_header = [&VNET, frame].concat();
-        self.near.send(&with_header).expect("socat takes a frame");
-    }
-
-    fn received(&self) -> Vec<Vec<u8>> {
-        let mut frames = Vec::new();
-        let mut buffer = vec![0; 70_000];
-        while let Ok(length) = self.near.recv(&mut buffer) {
-            frames.push(buffer.get(VNET.len()..length).unwrap_or_default().to_vec());
-        }
-        frames
-    }
-
-    /// Sends a frame until one that holds these bytes comes.
-    fn asks(&self, lab: &Lab, what: &str, question: &[u8], answer: &[u8]) {
-        lab.eventually(what, || {
-            self.send(question);
-            match self.received().iter().find(|f| contains(f, answer)) {
-                Some(_) => Ok(()),
-                None => Err("no answer".to_owned()),
-            }
-        });
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        drop(self.far.kill());
-        drop(self.far.wait());
-    }
 }
 
 /// An ICMP echo request.

@@ -151,30 +151,6 @@ fn frr_reflects_for_hosts_as_they_come_and_go() {
 }
 
 #[test]
-fn a_killed_bgpd_costs_no_packet_and_comes_back() {
-    let lab = up("frr");
-    sessions(&lab, 4);
-    let ping = Ping::start(&lab, "c1/a1", "10.4.1.12", EVERY);
-    for round in 1..=3 {
-        let pid = bgpd(&lab);
-        lab.sh("m1", &format!("kill -9 {pid}"));
-        lab.eventually("bgpd is another", || {
-            let state = shown(&lab)?;
-            match state["restarts"] == round && bgpd(&lab) != pid {
-                true => Ok(()),
-                false => Err(state.to_string()),
-            }
-        });
-        sessions(&lab, 4);
-        for host in ["c1", "c2"] {
-            fresh(&lab, host);
-        }
-    }
-    let result = ping.stop();
-    assert_eq!((result.lost(), result.duplicates), (0, 0), "{result:?}");
-}
-
-#[test]
 fn frr_outlives_a_killed_server_and_ends_with_a_stopped_one() {
     let lab = up("frr");
     sessions(&lab, 4);
