@@ -154,7 +154,12 @@ impl fmt::Display for Action {
             Self::AddFdb(row) => write!(f, "add fdb {row}"),
             Self::DeleteFdb(row) => write!(f, "delete fdb {row}"),
             Self::SetNeighbour(row) => {
-                write!(f, "neighbour {} is {} on {}", row.ip, row.mac, row.dev)
+                let what = if row.router { ", a router" } else { "" };
+                write!(
+                    f,
+                    "neighbour {} is {} on {}{what}",
+                    row.ip, row.mac, row.dev
+                )
             }
             Self::DeleteNeighbour(row) => write!(f, "delete neighbour {} on {}", row.ip, row.dev),
             Self::Send(greeting) => {

@@ -177,6 +177,9 @@ pub struct Neighbour {
     /// A control plane learned it from elsewhere (`NTF_EXT_LEARNED`). To FRR's zebra a row without
     /// this flag is of this host, and announced.
     pub remote: bool,
+    /// An IPv6 router's (`NTF_ROUTER`): the answer that suppression gives for it says so (RFC 4861
+    /// §4.4, RFC 9047). The kernel keeps the flag for IPv4 too, where it means nothing.
+    pub router: bool,
 }
 
 /// What the programs of a trunk pair and its tunnel connect.

@@ -473,6 +473,7 @@ impl Want {
                 mac: port.mac,
                 ours: true,
                 remote: false,
+                router: false,
             };
             let subject = Subject::Nic(port.nic);
             self.neighbours
@@ -553,6 +554,7 @@ impl Want {
                 mac: *mac,
                 ours: true,
                 remote: true,
+                router: ip.is_ipv6() && evi.routers.contains(&(tag, *ip)),
             };
             self.neighbours
                 .insert((holder.clone(), *ip), (row, subject));

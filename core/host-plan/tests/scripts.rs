@@ -235,7 +235,12 @@ impl World {
                     evi.lost.insert((tag, mac));
                 }
                 if let Some(ip) = after("ip") {
-                    evi.neighbours.insert((tag, ip.parse().unwrap()), mac);
+                    let key = (tag, ip.parse().unwrap());
+                    evi.neighbours.insert(key, mac);
+                    match after("router") {
+                        Some(_) => evi.routers.insert(key),
+                        None => evi.routers.remove(&key),
+                    };
                 }
             }
         }

@@ -177,6 +177,15 @@ impl v1::evpn_server::Evpn for EvpnApi {
         if source.frr.is_some() {
             "frr".clone_into(&mut told.speaker);
         }
+        if summary.role != Role::Reflector {
+            let counted = linux::firewall_counters().unwrap_or_default();
+            let count = |name| counted.get(name).copied().unwrap_or(0);
+            told.arp_requests = count("arp-requests");
+            told.arp_answers = count("arp-answers");
+            told.nd_requests = count("nd-requests");
+            told.announced = count("announced");
+            told.announced_too_often = count("announced-too-often");
+        }
         if let Some(router_id) = source.router_id {
             told.router_id = router_id.to_string();
         }

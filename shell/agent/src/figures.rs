@@ -148,6 +148,14 @@ impl Figures {
                 generation("applied", view.applied.0),
             ],
         );
+        let frames = linux::firewall_counters().unwrap_or_default();
+        page.counter(
+            "vpc_firewall_frames",
+            "Frames and packets that the rules in the kernel counted, by what they are.",
+            frames
+                .into_iter()
+                .map(|(counter, frames)| (vec![("counter", counter)], frames)),
+        );
         let carried = self.announcer.carried();
         page.counter(
             "vpc_announcements_carried",

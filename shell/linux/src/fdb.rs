@@ -148,10 +148,8 @@ fn parse_header(payload: &[u8]) -> Option<(u32, u16, u8)> {
 
 pub(crate) fn set_neighbour(row: &Neighbour, index: u32) -> Message {
     let mut message = Message::new(libc::RTM_NEWNEIGH, CREATE_OR_REPLACE);
-    let flags = match row.remote {
-        true => sys::NTF_EXT_LEARNED,
-        false => 0,
-    };
+    let flag = |set, flag| if set { flag } else { 0 };
+    let flags = flag(row.remote, sys::NTF_EXT_LEARNED) | flag(row.router, sys::NTF_ROUTER);
     header(
         &mut message,
         family(row.ip),
@@ -194,6 +192,7 @@ pub(crate) struct RawNeighbour {
     pub(crate) mac: MacAddr,
     pub(crate) protocol: u8,
     pub(crate) remote: bool,
+    pub(crate) router: bool,
 }
 
 impl RawNeighbour {
@@ -222,6 +221,7 @@ impl RawNeighbour {
             mac: mac.unwrap_or(MacAddr::ZERO),
             protocol,
             remote: flags & sys::NTF_EXT_LEARNED != 0,
+            router: flags & sys::NTF_ROUTER != 0,
         };
         Some((row, permanent))
     }

@@ -37,5 +37,6 @@ pub use host::{UnderlayInterface, kernel_version, resources, underlay_interface}
 pub use kernel::{Kernel, Looks};
 pub use monitor::Watch;
 pub use netns::{NETNS_DIR, Netns, in_netns, spawn_in_netns};
+pub use nft::firewall_counters;
 pub use powerless::spawn_powerless;
 pub use sys::PROTOCOL;

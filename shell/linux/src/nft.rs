@@ -4,8 +4,8 @@
 //! up in sets, so that a port costs set elements and no `nft` process.
 
 use crate::attr::{self, Message};
-use crate::error::Cause;
-use crate::rules::tables;
+use crate::error::{Cause, Doing, Error};
+use crate::rules::{ANSWERS, tables};
 use crate::socket::{Socket, acknowledgement};
 use crate::sys;
 use host_plan::Guard;
@@ -604,30 +604,11 @@ impl Nft {
             return Ok(());
         }
         let document = document(self.elements()?, tracks());
-        let mut nft = Command::new("nft")
-            .args(["-f", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|error| match error.kind() {
-                std::io::ErrorKind::NotFound => {
-                    Cause::Nft("not found: install Debian's package nftables".into())
-                }
-                _ => error.into(),
-            })?;
-        let written = nft
-            .stdin
-            .take()
-            .expect("stdin was asked for")
-            .write_all(document.as_bytes());
-        let output = nft.wait_with_output()?;
-        if !output.status.success() {
-            let words = String::from_utf8_lossy(&output.stderr);
-            return Err(Cause::Nft(words.trim().to_owned()));
-        }
-        written?;
-        self.seal()
+        load(&document)?;
+        self.seal()?;
+        // It guards nothing, and a kernel without tables for ARP does without.
+        drop(load(ANSWERS));
+        Ok(())
     }
 
     /// Makes changes, together if the kernel takes them together.
@@ -704,6 +685,63 @@ impl Nft {
     }
 }
 
+/// Has `nft` take a document.
+fn load(document: &str) -> Result<(), Cause> {
+    let mut nft = Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                Cause::Nft("not found: install Debian's package nftables".into())
+            }
+            _ => error.into(),
+        })?;
+    let written = nft
+        .stdin
+        .take()
+        .expect("stdin was asked for")
+        .write_all(document.as_bytes());
+    let output = nft.wait_with_output()?;
+    if !output.status.success() {
+        let words = String::from_utf8_lossy(&output.stderr);
+        return Err(Cause::Nft(words.trim().to_owned()));
+    }
+    Ok(written?)
+}
+
+/// Frames and packets that our rules counted in the calling thread's network namespace since the rules
+/// were installed, by the name of the counter; none without rules.
+pub fn firewall_counters() -> Result<BTreeMap<String, u64>, Error> {
+    let doing = || "read the counters of our nftables tables".to_owned();
+    let mut socket = Socket::netfilter().doing(doing)?;
+    let mut counters = BTreeMap::new();
+    for family in [sys::NFPROTO_BRIDGE, sys::NFPROTO_INET, sys::NFPROTO_ARP] {
+        let mut request = Message::new(message(sys::NFT_MSG_GETOBJ), 0);
+        request
+            .header(&[family, 0, 0, 0])
+            .put_text(sys::NFTA_OBJ_TABLE, "vpc");
+        let result = socket.dump(request, |_, payload| counters.extend(counter(payload)));
+        match result {
+            // No such table.
+            Err(cause) if cause.errno() == Some(libc::ENOENT) => {}
+            other => other.doing(doing)?,
+        }
+    }
+    Ok(counters)
+}
+
+/// A counter's name and packets.
+fn counter(payload: &[u8]) -> Option<(String, u64)> {
+    let attributes = payload.get(4..)?;
+    let name = attr::attribute(attributes, sys::NFTA_OBJ_NAME).and_then(attr::text)?;
+    let data = attr::attribute(attributes, sys::NFTA_OBJ_DATA)?;
+    let packets = attr::attribute(data, sys::NFTA_COUNTER_PACKETS)?;
+    Some((name.to_owned(), u64::from_be_bytes(*packets.first_chunk()?)))
+}
+
 /// Type of an nftables message: subsystem and number.
 pub(crate) const fn message(kind: u8) -> u16 {
     (libc::NFNL_SUBSYS_NFTABLES as u16) << 8 | kind as u16
@@ -753,7 +791,7 @@ pub(crate) fn read_as_each(payload: &[u8]) {
     for set in Set::ALL {
         elements.take(set, payload);
     }
-    drop(elements.tunnel_sources());
+    drop((elements.tunnel_sources(), counter(payload)));
     drop(document(&elements, true));
     for (link, guard) in elements.guards() {
         drop(Elements::guard(&link, &guard));

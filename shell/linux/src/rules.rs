@@ -125,6 +125,18 @@ const BRIDGE_RULES: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// Counts what suppression answers for neighbours behind the tunnel: of ARP the kernel's own answers
+/// pass a hook, of ND they do not.
+pub(crate) const ANSWERS: &str = "add table arp vpc
+delete table arp vpc
+table arp vpc {
+	counter arp-answers { }
+	chain output { type filter hook output priority 0; policy accept;
+		oifname \"n-*\" arp operation reply counter name \"arp-answers\"
+	}
+}
+";
+
 /// Tunnel packets are filtered where the host takes them for itself: what only passes, through a
 /// bridge or by a route, is not for our VXLAN devices. A known VTEP's other packets match the first
 /// rule as well, as none of them would meet the last.

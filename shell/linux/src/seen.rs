@@ -418,6 +418,7 @@ impl Seen {
             mac: raw.mac,
             ours: raw.protocol == crate::sys::PROTOCOL,
             remote: raw.remote,
+            router: raw.router,
         });
         let key = (raw.index, raw.ip);
         let before = match &row {

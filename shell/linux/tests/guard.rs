@@ -9,11 +9,12 @@
 
 mod lab;
 
-use host_plan::{Action, Guard, Uplink};
+use host_plan::{Action, BridgePortFlags, FdbRow, FdbState, FdbTarget, Guard, Neighbour, Uplink};
 use lab::frames::*;
 use lab::*;
 use linux::Announcements;
 use model::{Capability, MacAddr};
+use std::collections::BTreeSet;
 use std::process::Command;
 
 /// NIC 1 sends these, and then what it may; returns which of them NIC 2 got.
@@ -463,6 +464,77 @@ fn what_is_announced_is_heard_and_goes_on() {
         assert!((1..150).contains(&got), "{got} of 200");
         let passed = counters(|name| name == "announced") - before;
         assert!(passed > got as u64 && counters(limited) > 50);
+    });
+}
+
+/// RFC 9047: what the bridge answers for a router behind the tunnel says that it is one.
+#[test]
+fn a_router_behind_the_tunnel_is_answered_for_as_one() {
+    lab(|lab| {
+        if !lab.can(Capability::NftBridge) || !lab.can(Capability::Vxlan) {
+            return;
+        }
+        lab.bridge_with_nics(&["a"]);
+        let tunnel = ifname("t-7");
+        lab.act([
+            vxlan("t-7", 7, "192.0.2.1"),
+            Action::Enslave {
+                link: tunnel.clone(),
+                bridge: ifname("b-1"),
+            },
+            Action::SetPortFlags {
+                link: tunnel.clone(),
+                flags: BridgePortFlags {
+                    neigh_suppress: true,
+                    ..open_port()
+                },
+            },
+            Action::SetUp {
+                link: tunnel.clone(),
+            },
+        ]);
+        // ND rows hang on VLAN devices where the kernel filters; without, the bridge may have some.
+        std::fs::write("/proc/sys/net/ipv6/conf/b-1/disable_ipv6", "0").unwrap();
+        let row = |n: u8, router| Neighbour {
+            dev: ifname("b-1"),
+            ip: ip(&format!("fd00::{n:x}")),
+            mac: mac(n),
+            ours: true,
+            remote: true,
+            router,
+        };
+        lab.act([8, 9].map(|n| {
+            Action::AddFdb(FdbRow {
+                dev: tunnel.clone(),
+                mac: mac(n),
+                target: FdbTarget::Bridge(None),
+                state: FdbState::ExternLearned,
+            })
+        }));
+        let own = mac(1);
+        let wire = inside_of("a", || Wire::open("eth0"));
+        let flags_of = |n: u8| {
+            let target = format!("fd00::{n:x}");
+            let asks = nd(135, OWN_V6, "ff02::1", &target, &link_layer(1, own));
+            wire.send(&broadcast(own, 0x86dd, &asks));
+            let target: std::net::Ipv6Addr = target.parse().unwrap();
+            let answers = |frame: &[u8]| {
+                frame.len() > 78 && frame[54] == 136 && frame[62..78] == target.octets()
+            };
+            wire.until_one(answers).pop().unwrap()[58]
+        };
+        const ROUTER: u8 = 0x80;
+        lab.act_twice([row(8, false), row(9, true)].map(Action::SetNeighbour));
+        assert_eq!([flags_of(8), flags_of(9)].map(|f| f & ROUTER), [0, ROUTER]);
+        let known: BTreeSet<_> = lab.observe().neighbours;
+        assert_eq!(known, [row(8, false), row(9, true)].into());
+        // It goes, and comes, with the route's flag.
+        lab.act_twice([row(8, true), row(9, false)].map(Action::SetNeighbour));
+        assert_eq!([flags_of(8), flags_of(9)].map(|f| f & ROUTER), [ROUTER, 0]);
+        assert_eq!(
+            lab.observe().neighbours,
+            [row(8, true), row(9, false)].into()
+        );
     });
 }
 

@@ -208,6 +208,7 @@ fn a_vlan_device_holds_rows_and_stays_down() {
                 mac: mac(9),
                 ours: true,
                 remote: true,
+                router: ip_text == "fd00::9",
             })
             .into();
         lab.act_twice(rows.iter().cloned().map(Action::SetNeighbour));
@@ -718,6 +719,7 @@ fn neighbours_carry_our_protocol() {
             mac: mac(n),
             ours: true,
             remote: true,
+            router: false,
         };
         // The kernel takes no ND rows on an interface whose IPv6 is off.
         let error = lab.fail(Action::SetNeighbour(row("fd00::5", 5)));
@@ -749,6 +751,35 @@ fn neighbours_carry_our_protocol() {
         assert!(!theirs.unwrap().ours);
         lab.act_twice(rows.iter().cloned().map(Action::DeleteNeighbour));
         assert_eq!(lab.observe().neighbours.len(), 1);
+    });
+}
+
+/// The limits of the kernel's neighbour tables (`gc_thresh3`: 1,024) are for what it learned itself: it
+/// counts neither permanent rows nor those of a control plane.
+#[test]
+fn rows_of_ours_leave_room_in_the_neighbour_table() {
+    lab(|lab| {
+        lab.act([bridge("b-1", false)]);
+        let rows: Vec<Neighbour> = (0..5_000_u32)
+            .map(|n| Neighbour {
+                dev: ifname("b-1"),
+                ip: std::net::Ipv4Addr::from(0x0a01_0000 + n).into(),
+                mac: mac(9),
+                ours: true,
+                remote: n % 2 == 0,
+                router: false,
+            })
+            .collect();
+        lab.act(rows.iter().cloned().map(Action::SetNeighbour));
+        assert_eq!(lab.observe().neighbours.len(), rows.len());
+        // What is counted still fits.
+        for n in 1..200 {
+            tool(&format!(
+                "ip neigh add 10.2.0.{n} lladdr 02:00:00:00:00:77 dev b-1 nud reachable"
+            ));
+        }
+        lab.act(rows.into_iter().map(Action::DeleteNeighbour));
+        assert_eq!(lab.observe().neighbours.len(), 0);
     });
 }
 

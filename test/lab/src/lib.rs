@@ -22,6 +22,9 @@ pub use testkit::{difference, without_counters};
 /// What a state may take to come, on a slow machine that does other things as well.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
+/// Ports are in that set for a minute after they announced something.
+const WITHOUT_ANNOUNCING: &str = r"| sed '/^\tset announcing {$/,/^\t}$/d'";
+
 /// A lab that is up.
 #[derive(Debug)]
 pub struct Lab {
@@ -195,16 +198,20 @@ impl Lab {
         .success()
     }
 
+    /// A host's nftables rules and sets, without who announced something lately.
+    pub fn rules(&self, host: &str) -> String {
+        self.sh(host, &format!("nft list ruleset {WITHOUT_ANNOUNCING}"))
+    }
+
     /// A host's kernel state, without what changes by itself: two dumps are equal if nothing was
     /// changed in between.
     pub fn dump(&self, host: &str) -> String {
         let text = self.sh(
             host,
             "ip -d link; ip -d address; ip neigh show nud permanent | sort; bridge -d fdb | sort; \
-             bridge -d link; bridge vlan 2>/dev/null; \
-             nft list ruleset | sed '/^\tset announcing {$/,/^\t}$/d'",
+             bridge -d link; bridge vlan 2>/dev/null",
         );
-        without_counters(&text)
+        without_counters(&(text + &self.rules(host)))
     }
 }
 

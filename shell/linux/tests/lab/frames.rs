@@ -59,6 +59,13 @@ impl Wire {
 
     /// Frames that arrive before `last` does, which must.
     pub fn until(&self, last: &[u8]) -> Vec<Vec<u8>> {
+        let mut frames = self.until_one(|frame| frame == last);
+        frames.pop();
+        frames
+    }
+
+    /// Frames that arrive up to the first like this one, which must come and is the last.
+    pub fn until_one(&self, wanted: impl Fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         loop {
             let mut buffer = [0; 2048];
@@ -67,11 +74,10 @@ impl Wire {
                 .unwrap_or_else(|error| {
                     panic!("the last frame did not come ({error}); before: {frames:x?}")
                 });
-            let frame = buffer[..length].to_vec();
-            if frame == last {
+            frames.push(buffer[..length].to_vec());
+            if wanted(&buffer[..length]) {
                 return frames;
             }
-            frames.push(frame);
         }
     }
 }

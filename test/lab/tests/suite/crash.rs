@@ -560,7 +560,7 @@ fn kernel_has(lab: &Lab, host: &str, listed: &[api::v1::Nic]) -> Result<(), Stri
         .filter(|name| name.starts_with("n-"))
         .map(str::to_owned)
         .collect();
-    let rules = lab.sh(host, "nft list ruleset");
+    let rules = lab.rules(host);
     let guarded: BTreeSet<String> = rules
         .split(|c: char| !c.is_ascii_alphanumeric() && c != '-')
         .filter(|word| word.starts_with("n-") && word.len() == 12)

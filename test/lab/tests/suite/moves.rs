@@ -141,7 +141,7 @@ impl Moving<'_> {
                 "{host}: {}",
                 text_of(&there)
             );
-            let guards = lab.sh(host, "nft list table bridge vpc");
+            let guards = lab.rules(host);
             assert_eq!(guards.contains(&port), *host == home, "{host}: {guards}");
             lab.eventually(&format!("{host} has nothing left to do"), || {
                 let status = lab.json(host, "vpc -o json agent status");

@@ -574,11 +574,10 @@ fn dropped(lab: &Lab, host: &str) -> BTreeMap<String, u64> {
         .filter_map(|object| {
             let counter = object.get("counter")?;
             let name = counter["name"].as_str()?.to_owned();
-            // Broadcasts are for the host as well, which does not want them.
-            if name == "to-host" {
-                return None;
-            }
-            Some((name, counter["packets"].as_u64()?))
+            // Others count what passes, and broadcasts, which are for the host as well.
+            let drops = name.starts_with("spoofed-")
+                || matches!(name.as_str(), "tagged" | "other-ethertype");
+            Some((name, counter["packets"].as_u64()?)).filter(|_| drops)
         })
         .collect()
 }

@@ -28,6 +28,12 @@ pub(super) struct SummaryView {
     remote_macs: u64,
     frozen_macs: u64,
     waiting_macs: u64,
+    arp_requests: u64,
+    /// By the bridge, for neighbours behind other hosts.
+    arp_answers: u64,
+    nd_requests: u64,
+    announced: u64,
+    announced_too_often: u64,
     pub(super) alerts: Vec<AlertView>,
 }
 
@@ -208,12 +214,29 @@ impl From<v1::EvpnSummaryResponse> for SummaryView {
             remote_macs: told.remote_macs,
             frozen_macs: told.frozen_macs,
             waiting_macs: told.waiting_macs,
+            arp_requests: told.arp_requests,
+            arp_answers: told.arp_answers,
+            nd_requests: told.nd_requests,
+            announced: told.announced,
+            announced_too_often: told.announced_too_often,
             alerts: told.alerts.into_iter().map(Into::into).collect(),
         }
     }
 }
 
 impl SummaryView {
+    /// What workloads asked and said, and what suppression did about it.
+    fn asked(&self) -> String {
+        let mut asked = format!(
+            "{} ARP, {} of them answered here; {} ND; {} announcements",
+            self.arp_requests, self.arp_answers, self.nd_requests, self.announced
+        );
+        if self.announced_too_often > 0 {
+            asked += &format!(", {} more were too many", self.announced_too_often);
+        }
+        asked
+    }
+
     /// Lines for people.
     pub(super) fn details(&self) -> Vec<(&'static str, String)> {
         if self.role.is_empty() {
@@ -257,6 +280,7 @@ impl SummaryView {
             ("instances", self.instances.to_string()),
             ("rows", rows),
             ("macs", macs),
+            ("asked", self.asked()),
             (
                 "alerts",
                 match self.alerts.len() {
