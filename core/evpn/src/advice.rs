@@ -1,6 +1,7 @@
 //! What is wrong with a peer, in plain words: what happened, what it is likely to come from, what
 //! to do about it.
 
+use crate::foreign;
 use crate::history::{describe, inside};
 use crate::peer::{LimitState, Peer};
 use crate::{Config, ConnectMode, PeerId};
@@ -129,6 +130,16 @@ pub(crate) fn advise(
 }
 
 fn of_established(now: Instant, config: &Config, id: PeerId, peer: &Peer) -> Option<Advice> {
+    if let Some(example) = peer.foreign.example() {
+        return Some(advice(
+            format!("{id} announces routes of another host; they are not taken, as {example}"),
+            &[
+                "that host was given another's address or router id",
+                "somebody who should not has that host",
+            ],
+            &foreign::REMEDY.replace("{id}", &id.to_string()),
+        ));
+    }
     if let (LimitState::Over, Some(max)) = (peer.limit, peer.config.max_routes) {
         let refused = peer.counters.routes_refused;
         return Some(advice(

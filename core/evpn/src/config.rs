@@ -149,6 +149,34 @@ pub struct PeerConfig {
     pub connect: ConnectMode,
     /// How many routes it may have here; none: as many as it likes.
     pub max_routes: Option<MaxRoutes>,
+    /// Which routes it may announce. A change holds for what comes from then on.
+    pub announces: Announces,
+}
+
+/// Which routes a client may announce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Announces {
+    /// Any: it reflects others' itself, or is trusted with them.
+    Any,
+    /// Those of the VTEP at its address alone. Next hop, tunnel endpoint and originating router are
+    /// that address; the distinguisher is of type 1 and made of this router id (RFC 7432 §7.9). So
+    /// nobody replaces another's route by one with the same key and better attributes.
+    Own {
+        /// The host's, as it was enrolled; not what its OPEN says.
+        router_id: Ipv4Addr,
+    },
+}
+
+/// The BGP identifier of a host: its IPv4 address, or for IPv6 the low 32 bits of it, which a
+/// fabric numbers apart.
+pub fn router_id_of(address: IpAddr) -> Ipv4Addr {
+    match address {
+        IpAddr::V4(v4) => v4,
+        IpAddr::V6(v6) => {
+            let [.., a, b, c, d] = v6.octets();
+            Ipv4Addr::new(a, b, c, d)
+        }
+    }
 }
 
 /// How many routes a peer may have here. A limit is for hosts gone wild, not for planning: one that
@@ -198,12 +226,14 @@ impl PeerConfig {
         role: PeerRole::Reflector,
         connect: ConnectMode::Active,
         max_routes: None,
+        announces: Announces::Any,
     };
     /// A client that connects to us.
     pub const CLIENT: Self = Self {
         role: PeerRole::Client,
         connect: ConnectMode::Passive,
         max_routes: None,
+        announces: Announces::Any,
     };
 }
 

@@ -100,6 +100,11 @@ impl Speaker {
             let foreign = next_hop.filter(|_| own.is_some() && next_hop != own);
             self.clashes
                 .note_loop(now, id, sessions, &route.key, foreign);
+            if let Some(attrs) = &update.attrs
+                && !self.may_announce(now, id, &route.key, attrs)
+            {
+                continue;
+            }
             let full = limit.is_some_and(|limit| self.rib.count_of(id).0 >= limit);
             if full && update.attrs.is_some() && self.rib.path(&route.key, source).is_none() {
                 refused += 1;
@@ -123,6 +128,9 @@ impl Speaker {
         }
         for route in &update.withdrawn {
             self.clashes.note_loop(now, id, sessions, &route.key, None);
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.foreign.forget(&route.key);
+            }
             self.take_back(now, id, &route.key);
         }
         if limit.is_some() {
@@ -171,7 +179,7 @@ impl Speaker {
     /// A peer took a route back. Reflectors all hear the same VTEPs, so one that lives also
     /// speaks for those whose sessions are down: their stale copies must not outlive the route. Not
     /// so one that VTEPs are leaving.
-    fn withdraw(&mut self, id: PeerId, key: &RouteKey) {
+    pub(crate) fn withdraw(&mut self, id: PeerId, key: &RouteKey) {
         let held = self.rib.path(key, Source::Peer(id)).is_some();
         let change = self.rib.remove(key, Source::Peer(id));
         self.on_change(key, change);
@@ -190,6 +198,12 @@ impl Speaker {
     fn is_reflector_peer(&self, id: PeerId) -> bool {
         let peer = self.peers.get(&id);
         peer.is_some_and(|peer| peer.config.role == PeerRole::Reflector)
+    }
+
+    /// Whether the best path to a route is another client's.
+    pub(crate) fn is_of_other_client(&self, key: &RouteKey, id: PeerId) -> bool {
+        let best = self.rib.best(key).map(|(source, _)| self.origin(source));
+        matches!(best, Some(Origin::Client(other)) if other != id)
     }
 
     /// The best path to a route changed: rows follow, and peers are owed the news.

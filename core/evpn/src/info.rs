@@ -131,6 +131,8 @@ pub struct PeerCounters {
     pub routes_discarded: u64,
     /// Routes not taken because the peer had as many as it may.
     pub routes_refused: u64,
+    /// Routes not taken because they are another host's ([`crate::Announces::Own`]).
+    pub routes_foreign: u64,
     /// Routes dropped because they came round in a circle (RFC 4456 §8).
     pub loops: u64,
 }

@@ -130,11 +130,13 @@ pub enum AlertKind {
     SequenceExhausted,
     /// An instance has as many MACs as it may, or nearly.
     MacLimit,
+    /// A client announces routes of another host.
+    ForeignRoutes,
 }
 
 impl AlertKind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::DuplicateVtep,
         Self::DuplicateRouterId,
         Self::DuplicateMac,
@@ -143,6 +145,7 @@ impl AlertKind {
         Self::LostMac,
         Self::SequenceExhausted,
         Self::MacLimit,
+        Self::ForeignRoutes,
     ];
 
     /// Its name, as in JSON.
@@ -156,6 +159,7 @@ impl AlertKind {
             Self::LostMac => "lost-mac",
             Self::SequenceExhausted => "sequence-exhausted",
             Self::MacLimit => "mac-limit",
+            Self::ForeignRoutes => "foreign-routes",
         }
     }
 }
@@ -198,6 +202,7 @@ impl Speaker {
     pub fn alerts(&self, now: Instant) -> Vec<Alert> {
         let mut alerts = self.clash_alerts(now);
         alerts.extend(self.shared_router_ids(now));
+        alerts.extend(self.foreign_alerts(now));
         for (vni, vrf) in &self.vrfs.vrfs {
             alerts.extend(self.vrfs.duplicate_alerts(now, *vni, vrf));
             alerts.extend(self.vrfs.contest_alerts(now, *vni, vrf));

@@ -20,6 +20,7 @@ mod config;
 mod counts;
 mod duplicate;
 mod export;
+mod foreign;
 mod group;
 mod history;
 mod info;
@@ -41,7 +42,8 @@ mod watch;
 
 pub use advice::{Advice, Lost, LostBy};
 pub use config::{
-    Config, ConnectMode, MaxRoutes, OverLimit, PeerConfig, PeerId, PeerRole, Policy, Role, Timing,
+    Announces, Config, ConnectMode, MaxRoutes, OverLimit, PeerConfig, PeerId, PeerRole, Policy,
+    Role, Timing, router_id_of,
 };
 pub use counts::Counts;
 pub use duplicate::{DuplicateAction, DuplicatePolicy};

@@ -2,6 +2,7 @@
 
 use crate::advice::Trouble;
 use crate::codec::RouteKey;
+use crate::foreign::ForeignRoutes;
 use crate::group::{GroupId, Owed, Terms};
 use crate::history::History;
 use crate::link::{ConnId, Link, Queued, Side};
@@ -44,6 +45,8 @@ pub(crate) struct Peer {
     pub(crate) last_error: Option<String>,
     pub(crate) trouble: Option<Trouble>,
     pub(crate) limit: LimitState,
+    /// What it announces of others' on the present session.
+    pub(crate) foreign: ForeignRoutes,
     /// No session before: the peer announced too much.
     pub(crate) held_off_until: Option<Instant>,
 }
@@ -179,6 +182,7 @@ impl Peer {
             last_error: None,
             trouble: None,
             limit: LimitState::Under,
+            foreign: ForeignRoutes::default(),
             held_off_until: None,
             taken_back: VecDeque::new(),
         }

@@ -1,6 +1,7 @@
 //! Sessions: connections come and go, messages are dealt with, graceful restart is kept.
 
 use crate::advice::{Lost, Trouble};
+use crate::foreign::ForeignRoutes;
 use crate::history::{asn_of, describe};
 use crate::link::{ConnId, EVPN, Link, Side};
 use crate::membership::{MEMBERSHIP, Membership, remembered};
@@ -243,6 +244,7 @@ impl Speaker {
         peer.failures = 0;
         peer.retry_at = None;
         peer.limit = LimitState::Under;
+        peer.foreign = ForeignRoutes::default();
         peer.counters.sessions += 1;
         peer.stale_until = peer.stale_until.map(|_| now + stale_time);
         // RFC 4724 §4.2: what the peer did not preserve is gone at once. Not so a reflector's

@@ -168,6 +168,14 @@ pub enum Event {
         /// True if it announced more.
         over: bool,
     },
+    /// A client announces routes of another host's; they are not taken. Told once for each time that
+    /// there is one after there was none.
+    ForeignRoutes {
+        /// The client.
+        peer: PeerId,
+        /// The route, and what makes it another's.
+        what: String,
+    },
     /// Two peers have one router id: routes of one may be taken for the other's.
     SameRouterId {
         /// The one that came now.

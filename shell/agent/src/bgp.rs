@@ -2,7 +2,10 @@
 //! behind this host, asked what it learned.
 
 use crate::evpn_api::{EvpnApi, EvpnSource};
-use evpn::{Config, LocalEvi, LocalMac, LocalState, PeerConfig, Policy, Role, StopKind, Timing};
+use evpn::{
+    Config, LocalEvi, LocalMac, LocalState, MacLimit, PeerConfig, Policy, Role, StopKind, Timing,
+    router_id_of as router_id,
+};
 use frr::{Macs, Sessions, Wanted};
 use frr_driver::{Driver, Options as FrrOptions, Status as FrrStatus};
 use host_plan::Readiness;
@@ -43,6 +46,8 @@ const PREPARE: Duration = Duration::from_secs(3);
 pub(crate) struct Bgp {
     /// Kernel rows of an earlier speaker are in place (the F bit of RFC 4724).
     preserved: bool,
+    /// What the speaker puts up with.
+    policy: Policy,
     /// Where FRR lives, if it is the client.
     frr_dir: PathBuf,
     frr: watch::Receiver<FrrStatus>,
@@ -100,10 +105,14 @@ impl Running {
 }
 
 impl Bgp {
-    pub(crate) fn new(preserved: bool, run_dir: &Path) -> Self {
+    pub(crate) fn new(preserved: bool, run_dir: &Path, mac_limit: Option<u32>) -> Self {
         let standalone = watch::Sender::new(Arc::new(Forwarding::default()));
         Self {
             preserved,
+            policy: Policy {
+                mac_limit: mac_limit.map(MacLimit::new),
+                ..Policy::default()
+            },
             frr_dir: run_dir.join("frr"),
             frr: watch::Sender::default().subscribe(),
             expected: 0,
@@ -277,7 +286,7 @@ impl Bgp {
             cluster_id: None,
             forwarding_preserved: self.preserved,
             timing: Timing::default(),
-            policy: Policy::default(),
+            policy: self.policy,
             seed: rand::random(),
         }
     }
@@ -514,18 +523,6 @@ async fn pass_on(handle: SpeakerHandle, mut local: watch::Receiver<Option<LocalS
         }
         if local.changed().await.is_err() {
             return;
-        }
-    }
-}
-
-/// The BGP identifier of a host: its IPv4 address, or for IPv6 the low 32 bits of it, which a
-/// fabric numbers apart.
-fn router_id(address: IpAddr) -> Ipv4Addr {
-    match address {
-        IpAddr::V4(v4) => v4,
-        IpAddr::V6(v6) => {
-            let [.., a, b, c, d] = v6.octets();
-            Ipv4Addr::new(a, b, c, d)
         }
     }
 }

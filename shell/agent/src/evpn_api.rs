@@ -427,6 +427,7 @@ fn wire_counters(counters: &PeerCounters) -> v1::PeerCounters {
         attributes_discarded: counters.attributes_discarded,
         routes_discarded: counters.routes_discarded,
         routes_refused: counters.routes_refused,
+        routes_foreign: counters.routes_foreign,
         loops: counters.loops,
     }
 }

@@ -47,6 +47,8 @@ pub struct Options {
     /// Leaves it as it is that bridged frames meet the host's IP hooks, even if nobody but the agent
     /// has anything there.
     pub keep_bridge_netfilter: bool,
+    /// The most MACs of other hosts in an EVPN instance; none: any number.
+    pub mac_limit: Option<u32>,
     /// Where metrics are given out over HTTP to whoever asks; see [`metrics::may_listen`].
     pub metrics: Option<SocketAddr>,
 }
@@ -65,6 +67,7 @@ impl Options {
             resync_every: Duration::from_secs(30),
             unused_stack_after: Duration::from_secs(600),
             keep_bridge_netfilter: false,
+            mac_limit: None,
             metrics: None,
         }
     }
@@ -134,6 +137,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let mut bgp = Bgp::new(
         bgp::forwarding_is_preserved(&options.run_dir),
         &options.run_dir,
+        options.mac_limit,
     );
     if let Some(config) = &managed {
         bgp.configure(config.underlay.address, &config.bgp).await;

@@ -122,6 +122,11 @@ fn peer_counters(page: &mut Page, peers: &[PeerInfo]) {
         |counters| counters.routes_refused,
     );
     each(
+        "vpc_bgp_routes_foreign",
+        "Routes not taken because they are another host's.",
+        |counters| counters.routes_foreign,
+    );
+    each(
         "vpc_bgp_loops",
         "Routes dropped because they had been here before (RFC 4456 8).",
         |counters| counters.loops,

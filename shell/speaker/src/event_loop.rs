@@ -550,6 +550,9 @@ fn log(event: &evpn::Event) {
         evpn::Event::ManyRoutes {
             peer, held, limit, ..
         } => warn!(%peer, held, limit, "BGP peer announces more routes than it may have"),
+        evpn::Event::ForeignRoutes { peer, what } => {
+            warn!(%peer, what, "BGP client announces routes of another host; they are not taken");
+        }
         evpn::Event::SameRouterId {
             peer,
             other,

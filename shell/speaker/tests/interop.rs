@@ -40,11 +40,8 @@ fn vni() -> Vni {
 }
 
 fn config(address: &str, role: Role) -> Config {
-    let IpAddr::V4(router_id) = ip(address) else {
-        panic!("IPv4 underlay");
-    };
     Config {
-        router_id,
+        router_id: evpn::router_id_of(ip(address)),
         asn: Asn::new(65000).unwrap(),
         role,
         cluster_id: None,
@@ -64,6 +61,15 @@ fn one_mac(vtep: &str, held: &str, address: &str) -> LocalState {
     let mut state = LocalState::empty(ip(vtep));
     state.evis.insert(vni(), evi);
     state
+}
+
+/// A host that may announce its own routes alone.
+fn own_client(address: &str) -> Peer {
+    let router_id = evpn::router_id_of(ip(address));
+    Peer::new(PeerConfig {
+        announces: evpn::Announces::Own { router_id },
+        ..PeerConfig::CLIENT
+    })
 }
 
 async fn client(address: &str, reflector: &str, gtsm: bool) -> SpeakerHandle {
@@ -380,9 +386,9 @@ fn frr_as_vtep_behind_our_reflector() {
         })
         .await
         .unwrap();
-        let mut vtep = Peer::new(PeerConfig::CLIENT);
+        let mut vtep = own_client(VTEP);
         vtep.password = Some(model::Secret("fabric".to_owned()));
-        let peers = BTreeMap::from([(ip(C1), Peer::new(PeerConfig::CLIENT)), (ip(VTEP), vtep)]);
+        let peers = BTreeMap::from([(ip(C1), own_client(C1)), (ip(VTEP), vtep)]);
         rr.set_peers(peers).await.unwrap();
         let c1 = client(C1, RR, true).await;
         c1.set_local(one_mac(C1, MAC_1, "10.4.1.1")).await.unwrap();
@@ -687,9 +693,9 @@ fn gobgp_gets_the_routes_that_its_vrfs_import() {
         })
         .await
         .unwrap();
-        let mut gobgp = Peer::new(PeerConfig::CLIENT);
+        let mut gobgp = own_client(VTEP);
         gobgp.gtsm = false;
-        let peers = BTreeMap::from([(ip(C1), Peer::new(PeerConfig::CLIENT)), (ip(VTEP), gobgp)]);
+        let peers = BTreeMap::from([(ip(C1), own_client(C1)), (ip(VTEP), gobgp)]);
         rr.set_peers(peers).await.unwrap();
         let c1 = client(C1, RR, true).await;
         let mut state = one_mac(C1, MAC_1, "10.4.1.1");
@@ -735,6 +741,51 @@ fn gobgp_gets_the_routes_that_its_vrfs_import() {
             1,
             "one session for all of it"
         );
+        // What GoBGP announces of its own is taken, what it says in another's name is not.
+        let mac_route = |mac: &str, rd: &str, next_hop: &str| {
+            let args = [
+                "gobgp",
+                "global",
+                "rib",
+                "-a",
+                "evpn",
+                "add",
+                "macadv",
+                mac,
+                "10.4.1.3",
+                "etag",
+                "0",
+                "label",
+                "100",
+                "rd",
+                rd,
+                "rt",
+                "65000:100",
+                "encap",
+                "vxlan",
+                "nexthop",
+                next_hop,
+            ];
+            rig.exec("vtep", &args);
+        };
+        mac_route(MAC_1, &format!("{C1}:1"), VTEP);
+        mac_route(MAC_3, &format!("{VTEP}:7"), VTEP);
+        until("GoBGP's own MAC is taken", PATIENCE, async || {
+            let routes = rr.routes().await.unwrap();
+            let of = |r: &evpn::RouteInfo| r.from == Some(ip(VTEP)) && r.route.contains(MAC_3);
+            let taken = routes.iter().any(of);
+            taken.then_some(()).ok_or(format!("{routes:#?}"))
+        })
+        .await;
+        until("the other one is told of", PATIENCE, async || {
+            let peers = rr.peers().await.unwrap();
+            let gobgp = peers.iter().find(|peer| peer.peer == ip(VTEP)).unwrap();
+            let told = gobgp.advice.as_ref().map(|advice| &advice.problem);
+            let told = told.is_some_and(|text| text.contains("another host"));
+            let counted = gobgp.counters.routes_foreign == 1;
+            (told && counted).then_some(()).ok_or(format!("{gobgp:#?}"))
+        })
+        .await;
         c1.stop(StopKind::Withdraw).await.unwrap();
         rr.stop(StopKind::Withdraw).await.unwrap();
     });

@@ -74,7 +74,21 @@ fn clients(addresses: &[&str]) -> BTreeMap<IpAddr, Peer> {
 
 /// A VTEP `10.0.0.n` with MAC and address numbered likewise, which connects from `address`.
 async fn vtep(n: u8, address: &str, to: SocketAddr, password: Option<&str>) -> SpeakerHandle {
-    let id = Ipv4Addr::new(10, 0, 0, n);
+    vtep_with(n, Ipv4Addr::new(10, 0, 0, n), address, to, password).await
+}
+
+/// The same, as hosts are: its VTEP address and router id are the address that it connects from.
+async fn vtep_at(address: &str, n: u8, to: SocketAddr) -> SpeakerHandle {
+    vtep_with(n, address.parse().unwrap(), address, to, None).await
+}
+
+async fn vtep_with(
+    n: u8,
+    id: Ipv4Addr,
+    address: &str,
+    to: SocketAddr,
+    password: Option<&str>,
+) -> SpeakerHandle {
     let handle = SpeakerHandle::start(SpeakerConfig {
         bgp: config(&id.to_string(), Role::Vtep),
         local_address: Some(ip(address)),
@@ -385,6 +399,155 @@ fn nothing_from_afar_is_read() {
     });
 }
 
+/// Whoever has a host has its key and address, and may say what it likes. Nobody believes it about
+/// another's MAC or place on flood lists; that a MAC is with itself is its to say.
+#[test]
+fn a_host_does_not_speak_for_another() {
+    let rig = Rig::new(&["10.98.0.1", "10.98.0.2", "10.98.0.9", "10.98.0.101"]);
+    rig.run(async |_rig| {
+        let own = |address: &str| {
+            let router_id = evpn::router_id_of(ip(address));
+            let announces = evpn::Announces::Own { router_id };
+            let config = PeerConfig {
+                announces,
+                ..PeerConfig::CLIENT
+            };
+            (ip(address), Peer::new(config))
+        };
+        let hosts = ["10.98.0.1", "10.98.0.2", "10.98.0.9"];
+        let rr = reflector("10.98.0.101", hosts.map(|host| own(host)).into()).await;
+        let at = rr.listening()[0];
+        let victim = vtep_at("10.98.0.1", 1, at).await;
+        let other = vtep_at("10.98.0.2", 2, at).await;
+        let mac_of = |n: u8| model::MacAddr([2, 0, 0, 0, 0, n]);
+        let behind = async |what: &str, mac: model::MacAddr, vtep: &str| {
+            let watch = other.forwarding();
+            until(what, PATIENCE, async || {
+                let rows = watch.borrow().clone();
+                let evi = rows.evis.get(&vni());
+                let there = evi.and_then(|evi| evi.macs.get(&(None, mac))) == Some(&ip(vtep));
+                let floods = evi.is_some_and(|evi| evi.flood.contains(&(None, ip("10.98.0.1"))));
+                (there && floods).then_some(()).ok_or(format!("{rows:#?}"))
+            })
+            .await;
+        };
+        behind("all is well", mac_of(1), "10.98.0.1").await;
+        let mut hostile = raw("10.98.0.9", at, 255).await;
+        hostile
+            .write_all(&handshake_of([10, 98, 0, 9]))
+            .await
+            .unwrap();
+        let (victims, its) = ([10, 98, 0, 1], [10, 98, 0, 9]);
+        for (rd, next_hop, n) in [
+            // The victim's route with its own next hop; its own with the victim's.
+            (victims, its, 1),
+            (its, victims, 1),
+        ] {
+            hostile
+                .write_all(&mac_update(rd, next_hop, n, 77))
+                .await
+                .unwrap();
+        }
+        hostile
+            .write_all(&flood_update(victims, victims, its))
+            .await
+            .unwrap();
+        hostile
+            .write_all(&flood_update(its, victims, its))
+            .await
+            .unwrap();
+        // Behind all of that.
+        hostile
+            .write_all(&mac_update(its, its, 50, 0))
+            .await
+            .unwrap();
+        behind("what is its own is taken", mac_of(50), "10.98.0.9").await;
+        behind(
+            "nothing of the victim's has changed",
+            mac_of(1),
+            "10.98.0.1",
+        )
+        .await;
+        let peer = peer_of(&rr, "10.98.0.9").await;
+        assert_eq!(
+            (peer.routes, peer.counters.routes_foreign),
+            (1, 4),
+            "{peer:#?}"
+        );
+        let told = peer.advice.unwrap().problem;
+        assert!(told.contains("routes of another host"), "{told}");
+        let alerts = rr.alerts().await.unwrap();
+        assert_eq!(alerts.len(), 1, "{alerts:#?}");
+        // A MAC that moves is claimed by whom it moved to, in its own name.
+        hostile
+            .write_all(&mac_update(its, its, 1, 1))
+            .await
+            .unwrap();
+        behind("the MAC has moved", mac_of(1), "10.98.0.9").await;
+        until("the host that had it knows", PATIENCE, async || {
+            let macs = victim.macs().await.unwrap();
+            let lost = macs
+                .iter()
+                .any(|m| m.mac == mac_of(1) && m.vtep == ip("10.98.0.9"));
+            lost.then_some(()).ok_or(format!("{macs:#?}"))
+        })
+        .await;
+        for address in ["10.98.0.1", "10.98.0.2"] {
+            let peer = peer_of(&rr, address).await;
+            assert_eq!(
+                (peer.counters.sessions, peer.counters.routes_foreign),
+                (1, 0)
+            );
+        }
+    });
+}
+
+/// A Type-2 route of MAC 02:..:n, of an instance that all have.
+fn mac_update(rd: [u8; 4], next_hop: [u8; 4], n: u8, sequence: u8) -> Vec<u8> {
+    let route = [
+        &[2, 33, 0, 1][..],
+        &rd,
+        &[0, 1],
+        &[0; 14],
+        &[48, 2, 0, 0, 0, 0, n, 0, 0, 0, 100],
+    ];
+    update(next_hop, &route.concat(), sequence, &[])
+}
+
+/// A Type-3 route.
+fn flood_update(rd: [u8; 4], originator: [u8; 4], endpoint: [u8; 4]) -> Vec<u8> {
+    let route = [
+        &[3, 17, 0, 1][..],
+        &rd,
+        &[0, 1],
+        &[0; 4],
+        &[32],
+        &originator,
+    ];
+    let tunnel = [&[0xc0, 22, 9, 0, 6, 0, 0, 100][..], &endpoint];
+    update(endpoint, &route.concat(), 0, &tunnel.concat())
+}
+
+fn update(next_hop: [u8; 4], route: &[u8], sequence: u8, more: &[u8]) -> Vec<u8> {
+    let reach = [&[0, 25, 70, 4][..], &next_hop, &[0], route].concat();
+    let target = [0x00, 0x02, 0xea, 0x00, 0, 0, 0, 100];
+    let mobility = [0x06, 0x00, 0, 0, 0, 0, 0, sequence];
+    let vxlan = [0x03, 0x0c, 0, 0, 0, 0, 0, 8];
+    let attributes = [
+        &[0x80, 14, u8::try_from(reach.len()).unwrap()][..],
+        &reach,
+        &[0x40, 1, 1, 0, 0x40, 2, 0, 0x40, 5, 4, 0, 0, 0, 100],
+        &[0xc0, 16, 24],
+        &target,
+        &mobility,
+        &vxlan,
+        more,
+    ]
+    .concat();
+    let length = u16::try_from(attributes.len()).unwrap().to_be_bytes();
+    message(2, &[&[0, 0][..], &length, &attributes].concat())
+}
+
 #[test]
 fn a_broken_connection_costs_no_row() {
     on_one_thread(async {
@@ -522,17 +685,20 @@ fn a_new_key_costs_no_row() {
 
 /// OPEN of router 10.0.0.n in AS 4200000000 with EVPN and nothing else, and KEEPALIVE.
 fn handshake(n: u8) -> Vec<u8> {
-    let capabilities = [1, 4, 0, 25, 0, 70, 65, 4, 0xfa, 0x56, 0xea, 0x00];
-    let mut body = vec![4, 0x5b, 0xa0, 0, 240, 10, 0, 0, n, 14, 2, 12];
-    body.extend(capabilities);
-    let message = |kind: u8, body: &[u8]| {
-        let mut out = vec![0xff; 16];
-        out.extend(u16::try_from(19 + body.len()).unwrap().to_be_bytes());
-        out.push(kind);
-        out.extend(body);
-        out
-    };
+    handshake_of([10, 0, 0, n])
+}
+
+fn handshake_of(router_id: [u8; 4]) -> Vec<u8> {
+    let mut body = vec![4, 0x5b, 0xa0, 0, 240];
+    body.extend(router_id);
+    body.extend([14, 2, 12]);
+    body.extend([1, 4, 0, 25, 0, 70, 65, 4, 0xfa, 0x56, 0xea, 0x00]);
     [message(1, &body), message(4, &[])].concat()
+}
+
+fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(19 + body.len()).unwrap().to_be_bytes();
+    [&[0xff; 16][..], &length, &[kind], body].concat()
 }
 
 /// Reads a peer's messages until they have announced so many routes.
@@ -721,7 +887,7 @@ fn a_peer_that_never_reads_is_dropped() {
 }
 
 fn keepalive() -> Vec<u8> {
-    [&[0xff; 16][..], &[0, 19, 4]].concat()
+    message(4, &[])
 }
 
 #[test]

@@ -13,7 +13,9 @@ pub(crate) use state::{Asked, PeerState, SOCKET, ask};
 
 use crate::failure::{Doing, Failure, Outcome};
 use crate::settings::{ReflectorKind, ServerSettings};
-use ::evpn::{Config, MaxRoutes, PeerConfig, Policy, Role, StopKind, Timing};
+use ::evpn::{
+    Announces, Config, MaxRoutes, PeerConfig, Policy, Role, StopKind, Timing, router_id_of,
+};
 use controller::Server;
 use frr_driver::Reflector as Frr;
 use metrics::{Page, Source};
@@ -32,11 +34,17 @@ const FRR_DIR: &str = "reflector";
 /// The socket that tells of the reflector, in the run directory.
 const SOCKET_FILE: &str = "reflector.sock";
 /// A host of the cluster. The limit is for one that has gone wild, far beyond what a host can have in
-/// NICs: it keeps the reflector and all others from drowning in its routes.
-const CLIENT: PeerConfig = PeerConfig {
-    max_routes: Some(MaxRoutes::new(200_000)),
-    ..PeerConfig::CLIENT
-};
+/// NICs: it keeps the reflector and all others from drowning in its routes. And no host speaks for
+/// another.
+fn client(host: IpAddr) -> PeerConfig {
+    PeerConfig {
+        max_routes: Some(MaxRoutes::new(200_000)),
+        announces: Announces::Own {
+            router_id: router_id_of(host),
+        },
+        ..PeerConfig::CLIENT
+    }
+}
 /// For how long hosts forward without any reflector, beyond the restart time: a day is long enough
 /// for people to come and mend them.
 const LONG_LIVED: Duration = Duration::from_secs(24 * 3600);
@@ -252,10 +260,12 @@ async fn follow(shared: Arc<Shared>, mut hosts: watch::Receiver<BTreeSet<IpAddr>
             Runs::Nothing => return,
             Runs::Frr(frr) => frr.set(|wanted| wanted.set_clients(&now, shared.secret.as_ref())),
             Runs::Ours(handle) => {
-                let mut peer = Peer::new(CLIENT);
-                peer.password.clone_from(&shared.secret);
-                let peers: BTreeMap<IpAddr, Peer> =
-                    now.iter().map(|host| (*host, peer.clone())).collect();
+                let peer = |host: &IpAddr| {
+                    let mut peer = Peer::new(client(*host));
+                    peer.password.clone_from(&shared.secret);
+                    (*host, peer)
+                };
+                let peers: BTreeMap<IpAddr, Peer> = now.iter().map(peer).collect();
                 if handle.set_peers(peers).await.is_err() {
                     warn!("The route reflector has ended");
                     return;

@@ -49,6 +49,8 @@ pub(crate) struct AgentSettings {
     /// `auto` or `keep`: whether bridged frames go on to meet the host's IP hooks where nobody has
     /// rules there.
     pub(crate) keep_bridge_netfilter: bool,
+    /// The most MACs of other hosts in an EVPN instance.
+    pub(crate) mac_limit: Option<u32>,
     /// Where metrics are given out.
     pub(crate) metrics: Option<SocketAddr>,
     /// What to log, as `RUST_LOG` has it: `info`, `agent=debug`.
@@ -164,6 +166,7 @@ pub(crate) const AGENT: Schema = Schema {
         ("bridge_netfilter", Word::Text),
         ("credential", Word::Text),
         ("log", Word::Text),
+        ("mac_limit", Word::Number),
         ("metrics", Word::Text),
         ("metrics_public", Word::Flag),
         ("name", Word::Text),
@@ -217,6 +220,7 @@ socket = "/run/vpc/agent.sock"
 resync_secs = 30                     # between full looks at the kernel
 unused_stack_secs = 600              # a local stack without NICs goes after this
 bridge_netfilter = "auto"            # bridge-nf-call-*: off if nobody has rules there; or "keep"
+mac_limit = 20000                    # MACs of other hosts in a subnet, at most; without it any number
 metrics = "127.0.0.1:9476"           # for Prometheus, over HTTP; without it none
 metrics_public = false               # true: metrics may be at an address that others reach
 log = "info"                         # as RUST_LOG has it"#;
@@ -341,6 +345,7 @@ impl Sources {
             keep_bridge_netfilter: reader
                 .checked("bridge_netfilter", parse_bridge_netfilter)
                 .unwrap_or(false),
+            mac_limit: reader.mac_limit(),
             metrics: reader.metrics(),
             log: reader.text("log").unwrap_or_else(|| "info".to_owned()),
         };
@@ -582,6 +587,16 @@ impl Reader {
                 .and_then(|raw| u32::try_from(raw).ok())
                 .and_then(Asn::new)
                 .ok_or_else(|| "it is not a number from 1 to 4294967295".to_owned())
+        })
+    }
+
+    fn mac_limit(&mut self) -> Option<u32> {
+        self.take("mac_limit", |value| {
+            value
+                .as_integer()
+                .and_then(|raw| u32::try_from(raw).ok())
+                .filter(|limit| *limit > 0)
+                .ok_or_else(|| "it is not a number of MACs from 1 to 4294967295".to_owned())
         })
     }
 

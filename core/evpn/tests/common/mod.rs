@@ -88,14 +88,7 @@ pub(crate) fn vni(raw: u32) -> Vni {
 }
 
 pub(crate) fn config(address: IpAddr, role: Role) -> Config {
-    // As agents do: a host without an IPv4 address takes the low 32 bits of its IPv6 address.
-    let router_id = match address {
-        IpAddr::V4(address) => address,
-        IpAddr::V6(address) => {
-            let [.., a, b, c, d] = address.octets();
-            Ipv4Addr::new(a, b, c, d)
-        }
-    };
+    let router_id = evpn::router_id_of(address);
     Config {
         router_id,
         asn: Asn::new(65000).unwrap(),
@@ -580,6 +573,7 @@ fn watched(event: &Event) -> String {
         Event::DuplicateRouterId {
             router_id, vtep, ..
         } => format!("router id {router_id} is also that of {vtep}"),
+        Event::ForeignRoutes { peer, what } => format!("foreign routes from {peer}: {what}"),
         other => panic!("not told of: {other:?}"),
     }
 }

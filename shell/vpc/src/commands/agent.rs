@@ -201,6 +201,7 @@ fn options(settings: AgentSettings) -> Outcome<agent::Options> {
         options.unused_stack_after = pace;
     }
     options.keep_bridge_netfilter = settings.keep_bridge_netfilter;
+    options.mac_limit = settings.mac_limit;
     options.metrics = settings.metrics;
     Ok(options)
 }

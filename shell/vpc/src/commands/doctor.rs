@@ -30,6 +30,9 @@ use std::process::{Command, Stdio};
 Exit status 1 if something is missing that the agent cannot do without, or wrong in EVPN.")]
 pub(crate) struct Doctor {}
 
+/// A fabric that is down as a whole is not told of host by host.
+const TROUBLES_MAX: usize = 8;
+
 /// What was found of one thing.
 #[derive(Debug, Serialize)]
 struct Finding {
@@ -417,22 +420,34 @@ fn evpn() -> Vec<Finding> {
     let Some((peers, alerts)) = ask_evpn(&EvpnAccess::agent()) else {
         return Vec::new();
     };
-    let mut findings: Vec<Finding> = peers
-        .iter()
-        .filter(|peer| !peer.problem.is_empty())
-        .map(|peer| {
-            let causes = peer.causes.join("; or ");
-            let detail = match causes.as_str() {
-                "" => peer.problem.clone(),
-                causes => format!("{}: perhaps {causes}", peer.problem),
-            };
-            absent("bgp", detail, &peer.remedy)
-        })
-        .collect();
+    let mut findings = troubles("bgp", &peers);
     if findings.is_empty() && !peers.is_empty() {
         findings.push(ok("bgp", format!("sessions that are up: {}", peers.len())));
     }
     findings.extend(alerts.iter().map(alert));
+    findings
+}
+
+/// Peers that something is wrong with, and what.
+fn troubles(check: &'static str, peers: &[v1::Peer]) -> Vec<Finding> {
+    let mut wrong = peers.iter().filter(|peer| !peer.problem.is_empty());
+    let finding = |peer: &v1::Peer| {
+        let causes = peer.causes.join("; or ");
+        let detail = match causes.as_str() {
+            "" => peer.problem.clone(),
+            causes => format!("{}: perhaps {causes}", peer.problem),
+        };
+        absent(check, detail, &peer.remedy)
+    };
+    let mut findings: Vec<Finding> = wrong.by_ref().take(TROUBLES_MAX).map(finding).collect();
+    let more = wrong.count();
+    if more > 0 {
+        findings.push(absent(
+            check,
+            format!("something is wrong with {more} more"),
+            "vpc evpn peers, with --reflector on a server, tells of each",
+        ));
+    }
     findings
 }
 
@@ -474,12 +489,14 @@ fn ask_evpn(of: &EvpnAccess) -> Option<Told> {
     asked.ok()
 }
 
-/// What our own reflector of this host's server sees wrong with the others' routes.
+/// What our own reflector of this host's server sees wrong with hosts' sessions and routes.
 fn reflector_alerts() -> Vec<Finding> {
-    match ask_evpn(&EvpnAccess::reflector()) {
-        Some((_, alerts)) => alerts.iter().map(alert).collect(),
-        None => Vec::new(),
-    }
+    let Some((peers, alerts)) = ask_evpn(&EvpnAccess::reflector()) else {
+        return Vec::new();
+    };
+    let mut findings = troubles("reflector", &peers);
+    findings.extend(alerts.iter().map(alert));
+    findings
 }
 
 fn alert(alert: &v1::EvpnAlert) -> Finding {

@@ -92,6 +92,7 @@ struct CountersView {
     attributes_discarded: u64,
     routes_discarded: u64,
     routes_refused: u64,
+    routes_foreign: u64,
     loops: u64,
 }
 
@@ -353,6 +354,7 @@ impl From<v1::PeerCounters> for CountersView {
             attributes_discarded: counters.attributes_discarded,
             routes_discarded: counters.routes_discarded,
             routes_refused: counters.routes_refused,
+            routes_foreign: counters.routes_foreign,
             loops: counters.loops,
         }
     }
@@ -427,6 +429,7 @@ impl PeerView {
                 ),
                 ("routes discarded", nonzero(counters.routes_discarded)),
                 ("routes refused", nonzero(counters.routes_refused)),
+                ("routes of others", nonzero(counters.routes_foreign)),
                 ("loops", nonzero(counters.loops)),
             ]);
         }
