@@ -5,6 +5,7 @@ mod evpn;
 mod frr;
 mod hostile;
 mod input;
+mod misconfig;
 mod moves;
 mod reach;
 mod reflector;

@@ -1,0 +1,213 @@
+//! A host whose EVPN is set up wrong: told in plain words where its reflector is, and by `vpc doctor`
+//! there; nobody else loses a packet or a session.
+
+use super::evpn::{asn, established, nic, password, vpc};
+use evpn::{Config, LocalEvi, LocalMac, LocalState, PeerConfig, Role, Timing};
+use lab::{Lab, Ping, text_of};
+use model::{Asn, Encoding, MacAddr, Secret, Vni};
+use speaker::{Peer, SpeakerConfig, SpeakerHandle};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+use tokio::runtime::Runtime;
+
+const REFLECTOR: &str = "100.64.0.1";
+const C1: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 2);
+/// Of the host that is set up wrong.
+const WRONG: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 4);
+
+/// What is wrong with it.
+#[derive(Clone)]
+struct Setup {
+    asn: u32,
+    key: String,
+    router_id: Ipv4Addr,
+    vtep: Ipv4Addr,
+}
+
+/// A speaker of ours on r1, set up like this.
+struct Guest {
+    runtime: Runtime,
+    handle: SpeakerHandle,
+}
+
+impl Guest {
+    fn start(lab: &Lab, setup: &Setup) -> Self {
+        let runtime = lab.in_network_of("r1", || {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(1).enable_all().build()
+        });
+        let runtime = runtime.expect("a runtime");
+        let config = SpeakerConfig {
+            bgp: Config {
+                router_id: setup.router_id,
+                asn: Asn::new(setup.asn).expect("an AS"),
+                role: Role::Vtep,
+                cluster_id: None,
+                forwarding_preserved: true,
+                timing: Timing::default(),
+                policy: evpn::Policy::default(),
+                seed: 5,
+            },
+            local_address: Some(WRONG.into()),
+            listen: Vec::new(),
+        };
+        let mut evi = LocalEvi::new(Encoding::VlanBased, 7);
+        evi.domains.insert(None);
+        let mac = MacAddr([2, 0xee, 0, 0, 0, 1]);
+        evi.macs.insert((None, mac), LocalMac::default());
+        let mut state = LocalState::empty(setup.vtep.into());
+        // Nobody else has this instance.
+        state.evis.insert(Vni::new(9_999_999).expect("a VNI"), evi);
+        let mut peer = Peer::new(PeerConfig::REFLECTOR);
+        peer.password = Some(Secret(setup.key.clone()));
+        let reflector: IpAddr = REFLECTOR.parse().expect("an address");
+        let peers = BTreeMap::from([(reflector, peer)]);
+        let started = runtime.spawn(async move {
+            let handle = SpeakerHandle::start(config).await.expect("it starts");
+            handle.set_local(state).await.expect("it is well formed");
+            handle.set_peers(peers).await.expect("it runs");
+            handle
+        });
+        let handle = runtime.block_on(started).expect("it does not panic");
+        Self { runtime, handle }
+    }
+
+    /// What its own status says is wrong, and why.
+    fn knows(&self) -> String {
+        let handle = self.handle.clone();
+        let peers = self.runtime.spawn(async move { handle.peers().await });
+        let peers = self.runtime.block_on(peers).expect("it does not panic");
+        let advice = peers.expect("it runs").swap_remove(0).advice;
+        advice.map_or_else(String::new, |advice| {
+            format!("{}; {}", advice.problem, advice.causes.join("; "))
+        })
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let handle = self.handle.clone();
+        let stopped = self
+            .runtime
+            .spawn(async move { handle.stop(evpn::StopKind::Withdraw).await });
+        // It may have ended by itself.
+        drop(self.runtime.block_on(stopped));
+    }
+}
+
+/// Waits until the reflector's status of the host says this, and `vpc doctor` there.
+fn is_told(lab: &Lab, what: &str, words: &[&str]) {
+    let line = format!("vpc -o json evpn peers {WRONG} --reflector");
+    lab.eventually(&format!("the peer's status tells of {what}"), || {
+        let peer = lab.json("m1", &line);
+        let told = format!("{} {}", peer["problem"], peer["causes"]);
+        match words.iter().all(|words| told.contains(words)) && !peer["remedy"].is_null() {
+            true => Ok(()),
+            false => Err(format!("{peer:#}")),
+        }
+    });
+    let doctor = text_of(&lab.try_sh("m1", "vpc doctor -o json"));
+    let told = words.iter().all(|words| doctor.contains(words));
+    assert!(told, "{what}: {words:?} are not in {doctor}");
+}
+
+#[test]
+fn a_host_that_is_set_up_wrong_is_told_of_and_hurts_nobody() {
+    let lab = Lab::up_with(&["--hosts", "m1,c1,c2,r1"]);
+    vpc(&lab, "blue");
+    nic(&lab, "blue", "a1", "c1", 11);
+    nic(&lab, "blue", "a2", "c2", 12);
+    for host in ["c1", "c2"] {
+        established(&lab, host, &[REFLECTOR]);
+    }
+    lab.reaches("c1/blue-a1", "10.4.1.12");
+    lab.kill("r1", "agent");
+    let ping = Ping::start(&lab, "c1/blue-a1", "10.4.1.12", Duration::from_millis(10));
+    let sessions = || {
+        ["c1", "c2"].map(|host| {
+            let line = "ss -Htn state established dport = :179 | awk '{print $3, $4}'";
+            lab.sh(host, line)
+        })
+    };
+    let before = sessions();
+    let right = Setup {
+        asn: asn(&lab).parse().expect("a number"),
+        key: password(&lab),
+        router_id: WRONG,
+        vtep: WRONG,
+    };
+    let try_out = |what: &str, setup: Setup, there: &[&str], here: &str| {
+        let guest = Guest::start(&lab, &setup);
+        is_told(&lab, what, there);
+        lab.eventually(&format!("{what}: the host itself knows"), || {
+            match guest.knows() {
+                text if text.contains(here) => Ok(()),
+                text => Err(text),
+            }
+        });
+    };
+    let asn = right.asn + 1;
+    try_out(
+        "another AS",
+        Setup {
+            asn,
+            ..right.clone()
+        },
+        &[&format!(
+            "{WRONG} is in AS {asn}; this fabric's is {}",
+            right.asn
+        )],
+        "AS",
+    );
+    let key = "not the key".to_owned();
+    try_out(
+        "another key",
+        Setup { key, ..right },
+        &["missing, wrong or unexpected MD5 signature"],
+        "TCP-MD5 keys differ",
+    );
+    // As if a router were between them.
+    let far = "table ip far { chain out { type filter hook output priority 0; ip ttl set 254; }; }";
+    lab.sh("r1", &format!("nft '{far}'"));
+    try_out(
+        "a low TTL",
+        right.clone(),
+        &["TTL too low for GTSM"],
+        "no answer",
+    );
+    lab.sh("r1", "nft delete table ip far");
+    try_out(
+        "another host's VTEP address",
+        Setup {
+            vtep: C1,
+            ..right.clone()
+        },
+        &["routes of another host", "with next hop 100.64.0.2"],
+        "",
+    );
+    try_out(
+        "another host's router id",
+        Setup {
+            router_id: C1,
+            ..right.clone()
+        },
+        &["have the same BGP router id 100.64.0.2"],
+        "",
+    );
+    // All is well with it again.
+    let guest = Guest::start(&lab, &right);
+    let line = format!("vpc -o json evpn peers {WRONG} --reflector");
+    lab.eventually("nothing is told any more", || {
+        let peer = lab.json("m1", &line);
+        match peer["state"] == "established" && peer["problem"].is_null() {
+            true => Ok(()),
+            false => Err(format!("{peer:#}")),
+        }
+    });
+    drop(guest);
+    assert_eq!(sessions(), before, "the others' sessions are the same");
+    let result = ping.stop();
+    assert_eq!((result.lost(), result.duplicates), (0, 0), "{result:?}");
+    lab.start("r1", "agent");
+}
