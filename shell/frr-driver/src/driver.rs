@@ -257,6 +257,14 @@ impl Task {
                     .to_owned(),
             );
         }
+        if wanted.neighbours.contains_key(&wanted.local) {
+            return Err(format!(
+                "FRR cannot be this host's EVPN client: the reflector at {} is on this host, and bgpd \
+                 takes no neighbour with an address of its own. vpc host set HOST --speaker builtin, \
+                 or have the reflector elsewhere",
+                wanted.local
+            ));
+        }
         prepare(&self.dir).map_err(|error| {
             format!(
                 "making {} for FRR: {error}; see that the package made the user {FRR}",

@@ -174,8 +174,8 @@ pub(crate) struct Shape {
     /// What the underlay carries
     #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u32).range(1330..=65535))]
     mtu: u32,
-    /// Who speaks EVPN on the hosts, builtin or frr; or on one of them, as in c1=frr; may be given
-    /// several times
+    /// Who speaks EVPN on the hosts, builtin or frr (but for m1, where the reflector is); or on one of
+    /// them, as in c1=frr; may be given several times
     #[arg(long, value_delimiter = ',', value_name = "[HOST=]SPEAKER")]
     speaker: Vec<String>,
     /// What reflects routes; external is GoBGP

@@ -104,7 +104,10 @@ pub(crate) fn hosts(hosts: Option<&str>, underlay: UnderlayKind) -> Outcome<Vec<
 }
 
 /// Gives hosts their EVPN clients: `SPEAKER` for all, `HOST=SPEAKER` for one; the later one holds.
+/// The host with the reflector keeps ours: FRR takes no neighbour with an address of its own host.
 pub(crate) fn speakers(hosts: &mut [LabHost], wanted: &[String]) -> Outcome {
+    let reflector = hosts.iter().find(|host| is(&host.roles, "management"));
+    let reflector = reflector.map(|host| host.name.clone()).unwrap_or_default();
     for text in wanted {
         let (host, speaker) = match text.split_once('=') {
             None => (None, text.as_str()),
@@ -113,11 +116,21 @@ pub(crate) fn speakers(hosts: &mut [LabHost], wanted: &[String]) -> Outcome {
         let speaker: SpeakerKind = speaker
             .parse()
             .map_err(|error: model::BadSpeaker| Failure::new(format!("--speaker: {error}")))?;
+        let cannot = |name: &str| speaker == SpeakerKind::Frr && name == reflector;
+        if host.is_some_and(cannot) {
+            return Err(Failure::new(format!(
+                "--speaker {text}: the reflector is on {reflector}, and FRR takes no neighbour with \
+                 an address of its own host"
+            ))
+            .hint("leave that host to the built-in speaker"));
+        }
         let mut found = false;
         for one in hosts.iter_mut().filter(|one| one.kind == HostKind::Host) {
             if host.is_none_or(|name| name == one.name) {
-                one.speaker = speaker;
                 found = true;
+                if !cannot(&one.name) {
+                    one.speaker = speaker;
+                }
             }
         }
         if !found {
@@ -216,6 +229,25 @@ mod tests {
             })
             .collect::<Vec<_>>()
             .join(", ")
+    }
+
+    #[test]
+    fn frr_is_on_all_hosts_but_the_reflectors() {
+        let speak = |wanted: &[&str]| {
+            let mut all = hosts(Some("m1,c1,c2"), UnderlayKind::Ipv4).ok()?;
+            let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+            speakers(&mut all, &wanted).ok()?;
+            let frr = all.iter().filter(|host| host.speaker == SpeakerKind::Frr);
+            Some(
+                frr.map(|host| host.name.clone())
+                    .collect::<Vec<_>>()
+                    .join(" "),
+            )
+        };
+        assert_eq!(speak(&["frr"]).as_deref(), Some("c1 c2"));
+        assert_eq!(speak(&["frr", "c2=builtin"]).as_deref(), Some("c1"));
+        assert_eq!(speak(&["m1=frr"]), None);
+        assert_eq!(speak(&["c9=frr"]), None);
     }
 
     #[test]

@@ -154,19 +154,22 @@ fn supported(inside: &Inside<'_>) -> Outcome<(Vec<&'static Vpc>, Vec<String>)> {
                 .any(|capability| capability == "vlan-filtering" || capability == "cls-bpf")
         })
     };
-    let bundles = hosts.as_array().is_some_and(|hosts| hosts.iter().all(can));
+    let none = Vec::new();
+    let hosts = hosts.as_array().unwrap_or(&none);
+    let because = match hosts.iter().any(|host| host["speaker"] == "frr") {
+        true => Some("FRR, the EVPN client of some hosts, does VLAN-based service only"),
+        false if hosts.iter().all(can) => None,
+        false => Some("this kernel has neither VLAN filtering nor BPF classifiers"),
+    };
     let mut left_out = Vec::new();
     let vpcs = VPCS
         .iter()
         .filter(|vpc| {
-            let takes = bundles || vpc.encoding != "vlan-aware-bundle";
-            if !takes {
-                left_out.push(format!(
-                    "{} ({}): this kernel has neither VLAN filtering nor BPF classifiers",
-                    vpc.name, vpc.encoding
-                ));
+            let because = because.filter(|_| vpc.encoding == "vlan-aware-bundle");
+            if let Some(because) = because {
+                left_out.push(format!("{} ({}): {because}", vpc.name, vpc.encoding));
             }
-            takes
+            because.is_none()
         })
         .collect();
     Ok((vpcs, left_out))
