@@ -339,12 +339,15 @@ impl Planner<'_> {
                     .is_some_and(|link| stamp_of(link).is_some())
         };
         let mut steps = Vec::new();
-        for row in &self.observed.fdb {
+        // Cheapest first: nearly every row stays, and there may be a hundred thousand.
+        let rows = complete.then_some(&self.observed.fdb).into_iter().flatten();
+        for row in rows {
+            let wanted = || {
+                self.want.fdb.contains_key(row)
+                    || twin(row).is_some_and(|twin| self.want.fdb.contains_key(&twin))
+            };
             let left = row.state == FdbState::ExternLearned || self.is_left(row);
-            let wanted = self.want.fdb.contains_key(row)
-                || twin(row).is_some_and(|twin| self.want.fdb.contains_key(&twin));
-            let stale = complete && left && ours(&row.dev) && !wanted && !self.replaced(row);
-            if stale {
+            if left && !wanted() && ours(&row.dev) && !self.replaced(row) {
                 steps.push((self.subject_of(&row.dev), Action::DeleteFdb(row.clone())));
             }
         }
