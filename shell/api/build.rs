@@ -4,10 +4,11 @@ use prost::Message;
 use std::path::PathBuf;
 
 const ROOT: &str = "../../proto";
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     "vpc/v1/types.proto",
     "vpc/v1/router_config.proto",
     "vpc/v1/host_config.proto",
+    "vpc/v1/routing.proto",
     "vpc/v1/management.proto",
     "vpc/v1/enrollment.proto",
     "vpc/v1/host_sync.proto",

@@ -13,7 +13,8 @@ CREATE TABLE head (
     checksum BIGINT NOT NULL
 );
 
--- Accounts, VPCs, subnets, NICs and hosts as they are now, as JSON.
+-- Accounts, hosts, external networks, VPCs, subnets, NICs, routers and public addresses as they are
+-- now, as JSON.
 CREATE TABLE objects (
     kind TEXT NOT NULL,
     id TEXT NOT NULL,

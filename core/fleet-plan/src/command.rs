@@ -1,6 +1,9 @@
 //! What can be asked of the intent.
 
-use crate::{AttachmentSpec, MoveStep};
+use crate::{
+    AttachPublicIp, AttachmentSpec, CreateExternal, CreatePublicIp, CreateRouter, MoveStep,
+    UpdateRouter,
+};
 use ipnet::IpNet;
 use model::{
     AccountId, Encoding, HostId, Labels, MacAddr, Mtu, Name, NicId, ObjectId, Revision, Role,
@@ -38,6 +41,16 @@ pub enum Command {
     },
     /// A host joins.
     CreateHost(CreateHost),
+    /// A new external network.
+    CreateExternal(CreateExternal),
+    /// A new router.
+    CreateRouter(CreateRouter),
+    /// Changes a router.
+    UpdateRouter(UpdateRouter),
+    /// A new public address.
+    CreatePublicIp(CreatePublicIp),
+    /// A public address is for something else.
+    AttachPublicIp(AttachPublicIp),
     /// Replaces the labels of any object.
     SetLabels {
         /// Which.
@@ -218,6 +231,31 @@ pub struct UpdateHost {
     pub labels: Option<Labels>,
 }
 
+impl Command {
+    /// What it does, for the audit log.
+    pub const fn action(&self) -> &'static str {
+        match self {
+            Self::CreateAccount(_) => "create account",
+            Self::CreateVpc(_) => "create vpc",
+            Self::CreateSubnet(_) => "create subnet",
+            Self::CreateNic(_) => "create nic",
+            Self::MoveNic(_) => "move nic",
+            Self::AdvanceMove { .. } => "advance move",
+            Self::CreateHost(_) => "create host",
+            Self::CreateExternal(_) => "create external",
+            Self::CreateRouter(_) => "create router",
+            Self::UpdateRouter(_) => "update router",
+            Self::CreatePublicIp(_) => "create publicip",
+            Self::AttachPublicIp(_) => "attach publicip",
+            Self::SetLabels { .. } => "set labels",
+            Self::UpdateVpc(_) => "update vpc",
+            Self::UpdateSubnet(_) => "update subnet",
+            Self::UpdateHost(_) => "update host",
+            Self::Delete { .. } => "delete",
+        }
+    }
+}
+
 /// What surrounds a command. Keep it when a commit loses a race and the command is decided again.
 #[derive(Debug, Clone)]
 pub struct Context {
@@ -227,6 +265,8 @@ pub struct Context {
     pub seed: u64,
     /// Makes the command idempotent: the same id and command again give the first result.
     pub request: Option<RequestId>,
+    /// Hosts that are not heard of: nothing is placed on one of them by itself.
+    pub down: BTreeSet<HostId>,
     /// Who asks. The same request id from another actor is another request's, and refused.
     pub actor: String,
 }

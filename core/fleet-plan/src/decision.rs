@@ -1,7 +1,7 @@
 //! What a command comes to: exactly what the store persists in one transaction.
 
 use crate::{Command, Context, RequestId};
-use model::{Change, MacAddr, Object, Revision, UnixMillis, VlanId, Vni, VpcId};
+use model::{Change, ExternalNetworkId, MacAddr, Object, Revision, UnixMillis, VlanId, Vni, VpcId};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::fmt;
@@ -77,13 +77,18 @@ pub enum Resource {
     Vlan(VpcId, VlanId),
     /// A VNI in the cluster.
     Vni(Vni),
+    /// An address of an external network.
+    Public(ExternalNetworkId, IpAddr),
+    /// The MAC of an outer leg on an external network.
+    OuterMac(ExternalNetworkId, MacAddr),
 }
 
 impl fmt::Display for Resource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address(_, address) => write!(f, "address {address}"),
-            Self::Mac(_, mac) => write!(f, "MAC {mac}"),
+            Self::Public(_, address) => write!(f, "public address {address}"),
+            Self::Mac(_, mac) | Self::OuterMac(_, mac) => write!(f, "MAC {mac}"),
             Self::Vlan(_, vlan) => write!(f, "VLAN {vlan}"),
             Self::Vni(vni) => write!(f, "VNI {vni}"),
         }

@@ -1,12 +1,12 @@
 //! The whole desired state in memory, with the indexes that make questions about it cheap.
 
-use crate::list::object_name;
 use crate::pool::Pool;
 use crate::{Command, Context, Decision, Delta, Hold, Refusal, RequestId, RequestRecord, Resource};
 use ipnet::IpNet;
 use model::{
-    Account, AccountId, Attachment, Cluster, Host, HostId, IfName, Kind, Name, NetnsName, Nic,
-    NicId, Object, ObjectId, Revision, Subnet, SubnetId, UnixMillis, Vpc, VpcId,
+    Account, AccountId, Attachment, Cluster, ExternalNetwork, ExternalNetworkId, Host, HostId,
+    IfName, Kind, MacAddr, Name, NetnsName, Nic, NicId, Object, ObjectId, PublicIp, PublicIpId,
+    PublicTarget, Revision, Router, RouterId, Subnet, SubnetId, UnixMillis, Vpc, VpcId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -15,8 +15,9 @@ use std::net::IpAddr;
 /// is on hold, which requests were answered.
 ///
 /// Invariants: every parent exists; names are unique among siblings; no address, MAC or VLAN is
-/// owned twice in a VPC and no VNI or underlay address twice in the cluster; nothing on hold is
-/// owned; `revision` is that of the last change.
+/// owned twice in a VPC and no VNI or underlay address twice in the cluster, no address or outer MAC
+/// twice in an external network; a subnet has one router at most; nothing on hold is owned;
+/// `revision` is that of the last change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Intent {
     cluster: Cluster,
@@ -26,8 +27,16 @@ pub struct Intent {
     subnets: BTreeMap<SubnetId, Subnet>,
     nics: BTreeMap<NicId, Nic>,
     hosts: BTreeMap<HostId, Host>,
+    routers: BTreeMap<RouterId, Router>,
+    externals: BTreeMap<ExternalNetworkId, ExternalNetwork>,
+    public_ips: BTreeMap<PublicIpId, PublicIp>,
     names: BTreeMap<(Scope, Name), ObjectId>,
     nics_by_host: BTreeSet<(HostId, NicId)>,
+    routers_by_host: BTreeSet<(HostId, RouterId)>,
+    router_of: BTreeMap<SubnetId, RouterId>,
+    /// Routers with an uplink in a network, and public addresses from it.
+    users_of_external: BTreeSet<(ExternalNetworkId, ObjectId)>,
+    public_by_target: BTreeSet<(PublicTarget, PublicIpId)>,
     moving: BTreeSet<NicId>,
     devices: BTreeMap<(HostId, Device), NicId>,
     underlays: BTreeMap<IpAddr, HostId>,
@@ -94,6 +103,9 @@ pub(crate) enum Scope {
     Account(AccountId),
     Vpc(VpcId),
     Subnet(SubnetId),
+    Externals,
+    Routers(VpcId),
+    PublicIps(AccountId),
 }
 
 /// What a host can give to one NIC only.
@@ -111,6 +123,8 @@ pub(crate) enum PoolKey {
     Mac(VpcId),
     Vlan(VpcId),
     Vni,
+    Public(ExternalNetworkId),
+    OuterMac(ExternalNetworkId),
 }
 
 impl Intent {
@@ -124,8 +138,15 @@ impl Intent {
             subnets: BTreeMap::new(),
             nics: BTreeMap::new(),
             hosts: BTreeMap::new(),
+            routers: BTreeMap::new(),
+            externals: BTreeMap::new(),
+            public_ips: BTreeMap::new(),
             names: BTreeMap::new(),
             nics_by_host: BTreeSet::new(),
+            routers_by_host: BTreeSet::new(),
+            router_of: BTreeMap::new(),
+            users_of_external: BTreeSet::new(),
+            public_by_target: BTreeSet::new(),
             moving: BTreeSet::new(),
             devices: BTreeMap::new(),
             underlays: BTreeMap::new(),
@@ -142,11 +163,10 @@ impl Intent {
         let mut intent = Self::new(rows.cluster);
         let mut objects = rows.objects;
         // Parents before children.
-        objects.sort_by_key(|object| match object {
-            Object::Account(_) | Object::Host(_) => 0,
-            Object::Vpc(_) => 1,
-            Object::Subnet(_) => 2,
-            Object::Nic(_) => 3,
+        objects.sort_by_key(|object| {
+            Kind::ALL
+                .iter()
+                .position(|kind| *kind == object.id().kind())
         });
         for object in objects {
             intent.put(object)?;
@@ -163,17 +183,10 @@ impl Intent {
 
     /// The rows that it would be loaded from.
     pub fn to_rows(&self) -> Rows {
-        let kinds = [
-            Kind::Account,
-            Kind::Host,
-            Kind::Vpc,
-            Kind::Subnet,
-            Kind::Nic,
-        ];
         Rows {
             cluster: self.cluster.clone(),
             revision: self.revision,
-            objects: kinds
+            objects: Kind::ALL
                 .iter()
                 .flat_map(|kind| self.objects_after(*kind, None))
                 .collect(),
@@ -265,6 +278,21 @@ impl Intent {
         self.hosts.get(&id)
     }
 
+    /// A router.
+    pub fn router(&self, id: RouterId) -> Option<&Router> {
+        self.routers.get(&id)
+    }
+
+    /// An external network.
+    pub fn external(&self, id: ExternalNetworkId) -> Option<&ExternalNetwork> {
+        self.externals.get(&id)
+    }
+
+    /// A public address.
+    pub fn public_ip(&self, id: PublicIpId) -> Option<&PublicIp> {
+        self.public_ips.get(&id)
+    }
+
     /// Any object.
     pub fn get(&self, id: ObjectId) -> Option<Object> {
         match id {
@@ -273,6 +301,9 @@ impl Intent {
             ObjectId::Subnet(id) => self.subnet(id).cloned().map(Object::Subnet),
             ObjectId::Nic(id) => self.nic(id).cloned().map(Object::Nic),
             ObjectId::Host(id) => self.host(id).cloned().map(Object::Host),
+            ObjectId::Router(id) => self.router(id).cloned().map(Object::Router),
+            ObjectId::External(id) => self.external(id).cloned().map(Object::External),
+            ObjectId::PublicIp(id) => self.public_ip(id).cloned().map(Object::PublicIp),
         }
     }
 
@@ -299,22 +330,88 @@ impl Intent {
             .filter_map(|(_, nic)| self.nics.get(nic))
     }
 
-    /// Hosts with a port in the subnet.
+    /// Hosts with a port or a router's leg in the subnet.
     pub fn hosts_of_subnet(&self, subnet: SubnetId) -> BTreeSet<HostId> {
+        self.nics_of_subnet(subnet)
+            .flat_map(|nic| nic.seats().map(|seat| seat.host))
+            .chain(self.router_of_subnet(subnet).map(|r| r.placement.host))
+            .collect()
+    }
+
+    /// Hosts with a NIC or a router of the VPC.
+    pub fn hosts_of_vpc(&self, vpc: VpcId) -> BTreeSet<HostId> {
+        self.subnets_of(vpc)
+            .flat_map(|subnet| self.hosts_of_subnet(subnet.id))
+            .chain(self.routers_of_vpc(vpc).map(|r| r.placement.host))
+            .collect()
+    }
+
+    /// A subnet's NICs, in order of name.
+    pub fn nics_of_subnet(&self, subnet: SubnetId) -> impl Iterator<Item = &Nic> {
         self.children(Scope::Subnet(subnet))
             .filter_map(|id| match id {
                 ObjectId::Nic(nic) => self.nics.get(&nic),
                 _ => None,
             })
-            .flat_map(|nic| nic.seats().map(|seat| seat.host))
-            .collect()
     }
 
-    /// Hosts with a NIC in the VPC.
-    pub fn hosts_of_vpc(&self, vpc: VpcId) -> BTreeSet<HostId> {
-        self.subnets_of(vpc)
-            .flat_map(|subnet| self.hosts_of_subnet(subnet.id))
-            .collect()
+    /// All routers on a host, in order of id.
+    pub fn routers_of_host(&self, host: HostId) -> impl Iterator<Item = &Router> {
+        let (first, last) = (RouterId::from_random(0), RouterId::from_random(u64::MAX));
+        self.routers_by_host
+            .range((host, first)..=(host, last))
+            .filter_map(|(_, router)| self.routers.get(router))
+    }
+
+    /// A VPC's routers, in order of name.
+    pub fn routers_of_vpc(&self, vpc: VpcId) -> impl Iterator<Item = &Router> {
+        self.children(Scope::Routers(vpc))
+            .filter_map(|id| match id {
+                ObjectId::Router(id) => self.routers.get(&id),
+                _ => None,
+            })
+    }
+
+    /// The router with a leg in the subnet.
+    pub fn router_of_subnet(&self, subnet: SubnetId) -> Option<&Router> {
+        self.routers.get(self.router_of.get(&subnet)?)
+    }
+
+    /// Routers with an uplink in the network, and public addresses from it.
+    pub fn users_of_external(
+        &self,
+        network: ExternalNetworkId,
+    ) -> impl Iterator<Item = ObjectId> + use<'_> {
+        let first = ObjectId::Account(AccountId::from_random(0));
+        self.users_of_external
+            .range((network, first)..)
+            .take_while(move |(other, _)| *other == network)
+            .map(|(_, user)| *user)
+    }
+
+    /// Routers with an uplink in the network.
+    pub fn routers_of_external(
+        &self,
+        network: ExternalNetworkId,
+    ) -> impl Iterator<Item = &Router> + use<'_> {
+        self.users_of_external(network).filter_map(|id| match id {
+            ObjectId::Router(id) => self.routers.get(&id),
+            _ => None,
+        })
+    }
+
+    /// The public addresses that stand for something, in order of id.
+    pub fn public_ips_of(&self, target: PublicTarget) -> impl Iterator<Item = &PublicIp> {
+        let first = PublicIpId::from_random(0);
+        let last = PublicIpId::from_random(u64::MAX);
+        self.public_by_target
+            .range((target, first)..=(target, last))
+            .filter_map(|(_, public)| self.public_ips.get(public))
+    }
+
+    /// The external networks, in order of id.
+    pub fn externals(&self) -> impl Iterator<Item = &ExternalNetwork> {
+        self.externals.values()
     }
 
     pub(crate) fn objects_after(
@@ -340,6 +437,9 @@ impl Intent {
             Kind::Subnet => rows!(self.subnets, Subnet),
             Kind::Nic => rows!(self.nics, Nic),
             Kind::Host => rows!(self.hosts, Host),
+            Kind::Router => rows!(self.routers, Router),
+            Kind::External => rows!(self.externals, External),
+            Kind::PublicIp => rows!(self.public_ips, PublicIp),
         }
     }
 
@@ -425,7 +525,7 @@ impl Intent {
             other,
             what,
         };
-        let name = object_name(&object).clone();
+        let name = object.name().clone();
         if let Some(other) = self.names.insert((scope_of(&object), name.clone()), id) {
             return Err(shared(other, format!("the name {name}")));
         }
@@ -481,13 +581,36 @@ impl Intent {
                 }
                 self.hosts.insert(o.id, o);
             }
+            Object::Router(o) => {
+                for leg in &o.legs {
+                    if let Some(other) = self.router_of.insert(leg.subnet, o.id) {
+                        let what = format!("the gateway of subnet {}", leg.subnet);
+                        return Err(shared(ObjectId::Router(other), what));
+                    }
+                }
+                if let Some(uplink) = &o.uplink {
+                    self.users_of_external.insert((uplink.network, id));
+                }
+                self.routers_by_host.insert((o.placement.host, o.id));
+                self.routers.insert(o.id, o);
+            }
+            Object::External(o) => {
+                self.externals.insert(o.id, o);
+            }
+            Object::PublicIp(o) => {
+                self.users_of_external.insert((o.network, id));
+                if let Some(target) = o.target {
+                    self.public_by_target.insert((target, o.id));
+                }
+                self.public_ips.insert(o.id, o);
+            }
         }
         Ok(())
     }
 
     fn remove(&mut self, object: &Object) {
         self.names
-            .remove(&(scope_of(object), object_name(object).clone()));
+            .remove(&(scope_of(object), object.name().clone()));
         for resource in self.resources_of(object) {
             let (key, number) = PoolKey::of(resource);
             if let Some(pool) = self.pools.get_mut(&key) {
@@ -524,13 +647,48 @@ impl Intent {
                 self.underlays.remove(&o.underlay);
                 self.hosts.remove(&o.id);
             }
+            Object::Router(o) => {
+                for leg in &o.legs {
+                    self.router_of.remove(&leg.subnet);
+                }
+                if let Some(uplink) = &o.uplink {
+                    self.users_of_external
+                        .remove(&(uplink.network, object.id()));
+                }
+                self.routers_by_host.remove(&(o.placement.host, o.id));
+                self.routers.remove(&o.id);
+            }
+            Object::External(o) => {
+                self.externals.remove(&o.id);
+            }
+            Object::PublicIp(o) => {
+                self.users_of_external.remove(&(o.network, object.id()));
+                if let Some(target) = o.target {
+                    self.public_by_target.remove(&(target, o.id));
+                }
+                self.public_ips.remove(&o.id);
+            }
         }
     }
 
     /// What an object has that nobody else may have. Its parents must be there.
     pub(crate) fn resources_of(&self, object: &Object) -> Vec<Resource> {
         match object {
-            Object::Account(_) | Object::Host(_) => Vec::new(),
+            Object::Account(_) | Object::Host(_) | Object::External(_) => Vec::new(),
+            Object::Router(router) => {
+                let macs = router
+                    .legs
+                    .iter()
+                    .map(|leg| Resource::Mac(router.vpc, leg.mac));
+                let outer = router.uplink.iter().flat_map(|uplink| {
+                    let addresses = uplink.addresses.iter();
+                    addresses
+                        .map(|address| Resource::Public(uplink.network, *address))
+                        .chain([Resource::OuterMac(uplink.network, uplink.mac)])
+                });
+                macs.chain(outer).collect()
+            }
+            Object::PublicIp(public) => vec![Resource::Public(public.network, public.address)],
             Object::Vpc(vpc) => vec![Resource::Vni(vpc.vni)],
             Object::Subnet(subnet) => {
                 let shared = self.vpc(subnet.vpc).map(|vpc| vpc.vni) == Some(subnet.vni);
@@ -594,14 +752,16 @@ impl Intent {
 
 impl PoolKey {
     pub(crate) fn of(resource: Resource) -> (Self, u128) {
+        let mac_number = |mac: MacAddr| {
+            let [a, b, c, d, e, f] = mac.0;
+            u64::from_be_bytes([0, 0, a, b, c, d, e, f]).into()
+        };
         match resource {
             Resource::Address(vpc, IpAddr::V4(a)) => (Self::V4(vpc), u32::from(a).into()),
             Resource::Address(vpc, IpAddr::V6(a)) => (Self::V6(vpc), a.into()),
-            Resource::Mac(vpc, mac) => {
-                let [a, b, c, d, e, f] = mac.0;
-                let number = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
-                (Self::Mac(vpc), number.into())
-            }
+            Resource::Mac(vpc, mac) => (Self::Mac(vpc), mac_number(mac)),
+            Resource::OuterMac(network, mac) => (Self::OuterMac(network), mac_number(mac)),
+            Resource::Public(network, address) => (Self::Public(network), public_number(address)),
             Resource::Vlan(vpc, vlan) => (Self::Vlan(vpc), vlan.get().into()),
             Resource::Vni(vni) => (Self::Vni, vni.get().into()),
         }
@@ -621,7 +781,7 @@ impl Device {
 pub(crate) fn missing(id: ObjectId) -> Refusal {
     Refusal::NotFound {
         kind: id.kind(),
-        what: bare_id(id),
+        what: id.id_text(),
     }
 }
 
@@ -630,23 +790,24 @@ pub(crate) fn prefixes_of(subnet: &Subnet) -> impl Iterator<Item = IpNet> + use<
     prefixes.into_iter().flatten()
 }
 
-pub(crate) fn bare_id(id: ObjectId) -> String {
-    match id {
-        ObjectId::Account(id) => id.to_string(),
-        ObjectId::Vpc(id) => id.to_string(),
-        ObjectId::Subnet(id) => id.to_string(),
-        ObjectId::Nic(id) => id.to_string(),
-        ObjectId::Host(id) => id.to_string(),
+/// An address of either family in one pool: IPv4 as IPv4-mapped (RFC 4291 §2.5.5.2), which no
+/// external network has as its IPv6 prefix.
+pub(crate) fn public_number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(a) => a.to_ipv6_mapped().into(),
+        IpAddr::V6(a) => a.into(),
     }
 }
 
-/// Where the names of an object's children are unique.
-pub(crate) fn scope_below(id: ObjectId) -> Option<Scope> {
-    match id {
-        ObjectId::Account(id) => Some(Scope::Account(id)),
-        ObjectId::Vpc(id) => Some(Scope::Vpc(id)),
-        ObjectId::Subnet(id) => Some(Scope::Subnet(id)),
-        ObjectId::Nic(_) | ObjectId::Host(_) => None,
+/// Where the names of an object's children of a kind are unique.
+pub(crate) const fn scope_below(id: ObjectId, kind: Kind) -> Option<Scope> {
+    match (id, kind) {
+        (ObjectId::Account(id), Kind::Vpc) => Some(Scope::Account(id)),
+        (ObjectId::Account(id), Kind::PublicIp) => Some(Scope::PublicIps(id)),
+        (ObjectId::Vpc(id), Kind::Subnet) => Some(Scope::Vpc(id)),
+        (ObjectId::Vpc(id), Kind::Router) => Some(Scope::Routers(id)),
+        (ObjectId::Subnet(id), Kind::Nic) => Some(Scope::Subnet(id)),
+        _ => None,
     }
 }
 
@@ -657,12 +818,39 @@ fn scope_of(object: &Object) -> Scope {
         Object::Vpc(vpc) => Scope::Account(vpc.account),
         Object::Subnet(subnet) => Scope::Vpc(subnet.vpc),
         Object::Nic(nic) => Scope::Subnet(nic.subnet),
+        Object::Router(router) => Scope::Routers(router.vpc),
+        Object::External(_) => Scope::Externals,
+        Object::PublicIp(public) => Scope::PublicIps(public.account),
     }
 }
 
 fn parents_of(object: &Object) -> Vec<ObjectId> {
     match object {
-        Object::Account(_) | Object::Host(_) => Vec::new(),
+        Object::Account(_) | Object::Host(_) | Object::External(_) => Vec::new(),
+        Object::Router(router) => {
+            let legs = router.legs.iter().map(|leg| ObjectId::Subnet(leg.subnet));
+            let outside = router
+                .uplink
+                .iter()
+                .map(|uplink| ObjectId::External(uplink.network));
+            legs.chain(outside)
+                .chain([
+                    ObjectId::Vpc(router.vpc),
+                    ObjectId::Host(router.placement.host),
+                ])
+                .collect()
+        }
+        Object::PublicIp(public) => {
+            let target = public.target.map(|target| match target {
+                PublicTarget::Nic(nic) => ObjectId::Nic(nic),
+                PublicTarget::Router(router) => ObjectId::Router(router),
+            });
+            let owners = [
+                ObjectId::Account(public.account),
+                ObjectId::External(public.network),
+            ];
+            owners.into_iter().chain(target).collect()
+        }
         Object::Vpc(vpc) => vec![ObjectId::Account(vpc.account)],
         Object::Subnet(subnet) => vec![ObjectId::Vpc(subnet.vpc)],
         Object::Nic(nic) => std::iter::once(ObjectId::Subnet(nic.subnet))

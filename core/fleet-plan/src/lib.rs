@@ -25,6 +25,7 @@ mod plan;
 mod pool;
 mod refusal;
 mod rollout;
+mod routing;
 mod token;
 
 pub use attachment::AttachmentSpec;
@@ -42,4 +43,8 @@ pub use moving::{MoveStep, PROVISION_MILLIS, SETTLE_MILLIS, SWITCH_MILLIS, Seat,
 pub use plan::{Draft, plan};
 pub use refusal::{Code, Refusal};
 pub use rollout::{Digest, Issued, IssuedRow, Rollout};
+pub use routing::{
+    AttachPublicIp, CreateExternal, CreatePublicIp, CreateRouter, Outside, RouterChange,
+    UpdateRouter,
+};
 pub use token::{BadToken, JoinToken, TokenRefusal, TokenSecret, TokenUse};

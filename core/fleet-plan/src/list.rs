@@ -13,7 +13,7 @@ pub struct Filter {
     pub vpc: Option<VpcId>,
     /// Only what this subnet owns.
     pub subnet: Option<SubnetId>,
-    /// Only NICs on this host.
+    /// Only NICs and routers on this host.
     pub host: Option<HostId>,
     /// Only objects of this name.
     pub name: Option<Name>,
@@ -65,22 +65,11 @@ impl Intent {
             && filter
                 .name
                 .as_ref()
-                .is_none_or(|name| name == object_name(object))
+                .is_none_or(|name| name == object.name())
             && filter
                 .labels
                 .iter()
                 .all(|(key, value)| object.meta().labels.get(key) == Some(value))
-    }
-}
-
-/// The name of any object.
-pub(crate) fn object_name(object: &Object) -> &Name {
-    match object {
-        Object::Account(o) => &o.name,
-        Object::Vpc(o) => &o.name,
-        Object::Subnet(o) => &o.name,
-        Object::Nic(o) => &o.name,
-        Object::Host(o) => &o.name,
     }
 }
 
@@ -121,6 +110,17 @@ impl Owners {
             }
             Object::Host(host) => Self {
                 host: Some(host.id),
+                ..Self::default()
+            },
+            Object::Router(router) => Self {
+                vpc: Some(router.vpc),
+                account: intent.vpc(router.vpc).map(|vpc| vpc.account),
+                host: Some(router.placement.host),
+                subnet: None,
+            },
+            Object::External(_) => Self::default(),
+            Object::PublicIp(public) => Self {
+                account: Some(public.account),
                 ..Self::default()
             },
         }

@@ -1,6 +1,6 @@
 //! Names: what users type for an object, and what they read.
 
-use crate::intent::{Scope, bare_id, scope_below};
+use crate::intent::{Scope, scope_below};
 use crate::{Intent, Refusal};
 use model::{Account, AccountId, Host, Kind, Name, ObjectId};
 
@@ -22,8 +22,8 @@ impl Intent {
     }
 
     /// What a user typed for an object of `kind`: its id, or its path. Paths are relative to
-    /// `home`, the caller's account: `blue/web/a1`; or whole: `default/blue/web/a1`. Accounts and
-    /// hosts have plain names. An id comes before a name that looks like it, because scripts use
+    /// `home`, the caller's account: `blue/web/a1`; or whole: `default/blue/web/a1`. Accounts, hosts
+    /// and external networks have plain names. An id comes before a name that looks like it, because scripts use
     /// ids and nobody can choose one.
     pub fn resolve(
         &self,
@@ -55,8 +55,15 @@ impl Intent {
             ObjectId::Nic(id) => self
                 .nic(id)
                 .map(|o| below(ObjectId::Subnet(o.subnet), &o.name)),
+            ObjectId::Router(id) => self
+                .router(id)
+                .map(|o| below(ObjectId::Vpc(o.vpc), &o.name)),
+            ObjectId::External(id) => self.external(id).map(|o| o.name.to_string()),
+            ObjectId::PublicIp(id) => self
+                .public_ip(id)
+                .map(|o| below(ObjectId::Account(o.account), &o.name)),
         }
-        .unwrap_or_else(|| bare_id(id))
+        .unwrap_or_else(|| id.id_text())
     }
 
     /// Kind and path: `vpc default/blue`.
@@ -64,14 +71,16 @@ impl Intent {
         format!("{} {}", id.kind(), self.path(id))
     }
 
-    /// The account that owns an object; none for hosts and what is gone.
+    /// The account that owns an object; none for hosts, external networks and what is gone.
     pub fn account_of(&self, id: ObjectId) -> Option<AccountId> {
         match id {
             ObjectId::Account(id) => Some(id),
             ObjectId::Vpc(id) => self.vpc(id).map(|vpc| vpc.account),
             ObjectId::Subnet(id) => self.account_of(ObjectId::Vpc(self.subnet(id)?.vpc)),
             ObjectId::Nic(id) => self.account_of(ObjectId::Subnet(self.nic(id)?.subnet)),
-            ObjectId::Host(_) => None,
+            ObjectId::Router(id) => self.account_of(ObjectId::Vpc(self.router(id)?.vpc)),
+            ObjectId::PublicIp(id) => self.public_ip(id).map(|public| public.account),
+            ObjectId::Host(_) | ObjectId::External(_) => None,
         }
     }
 
@@ -82,6 +91,9 @@ impl Intent {
             Kind::Subnet => ObjectId::Subnet(text.parse().ok()?),
             Kind::Nic => ObjectId::Nic(text.parse().ok()?),
             Kind::Host => ObjectId::Host(text.parse().ok()?),
+            Kind::Router => ObjectId::Router(text.parse().ok()?),
+            Kind::External => ObjectId::External(text.parse().ok()?),
+            Kind::PublicIp => ObjectId::PublicIp(text.parse().ok()?),
         };
         self.get(id).map(|_| id)
     }
@@ -91,31 +103,33 @@ impl Intent {
             .split('/')
             .map(|part| part.parse().ok())
             .collect::<Option<_>>()?;
-        let depth = match kind {
-            Kind::Host | Kind::Account => {
-                let [name] = names.as_slice() else {
-                    return None;
-                };
-                let scope = if kind == Kind::Host {
-                    Scope::Hosts
-                } else {
-                    Scope::Accounts
-                };
-                return self.named(scope, name);
-            }
-            Kind::Vpc => 1,
-            Kind::Subnet => 2,
-            Kind::Nic => 3,
+        // The kinds from the account down to the object's own.
+        let kinds: &[Kind] = match kind {
+            Kind::Host => return self.plainly_named(Scope::Hosts, &names),
+            Kind::Account => return self.plainly_named(Scope::Accounts, &names),
+            Kind::External => return self.plainly_named(Scope::Externals, &names),
+            Kind::Vpc => &[Kind::Vpc],
+            Kind::PublicIp => &[Kind::PublicIp],
+            Kind::Subnet => &[Kind::Vpc, Kind::Subnet],
+            Kind::Router => &[Kind::Vpc, Kind::Router],
+            Kind::Nic => &[Kind::Vpc, Kind::Subnet, Kind::Nic],
         };
         let (account, rest) = match names.len() {
-            n if n == depth => (home?, names.as_slice()),
-            n if n == depth + 1 => (self.account_named(&names[0])?.id, &names[1..]),
+            n if n == kinds.len() => (home?, names.as_slice()),
+            n if n == kinds.len() + 1 => (self.account_named(&names[0])?.id, &names[1..]),
             _ => return None,
         };
         let mut at = ObjectId::Account(account);
-        for name in rest {
-            at = self.named(scope_below(at)?, name)?;
+        for (name, kind) in rest.iter().zip(kinds) {
+            at = self.named(scope_below(at, *kind)?, name)?;
         }
         Some(at)
+    }
+
+    fn plainly_named(&self, scope: Scope, names: &[Name]) -> Option<ObjectId> {
+        match names {
+            [name] => self.named(scope, name),
+            _ => None,
+        }
     }
 }

@@ -1,11 +1,15 @@
 //! Intent + inventory -> what one host has to make true.
 
 use crate::Intent;
+use ipnet::IpNet;
 use model::{
-    BgpConfig, Encoding, Generation, HostConfig, HostId, MovePhase, Nic, ObjectId, Placement, Port,
-    PortRole, Reflector, Segment, Stack, Subnet, SubnetId, Underlay, Vpc, VpcId,
+    BgpConfig, Encoding, Gateway, Generation, HostConfig, HostId, MovePhase, NatConfig, Nic,
+    ObjectId, OneToOne, OuterLeg, Placement, Port, PortRole, PublicTarget, Reflector, Router,
+    RouterConfig, RouterLeg, Segment, SourceNat, SourcePolicy, Stack, Subnet, SubnetId, Underlay,
+    Uplink, UplinkAddress, Vpc, VpcId,
 };
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 /// A host's configuration that has no generation yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,14 +48,22 @@ impl Draft {
 }
 
 /// What `host` has to make true; none if it is no host of this cluster. Only subnets with a NIC
-/// on the host are in it. Same inputs, same draft.
+/// or a router's leg on the host are in it. Same inputs, same draft.
 pub fn plan(intent: &Intent, host: HostId, reflectors: &[Reflector]) -> Option<Draft> {
     let inventory = intent.host(host)?;
     let mut parts: BTreeMap<VpcId, Parts<'_>> = BTreeMap::new();
+    let mut routers = Vec::new();
+    for router in intent.routers_of_host(host) {
+        let config = router_config(intent, router);
+        let part = parts.entry(router.vpc).or_default();
+        for leg in &router.legs {
+            part.subnets
+                .insert(leg.subnet, subnet_of(intent, leg.subnet));
+        }
+        routers.push(config);
+    }
     for nic in intent.nics_of_host(host) {
-        let subnet = intent
-            .subnet(nic.subnet)
-            .expect("the subnet of a NIC exists: its deletion is refused");
+        let subnet = subnet_of(intent, nic.subnet);
         let part = parts.entry(subnet.vpc).or_default();
         part.subnets.insert(subnet.id, subnet);
         part.nics.push(nic);
@@ -78,8 +90,14 @@ pub fn plan(intent: &Intent, host: HostId, reflectors: &[Reflector]) -> Option<D
             speaker: inventory.speaker,
         },
         stacks,
-        routers: Vec::new(),
+        routers,
     }))
+}
+
+fn subnet_of(intent: &Intent, id: SubnetId) -> &Subnet {
+    intent
+        .subnet(id)
+        .expect("the subnet of a NIC or leg exists: its deletion is refused")
 }
 
 /// The part of a VPC that is on one host, in order of id.
@@ -98,7 +116,7 @@ fn stack(intent: &Intent, host: HostId, vpc: &Vpc, parts: &Parts<'_>) -> Stack {
         segments: parts
             .subnets
             .values()
-            .map(|subnet| segment(vpc, subnet))
+            .map(|subnet| segment(intent, vpc, subnet))
             .collect(),
         ports: parts
             .nics
@@ -108,7 +126,9 @@ fn stack(intent: &Intent, host: HostId, vpc: &Vpc, parts: &Parts<'_>) -> Stack {
     }
 }
 
-fn segment(vpc: &Vpc, subnet: &Subnet) -> Segment {
+fn segment(intent: &Intent, vpc: &Vpc, subnet: &Subnet) -> Segment {
+    let router = intent.router_of_subnet(subnet.id);
+    let leg = router.and_then(|router| router.legs.iter().find(|leg| leg.subnet == subnet.id));
     Segment {
         subnet: subnet.id,
         name: format!("{}/{}", vpc.name, subnet.name),
@@ -121,7 +141,10 @@ fn segment(vpc: &Vpc, subnet: &Subnet) -> Segment {
         v4: subnet.v4,
         v6: subnet.v6,
         options: subnet.options.clone(),
-        gateway: None,
+        gateway: leg.map(|leg| Gateway {
+            mac: leg.mac,
+            addresses: subnet.gateways().map(|net| net.addr()).collect(),
+        }),
     }
 }
 
@@ -155,4 +178,91 @@ fn seat(host: HostId, nic: &Nic) -> (&Placement, PortRole, u32) {
         }
         _ => (&nic.placement, PortRole::Settled, nic.moves),
     }
+}
+
+fn router_config(intent: &Intent, router: &Router) -> RouterConfig {
+    let legs: Vec<RouterLeg> = router
+        .legs
+        .iter()
+        .map(|leg| {
+            let subnet = subnet_of(intent, leg.subnet);
+            RouterLeg {
+                subnet: leg.subnet,
+                mac: leg.mac,
+                addresses: subnet.gateways().collect(),
+                mtu: subnet.mtu,
+            }
+        })
+        .collect();
+    let vpc = intent
+        .vpc(router.vpc)
+        .expect("the VPC of a router exists: its deletion is refused");
+    RouterConfig {
+        id: router.id,
+        vpc: router.vpc,
+        name: format!("{}/{}", vpc.name, router.name),
+        legs,
+        uplink: router.uplink.as_ref().map(|leg| uplink(intent, leg)),
+        routes: router.routes.clone(),
+        nat: nat(intent, router),
+    }
+}
+
+fn uplink(intent: &Intent, leg: &OuterLeg) -> Uplink {
+    let network = intent
+        .external(leg.network)
+        .expect("the network of an uplink exists: its deletion is refused");
+    let address = match (network.dhcp, leg.addresses.as_slice()) {
+        (true, []) => UplinkAddress::Dhcp,
+        (_, addresses) => UplinkAddress::Static(
+            addresses
+                .iter()
+                .filter_map(|address| {
+                    let prefix = network.prefix_of(*address)?;
+                    IpNet::new(*address, prefix.prefix_len()).ok()
+                })
+                .collect(),
+        ),
+    };
+    Uplink {
+        bridge: network.bridge.clone(),
+        mac: leg.mac,
+        address,
+        gateways: network.gateways.clone(),
+        mtu: network.mtu,
+    }
+}
+
+fn nat(intent: &Intent, router: &Router) -> NatConfig {
+    let own = intent.public_ips_of(PublicTarget::Router(router.id));
+    let own: Vec<IpAddr> = own.map(|public| public.address).collect();
+    let mut public: Vec<OneToOne> = router
+        .legs
+        .iter()
+        .flat_map(|leg| intent.nics_of_subnet(leg.subnet))
+        .flat_map(|nic| one_to_one(intent, nic))
+        .collect();
+    public.sort();
+    NatConfig {
+        source: match router.source {
+            SourcePolicy::None => None,
+            SourcePolicy::Masquerade => Some(SourceNat::Masquerade),
+            SourcePolicy::Addresses => Some(SourceNat::Addresses(own)),
+        },
+        public,
+        forwards: router.forwards.clone(),
+        source_v6: router.source_v6,
+    }
+}
+
+fn one_to_one<'a>(intent: &'a Intent, nic: &'a Nic) -> impl Iterator<Item = OneToOne> + 'a {
+    intent
+        .public_ips_of(PublicTarget::Nic(nic.id))
+        .filter_map(|public| {
+            let same_family = |a: &&IpAddr| a.is_ipv4() == public.address.is_ipv4();
+            Some(OneToOne {
+                public: public.address,
+                private: *nic.addresses.iter().find(same_family)?,
+            })
+        })
 }

@@ -3,8 +3,8 @@
 use crate::RequestId;
 use ipnet::IpNet;
 use model::{
-    Attachment, BadCidr, BadOptions, IfName, Kind, MacAddr, Mtu, NetnsName, Revision, Role,
-    UnixMillis,
+    AddressRange, Attachment, BadCidr, BadOptions, IfName, Kind, MacAddr, Mtu, NetnsName, Revision,
+    Role, UnixMillis,
 };
 use std::fmt;
 use std::net::IpAddr;
@@ -336,7 +336,7 @@ pub enum Refusal {
     },
     /// The host takes no new NICs.
     #[error(
-        "host {host} is draining and takes no new NICs: choose another host, or end the draining"
+        "host {host} is draining and takes nothing new: choose another host, or end the draining"
     )]
     HostDraining {
         /// Which.
@@ -410,6 +410,160 @@ pub enum Refusal {
         /// Why not.
         reason: &'static str,
     },
+    /// A subnet has one gateway.
+    #[error(
+        "subnet {subnet} has a gateway already, router {router}: detach it there first (vpc router detach {router} {subnet}), or attach it to nothing else"
+    )]
+    LegTaken {
+        /// Which subnet.
+        subnet: String,
+        /// The router that has it.
+        router: String,
+    },
+    /// A router joins what is in its VPC.
+    #[error(
+        "subnet {subnet} is not in the VPC of router {router}: a router joins subnets of its own VPC, choose one of those"
+    )]
+    LegElsewhere {
+        /// Which subnet.
+        subnet: String,
+        /// Which router.
+        router: String,
+    },
+    /// It has no leg there.
+    #[error(
+        "router {router} has no leg in subnet {subnet}: attach it first (vpc router attach {router} {subnet})"
+    )]
+    NoLeg {
+        /// Which router.
+        router: String,
+        /// Which subnet.
+        subnet: String,
+    },
+    /// Two legs cannot have the same addresses.
+    #[error(
+        "router {router} cannot have a leg in both {one} and {other}: their addresses overlap; use another network outside or another subnet"
+    )]
+    LegOverlap {
+        /// Which router.
+        router: String,
+        /// A leg with its prefix.
+        one: String,
+        /// The other one.
+        other: String,
+    },
+    /// A route that leads nowhere, or in a circle.
+    #[error("route {prefix} of router {router} cannot be: {reason}")]
+    Route {
+        /// Which router.
+        router: String,
+        /// Where to.
+        prefix: IpNet,
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// There is one already.
+    #[error(
+        "router {router} has a route for {prefix} already, {other}: delete it first (vpc route delete {router} {prefix})"
+    )]
+    RouteTaken {
+        /// Which router.
+        router: String,
+        /// Where to.
+        prefix: IpNet,
+        /// As in "via 10.4.1.9".
+        other: String,
+    },
+    /// No such route or forward.
+    #[error("router {router} has no {what}: {list} shows those there are")]
+    NotThere {
+        /// Which router.
+        router: String,
+        /// As in "route for 10.9.0.0/16".
+        what: String,
+        /// The command that lists them.
+        list: String,
+    },
+    /// A port forward that cannot be.
+    #[error("port forward {forward} of router {router} cannot be: {reason}")]
+    Forward {
+        /// Which router.
+        router: String,
+        /// As in "tcp 8080 to 10.4.1.2:80".
+        forward: String,
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// Something on the router needs what was to go, or is not there yet.
+    #[error("router {router} cannot {action}: {reason}")]
+    RouterNeeds {
+        /// Which router.
+        router: String,
+        /// As in "lose its uplink".
+        action: String,
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// Nowhere to run it.
+    #[error("router {router} has no host to run on: {reason}")]
+    NoRouteHost {
+        /// Which router.
+        router: String,
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// The host carries no routers.
+    #[error("host {host} carries no routers, its roles are {}: choose a route host, or give it that role (vpc host set {host} --role route)", list(.roles))]
+    NotARouteHost {
+        /// Which.
+        host: String,
+        /// What it is for.
+        roles: Vec<Role>,
+    },
+    /// None, or several, and none named.
+    #[error("which external network is meant? {reason}")]
+    WhichExternal {
+        /// What there is, and what to do.
+        reason: String,
+    },
+    /// An external network that cannot be.
+    #[error("external network {name} cannot be: {reason}")]
+    External {
+        /// Its name.
+        name: String,
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// The address is in no pool.
+    #[error("address {address} is in no pool of external network {network}, which has {}: choose one that is, or leave it out", list(.pools))]
+    NotInPool {
+        /// As asked for.
+        address: IpAddr,
+        /// The network.
+        network: String,
+        /// Its pools.
+        pools: Vec<AddressRange>,
+    },
+    /// It stands for something else.
+    #[error(
+        "public address {public} is in use by {by}: detach it first (vpc publicip detach {public}), or use another"
+    )]
+    PublicTaken {
+        /// Which.
+        public: String,
+        /// What it stands for.
+        by: String,
+    },
+    /// It cannot stand for this.
+    #[error("public address {public} cannot be attached to {target}: {reason}")]
+    PublicUnusable {
+        /// Which.
+        public: String,
+        /// What it was to stand for.
+        target: String,
+        /// Why not, and what to do.
+        reason: String,
+    },
     /// A VTEP cannot have this address.
     #[error("underlay address {address} of host {host} cannot be used: {reason}")]
     Underlay {
@@ -426,11 +580,14 @@ impl Refusal {
     /// Its class.
     pub const fn code(&self) -> Code {
         match self {
-            Self::NotFound { .. } => Code::NotFound,
+            Self::NotFound { .. } | Self::NotThere { .. } => Code::NotFound,
             Self::NameTaken { .. }
             | Self::Taken { .. }
             | Self::DeviceTaken { .. }
-            | Self::InterfaceTaken { .. } => Code::AlreadyExists,
+            | Self::InterfaceTaken { .. }
+            | Self::LegTaken { .. }
+            | Self::RouteTaken { .. } => Code::AlreadyExists,
+            Self::PublicTaken { .. } | Self::RouterNeeds { .. } => Code::InUse,
             Self::InUse { .. } | Self::Moving { .. } | Self::AttachedOtherwise { .. } => {
                 Code::InUse
             }
@@ -441,6 +598,8 @@ impl Refusal {
             Self::HostDraining { .. }
             | Self::HostRole { .. }
             | Self::FrrBundle { .. }
+            | Self::NoRouteHost { .. }
+            | Self::NotARouteHost { .. }
             | Self::HostUnable { .. } => Code::UnsuitableHost,
             Self::BadCidr(_)
             | Self::NoCidr { .. }
@@ -460,6 +619,15 @@ impl Refusal {
             | Self::BundleVni { .. }
             | Self::NoRole { .. }
             | Self::InterfaceReserved { .. }
+            | Self::LegElsewhere { .. }
+            | Self::NoLeg { .. }
+            | Self::LegOverlap { .. }
+            | Self::Route { .. }
+            | Self::Forward { .. }
+            | Self::WhichExternal { .. }
+            | Self::External { .. }
+            | Self::NotInPool { .. }
+            | Self::PublicUnusable { .. }
             | Self::Underlay { .. } => Code::Invalid,
         }
     }
@@ -468,7 +636,13 @@ impl Refusal {
 fn list_hint(kind: &Kind) -> String {
     match kind {
         Kind::Vpc => "`vpc list` shows those there are".to_owned(),
-        Kind::Account | Kind::Subnet | Kind::Nic | Kind::Host => {
+        Kind::Account
+        | Kind::Subnet
+        | Kind::Nic
+        | Kind::Host
+        | Kind::Router
+        | Kind::External
+        | Kind::PublicIp => {
             format!("`vpc {kind} list` shows those there are")
         }
     }
@@ -502,6 +676,12 @@ trait ListItem {
 }
 
 impl ListItem for IpNet {
+    fn text(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl ListItem for AddressRange {
     fn text(&self) -> String {
         self.to_string()
     }

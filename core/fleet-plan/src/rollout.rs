@@ -73,6 +73,28 @@ impl Rollout {
                 Object::Host(host) => {
                     self.stale.insert(host.id);
                 }
+                Object::Router(router) => {
+                    self.stale.insert(router.placement.host);
+                    // Hosts with NICs know the gateways of their subnets.
+                    self.stale.extend(intent.hosts_of_vpc(router.vpc));
+                    // Where it was before.
+                    let has_it = |config: &HostConfig| {
+                        config.routers.iter().any(|other| other.id == router.id)
+                    };
+                    let old = self.configs.iter().filter(|(_, config)| has_it(config));
+                    self.stale.extend(old.map(|(host, _)| *host));
+                }
+                Object::External(network) => {
+                    let routers = intent.routers_of_external(network.id);
+                    self.stale
+                        .extend(routers.map(|router| router.placement.host));
+                }
+                // Whatever it stood for before or stands for now: it is by one of these.
+                Object::PublicIp(public) => {
+                    let routers = intent.routers_of_external(public.network);
+                    self.stale
+                        .extend(routers.map(|router| router.placement.host));
+                }
             }
         }
     }

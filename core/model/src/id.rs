@@ -80,6 +80,10 @@ typed_ids! {
     NicId,
     /// A virtual router of a VPC.
     RouterId,
+    /// A network outside of the cluster.
+    ExternalNetworkId,
+    /// A public address.
+    PublicIpId,
     /// A machine that joined the cluster.
     HostId,
     /// A token that lets one machine join.

@@ -1,8 +1,9 @@
 //! What users asked for, and what hosts report: the rows of the management database.
 
 use crate::{
-    AccountId, Asn, Attachment, Encoding, HostId, MacAddr, Mtu, Name, NicId, SpeakerKind, SubnetId,
-    SubnetOptions, VlanId, Vni, VpcId,
+    AccountId, Asn, Attachment, Encoding, ExternalNetwork, ExternalNetworkId, HostId, MacAddr, Mtu,
+    Name, NicId, PublicIp, PublicIpId, Router, RouterId, SpeakerKind, SubnetId, SubnetOptions,
+    VlanId, Vni, VpcId,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -367,6 +368,27 @@ pub enum Kind {
     Nic,
     /// [`Host`].
     Host,
+    /// [`Router`].
+    Router,
+    /// [`ExternalNetwork`].
+    External,
+    /// [`PublicIp`].
+    #[serde(rename = "publicip")]
+    PublicIp,
+}
+
+impl Kind {
+    /// All of them, owners before what they own.
+    pub const ALL: [Kind; 8] = [
+        Kind::Account,
+        Kind::Host,
+        Kind::External,
+        Kind::Vpc,
+        Kind::Subnet,
+        Kind::Nic,
+        Kind::Router,
+        Kind::PublicIp,
+    ];
 }
 
 /// The identity of any object.
@@ -383,6 +405,13 @@ pub enum ObjectId {
     Nic(NicId),
     /// A host.
     Host(HostId),
+    /// A router.
+    Router(RouterId),
+    /// An external network.
+    External(ExternalNetworkId),
+    /// A public address.
+    #[serde(rename = "publicip")]
+    PublicIp(PublicIpId),
 }
 
 /// Any object.
@@ -399,6 +428,13 @@ pub enum Object {
     Nic(Nic),
     /// A host.
     Host(Host),
+    /// A router.
+    Router(Router),
+    /// An external network.
+    External(ExternalNetwork),
+    /// A public address.
+    #[serde(rename = "publicip")]
+    PublicIp(PublicIp),
 }
 
 /// One change of one object: what a watch delivers.
@@ -422,6 +458,9 @@ impl fmt::Display for Kind {
             Self::Subnet => "subnet",
             Self::Nic => "nic",
             Self::Host => "host",
+            Self::Router => "router",
+            Self::External => "external",
+            Self::PublicIp => "publicip",
         })
     }
 }
@@ -435,19 +474,32 @@ impl ObjectId {
             Self::Subnet(_) => Kind::Subnet,
             Self::Nic(_) => Kind::Nic,
             Self::Host(_) => Kind::Host,
+            Self::Router(_) => Kind::Router,
+            Self::External(_) => Kind::External,
+            Self::PublicIp(_) => Kind::PublicIp,
+        }
+    }
+}
+
+impl ObjectId {
+    /// The id alone, without its kind.
+    pub fn id_text(&self) -> String {
+        match self {
+            Self::Account(id) => id.to_string(),
+            Self::Vpc(id) => id.to_string(),
+            Self::Subnet(id) => id.to_string(),
+            Self::Nic(id) => id.to_string(),
+            Self::Host(id) => id.to_string(),
+            Self::Router(id) => id.to_string(),
+            Self::External(id) => id.to_string(),
+            Self::PublicIp(id) => id.to_string(),
         }
     }
 }
 
 impl fmt::Display for ObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Account(id) => write!(f, "account {id}"),
-            Self::Vpc(id) => write!(f, "vpc {id}"),
-            Self::Subnet(id) => write!(f, "subnet {id}"),
-            Self::Nic(id) => write!(f, "nic {id}"),
-            Self::Host(id) => write!(f, "host {id}"),
-        }
+        write!(f, "{} {}", self.kind(), self.id_text())
     }
 }
 
@@ -460,6 +512,37 @@ impl Object {
             Self::Subnet(o) => ObjectId::Subnet(o.id),
             Self::Nic(o) => ObjectId::Nic(o.id),
             Self::Host(o) => ObjectId::Host(o.id),
+            Self::Router(o) => ObjectId::Router(o.id),
+            Self::External(o) => ObjectId::External(o.id),
+            Self::PublicIp(o) => ObjectId::PublicIp(o.id),
+        }
+    }
+
+    /// What it is called among its siblings.
+    pub const fn name(&self) -> &Name {
+        match self {
+            Self::Account(o) => &o.name,
+            Self::Vpc(o) => &o.name,
+            Self::Subnet(o) => &o.name,
+            Self::Nic(o) => &o.name,
+            Self::Host(o) => &o.name,
+            Self::Router(o) => &o.name,
+            Self::External(o) => &o.name,
+            Self::PublicIp(o) => &o.name,
+        }
+    }
+
+    /// Revision, age, labels, to change.
+    pub const fn meta_mut(&mut self) -> &mut Meta {
+        match self {
+            Self::Account(o) => &mut o.meta,
+            Self::Vpc(o) => &mut o.meta,
+            Self::Subnet(o) => &mut o.meta,
+            Self::Nic(o) => &mut o.meta,
+            Self::Host(o) => &mut o.meta,
+            Self::Router(o) => &mut o.meta,
+            Self::External(o) => &mut o.meta,
+            Self::PublicIp(o) => &mut o.meta,
         }
     }
 
@@ -471,6 +554,9 @@ impl Object {
             Self::Subnet(o) => &o.meta,
             Self::Nic(o) => &o.meta,
             Self::Host(o) => &o.meta,
+            Self::Router(o) => &o.meta,
+            Self::External(o) => &o.meta,
+            Self::PublicIp(o) => &o.meta,
         }
     }
 }

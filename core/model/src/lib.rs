@@ -12,6 +12,7 @@ mod intent;
 mod name;
 mod network;
 mod router_config;
+mod routing;
 mod subnet_options;
 
 pub use addr::{BadCidr, BadMac, MacAddr, canonical_cidr};
@@ -20,7 +21,10 @@ pub use host_config::{
     Attachment, BadAttachment, BadSpeaker, BgpConfig, Encapsulation, Gateway, HostConfig, Port,
     PortRole, Reflector, Secret, Segment, SpeakerKind, Stack, Underlay,
 };
-pub use id::{AccountId, BadId, HostId, NicId, RouterId, SubnetId, TokenId, VpcId};
+pub use id::{
+    AccountId, BadId, ExternalNetworkId, HostId, NicId, PublicIpId, RouterId, SubnetId, TokenId,
+    VpcId,
+};
 pub use intent::{
     Account, Capability, Change, Cluster, Condition, Generation, Host, HostStatus, Kind, Labels,
     Liveness, Meta, Move, MovePhase, Nic, Object, ObjectId, Placement, Resources, Revision, Role,
@@ -33,5 +37,9 @@ pub use network::{
 pub use router_config::{
     BadPortRange, BadProtocol, NatConfig, OneToOne, PortForward, PortRange, Protocol, RouterConfig,
     RouterLeg, SourceNat, StaticRoute, Uplink, UplinkAddress, Via,
+};
+pub use routing::{
+    AddressRange, BadAddressRange, BadSourcePolicy, ExternalNetwork, Leg, OuterLeg, PublicIp,
+    PublicTarget, Router, RouterPlacement, SourcePolicy,
 };
 pub use subnet_options::{BadOptions, DhcpOptions, SubnetOptions};

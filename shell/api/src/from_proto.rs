@@ -3,13 +3,15 @@
 
 mod router;
 
+pub use router::port_forward;
+
 use crate::v1;
 use ipnet::IpNet;
 use model::{
     Asn, Attachment, BgpConfig, Capability, Condition, Encoding, Gateway, Generation, HostConfig,
     HostStatus, IfName, Kind, Liveness, MacAddr, ObjectId, Port, PortRole, Protocol, Reflector,
-    Resources, Role, Secret, Segment, SpeakerKind, Stack, SubnetOptions, Underlay, UnixMillis,
-    canonical_cidr,
+    Resources, Role, Secret, Segment, SourcePolicy, SpeakerKind, Stack, SubnetOptions, Underlay,
+    UnixMillis, canonical_cidr,
 };
 use std::collections::BTreeSet;
 use std::fmt;
@@ -182,6 +184,10 @@ macro_rules! closed_enum {
 
 closed_enum!(v1::Kind, Kind, "kind", {
     Account <-> Account, Vpc <-> Vpc, Subnet <-> Subnet, Nic <-> Nic, Host <-> Host,
+    Router <-> Router, External <-> External, PublicIp <-> PublicIp,
+});
+closed_enum!(v1::SourcePolicy, SourcePolicy, "source translation", {
+    None <-> None, Masquerade <-> Masquerade, Addresses <-> Addresses,
 });
 closed_enum!(v1::Role, Role, "role", {
     Compute <-> Compute, Route <-> Route, Management <-> Management, Storage <-> Storage,
@@ -239,6 +245,9 @@ impl Field<'_> {
             Kind::Subnet => ObjectId::Subnet(parse(field, id)?),
             Kind::Nic => ObjectId::Nic(parse(field, id)?),
             Kind::Host => ObjectId::Host(parse(field, id)?),
+            Kind::Router => ObjectId::Router(parse(field, id)?),
+            Kind::External => ObjectId::External(parse(field, id)?),
+            Kind::PublicIp => ObjectId::PublicIp(parse(field, id)?),
         })
     }
 }

@@ -17,10 +17,10 @@ pub use client::{
 };
 pub use credential::{Credential, CredentialError, chain_pem, write_private};
 pub use from_proto::{
-    BadRequest, Field, MAX_CONDITIONS, bounded, list, number, parse, subnet_options,
+    BadRequest, Field, MAX_CONDITIONS, bounded, list, number, parse, port_forward, subnet_options,
 };
 pub use reference::{object, split};
-pub use to_proto::{certificate, host, nic, without_secrets};
+pub use to_proto::{certificate, external, host, nic, without_secrets};
 pub use token::{BadJoinToken, JoinToken};
 pub use tonic;
 

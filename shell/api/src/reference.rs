@@ -5,11 +5,13 @@ use model::Kind;
 use v1::r#ref::By;
 
 /// What a user typed, as a reference to an object of this kind: `id:ID` is an id; the paths of
-/// subnets and NICs have more than one part, so one part alone is an id there; all else is a path.
+/// subnets, routers and NICs have more than one part, so one part alone is an id there; all else is a path.
 pub fn object(kind: Kind, text: &str) -> v1::Ref {
     let by = match (text.strip_prefix("id:"), kind) {
         (Some(id), _) => By::Id(id.to_owned()),
-        (None, Kind::Subnet | Kind::Nic) if !text.contains('/') => By::Id(text.to_owned()),
+        (None, Kind::Subnet | Kind::Router | Kind::Nic) if !text.contains('/') => {
+            By::Id(text.to_owned())
+        }
         (None, _) => By::Path(text.to_owned()),
     };
     v1::Ref { by: Some(by) }

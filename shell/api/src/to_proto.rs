@@ -1,12 +1,15 @@
 //! Checked types to messages. Total: what we hold can always be said.
 
 mod router;
+mod routing;
+
+pub use routing::external;
 
 use crate::pki::Issued;
 use crate::v1;
 use model::{
     Account, Attachment, Condition, Host, HostConfig, HostId, HostStatus, Meta, MovePhase, Nic,
-    ObjectId, Port, PortRole, Secret, Segment, Stack, Subnet, SubnetOptions, Vpc,
+    Port, PortRole, Secret, Segment, Stack, Subnet, SubnetOptions, Vpc,
 };
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -206,13 +209,7 @@ impl From<&Condition> for v1::Condition {
         let object = condition.object;
         Self {
             kind: v1::Kind::from(object.kind()).into(),
-            object_id: match object {
-                ObjectId::Account(id) => id.to_string(),
-                ObjectId::Vpc(id) => id.to_string(),
-                ObjectId::Subnet(id) => id.to_string(),
-                ObjectId::Nic(id) => id.to_string(),
-                ObjectId::Host(id) => id.to_string(),
-            },
+            object_id: object.id_text(),
             message: condition.message.clone(),
             since_unix_ms: condition.since.0,
             attempts: condition.attempts,

@@ -128,6 +128,7 @@ async fn default_account(store: &Store) -> Result<(), InitError> {
         now: now(),
         seed: rand::random(),
         request: None,
+        down: Default::default(),
         actor: "init".to_owned(),
     };
     let decision = intent

@@ -16,6 +16,7 @@ mod listener;
 mod management;
 mod owner;
 mod request;
+mod routing;
 mod server;
 mod state;
 mod tokens;

@@ -55,10 +55,10 @@ impl Query {
                 let kind = field
                     .of("parent_kind")
                     .enumeration::<v1::Kind, Kind>(wire.parent_kind)?;
-                if matches!(kind, Kind::Nic | Kind::Host) {
+                if !matches!(kind, Kind::Account | Kind::Vpc | Kind::Subnet) {
                     return Err(field
                         .of("parent_kind")
-                        .bad("nothing is inside a NIC; for NICs on a host set `host`"));
+                        .bad("objects are inside accounts, VPCs and subnets; for NICs and routers on a host set `host`"));
                 }
                 Some(Reference::new(field.of("parent"), kind, parent)?)
             }
@@ -85,7 +85,7 @@ impl Query {
                 ObjectId::Account(id) => filter.account = Some(id),
                 ObjectId::Vpc(id) => filter.vpc = Some(id),
                 ObjectId::Subnet(id) => filter.subnet = Some(id),
-                ObjectId::Nic(_) | ObjectId::Host(_) => {}
+                _ => {}
             }
         }
         if let Some(host) = &self.host {
@@ -107,7 +107,12 @@ impl Matcher {
     /// nobody knows any more whose it was, gets through: better one delete too many.
     pub(crate) fn matches_deleted(&self, intent: &Intent, object: &Object) -> bool {
         let orphan = match object {
-            Object::Account(_) | Object::Host(_) | Object::Vpc(_) => false,
+            Object::Account(_)
+            | Object::Host(_)
+            | Object::Vpc(_)
+            | Object::External(_)
+            | Object::PublicIp(_) => false,
+            Object::Router(router) => intent.vpc(router.vpc).is_none(),
             Object::Subnet(subnet) => intent.vpc(subnet.vpc).is_none(),
             Object::Nic(nic) => intent
                 .subnet(nic.subnet)
@@ -126,14 +131,7 @@ impl Matcher {
     }
 
     fn named(&self, object: &Object) -> bool {
-        let name = match object {
-            Object::Account(o) => &o.name,
-            Object::Vpc(o) => &o.name,
-            Object::Subnet(o) => &o.name,
-            Object::Nic(o) => &o.name,
-            Object::Host(o) => &o.name,
-        };
-        name.as_str().starts_with(&self.name_prefix)
+        object.name().as_str().starts_with(&self.name_prefix)
     }
 
     /// All objects of a kind that match, in order of id, `size` at most.
@@ -199,8 +197,7 @@ impl PageQuery {
 }
 
 fn token(fingerprint: u64, last: ObjectId) -> String {
-    let id = last.to_string();
-    let id = id.rsplit(' ').next().unwrap_or_default();
+    let id = last.id_text();
     URL_SAFE_NO_PAD.encode(format!("1.{fingerprint:016x}.{id}"))
 }
 

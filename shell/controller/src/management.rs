@@ -4,7 +4,7 @@ use crate::cluster::ClusterContext;
 use crate::list::{PageQuery, PageView};
 use crate::owner::{Handle, refused};
 use crate::request::{self, Reference, Unresolved};
-use crate::{auth, tokens, wait, watch};
+use crate::{auth, routing, tokens, wait, watch};
 use api::tonic::{Request, Response, Status};
 use api::{Field, v1};
 use fleet_plan::RequestId;
@@ -297,6 +297,132 @@ impl Management for Service {
         self.delete(Kind::Nic, request).await
     }
 
+    async fn create_router(&self, request: Request<v1::CreateRouterRequest>) -> Answer<v1::Router> {
+        let actor = self.actor(&request)?;
+        let wire = request.into_inner();
+        let id = request::request_id(&wire.request_id)?;
+        let change = routing::create_router(wire)?;
+        only!(self.change(actor, id, change).await?, Router)
+    }
+
+    async fn get_router(&self, request: Request<v1::GetRequest>) -> Answer<v1::Router> {
+        self.actor(&request)?;
+        only!(self.get(Kind::Router, request.into_inner()).await?, Router)
+    }
+
+    async fn list_routers(
+        &self,
+        request: Request<v1::ListRequest>,
+    ) -> Answer<v1::ListRoutersResponse> {
+        self.actor(&request)?;
+        page!(
+            self.list(Kind::Router, request.into_inner()).await?,
+            Router,
+            ListRoutersResponse { routers }
+        )
+    }
+
+    async fn update_router(&self, request: Request<v1::UpdateRouterRequest>) -> Answer<v1::Router> {
+        let actor = self.actor(&request)?;
+        let wire = request.into_inner();
+        let id = request::request_id(&wire.request_id)?;
+        let change = routing::update_router(wire)?;
+        only!(self.change(actor, id, change).await?, Router)
+    }
+
+    async fn delete_router(
+        &self,
+        request: Request<v1::DeleteRequest>,
+    ) -> Answer<v1::DeleteResponse> {
+        self.delete(Kind::Router, request).await
+    }
+
+    async fn create_external_network(
+        &self,
+        request: Request<v1::CreateExternalNetworkRequest>,
+    ) -> Answer<v1::ExternalNetwork> {
+        let actor = self.actor(&request)?;
+        let wire = request.into_inner();
+        let id = request::request_id(&wire.request_id)?;
+        let change = routing::create_external(wire)?;
+        only!(self.change(actor, id, change).await?, External)
+    }
+
+    async fn get_external_network(
+        &self,
+        request: Request<v1::GetRequest>,
+    ) -> Answer<v1::ExternalNetwork> {
+        self.actor(&request)?;
+        let found = self.get(Kind::External, request.into_inner()).await?;
+        only!(found, External)
+    }
+
+    async fn list_external_networks(
+        &self,
+        request: Request<v1::ListRequest>,
+    ) -> Answer<v1::ListExternalNetworksResponse> {
+        self.actor(&request)?;
+        page!(
+            self.list(Kind::External, request.into_inner()).await?,
+            External,
+            ListExternalNetworksResponse { networks }
+        )
+    }
+
+    async fn delete_external_network(
+        &self,
+        request: Request<v1::DeleteRequest>,
+    ) -> Answer<v1::DeleteResponse> {
+        self.delete(Kind::External, request).await
+    }
+
+    async fn create_public_ip(
+        &self,
+        request: Request<v1::CreatePublicIpRequest>,
+    ) -> Answer<v1::PublicIp> {
+        let actor = self.actor(&request)?;
+        let wire = request.into_inner();
+        let id = request::request_id(&wire.request_id)?;
+        let change = routing::create_public_ip(wire)?;
+        only!(self.change(actor, id, change).await?, PublicIp)
+    }
+
+    async fn get_public_ip(&self, request: Request<v1::GetRequest>) -> Answer<v1::PublicIp> {
+        self.actor(&request)?;
+        let found = self.get(Kind::PublicIp, request.into_inner()).await?;
+        only!(found, PublicIp)
+    }
+
+    async fn list_public_ips(
+        &self,
+        request: Request<v1::ListRequest>,
+    ) -> Answer<v1::ListPublicIpsResponse> {
+        self.actor(&request)?;
+        page!(
+            self.list(Kind::PublicIp, request.into_inner()).await?,
+            PublicIp,
+            ListPublicIpsResponse { public_ips }
+        )
+    }
+
+    async fn attach_public_ip(
+        &self,
+        request: Request<v1::AttachPublicIpRequest>,
+    ) -> Answer<v1::PublicIp> {
+        let actor = self.actor(&request)?;
+        let wire = request.into_inner();
+        let id = request::request_id(&wire.request_id)?;
+        let change = routing::attach_public_ip(wire)?;
+        only!(self.change(actor, id, change).await?, PublicIp)
+    }
+
+    async fn delete_public_ip(
+        &self,
+        request: Request<v1::DeleteRequest>,
+    ) -> Answer<v1::DeleteResponse> {
+        self.delete(Kind::PublicIp, request).await
+    }
+
     async fn get_host(&self, request: Request<v1::GetRequest>) -> Answer<v1::Host> {
         self.actor(&request)?;
         only!(self.get(Kind::Host, request.into_inner()).await?, Host)
@@ -415,6 +541,22 @@ pub(crate) fn concerned(
         Object::Subnet(subnet) => intent.hosts_of_subnet(subnet.id),
         Object::Nic(nic) => std::iter::once(nic.placement.host)
             .chain(nic.moving.as_ref().map(|moving| moving.other.host))
+            .collect(),
+        Object::Router(router) => std::iter::once(router.placement.host)
+            .chain(
+                router
+                    .legs
+                    .iter()
+                    .flat_map(|leg| intent.hosts_of_subnet(leg.subnet)),
+            )
+            .collect(),
+        Object::External(network) => intent
+            .routers_of_external(network.id)
+            .map(|router| router.placement.host)
+            .collect(),
+        Object::PublicIp(public) => intent
+            .routers_of_external(public.network)
+            .map(|router| router.placement.host)
             .collect(),
         Object::Host(host) => match intent.get(ObjectId::Host(host.id)) {
             Some(_) => [host.id].into(),

@@ -168,6 +168,7 @@ impl Handle {
             now: now(),
             seed: rand::random(),
             request,
+            down: BTreeSet::new(),
             actor,
         };
         self.send(Event::Change(PendingChange {
@@ -375,6 +376,7 @@ impl Owner {
         let mut outcomes: Vec<Outcome> = Vec::new();
         let mut applied = 0;
         let mut waiting: Option<Decision> = None;
+        let down = self.state.down_hosts();
         for change in changes {
             if let Some(decision) = waiting.take() {
                 self.state.intent.apply(&decision);
@@ -382,10 +384,15 @@ impl Owner {
             }
             let intent = &self.state.intent;
             let outcome = (change.unresolved)(intent).and_then(|command| {
-                let action = action(&command);
-                let decision = intent.decide(command, &change.context)?;
+                let action = command.action();
+                let is_move = matches!(command, Command::MoveNic(_));
+                let context = Context {
+                    down: down.clone(),
+                    ..change.context.clone()
+                };
+                let decision = intent.decide(command, &context)?;
                 if let (false, Object::Nic(nic)) = (decision.is_noop(), &decision.object)
-                    && action == MOVE_NIC
+                    && is_move
                 {
                     self.state.check_target(nic)?;
                 }
@@ -449,6 +456,7 @@ impl Owner {
                         now: self.state.now,
                         seed: rand::random(),
                         request: None,
+                        down: BTreeSet::new(),
                         actor: "server".to_owned(),
                     },
                     answer,
@@ -493,6 +501,7 @@ impl Owner {
             now: self.state.now,
             seed: rand::random(),
             request: Some(join.request.clone()),
+            down: BTreeSet::new(),
             actor: format!("token/{}", join.token.id),
         };
         for _ in 0..CONFLICTS {
@@ -968,23 +977,4 @@ fn audit(actor: &str, action: &'static str, decision: &Decision, from: Option<Ip
         from,
         "Changed"
     );
-}
-
-const MOVE_NIC: &str = "move nic";
-
-const fn action(command: &Command) -> &'static str {
-    match command {
-        Command::CreateAccount(_) => "create account",
-        Command::CreateVpc(_) => "create vpc",
-        Command::CreateSubnet(_) => "create subnet",
-        Command::CreateNic(_) => "create nic",
-        Command::MoveNic(_) => MOVE_NIC,
-        Command::AdvanceMove { .. } => "advance move",
-        Command::CreateHost(_) => "create host",
-        Command::SetLabels { .. } => "set labels",
-        Command::UpdateVpc(_) => "update vpc",
-        Command::UpdateSubnet(_) => "update subnet",
-        Command::UpdateHost(_) => "update host",
-        Command::Delete { .. } => "delete",
-    }
 }

@@ -8,8 +8,8 @@ use fleet_plan::{
 };
 use ipnet::IpNet;
 use model::{
-    AccountId, Encoding, HostId, Kind, Labels, MacAddr, Mtu, Name, NicId, ObjectId, Revision,
-    SubnetId, VlanId, Vni, VpcId, canonical_cidr,
+    AccountId, Encoding, ExternalNetworkId, HostId, Kind, Labels, MacAddr, Mtu, Name, NicId,
+    ObjectId, PublicIpId, Revision, RouterId, SubnetId, VlanId, Vni, VpcId, canonical_cidr,
 };
 use std::collections::HashMap;
 
@@ -53,7 +53,7 @@ impl Reference {
         }
     }
 
-    fn account(&self, intent: &Intent) -> Result<AccountId, Refusal> {
+    pub(crate) fn account(&self, intent: &Intent) -> Result<AccountId, Refusal> {
         match self.resolve(intent)? {
             ObjectId::Account(id) => Ok(id),
             other => Err(self.not_a(Kind::Account, other)),
@@ -67,17 +67,38 @@ impl Reference {
         }
     }
 
-    fn subnet(&self, intent: &Intent) -> Result<SubnetId, Refusal> {
+    pub(crate) fn subnet(&self, intent: &Intent) -> Result<SubnetId, Refusal> {
         match self.resolve(intent)? {
             ObjectId::Subnet(id) => Ok(id),
             other => Err(self.not_a(Kind::Subnet, other)),
         }
     }
 
-    fn nic(&self, intent: &Intent) -> Result<NicId, Refusal> {
+    pub(crate) fn nic(&self, intent: &Intent) -> Result<NicId, Refusal> {
         match self.resolve(intent)? {
             ObjectId::Nic(id) => Ok(id),
             other => Err(self.not_a(Kind::Nic, other)),
+        }
+    }
+
+    pub(crate) fn router(&self, intent: &Intent) -> Result<RouterId, Refusal> {
+        match self.resolve(intent)? {
+            ObjectId::Router(id) => Ok(id),
+            other => Err(self.not_a(Kind::Router, other)),
+        }
+    }
+
+    pub(crate) fn external(&self, intent: &Intent) -> Result<ExternalNetworkId, Refusal> {
+        match self.resolve(intent)? {
+            ObjectId::External(id) => Ok(id),
+            other => Err(self.not_a(Kind::External, other)),
+        }
+    }
+
+    pub(crate) fn public_ip(&self, intent: &Intent) -> Result<PublicIpId, Refusal> {
+        match self.resolve(intent)? {
+            ObjectId::PublicIp(id) => Ok(id),
+            other => Err(self.not_a(Kind::PublicIp, other)),
         }
     }
 
@@ -88,7 +109,7 @@ impl Reference {
         }
     }
 
-    fn not_a(&self, kind: Kind, other: ObjectId) -> Refusal {
+    pub(crate) fn not_a(&self, kind: Kind, other: ObjectId) -> Refusal {
         Refusal::NotFound {
             kind,
             what: other.to_string(),
@@ -322,14 +343,14 @@ fn label_set(set: Option<v1::LabelSet>) -> Result<Option<Labels>, BadRequest> {
         .transpose()
 }
 
-fn cidrs(field: Field<'_>, wire: Vec<String>) -> Result<Vec<IpNet>, BadRequest> {
+pub(crate) fn cidrs(field: Field<'_>, wire: Vec<String>) -> Result<Vec<IpNet>, BadRequest> {
     list(field, wire, 64, |field, text| {
         let text = bounded(field, &text, 64)?;
         canonical_cidr(&text).map_err(|error| field.bad(error))
     })
 }
 
-fn chosen<T, R>(field: Field<'_>, raw: R) -> Result<Option<T>, BadRequest>
+pub(crate) fn chosen<T, R>(field: Field<'_>, raw: R) -> Result<Option<T>, BadRequest>
 where
     R: Default + PartialEq,
     T: TryFrom<R, Error: std::fmt::Display>,
@@ -377,7 +398,7 @@ fn attachment(
     )
 }
 
-const fn expect(version: u64) -> Expect {
+pub(crate) const fn expect(version: u64) -> Expect {
     match version {
         0 => Expect::Any,
         version => Expect::Exactly(Revision(version)),

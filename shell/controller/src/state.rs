@@ -4,9 +4,9 @@ use api::v1;
 use fleet_plan::{Intent, Issued, MoveStep, Refusal, Rollout, Seat, liveness, next_step};
 use model::{
     Attachment, Capability, Change, Condition, Encoding, Generation, Host, HostConfig, HostId,
-    HostStatus, Liveness, MovePhase, Nic, NicId, Object, ObjectId, Port, UnixMillis,
+    HostStatus, Liveness, MovePhase, Nic, NicId, Object, ObjectId, Port, RouterId, UnixMillis,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Owned by the loop in `owner.rs`; everybody else asks it.
@@ -17,6 +17,8 @@ pub(crate) struct State {
     /// The generation of its host's configuration that last changed a NIC. None yet for one that
     /// was not planned.
     nic_generations: BTreeMap<(HostId, NicId), Generation>,
+    /// As `nic_generations`, of routers.
+    pub(crate) router_generations: BTreeMap<(HostId, RouterId), Generation>,
     /// The generation of a host's configuration that a moving NIC is not in any more.
     left: BTreeMap<(HostId, NicId), Generation>,
     /// What `nic_generations` was computed from.
@@ -56,6 +58,7 @@ impl State {
             rollout,
             hosts: BTreeMap::new(),
             nic_generations: BTreeMap::new(),
+            router_generations: BTreeMap::new(),
             left: BTreeMap::new(),
             planned: BTreeMap::new(),
             now,
@@ -73,6 +76,7 @@ impl State {
             let old = self.planned.get(&host);
             if !old.is_some_and(|old| Arc::ptr_eq(old, config)) {
                 note_ports(&mut self.nic_generations, old.map(Arc::as_ref), config);
+                note_routers(&mut self.router_generations, old.map(Arc::as_ref), config);
                 if old.is_none_or(|old| old.generation < config.generation) {
                     // A NIC that comes back and leaves again leaves anew.
                     for port in config.stacks.iter().flat_map(|stack| &stack.ports) {
@@ -95,6 +99,9 @@ impl State {
                 for port in config.stacks.iter().flat_map(|stack| &stack.ports) {
                     self.nic_generations.remove(&(*host, port.nic));
                 }
+                for router in &config.routers {
+                    self.router_generations.remove(&(*host, router.id));
+                }
             }
             there
         });
@@ -114,6 +121,16 @@ impl State {
         liveness(self.hosts.get(&host).map(|known| &known.status), self.now)
     }
 
+    /// Hosts that stopped checking in.
+    pub(crate) fn down_hosts(&self) -> BTreeSet<HostId> {
+        let down = |host: &HostId| self.liveness(*host) == Liveness::Down;
+        self.intent
+            .hosts()
+            .map(|host| host.id)
+            .filter(down)
+            .collect()
+    }
+
     /// An object as clients see it.
     pub(crate) fn view(&self, object: &Object) -> v1::change::Object {
         use v1::change::Object as View;
@@ -123,6 +140,9 @@ impl State {
             Object::Subnet(subnet) => View::Subnet((subnet, self.path(object)).into()),
             Object::Nic(nic) => View::Nic(self.nic_view(nic, None)),
             Object::Host(host) => View::Host(api::host(host, None)),
+            Object::Router(router) => View::Router(self.router_view(router, None)),
+            Object::External(network) => View::External(api::external(network)),
+            Object::PublicIp(public) => View::PublicIp(self.public_ip_view(public)),
         }
     }
 
@@ -132,7 +152,14 @@ impl State {
         match object {
             Object::Nic(nic) => View::Nic(self.nic_view(nic, Some(self.nic_status(nic)))),
             Object::Host(host) => View::Host(api::host(host, Some(self.host_status(host)))),
-            Object::Account(_) | Object::Vpc(_) | Object::Subnet(_) => self.view(object),
+            Object::Router(router) => {
+                View::Router(self.router_view(router, Some(self.router_status(router))))
+            }
+            Object::Account(_)
+            | Object::Vpc(_)
+            | Object::Subnet(_)
+            | Object::External(_)
+            | Object::PublicIp(_) => self.view(object),
         }
     }
 
@@ -146,7 +173,7 @@ impl State {
     }
 
     /// A path, also of an object that is gone as long as its parents are there.
-    fn path(&self, object: &Object) -> String {
+    pub(crate) fn path(&self, object: &Object) -> String {
         let below = |parent, name| format!("{}/{name}", self.intent.path(parent));
         match object {
             Object::Account(account) => account.name.to_string(),
@@ -154,6 +181,9 @@ impl State {
             Object::Vpc(vpc) => below(ObjectId::Account(vpc.account), &vpc.name),
             Object::Subnet(subnet) => below(ObjectId::Vpc(subnet.vpc), &subnet.name),
             Object::Nic(nic) => below(ObjectId::Subnet(nic.subnet), &nic.name),
+            Object::Router(router) => below(ObjectId::Vpc(router.vpc), &router.name),
+            Object::External(network) => network.name.to_string(),
+            Object::PublicIp(public) => below(ObjectId::Account(public.account), &public.name),
         }
     }
 
@@ -168,15 +198,25 @@ impl State {
     }
 
     fn nic_status(&self, nic: &Nic) -> v1::NicStatus {
-        use v1::nic_status::State as Wire;
         let host = nic.placement.host;
-        let known = self.hosts.get(&host);
         let generation = self.nic_generations.get(&(host, nic.id)).copied();
-        let applied = known.map_or(Generation(0), |known| known.status.applied);
         let conditions: Vec<&Condition> = self.conditions_of(nic, host).collect();
+        self.made_status(host, generation, &conditions)
+    }
+
+    /// Whether a host made true what its configuration `generation` was the first to say.
+    pub(crate) fn made_status(
+        &self,
+        host: HostId,
+        generation: Option<Generation>,
+        conditions: &[&Condition],
+    ) -> v1::NicStatus {
+        use v1::nic_status::State as Wire;
+        let known = self.hosts.get(&host);
+        let applied = known.map_or(Generation(0), |known| known.status.applied);
         let state = match generation {
             None => Wire::Pending,
-            Some(_) if self.liveness(nic.placement.host) == Liveness::Down => Wire::HostDown,
+            Some(_) if self.liveness(host) == Liveness::Down => Wire::HostDown,
             Some(_) if !conditions.is_empty() => Wire::Failed,
             Some(generation) if applied >= generation => Wire::Applied,
             Some(_) => Wire::Pending,
@@ -185,7 +225,7 @@ impl State {
             state: state.into(),
             generation: generation.unwrap_or_default().0,
             applied_generation: applied.0,
-            conditions: conditions.into_iter().map(Into::into).collect(),
+            conditions: conditions.iter().map(|c| (*c).into()).collect(),
         }
     }
 
@@ -203,7 +243,7 @@ impl State {
             ObjectId::Vpc(id) => {
                 self.intent.subnet(nic.subnet).map(|subnet| subnet.vpc) == Some(id)
             }
-            ObjectId::Account(_) | ObjectId::Host(_) => false,
+            _ => false,
         })
     }
 
@@ -361,6 +401,38 @@ fn note_ports(
     for (nic, port) in after {
         if before.get(&nic) != Some(&port) {
             generations.insert((new.host, nic), new.generation);
+        }
+    }
+}
+
+/// As [`note_ports`], for routers and the segments that they have legs in.
+fn note_routers(
+    generations: &mut BTreeMap<(HostId, RouterId), Generation>,
+    old: Option<&HostConfig>,
+    new: &HostConfig,
+) {
+    type Seen<'a> = (&'a model::RouterConfig, Vec<&'a model::Segment>);
+    fn routers(config: &HostConfig) -> BTreeMap<RouterId, Seen<'_>> {
+        let segments = || config.stacks.iter().flat_map(|stack| &stack.segments);
+        config
+            .routers
+            .iter()
+            .map(|router| {
+                let has_leg = |segment: &&model::Segment| {
+                    router.legs.iter().any(|leg| leg.subnet == segment.subnet)
+                };
+                (router.id, (router, segments().filter(has_leg).collect()))
+            })
+            .collect()
+    }
+    let before = old.map(routers).unwrap_or_default();
+    let after = routers(new);
+    for router in before.keys().filter(|router| !after.contains_key(router)) {
+        generations.remove(&(new.host, *router));
+    }
+    for (router, seen) in after {
+        if before.get(&router) != Some(&seen) {
+            generations.insert((new.host, router), new.generation);
         }
     }
 }

@@ -49,15 +49,8 @@ pub(crate) async fn start(
     let kinds = api::list(Field::root("kinds"), wire.kinds, 16, |field, raw| {
         field.enumeration::<v1::Kind, Kind>(raw)
     })?;
-    let all = [
-        Kind::Account,
-        Kind::Host,
-        Kind::Vpc,
-        Kind::Subnet,
-        Kind::Nic,
-    ];
     let kinds: BTreeSet<Kind> = if kinds.is_empty() {
-        all.into()
+        Kind::ALL.into()
     } else {
         kinds.into_iter().collect()
     };

@@ -4,7 +4,10 @@ use crate::engine::{Arg, Tx};
 
 /// In order; the version is the place in the list, from 1. Never changed once released: a new
 /// folder under `migrations/` is added instead, and `schema.sql` with it.
-pub(crate) const MIGRATIONS: &[&str] = &[include_str!("../migrations/0001_start/up.sql")];
+pub(crate) const MIGRATIONS: &[&str] = &[
+    include_str!("../migrations/0001_start/up.sql"),
+    include_str!("../migrations/0002_routers/up.sql"),
+];
 
 /// The version of the schema that this program reads and writes.
 pub(crate) const KNOWN: i64 = MIGRATIONS.len() as i64;

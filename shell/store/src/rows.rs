@@ -65,12 +65,5 @@ pub(crate) fn unsigned(row: &Row, column: usize) -> Result<u64, Unreadable> {
 
 /// The `kind` and `id` columns of an object.
 pub(crate) fn key(id: ObjectId) -> (String, String) {
-    let text = match id {
-        ObjectId::Account(id) => id.to_string(),
-        ObjectId::Vpc(id) => id.to_string(),
-        ObjectId::Subnet(id) => id.to_string(),
-        ObjectId::Nic(id) => id.to_string(),
-        ObjectId::Host(id) => id.to_string(),
-    };
-    (Kind::to_string(&id.kind()), text)
+    (Kind::to_string(&id.kind()), id.id_text())
 }

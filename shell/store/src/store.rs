@@ -385,7 +385,7 @@ impl Store {
 pub(crate) fn enrolled(decision: &Decision) -> Option<HostId> {
     match &decision.object {
         Object::Host(host) => Some(host.id),
-        Object::Account(_) | Object::Vpc(_) | Object::Subnet(_) | Object::Nic(_) => None,
+        _ => None,
     }
 }
 

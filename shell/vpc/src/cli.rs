@@ -1,7 +1,8 @@
 //! The tree of commands. What each does is in `commands`.
 
 use crate::commands::{
-    account, agent, completion, doctor, evpn, host, l2, nic, server, subnet, vpc, watch,
+    account, agent, completion, doctor, evpn, external, host, l2, nic, public_ip, route, router,
+    server, subnet, vpc, watch,
 };
 use crate::failure::Outcome;
 use crate::lab;
@@ -21,6 +22,7 @@ use clap::{Parser, Subcommand};
   vpc create blue --cidr 10.4.0.0/16             a VPC
   vpc subnet create blue/web --cidr 10.4.1.0/24
   vpc nic create blue/web/a1 --host c1 --attach netns:a1 --wait
+  vpc router create blue/gw --subnet web --uplink --nat
   vpc show blue
   vpc host list -o json"
 )]
@@ -59,6 +61,21 @@ enum Command {
     /// Network interfaces of workloads
     #[command(subcommand)]
     Nic(nic::Nic),
+    /// Virtual routers
+    #[command(subcommand)]
+    Router(router::Router),
+    /// Static routes of routers
+    #[command(subcommand)]
+    Route(route::Route),
+    /// Address translation of routers
+    #[command(subcommand)]
+    Nat(route::Nat),
+    /// Public addresses
+    #[command(subcommand, name = "publicip")]
+    PublicIp(public_ip::PublicIp),
+    /// Networks outside of the cluster
+    #[command(subcommand)]
+    External(external::External),
     /// Changes as they happen
     Watch(watch::Watch),
     /// EVPN sessions and routes of this host's agent
@@ -94,6 +111,11 @@ impl Cli {
             Command::Delete(command) => command.run(&global),
             Command::Subnet(command) => command.run(&global),
             Command::Nic(command) => command.run(&global),
+            Command::Router(command) => command.run(&global),
+            Command::Route(command) => command.run(&global),
+            Command::Nat(command) => command.run(&global),
+            Command::PublicIp(command) => command.run(&global),
+            Command::External(command) => command.run(&global),
             Command::Watch(command) => command.run(&global),
             Command::Evpn(command) => command.run(&global),
             Command::Doctor(command) => command.run(&global),

@@ -1,6 +1,10 @@
 //! What the command line shows of each object. The JSON field names are a contract: they may be
 //! added to, never renamed.
 
+mod routing;
+
+pub(crate) use routing::{ExternalView, PublicIpView, RouterView};
+
 use crate::commands::subnet_options::OptionsView;
 use crate::output::{Row, ago, time};
 use api::v1;
@@ -713,7 +717,7 @@ mod tests {
     }
 
     /// Field names in their order. Scripts depend on them: add, never rename or remove.
-    fn fields(view: &impl Serialize) -> String {
+    pub(super) fn fields(view: &impl Serialize) -> String {
         let text = serde_json::to_string(view).unwrap();
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         let object = value.as_object().unwrap();

@@ -144,6 +144,15 @@ fn hosts_are_apart_from_the_machine_and_go_without_trace() {
             .unwrap();
     assert_eq!(link[0]["mtu"], 1400);
     lab.must("exec", &["c1", "--", "ping", "-c1", "-W5", "r1"]);
+    // The bridge outside is its routers': the host has no address there, and needs one to be heard.
+    let outside = lab.must("exec", &["r1", "--", "ip", "-j", "addr", "show", "br-ext"]);
+    let outside: Value = serde_json::from_str(&outside).unwrap();
+    assert_eq!(outside[0]["addr_info"], serde_json::json!([]));
+    for address in ["198.51.100.11/24", "2001:db8:64::b/64"] {
+        let mut add = vec!["r1", "--", "ip", "addr", "add", address, "dev", "br-ext"];
+        add.extend(address.contains(':').then_some("nodad"));
+        lab.must("exec", &add);
+    }
     lab.must("exec", &["r1", "--", "ping", "-c1", "-W5", "198.51.100.1"]);
     lab.must(
         "exec",

@@ -3,19 +3,21 @@
 use super::{Work, limits};
 use crate::intent::scope_below;
 use crate::{Expect, Refusal};
-use model::{Object, ObjectId};
+use model::{Kind, Object, ObjectId, PublicTarget};
+
+type Blockers<'a> = Box<dyn Iterator<Item = ObjectId> + 'a>;
 
 impl Work<'_> {
     pub(super) fn delete(&mut self, id: ObjectId, expect: Expect) -> Result<Object, Refusal> {
         let object = self.expected(id, expect)?;
-        let what = match id {
-            ObjectId::Account(_) => "VPCs",
-            ObjectId::Vpc(_) => "subnets",
-            ObjectId::Subnet(_) | ObjectId::Host(_) => "NICs",
-            ObjectId::Nic(_) => "",
-        };
-        if self.standing_on(id).next().is_some() {
-            return Err(self.in_use(id, "be deleted", what, self.standing_on(id)));
+        if let Object::PublicIp(public) = &object {
+            self.check_unattached(public)?;
+        }
+        for (what, blockers) in self.standing_on(id) {
+            let mut blockers = blockers.peekable();
+            if blockers.peek().is_some() {
+                return Err(self.in_use(id, "be deleted", what, blockers));
+            }
         }
         Ok(self.remove(object))
     }
@@ -40,15 +42,49 @@ impl Work<'_> {
         }
     }
 
-    fn standing_on(&self, id: ObjectId) -> Box<dyn Iterator<Item = ObjectId> + '_> {
-        match (id, scope_below(id)) {
-            (ObjectId::Host(host), _) => Box::new(
-                self.intent
-                    .nics_of_host(host)
-                    .map(|nic| ObjectId::Nic(nic.id)),
-            ),
-            (_, Some(scope)) => Box::new(self.intent.children(scope)),
-            (_, None) => Box::new(std::iter::empty()),
+    /// What stands on an object, by what it is called.
+    fn standing_on(&self, id: ObjectId) -> Vec<(&'static str, Blockers<'_>)> {
+        let intent = self.intent;
+        let children = |what, kind| {
+            let scope = scope_below(id, kind);
+            let ids = scope.into_iter().flat_map(|scope| intent.children(scope));
+            (what, Box::new(ids) as Blockers<'_>)
+        };
+        let public = |target| {
+            let ids = intent
+                .public_ips_of(target)
+                .map(|public| ObjectId::PublicIp(public.id));
+            ("public addresses", Box::new(ids) as Blockers<'_>)
+        };
+        match id {
+            ObjectId::Account(_) => vec![
+                children("VPCs", Kind::Vpc),
+                children("public addresses", Kind::PublicIp),
+            ],
+            ObjectId::Vpc(_) => vec![
+                children("subnets", Kind::Subnet),
+                children("routers", Kind::Router),
+            ],
+            ObjectId::Subnet(subnet) => {
+                let router = intent.router_of_subnet(subnet);
+                let router = router.map(|router| ObjectId::Router(router.id));
+                vec![
+                    children("NICs", Kind::Nic),
+                    ("legs of routers", Box::new(router.into_iter())),
+                ]
+            }
+            ObjectId::Nic(nic) => vec![public(PublicTarget::Nic(nic))],
+            ObjectId::Router(router) => vec![public(PublicTarget::Router(router))],
+            ObjectId::External(network) => {
+                vec![("users", Box::new(intent.users_of_external(network)))]
+            }
+            ObjectId::Host(host) => {
+                let nics = intent.nics_of_host(host).map(|nic| ObjectId::Nic(nic.id));
+                let routers = intent.routers_of_host(host);
+                let routers = routers.map(|router| ObjectId::Router(router.id));
+                vec![("NICs", Box::new(nics)), ("routers", Box::new(routers))]
+            }
+            ObjectId::PublicIp(_) => Vec::new(),
         }
     }
 }

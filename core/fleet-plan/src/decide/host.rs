@@ -53,23 +53,19 @@ impl Work<'_> {
     }
 
     fn check_role_kept(&self, host: &Host, roles: &BTreeSet<Role>) -> Result<(), Refusal> {
-        if roles.contains(&Role::Compute) || !host.roles.contains(&Role::Compute) {
-            return Ok(());
+        let id = ObjectId::Host(host.id);
+        let loses = |role| host.roles.contains(&role) && !roles.contains(&role);
+        let nics = self.intent.nics_of_host(host.id);
+        let mut nics = nics.map(|nic| ObjectId::Nic(nic.id)).peekable();
+        if loses(Role::Compute) && nics.peek().is_some() {
+            return Err(self.in_use(id, "give up its compute role", "NICs", nics));
         }
-        let mut nics = self
-            .intent
-            .nics_of_host(host.id)
-            .map(|nic| ObjectId::Nic(nic.id))
-            .peekable();
-        if nics.peek().is_none() {
-            return Ok(());
+        let routers = self.intent.routers_of_host(host.id);
+        let mut routers = routers.map(|router| ObjectId::Router(router.id)).peekable();
+        if loses(Role::Route) && routers.peek().is_some() {
+            return Err(self.in_use(id, "give up its route role", "routers", routers));
         }
-        Err(self.in_use(
-            ObjectId::Host(host.id),
-            "give up its compute role",
-            "NICs",
-            nics,
-        ))
+        Ok(())
     }
 
     fn check_speaker_fits(&self, host: &Host, speaker: SpeakerKind) -> Result<(), Refusal> {
@@ -81,6 +77,11 @@ impl Work<'_> {
         let vpcs: BTreeSet<VpcId> = subnets
             .into_iter()
             .filter_map(|subnet| Some(self.intent.subnet(subnet)?.vpc))
+            .chain(
+                self.intent
+                    .routers_of_host(host.id)
+                    .map(|router| router.vpc),
+            )
             .collect();
         vpcs.into_iter()
             .try_for_each(|vpc| self.check_bundle(&host.name, speaker, vpc))

@@ -6,6 +6,24 @@ use model::Labels;
 /// As many as AWS allows in a VPC; each is a row in every router's table later.
 pub(super) const CIDRS_PER_VPC: usize = 50;
 
+/// Gateways of an external network, and pools of it.
+pub(super) const EXTERNAL_PARTS: usize = 16;
+
+/// Each is an interface in the router's namespace.
+pub(super) const LEGS_PER_ROUTER: usize = 256;
+
+/// More than a route host's ruleset is meant for: all of them may be of one router.
+pub(super) const PUBLIC_IPS_PER_NETWORK: usize = 4096;
+
+/// Source addresses to choose from.
+pub(super) const OWN_PER_ROUTER: usize = 256;
+
+/// As many as AWS allows in a route table when asked.
+pub(super) const ROUTES_PER_ROUTER: usize = 1000;
+
+/// Each is a rule of the router's ruleset.
+pub(super) const FORWARDS_PER_ROUTER: usize = 1000;
+
 /// Keys and values of an object's labels together.
 const LABEL_BYTES: usize = 1000;
 

@@ -1,10 +1,15 @@
 //! One command on one intent: what it comes to, or why not.
 
 mod delete;
+mod external;
 mod host;
 mod limits;
 mod moving;
 mod nic;
+mod placement;
+mod public_ip;
+mod router;
+mod router_rules;
 mod subnet;
 mod vpc;
 
@@ -47,6 +52,11 @@ pub(crate) fn decide(
         Command::MoveNic(asked) => work.move_nic(asked),
         Command::AdvanceMove { nic, expect, step } => work.advance_move(nic, expect, step),
         Command::CreateHost(create) => work.create_host(create),
+        Command::CreateExternal(create) => work.create_external(create),
+        Command::CreateRouter(create) => work.create_router(create),
+        Command::UpdateRouter(update) => work.update_router(update),
+        Command::CreatePublicIp(create) => work.create_public_ip(create),
+        Command::AttachPublicIp(attach) => work.attach_public_ip(attach),
         Command::SetLabels {
             object,
             expect,
@@ -171,13 +181,19 @@ impl<'a> Work<'a> {
     fn relabel(&self, object: &mut Object, labels: Option<Labels>) -> Result<(), Refusal> {
         if let Some(labels) = labels {
             limits::check_labels(&labels)?;
-            meta_mut(object).labels = labels;
+            object.meta_mut().labels = labels;
         }
         Ok(())
     }
 
-    /// Records the object's new state, at the next revision.
+    /// Records the object's new state, at the next revision. What it had and has no more is put on
+    /// hold.
     fn put(&mut self, object: Object) -> Object {
+        if let Some(old) = self.intent.get(object.id()) {
+            let kept = self.intent.resources_of(&object);
+            let had = self.intent.resources_of(&old).into_iter();
+            self.hold(had.filter(|resource| !kept.contains(resource)).collect());
+        }
         self.record(object, false)
     }
 
@@ -190,20 +206,24 @@ impl<'a> Work<'a> {
 
     /// Records that the object is gone, and puts on hold what it had.
     fn remove(&mut self, object: Object) -> Object {
+        self.hold(self.intent.resources_of(&object));
+        self.record(object, true)
+    }
+
+    /// As of the next revision.
+    fn hold(&mut self, freed: Vec<Resource>) {
         let revision = self.next_revision();
         let until = after(self.context.now, self.intent.cluster().hold_millis);
-        let freed = self.intent.resources_of(&object);
         self.holds.extend(freed.into_iter().map(|resource| Hold {
             resource,
             until,
             revision,
         }));
-        self.record(object, true)
     }
 
     fn record(&mut self, mut object: Object, deleted: bool) -> Object {
         let revision = self.next_revision();
-        meta_mut(&mut object).revision = revision;
+        object.meta_mut().revision = revision;
         self.changes.push(Change {
             revision,
             at: self.context.now,
@@ -269,16 +289,6 @@ impl<'a> Work<'a> {
 
 fn after(now: UnixMillis, millis: u64) -> UnixMillis {
     UnixMillis(now.0.saturating_add(millis))
-}
-
-fn meta_mut(object: &mut Object) -> &mut Meta {
-    match object {
-        Object::Account(o) => &mut o.meta,
-        Object::Vpc(o) => &mut o.meta,
-        Object::Subnet(o) => &mut o.meta,
-        Object::Nic(o) => &mut o.meta,
-        Object::Host(o) => &mut o.meta,
-    }
 }
 
 /// Spreads the caller's 64 random bits over as many draws as a decision needs

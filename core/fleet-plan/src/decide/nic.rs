@@ -14,6 +14,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// taken for the agent's own and removed.
 const OWN_PREFIXES: [&str; 8] = ["b-", "t-", "n-", "r-", "rx-", "s-", "u-", "w-"];
 
+/// True for names that the agent gives interfaces.
+pub(super) fn is_own_name(name: &str) -> bool {
+    OWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
 impl<'a> Work<'a> {
     pub(super) fn create_nic(&mut self, create: CreateNic) -> Result<Object, Refusal> {
         let id = ObjectId::Subnet(create.subnet);
@@ -61,18 +66,24 @@ impl<'a> Work<'a> {
     }
 
     fn pick_mac(&mut self, vpc: VpcId, asked: Option<MacAddr>) -> Result<MacAddr, Refusal> {
-        if let Some(mac) = asked {
-            if !mac.is_usable() {
-                return Err(Refusal::MacUnusable { mac });
-            }
-            self.check_free(Resource::Mac(vpc, mac))?;
-            return Ok(mac);
+        match asked {
+            Some(mac) if !mac.is_usable() => Err(Refusal::MacUnusable { mac }),
+            Some(mac) => self.check_free(Resource::Mac(vpc, mac)).map(|()| mac),
+            None => Ok(self.free_mac(&[], |mac| Resource::Mac(vpc, mac))),
         }
+    }
+
+    /// A random MAC that is free as `resource`, and none of `taken`.
+    pub(super) fn free_mac(
+        &mut self,
+        taken: &[MacAddr],
+        resource: impl Fn(MacAddr) -> Resource,
+    ) -> MacAddr {
         // 46 random bits: that a second draw is needed is already unheard of.
         loop {
             let mac = MacAddr::local_from_random(self.random.next());
-            if self.check_free(Resource::Mac(vpc, mac)).is_ok() {
-                return Ok(mac);
+            if !taken.contains(&mac) && self.check_free(resource(mac)).is_ok() {
+                return mac;
             }
         }
     }
@@ -217,7 +228,7 @@ impl<'a> Work<'a> {
         let name = ifname.as_str();
         let reason = if name == "lo" {
             Some("it is the host's loopback")
-        } else if OWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
+        } else if is_own_name(name) {
             Some("names that begin with b- t- n- r- rx- s- u- or w- belong to the agent")
         } else {
             None

@@ -4,7 +4,7 @@
 use crate::script::World;
 use fleet_plan::{Decision, Intent, Rows};
 use ipnet::IpNet;
-use model::{Attachment, Generation, HostId, Object, ObjectId};
+use model::{Attachment, Generation, HostId, Object, ObjectId, PublicTarget, Router, Via};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -36,12 +36,16 @@ proptest! {
             }
             nothing_is_orphaned(&rows);
             subnets_do_not_overlap(&rows);
+            routers_lead_somewhere(&rows);
+            epochs_only_grow(&before.to_rows(), &rows);
             for what in handed_before.keys().filter(|what| !handed.contains_key(*what)) {
                 freed.insert(what.clone(), world.now.0);
             }
             for what in handed.keys().filter(|what| !handed_before.contains_key(*what)) {
                 let since = freed.get(what).map(|at| world.now.0 - at);
-                prop_assert!(since.is_none_or(|since| since >= 60_000), "{}: {} was reused after {:?} ms", line, what, since);
+                // A subnet's gateway is its own: whose router has it may change at once.
+                let held = !what.starts_with("gateway ");
+                prop_assert!(!held || since.is_none_or(|since| since >= 60_000), "{}: {} was reused after {:?} ms", line, what, since);
             }
             rows_survive_json(&rows, &world.intent);
             generations_grow_on_change_only(&mut world, &mut generations);
@@ -63,7 +67,9 @@ fn line() -> impl Strategy<Value = String> {
                 let six = if six { format!(" fd00:0:0:{n}::/126") } else { String::new() };
                 format!("subnet {a}/{v}/{s} 10.0.{n}.0{length}{six}")
             }),
-        1 => (host(), octet()).prop_map(|(h, n)| format!("host {h} 192.0.2.{}", n + 1)),
+        2 => (host(), octet(), prop::sample::select(vec!["", " roles route", " roles compute,route"]))
+            .prop_map(|(h, n, roles)| format!("host {h} 192.0.2.{}{roles}", n + 1)),
+        12 => routing_line(),
         12 => (name(), name(), name(), 0..12, host(), prop::sample::select(vec![
             "tap", "netns:x", "netns:x:eth1", "existing:ens3", "tap ip 10.0.1.4",
             "tap mac 02:00:00:00:00:01", "tap ip 10.0.1.4 ip fd00:0:0:1::2",
@@ -81,6 +87,153 @@ fn line() -> impl Strategy<Value = String> {
         1 => (name(), name()).prop_map(|(a, v)| format!("set-labels vpc {a}/{v} label x=y")),
         3 => prop::sample::select(vec![1_u64, 20_000, 59_999, 60_000]).prop_map(|ms| format!("clock {ms}")),
     ]
+}
+
+/// As [`line`], about routers and the outside.
+fn routing_line() -> impl Strategy<Value = String> {
+    let name = || prop::sample::select(vec!["a", "b"]);
+    let vpc = || (name(), name()).prop_map(|(a, v)| format!("{a}/{v}"));
+    let router = || (vpc(), name()).prop_map(|(v, r)| format!("{v}/{r}"));
+    let subnet = || (vpc(), name()).prop_map(|(v, s)| format!("{v}/{s}"));
+    let host = || prop::sample::select(vec!["h1", "h2"]);
+    let prefix = || {
+        prop::sample::select(vec![
+            "0.0.0.0/0",
+            "10.0.1.0/24",
+            "10.0.1.0/28",
+            "10.9.0.0/16",
+            "fd00:9::/32",
+        ])
+    };
+    let via = || {
+        prop::sample::select(vec![
+            "",
+            " via 10.0.1.2",
+            " via 10.0.1.1",
+            " via fd00:0:0:1::2",
+        ])
+    };
+    prop_oneof![
+        2 => (name(), prop::sample::select(vec![
+            " 10.0.3.0/24 gateway 10.0.3.1 pool 10.0.3.9-10.0.3.11",
+            " 198.51.100.0/24 2001:db8::/64 gateway 198.51.100.1 pool 198.51.100.5-198.51.100.7 pool 2001:db8::5-2001:db8::6",
+            " dhcp true",
+        ])).prop_map(|(e, what)| format!("external {e}{what}")),
+        6 => (router(), subnet(), prop::sample::select(vec![
+            "", " uplink only", " uplink a source masquerade", " uplink b source masquerade v6 true",
+        ])).prop_map(|(r, s, out)| format!("router {r} subnet {s}{out}")),
+        3 => (router(), subnet()).prop_map(|(r, s)| format!("attach-leg {r} {s}")),
+        2 => (router(), subnet()).prop_map(|(r, s)| format!("detach-leg {r} {s}")),
+        2 => (router(), prop::sample::select(vec!["none", "only", "a", "b"]))
+            .prop_map(|(r, e)| format!("uplink {r} {e}")),
+        3 => (router(), prefix(), via(), subnet(), prop::bool::ANY).prop_map(|(r, p, via, s, table)| {
+            let table = if table { format!(" table {s}") } else { String::new() };
+            format!("route {r} {p}{via}{table}")
+        }),
+        1 => (router(), prefix()).prop_map(|(r, p)| format!("delete-route {r} {p}")),
+        2 => (router(), prop::sample::select(vec!["none", "masquerade", "addresses"]))
+            .prop_map(|(r, p)| format!("source {r} {p}")),
+        2 => (router(), prop::sample::select(vec!["80", "70-90", "443"]), 0..4_u8)
+            .prop_map(|(r, ports, n)| format!("forward {r} tcp {ports} 10.0.{n}.2 80")),
+        2 => (router(), host()).prop_map(|(r, h)| format!("place {r} {h}")),
+        4 => (name(), name(), prop::sample::select(vec!["only", "a", "b"]), prop::sample::select(vec!["", " v6 true"]))
+            .prop_map(|(a, p, e, v6)| format!("publicip {a}/{p} {e}{v6}")),
+        4 => (name(), name(), subnet(), 0..12).prop_map(|(a, p, s, n)| format!("attach {a}/{p} nic {s}/n{n}")),
+        3 => (name(), name(), router()).prop_map(|(a, p, r)| format!("attach {a}/{p} router {r}")),
+        2 => (name(), name()).prop_map(|(a, p)| format!("attach {a}/{p} none")),
+        2 => (name(), name()).prop_map(|(a, p)| format!("delete publicip {a}/{p}")),
+        2 => router().prop_map(|r| format!("delete router {r}")),
+        1 => name().prop_map(|e| format!("delete external {e}")),
+        1 => host().prop_map(|h| format!("update-host {h} roles compute,route")),
+    ]
+}
+
+fn routers(rows: &Rows) -> impl Iterator<Item = &Router> {
+    rows.objects.iter().filter_map(|object| match object {
+        Object::Router(router) => Some(router),
+        _ => None,
+    })
+}
+
+/// Next hops are neighbours on a leg, public addresses are reached by a router that is there.
+fn routers_lead_somewhere(rows: &Rows) {
+    let find = |id: ObjectId| rows.objects.iter().find(move |object| object.id() == id);
+    for router in routers(rows) {
+        let mut nets: Vec<IpNet> = Vec::new();
+        for leg in &router.legs {
+            let Some(Object::Subnet(subnet)) = find(ObjectId::Subnet(leg.subnet)) else {
+                panic!("{leg:?} is in no subnet");
+            };
+            assert_eq!(subnet.vpc, router.vpc);
+            nets.extend(subnet.v4.map(IpNet::V4));
+            nets.extend(subnet.v6.map(IpNet::V6));
+        }
+        if let Some(uplink) = &router.uplink {
+            let Some(Object::External(network)) = find(ObjectId::External(uplink.network)) else {
+                panic!("{uplink:?} is in no network");
+            };
+            let outer: Vec<IpNet> = network.prefixes().collect();
+            for (a, b) in outer.iter().flat_map(|a| nets.iter().map(move |b| (a, b))) {
+                assert!(
+                    !a.contains(b) && !b.contains(a),
+                    "{a} and {b} are legs of one router"
+                );
+            }
+            for address in &uplink.addresses {
+                assert!(network.pools.iter().any(|pool| pool.contains(*address)));
+            }
+            nets.extend(outer);
+        }
+        for route in &router.routes {
+            if let Via::Address(via) = route.via {
+                assert!(nets.iter().any(|net| net.contains(&via)), "{route:?}");
+            }
+            assert!(!nets.contains(&route.prefix), "{route:?} is a leg");
+        }
+        for forward in &router.forwards {
+            assert!(router.uplink.is_some());
+            assert!(
+                nets.iter().any(|net| net.contains(&forward.to)),
+                "{forward:?}"
+            );
+        }
+    }
+    for object in &rows.objects {
+        let Object::PublicIp(public) = object else {
+            continue;
+        };
+        let by = match public.target {
+            None => continue,
+            Some(PublicTarget::Router(id)) => routers(rows).find(|router| router.id == id),
+            Some(PublicTarget::Nic(id)) => {
+                let Some(Object::Nic(nic)) = find(ObjectId::Nic(id)) else {
+                    panic!("{public:?} is for nothing");
+                };
+                routers(rows).find(|r| r.legs.iter().any(|leg| leg.subnet == nic.subnet))
+            }
+        };
+        let uplink = by.and_then(|router| router.uplink.as_ref());
+        assert_eq!(uplink.map(|uplink| uplink.network), Some(public.network));
+    }
+}
+
+/// A router that is somewhere else than before has a higher epoch than before.
+fn epochs_only_grow(before: &Rows, after: &Rows) {
+    for router in routers(after) {
+        let Some(old) = routers(before).find(|old| old.id == router.id) else {
+            assert_eq!(router.placement.epoch, 1);
+            continue;
+        };
+        let moved = u64::from(old.placement.host != router.placement.host);
+        assert_eq!(router.placement.epoch, old.placement.epoch + moved);
+        for leg in &router.legs {
+            let same = old.legs.iter().find(|other| other.subnet == leg.subnet);
+            assert!(
+                same.is_none_or(|same| same.mac == leg.mac),
+                "{leg:?} has another MAC"
+            );
+        }
+    }
 }
 
 /// Everything that must not be handed out twice.
@@ -127,7 +280,23 @@ fn handed_out(rows: &Rows) -> Handed {
                 let prefixes = usize::from(subnet.v4.is_some()) + usize::from(subnet.v6.is_some());
                 assert_eq!(nic.addresses.len(), prefixes, "one address for each prefix");
             }
-            Object::Account(_) | Object::Host(_) => {}
+            Object::Router(router) => {
+                for leg in &router.legs {
+                    give(format!("mac {} of {}", leg.mac, router.vpc), object);
+                    give(format!("gateway of {}", leg.subnet), object);
+                }
+                if let Some(uplink) = &router.uplink {
+                    give(format!("mac {} of {}", uplink.mac, uplink.network), object);
+                    for address in &uplink.addresses {
+                        give(format!("address {address} of {}", uplink.network), object);
+                    }
+                }
+            }
+            Object::PublicIp(public) => give(
+                format!("address {} of {}", public.address, public.network),
+                object,
+            ),
+            Object::Account(_) | Object::Host(_) | Object::External(_) => {}
         }
     }
     devices_are_not_shared(rows);
@@ -176,7 +345,30 @@ fn nothing_is_orphaned(rows: &Rows) {
     let ids: BTreeSet<ObjectId> = rows.objects.iter().map(Object::id).collect();
     for object in &rows.objects {
         let parents = match object {
-            Object::Account(_) | Object::Host(_) => vec![],
+            Object::Account(_) | Object::Host(_) | Object::External(_) => vec![],
+            Object::Router(router) => {
+                let legs = router.legs.iter().map(|leg| ObjectId::Subnet(leg.subnet));
+                let outside = router.uplink.iter();
+                legs.chain(outside.map(|uplink| ObjectId::External(uplink.network)))
+                    .chain([
+                        ObjectId::Vpc(router.vpc),
+                        ObjectId::Host(router.placement.host),
+                    ])
+                    .collect()
+            }
+            Object::PublicIp(public) => {
+                let target = public.target.map(|target| match target {
+                    PublicTarget::Nic(nic) => ObjectId::Nic(nic),
+                    PublicTarget::Router(router) => ObjectId::Router(router),
+                });
+                [
+                    ObjectId::Account(public.account),
+                    ObjectId::External(public.network),
+                ]
+                .into_iter()
+                .chain(target)
+                .collect()
+            }
             Object::Vpc(vpc) => vec![ObjectId::Account(vpc.account)],
             Object::Subnet(subnet) => vec![ObjectId::Vpc(subnet.vpc)],
             Object::Nic(nic) => std::iter::once(ObjectId::Subnet(nic.subnet))

@@ -72,13 +72,7 @@ fn names_lead_to_objects() {
         Kind::Nic,
     ] {
         for object in intent.list(page, &Filter::default(), None, 100).items {
-            let text = match object.id() {
-                ObjectId::Account(id) => id.to_string(),
-                ObjectId::Host(id) => id.to_string(),
-                ObjectId::Vpc(id) => id.to_string(),
-                ObjectId::Subnet(id) => id.to_string(),
-                ObjectId::Nic(id) => id.to_string(),
-            };
+            let text = object.id().id_text();
             assert_eq!(intent.resolve(page, None, &text), Ok(object.id()));
         }
     }

@@ -7,5 +7,7 @@ mod golden;
 mod invariants;
 mod lookups;
 mod refusals;
+mod refused_routing;
+mod routing;
 mod script;
 mod speed;

@@ -26,18 +26,25 @@ delete nic default/blue/web/old
 account rq request r1";
 
 fn world() -> World {
+    furnished(SETUP)
+}
+
+fn furnished(setup: &str) -> World {
     let mut world = World::new();
-    for line in SETUP.lines() {
-        world
-            .run(line)
-            .unwrap_or_else(|refusal| panic!("{line}: {refusal}"));
+    for line in setup.lines() {
+        let said = world.line(line);
+        assert!(!said.starts_with("refused"), "{line}: {said}");
     }
     world
 }
 
-/// Runs `line` on the setup; the text is the whole message, with its code before it.
 fn check(line: &str, expected: &str) {
-    let mut world = world();
+    check_on(SETUP, line, expected);
+}
+
+/// Runs `line` on the setup; the text is the whole message, with its code before it.
+pub(crate) fn check_on(setup: &str, line: &str, expected: &str) {
+    let mut world = furnished(setup);
     let before = world.intent.clone();
     match world.run(line) {
         Ok(decision) => panic!("{line}: taken, {decision:?}"),
@@ -397,7 +404,7 @@ fn bundles_have_one_vni() {
 fn hosts_and_interfaces() {
     check(
         "nic default/blue/web/x d1 tap",
-        "unsuitable-host: host d1 is draining and takes no new NICs: choose another host, or end \
+        "unsuitable-host: host d1 is draining and takes nothing new: choose another host, or end \
          the draining",
     );
     check(

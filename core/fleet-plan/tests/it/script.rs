@@ -1,14 +1,15 @@
 //! A small language for tests: one command a line, in the words of the command line.
 
+use crate::routing;
 use fleet_plan::{
     Command, Context, CreateAccount, CreateHost, CreateNic, CreateSubnet, CreateVpc, Decision,
     Expect, Intent, IssuedRow, MoveNic, MoveStep, Refusal, RequestId, Rollout, UpdateHost,
     UpdateSubnet, UpdateVpc,
 };
 use model::{
-    AccountId, Asn, Change, Cluster, Encoding, HostConfig, HostId, Kind, Labels, MacAddr, Mtu,
-    Name, NicId, Object, ObjectId, Port, PortRole, Reflector, Revision, Role, SpeakerKind,
-    SubnetId, SubnetOptions, UnixMillis, VlanId, Vni, VpcId,
+    AccountId, Asn, Change, Cluster, Encoding, ExternalNetworkId, HostConfig, HostId, Kind, Labels,
+    MacAddr, Mtu, Name, NicId, Object, ObjectId, Port, PortRole, PublicIpId, Reflector, Revision,
+    Role, RouterId, SpeakerKind, SubnetId, SubnetOptions, UnixMillis, VlanId, Vni, VpcId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -19,24 +20,29 @@ pub(crate) struct World {
     pub(crate) intent: Intent,
     pub(crate) rollout: Rollout,
     pub(crate) now: UnixMillis,
+    /// Hosts that are not heard of.
+    down: BTreeSet<HostId>,
     issued: BTreeMap<HostId, IssuedRow>,
     seed: u64,
     last: Option<Command>,
 }
 
 /// Words of one line: what is before the first known key, then key and value pairs.
-struct Line<'a> {
+pub(crate) struct Line<'a> {
     words: Vec<&'a str>,
 }
 
 impl<'a> Line<'a> {
-    fn arg(&self, place: usize) -> &'a str {
-        self.words
-            .get(place)
+    pub(crate) fn arg(&self, place: usize) -> &'a str {
+        self.maybe(place)
             .unwrap_or_else(|| panic!("word {place} is missing in {:?}", self.words))
     }
 
-    fn all(&self, key: &str) -> Vec<&'a str> {
+    pub(crate) fn maybe(&self, place: usize) -> Option<&'a str> {
+        self.words.get(place).copied()
+    }
+
+    pub(crate) fn all(&self, key: &str) -> Vec<&'a str> {
         let pairs = self.words.windows(2);
         pairs
             .filter(|pair| pair[0] == key)
@@ -44,11 +50,11 @@ impl<'a> Line<'a> {
             .collect()
     }
 
-    fn get<T: FromStr>(&self, key: &str) -> Option<T> {
+    pub(crate) fn get<T: FromStr>(&self, key: &str) -> Option<T> {
         self.all(key).first().map(|text| parsed(text))
     }
 
-    fn labels(&self) -> Labels {
+    pub(crate) fn labels(&self) -> Labels {
         let pairs = self.all("label");
         pairs
             .iter()
@@ -57,7 +63,7 @@ impl<'a> Line<'a> {
             .collect()
     }
 
-    fn cidrs<T: FromStr>(&self) -> Vec<T> {
+    pub(crate) fn cidrs<T: FromStr>(&self) -> Vec<T> {
         let has_length = |word: &&&str| word.contains('/') && !word.contains('=');
         self.words[2..]
             .iter()
@@ -75,7 +81,7 @@ fn reflectors() -> Vec<Reflector> {
     }]
 }
 
-fn parsed<T: FromStr>(text: &str) -> T {
+pub(crate) fn parsed<T: FromStr>(text: &str) -> T {
     text.parse()
         .unwrap_or_else(|_| panic!("{text:?} is not what the script needs"))
 }
@@ -114,6 +120,7 @@ impl World {
             issued: BTreeMap::new(),
             intent,
             now: UnixMillis(1_000_000),
+            down: BTreeSet::new(),
             seed: 0,
             last: None,
         }
@@ -129,6 +136,11 @@ impl World {
         match words.as_slice() {
             ["clock", millis] => {
                 self.now.0 += parsed::<u64>(millis);
+                return String::new();
+            }
+            ["down", host] => {
+                let host = self.host(host).expect("the script names a host");
+                self.down.insert(host);
                 return String::new();
             }
             ["mtu", mtu] => {
@@ -178,6 +190,7 @@ impl World {
             now: self.now,
             seed: self.seed,
             request: line.get::<RequestId>("request"),
+            down: self.down.clone(),
             actor: line.get("actor").unwrap_or_else(|| "admin".to_owned()),
         };
         let decision = self.intent.decide(command, &context)?;
@@ -289,11 +302,15 @@ impl World {
                 object: self.intent.resolve(kind(path), None, line.arg(2))?,
                 expect: expect(line),
             },
-            other => panic!("no command {other}"),
+            _ => routing::command(self, line)?,
         })
     }
 
-    fn below<T: FromObject>(&self, kind: Kind, path: &str) -> Result<(T, Name), Refusal> {
+    pub(crate) fn below<T: FromObject>(
+        &self,
+        kind: Kind,
+        path: &str,
+    ) -> Result<(T, Name), Refusal> {
         let (parent, name) = path.rsplit_once('/').expect("a path has a parent");
         // What no longer has a name can still be asked for: an id nobody has.
         let parent = match parent {
@@ -303,7 +320,7 @@ impl World {
         Ok((parent, parsed(name)))
     }
 
-    fn host(&self, name: &str) -> Result<HostId, Refusal> {
+    pub(crate) fn host(&self, name: &str) -> Result<HostId, Refusal> {
         match name {
             "gone" => Ok(HostId::from_random(0)),
             name => Ok(id(self.intent.resolve(Kind::Host, None, name)?)),
@@ -352,6 +369,10 @@ impl World {
                     told(&segment.options)
                 )
                 .unwrap();
+                if let Some(gateway) = &segment.gateway {
+                    let (mac, addresses) = (gateway.mac, &gateway.addresses);
+                    writeln!(out, "      gateway {mac} {addresses:?}").unwrap();
+                }
             }
             for port in &stack.ports {
                 writeln!(
@@ -364,6 +385,9 @@ impl World {
                 )
                 .unwrap();
             }
+        }
+        for router in &config.routers {
+            out.push_str(&routing::show_config(&self.intent, router));
         }
         out
     }
@@ -447,6 +471,9 @@ fn show(intent: &Intent, object: &Object) -> String {
                 host.name, host.underlay, host.roles
             )
         }
+        Object::Router(router) => routing::show_router(intent, router),
+        Object::External(network) => routing::show_external(network),
+        Object::PublicIp(public) => routing::show_public_ip(intent, public),
     };
     text + &labels
 }
@@ -475,7 +502,7 @@ fn told(options: &SubnetOptions) -> String {
     }
 }
 
-fn expect(line: &Line<'_>) -> Expect {
+pub(crate) fn expect(line: &Line<'_>) -> Expect {
     line.get("version")
         .map_or(Expect::Any, |raw| Expect::Exactly(Revision(raw)))
 }
@@ -487,11 +514,14 @@ fn kind(text: &str) -> Kind {
         "subnet" => Kind::Subnet,
         "nic" => Kind::Nic,
         "host" => Kind::Host,
+        "router" => Kind::Router,
+        "external" => Kind::External,
+        "publicip" => Kind::PublicIp,
         other => panic!("no kind {other}"),
     }
 }
 
-fn id<T: FromObject>(object: ObjectId) -> T {
+pub(crate) fn id<T: FromObject>(object: ObjectId) -> T {
     T::from(object)
 }
 
@@ -516,4 +546,7 @@ macro_rules! from_object {
     )+};
 }
 
-from_object!(Account AccountId, Vpc VpcId, Subnet SubnetId, Nic NicId, Host HostId);
+from_object!(
+    Account AccountId, Vpc VpcId, Subnet SubnetId, Nic NicId, Host HostId, Router RouterId,
+    External ExternalNetworkId, PublicIp PublicIpId
+);

@@ -107,7 +107,12 @@ fn nat(field: Field<'_>, wire: v1::NatConfig) -> Result<NatConfig, BadRequest> {
             }
         },
         public: list(field.of("public"), wire.public, MAX_PUBLIC, one_to_one)?,
-        forwards: list(field.of("forwards"), wire.forwards, MAX_FORWARDS, forward)?,
+        forwards: list(
+            field.of("forwards"),
+            wire.forwards,
+            MAX_FORWARDS,
+            port_forward,
+        )?,
         source_v6: wire.source_v6,
     })
 }
@@ -120,7 +125,8 @@ fn one_to_one(field: Field<'_>, wire: v1::OneToOneNat) -> Result<OneToOne, BadRe
     Ok(OneToOne { public, private })
 }
 
-fn forward(field: Field<'_>, wire: v1::PortForward) -> Result<PortForward, BadRequest> {
+/// Ports of a public address that lead inside.
+pub fn port_forward(field: Field<'_>, wire: v1::PortForward) -> Result<PortForward, BadRequest> {
     let (inner, port) = (field.of("to"), field.of("to_port"));
     let ports: model::PortRange = parse(field.of("ports"), &wire.ports)?;
     let to = ip(inner, wire.to)?;

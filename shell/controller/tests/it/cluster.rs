@@ -171,6 +171,48 @@ impl Cluster {
             .unwrap();
     }
 
+    pub(crate) async fn route_host(&self, name: &str, number: u8) -> Agent {
+        let agent = self.join(name, number).await;
+        let request = v1::UpdateHostRequest {
+            object: path(name),
+            roles: Some(v1::update_host_request::Roles {
+                roles: vec![v1::Role::Route.into()],
+            }),
+            ..Default::default()
+        };
+        self.admin.clone().update_host(request).await.unwrap();
+        agent
+    }
+
+    /// Network ext, router blue/gw in subnet blue/web with a way there, public address www.
+    pub(crate) async fn furnish_routing(&self) -> v1::Router {
+        let mut admin = self.admin.clone();
+        let network = v1::CreateExternalNetworkRequest {
+            name: "ext".to_owned(),
+            bridge: "br-ext".to_owned(),
+            cidrs: vec!["198.51.100.0/24".to_owned()],
+            gateways: vec!["198.51.100.1".to_owned()],
+            pools: vec!["198.51.100.10-198.51.100.20".to_owned()],
+            ..Default::default()
+        };
+        admin.create_external_network(network).await.unwrap();
+        let router = v1::CreateRouterRequest {
+            vpc: path("blue"),
+            name: "gw".to_owned(),
+            subnets: path("blue/web").into_iter().collect(),
+            uplink: Some(v1::Outside::default()),
+            source: v1::SourcePolicy::Masquerade.into(),
+            ..Default::default()
+        };
+        let router = admin.create_router(router).await.unwrap().into_inner();
+        let public = v1::CreatePublicIpRequest {
+            name: "www".to_owned(),
+            ..Default::default()
+        };
+        admin.create_public_ip(public).await.unwrap();
+        router
+    }
+
     pub(crate) async fn nic(&self, name: &str, host: &str) -> v1::Nic {
         let made = self
             .admin

@@ -18,6 +18,7 @@ mod objects;
 )]
 #[path = "../../../store/tests/it/postgres.rs"]
 mod postgres;
+mod routing;
 mod servers;
 mod speed;
 mod watches;
@@ -50,6 +51,8 @@ cases! {
         a_host_ahead_of_the_store_is_overtaken, a_newer_stream_replaces_the_older;
     servers: a_restart_keeps_everything, reflection_and_health_answer, a_second_cluster_is_not_made_over_the_first;
     killed: a_killed_server_keeps_what_it_answered;
+    routing: routers_live_their_lives, a_router_is_followed_to_its_host,
+        a_router_goes_where_a_host_is_heard_of, bad_requests_about_routers_are_named;
     speed: a_thousand_nics_are_made_quickly;
 }
 

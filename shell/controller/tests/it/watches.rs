@@ -151,6 +151,8 @@ pub(crate) async fn a_snapshot_comes_first(place: Place) {
     let cluster = Cluster::start(place).await;
     cluster.furnish().await;
     cluster.join("c1", 11).await;
+    cluster.route_host("r1", 21).await;
+    cluster.furnish_routing().await;
     let mut stream = watch(&cluster, from(0)).await;
     let mut seen = BTreeSet::new();
     let complete = loop {
@@ -163,13 +165,25 @@ pub(crate) async fn a_snapshot_comes_first(place: Place) {
                     v1::change::Object::Subnet(subnet) => subnet.path,
                     v1::change::Object::Nic(nic) => nic.path,
                     v1::change::Object::Host(host) => host.name,
+                    v1::change::Object::Router(router) => router.path,
+                    v1::change::Object::External(network) => network.name,
+                    v1::change::Object::PublicIp(public) => public.path,
                 });
             }
             Event::Progress(progress) => break progress,
             Event::HostLiveness(liveness) => panic!("before the snapshot was over: {liveness:?}"),
         }
     };
-    let expected = ["default", "default/blue", "default/blue/web", "c1"];
+    let expected = [
+        "default",
+        "default/blue",
+        "default/blue/web",
+        "default/blue/gw",
+        "default/www",
+        "ext",
+        "c1",
+        "r1",
+    ];
     assert_eq!(seen, expected.map(str::to_owned).into());
     assert!(complete.snapshot_complete);
     assert_eq!(complete.revision, revision(&cluster).await);

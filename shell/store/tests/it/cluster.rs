@@ -1,12 +1,13 @@
 //! A cluster with something in it, and the commands that put it there.
 
 use fleet_plan::{
-    AttachmentSpec, Command, Context, CreateAccount, CreateHost, CreateNic, CreateSubnet,
-    CreateVpc, Decision, Expect, Intent, RequestId,
+    AttachPublicIp, AttachmentSpec, Command, Context, CreateAccount, CreateExternal, CreateHost,
+    CreateNic, CreatePublicIp, CreateRouter, CreateSubnet, CreateVpc, Decision, Expect, Intent,
+    Outside, RequestId,
 };
 use model::{
-    Asn, Cluster, Encoding, HostId, Labels, Mtu, Name, Object, ObjectId, Role, SpeakerKind,
-    SubnetId, SubnetOptions, UnixMillis,
+    Asn, Cluster, Encoding, HostId, Labels, Mtu, Name, Object, ObjectId, PublicTarget, Role,
+    SourcePolicy, SpeakerKind, SubnetId, SubnetOptions, UnixMillis,
 };
 use std::collections::BTreeSet;
 use store::{Store, StoreError};
@@ -31,6 +32,7 @@ pub(crate) fn context(now: UnixMillis, seed: u64) -> Context {
         now,
         seed,
         request: None,
+        down: BTreeSet::new(),
         actor: "admin".to_owned(),
     }
 }
@@ -45,7 +47,7 @@ pub(crate) fn account(text: &str) -> Command {
 pub(crate) fn host(text: &str, number: u8) -> Command {
     Command::CreateHost(CreateHost {
         name: name(text),
-        roles: BTreeSet::from([Role::Compute]),
+        roles: BTreeSet::from([Role::Compute, Role::Route]),
         underlay: [192, 0, 2, number].into(),
         zone: None,
         speaker: SpeakerKind::Builtin,
@@ -170,5 +172,52 @@ impl<'a> Server<'a> {
             panic!("no host")
         };
         (subnet.id, host.id)
+    }
+
+    /// A network outside, a router with a way there, and a public address that is the router's own.
+    pub(crate) async fn furnish_routing(&mut self, subnet: SubnetId) {
+        let account = self.intent.account_named(&name("default")).unwrap().id;
+        let vpc = self.intent.subnet(subnet).unwrap().vpc;
+        let external = Command::CreateExternal(CreateExternal {
+            name: name("ext"),
+            bridge: "br-ext".parse().unwrap(),
+            cidrs: vec!["198.51.100.0/24".parse().unwrap()],
+            gateways: vec!["198.51.100.1".parse().unwrap()],
+            pools: vec!["198.51.100.10-198.51.100.20".parse().unwrap()],
+            dhcp: false,
+            mtu: None,
+            labels: Labels::new(),
+        });
+        self.run(external).await.unwrap();
+        let router = Command::CreateRouter(CreateRouter {
+            vpc,
+            name: name("gw"),
+            subnets: vec![subnet],
+            uplink: Some(Outside::Only),
+            source: SourcePolicy::Masquerade,
+            source_v6: false,
+            host: None,
+            labels: Labels::new(),
+        });
+        let Object::Router(router) = self.run(router).await.unwrap() else {
+            panic!("no router")
+        };
+        let public = Command::CreatePublicIp(CreatePublicIp {
+            account,
+            name: name("www"),
+            network: Outside::Only,
+            address: None,
+            v6: false,
+            labels: Labels::new(),
+        });
+        let Object::PublicIp(public) = self.run(public).await.unwrap() else {
+            panic!("no public address")
+        };
+        let attach = Command::AttachPublicIp(AttachPublicIp {
+            public: public.id,
+            expect: Expect::Any,
+            target: Some(PublicTarget::Router(router.id)),
+        });
+        self.run(attach).await.unwrap();
     }
 }

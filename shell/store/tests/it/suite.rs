@@ -22,6 +22,8 @@ macro_rules! cases {
 
 cases! {
     a_store_gives_back_what_it_was_given,
+    routers_outlive_a_restart,
+    an_older_schema_is_brought_up_to_date,
     a_store_is_set_up_once,
     opening_makes_nothing,
     a_stale_decision_is_refused_whole,
@@ -99,6 +101,38 @@ async fn a_store_gives_back_what_it_was_given(location: Location) {
     assert_eq!(store.load().await.unwrap(), intent);
     assert_eq!(store.revision().await.unwrap(), intent.revision());
     store.close().await;
+}
+
+async fn routers_outlive_a_restart(location: Location) {
+    let store = fresh(&location).await;
+    let mut server = Server::start(&store, 1).await;
+    let (subnet, _) = server.furnish().await;
+    let mut behind = store.load().await.unwrap();
+    server.furnish_routing(subnet).await;
+    let intent = server.intent;
+    let router = intent.router_of_subnet(subnet).unwrap();
+    assert_eq!(router.uplink.as_ref().unwrap().addresses.len(), 1);
+    store.catch_up(&mut behind).await.unwrap();
+    assert_eq!(behind, intent);
+    let store = reopen(store, &location).await;
+    assert_eq!(store.load().await.unwrap(), intent);
+    store.close().await;
+}
+
+async fn an_older_schema_is_brought_up_to_date(location: Location) {
+    let store = fresh(&location).await;
+    let mut server = Server::start(&store, 1).await;
+    server.furnish().await;
+    let intent = server.intent;
+    store.close().await;
+    let raw = Raw::open(&location).await;
+    let schema = raw.schema().await;
+    raw.run("DELETE FROM schema_version WHERE version > 1")
+        .await;
+    let store = Store::open(&location).await.unwrap();
+    assert_eq!(store.load().await.unwrap(), intent);
+    store.close().await;
+    assert_eq!(raw.schema().await, schema);
 }
 
 async fn a_store_is_set_up_once(location: Location) {
@@ -589,7 +623,7 @@ async fn a_newer_schema_is_left_alone(location: Location) {
     assert_eq!(
         error.to_string(),
         format!(
-            "the store {location} has schema 99, this program knows up to 1: run the newer version \
+            "the store {location} has schema 99, this program knows up to 2: run the newer version \
              of vpc that wrote it"
         )
     );

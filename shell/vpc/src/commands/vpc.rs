@@ -1,12 +1,13 @@
 //! VPCs: `vpc create|list|show|delete`.
 
 use super::request::{Creation, Deletion, Management, Selection, Until, get, pages, wait_applied};
+use super::router::routers;
 use crate::block_on;
 use crate::connect::{reference, refused};
 use crate::failure::{Failure, Outcome};
 use crate::options::{Global, Wait};
 use crate::output::{Format, json, print};
-use crate::views::{NicView, SubnetView, VpcView};
+use crate::views::{NicView, RouterView, SubnetView, VpcView};
 use api::v1;
 use clap::Args;
 use serde::Serialize;
@@ -153,6 +154,7 @@ struct Whole {
     vpc: VpcView,
     subnets: Vec<SubnetView>,
     nics: Vec<NicView>,
+    routers: Vec<RouterView>,
 }
 
 impl Show {
@@ -172,6 +174,7 @@ impl Show {
             };
             let whole = Whole {
                 subnets: subnets(&client, inside.clone()).await?,
+                routers: routers(&client, inside.clone()).await?,
                 nics: nics(&client, inside).await?,
                 vpc,
             };
@@ -179,7 +182,8 @@ impl Show {
                 Format::Json => json(&whole),
                 Format::Table => {
                     global.output.one(&whole, &whole.vpc.details())?;
-                    print(&tree(&whole))
+                    print(&tree(&whole))?;
+                    whole.routers.iter().try_for_each(|r| print(&r.drawing()))
                 }
             }
         })

@@ -5,7 +5,10 @@ use crate::connect::refused;
 use crate::failure::{Failure, Outcome};
 use crate::options::Global;
 use crate::output::{remark, time};
-use crate::views::{AccountView, HostView, NicView, SubnetView, VpcView, short, word};
+use crate::views::{
+    AccountView, ExternalView, HostView, NicView, PublicIpView, RouterView, SubnetView, VpcView,
+    short, word,
+};
 use api::tonic::{Code, Status};
 use api::v1;
 use clap::{Args, ValueEnum};
@@ -40,6 +43,10 @@ enum WatchedKind {
     Subnet,
     Nic,
     Host,
+    Router,
+    External,
+    #[value(name = "publicip")]
+    PublicIp,
 }
 
 /// One line of the watch.
@@ -73,6 +80,9 @@ enum Object {
     Subnet(Box<SubnetView>),
     Nic(Box<NicView>),
     Host(Box<HostView>),
+    Router(Box<RouterView>),
+    External(Box<ExternalView>),
+    PublicIp(Box<PublicIpView>),
 }
 
 impl Watch {
@@ -169,6 +179,9 @@ impl WatchedKind {
             Self::Subnet => v1::Kind::Subnet,
             Self::Nic => v1::Kind::Nic,
             Self::Host => v1::Kind::Host,
+            Self::Router => v1::Kind::Router,
+            Self::External => v1::Kind::External,
+            Self::PublicIp => v1::Kind::PublicIp,
         }
     }
 }
@@ -195,11 +208,26 @@ fn show(global: &Global, event: v1::watch_event::Event, from: &mut u64) -> Outco
                     short(&o.path).to_owned(),
                     Object::Nic(Box::new(o.into())),
                 ),
+                Wire::Router(o) => (
+                    "router",
+                    short(&o.path).to_owned(),
+                    Object::Router(Box::new(o.into())),
+                ),
+                Wire::External(o) => (
+                    "external",
+                    o.name.clone(),
+                    Object::External(Box::new(o.into())),
+                ),
+                Wire::PublicIp(o) => (
+                    "publicip",
+                    short(&o.path).to_owned(),
+                    Object::PublicIp(Box::new(o.into())),
+                ),
                 Wire::Host(o) => ("host", o.name.clone(), Object::Host(Box::new(o.into()))),
             };
             let at = time(change.at_unix_ms);
             let verb = if change.deleted { "deleted" } else { "is" };
-            let text = format!("{:>8}  {at}  {kind:<7}  {verb:<7}  {name}", change.revision);
+            let text = format!("{:>8}  {at}  {kind:<8}  {verb:<7}  {name}", change.revision);
             let line = Line::Change {
                 revision: change.revision,
                 at,
@@ -223,7 +251,7 @@ fn show(global: &Global, event: v1::watch_event::Event, from: &mut u64) -> Outco
         Event::HostLiveness(host) => {
             let state = word(host.liveness().as_str_name(), "LIVENESS_");
             let text = format!(
-                "{:>8}  {:24}  host     {state:<7}  {}",
+                "{:>8}  {:24}  host      {state:<7}  {}",
                 "", "", host.host_name
             );
             let line = Line::HostLiveness {

@@ -26,7 +26,8 @@ pub(crate) enum Lab {
   vpc lab up --name second --hosts 1      beside the first
 
 Hosts: m1 (management), c1 and c2 (compute), r1 (route), ext (on the outside network, no agent).
-Underlay: 100.64.0.0/24, m1 is .1. Outside: 198.51.100.0/24 and 2001:db8:64::/64, ext is .1.")]
+Underlay: 100.64.0.0/24, m1 is .1. Outside: 198.51.100.0/24 and 2001:db8:64::/64, ext is .1;
+route hosts have a bridge to it, br-ext, which is external network \"ext\".")]
     Up {
         #[command(flatten)]
         name: NameArg,

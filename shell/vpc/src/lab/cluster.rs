@@ -3,6 +3,7 @@
 use super::cli::DaemonKind;
 use super::control::{self, Request};
 use super::progress::Progress;
+use super::spec::{EXT_NAME, OUTSIDE_NETWORK};
 use super::state::{LabDir, LabHost, LabState};
 use super::status::log_tail;
 use crate::connect::SERVER_PORT;
@@ -81,6 +82,13 @@ pub(crate) fn form(
         let line = format!("vpc server reflector-config gobgp > {GOBGP_CONFIG}");
         inside.sh(&management.name, &line)?;
         start(lab, management, DaemonKind::Reflector, &[])?;
+    }
+
+    if state.agents().any(LabHost::is_route) {
+        progress.step("the network outside");
+        let mut create = vec!["external", "create", EXT_NAME];
+        create.extend(OUTSIDE_NETWORK);
+        inside.vpc(&management.name, &create)?;
     }
 
     progress.step("hosts up, EVPN sessions established");

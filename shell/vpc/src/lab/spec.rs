@@ -15,6 +15,26 @@ pub(crate) const V4_LENGTH: u8 = 24;
 const OUTSIDE_V4: [u8; 3] = [198, 51, 100];
 /// The outside network, from RFC 3849's documentation range.
 const OUTSIDE_V6: [u16; 4] = [0x2001, 0xdb8, 0x64, 0];
+/// What `vpc external create` is told of the outside network, beside its name. The pools are clear
+/// of the addresses that the lab itself gives out.
+pub(crate) const OUTSIDE_NETWORK: [&str; 14] = [
+    "--bridge",
+    OUTSIDE_BRIDGE,
+    "--cidr",
+    "198.51.100.0/24",
+    "--cidr",
+    "2001:db8:64::/64",
+    "--gateway",
+    "198.51.100.1",
+    "--gateway",
+    "2001:db8:64::1",
+    "--pool",
+    "198.51.100.100-198.51.100.199",
+    "--pool",
+    "2001:db8:64::1000-2001:db8:64::1fff",
+];
+/// A route host's bridge to the outside network.
+pub(crate) const OUTSIDE_BRIDGE: &str = "br-ext";
 /// Prefix length of IPv6 networks.
 pub(crate) const V6_LENGTH: u8 = 64;
 /// The last octet has to hold them all.
@@ -65,18 +85,10 @@ pub(crate) fn hosts(hosts: Option<&str>, underlay: UnderlayKind) -> Outcome<Vec<
         )));
     }
     let mut all = vec![bare(UNDERLAY_NAME, HostKind::Underlay)];
-    let mut routes = 0;
     for (index, (name, roles)) in parsed.into_iter().enumerate() {
         if all.iter().any(|other| other.name == name) {
             return Err(Failure::new(format!("--hosts: {name} is named twice")));
         }
-        let outside = match is(&roles, "route") {
-            true => {
-                routes += 1;
-                outside(10 + routes)
-            }
-            false => Vec::new(),
-        };
         let last = u8::try_from(index + 1).expect("there are at most 200");
         let [a, b, c] = UNDERLAY;
         let address = match underlay {
@@ -91,7 +103,6 @@ pub(crate) fn hosts(hosts: Option<&str>, underlay: UnderlayKind) -> Outcome<Vec<
         };
         all.push(LabHost {
             underlay: Some(address),
-            outside,
             roles,
             ..bare(&name, HostKind::Host)
         });

@@ -56,7 +56,7 @@ pub(crate) struct LabHost {
     pub(crate) speaker: SpeakerKind,
     /// On the underlay.
     pub(crate) underlay: Option<IpAddr>,
-    /// On the outside network.
+    /// On the outside network. A route host has none: its routers are there, the host is not.
     pub(crate) outside: Vec<IpAddr>,
     /// The process that keeps its namespaces, once there is one.
     pub(crate) holder: Option<ProcessId>,
@@ -227,6 +227,11 @@ impl LabState {
 }
 
 impl LabHost {
+    /// It carries routers.
+    pub(crate) fn is_route(&self) -> bool {
+        self.roles.iter().any(|role| role == "route")
+    }
+
     /// The living process that keeps its namespaces.
     pub(crate) fn living_holder(&self) -> Outcome<ProcessId> {
         self.holder

@@ -1,7 +1,7 @@
 //! Switches, cables and addresses of the lab, made with `ip` in the lab's own namespaces.
 
 use super::process::ProcessId;
-use super::spec::{EXT_NAME, UNDERLAY_NAME, V4_LENGTH, V6_LENGTH};
+use super::spec::{EXT_NAME, OUTSIDE_BRIDGE, UNDERLAY_NAME, V4_LENGTH, V6_LENGTH};
 use super::state::{HostKind, LabHost, LabState};
 use crate::failure::{Doing, Failure, Outcome};
 use nix::sched::{CloneFlags, setns};
@@ -58,7 +58,7 @@ fn cables(state: &LabState) -> Outcome<(String, Vec<&'static str>)> {
         if host.underlay.is_some() {
             plug(&host.name, "eth0", UNDERLAY_NAME);
         }
-        if !host.outside.is_empty() {
+        if host.is_route() || host.kind == HostKind::Outside {
             plug(&format!("x-{}", host.name), outer(host), "outside");
         }
     }
@@ -91,6 +91,25 @@ fn addresses(host: &LabHost) -> (String, Vec<&'static str>) {
             &format!("addr add {address}/{length} dev eth0{nodad}"),
         );
         line(&mut batch, "link set eth0 up");
+    }
+    if host.is_route() {
+        // What is on this bridge is the routers', not the host's: it has no address there, not even
+        // one of its own making.
+        let outer = outer(host);
+        quiet.push(outer);
+        line(
+            &mut batch,
+            &format!("link add name {OUTSIDE_BRIDGE} type bridge mcast_snooping 0"),
+        );
+        line(
+            &mut batch,
+            &format!("link set {OUTSIDE_BRIDGE} addrgenmode none"),
+        );
+        line(
+            &mut batch,
+            &format!("link set {outer} master {OUTSIDE_BRIDGE} up"),
+        );
+        line(&mut batch, &format!("link set {OUTSIDE_BRIDGE} up"));
     }
     for address in &host.outside {
         let outer = outer(host);

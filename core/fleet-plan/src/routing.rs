@@ -1,0 +1,144 @@
+//! What can be asked of routers, external networks and public addresses.
+
+use crate::Expect;
+use ipnet::IpNet;
+use model::{
+    AccountId, AddressRange, ExternalNetworkId, HostId, IfName, Labels, Mtu, Name, PortForward,
+    PortRange, Protocol, PublicIpId, PublicTarget, RouterId, SourcePolicy, StaticRoute, SubnetId,
+    VpcId,
+};
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// A new external network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateExternal {
+    /// Unique in the cluster.
+    pub name: Name,
+    /// Its bridge on every route host.
+    pub bridge: IfName,
+    /// At most one of each family. None with `dhcp`.
+    pub cidrs: Vec<IpNet>,
+    /// Inside the prefixes, outside of the pools.
+    pub gateways: Vec<IpAddr>,
+    /// Inside the prefixes; they do not overlap.
+    pub pools: Vec<AddressRange>,
+    /// Routers get their IPv4 address from the DHCP server there.
+    pub dhcp: bool,
+    /// What it carries, if the bridge does not tell.
+    pub mtu: Option<Mtu>,
+    /// The users' labels.
+    pub labels: Labels,
+}
+
+/// Which external network is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outside {
+    /// The only one there is.
+    Only,
+    /// This one.
+    Network(ExternalNetworkId),
+}
+
+/// A new router.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateRouter {
+    /// Owner.
+    pub vpc: VpcId,
+    /// Unique among the VPC's routers.
+    pub name: Name,
+    /// Subnets of the VPC that it has a leg in, which no other router has.
+    pub subnets: Vec<SubnetId>,
+    /// The network outside, if it has a way out.
+    pub uplink: Option<Outside>,
+    /// What becomes of the source of what goes out.
+    pub source: SourcePolicy,
+    /// `source` is for IPv6, too.
+    pub source_v6: bool,
+    /// Where it runs; otherwise the route host with the fewest routers.
+    pub host: Option<HostId>,
+    /// The users' labels.
+    pub labels: Labels,
+}
+
+/// Changes a router.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpdateRouter {
+    /// Which.
+    pub router: RouterId,
+    /// The version it must have.
+    pub expect: Expect,
+    /// What changes.
+    pub change: RouterChange,
+}
+
+/// One change of a router.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RouterChange {
+    /// A leg in one more subnet. Nothing if it has it.
+    Attach(SubnetId),
+    /// No leg in this subnet any more. Nothing if it has none.
+    Detach(SubnetId),
+    /// A way out, or none.
+    Uplink(Option<Outside>),
+    /// One more route. Nothing if it is there.
+    AddRoute(StaticRoute),
+    /// The route for this prefix goes, whichever way it leads.
+    DeleteRoute {
+        /// Of which table; none is the one for all.
+        table: Option<SubnetId>,
+        /// Its prefix.
+        prefix: IpNet,
+    },
+    /// What becomes of the source of what goes out.
+    Source {
+        /// For IPv4.
+        policy: SourcePolicy,
+        /// For IPv6, too.
+        v6: bool,
+    },
+    /// One more port forward. Nothing if it is there.
+    AddForward(PortForward),
+    /// The forward of these ports goes, wherever it leads.
+    DeleteForward {
+        /// TCP or UDP.
+        protocol: Protocol,
+        /// Outside; none is the outer leg's own.
+        public: Option<IpAddr>,
+        /// The ports outside.
+        ports: PortRange,
+    },
+    /// It runs there from now on; none is the route host with the fewest routers that is not the one
+    /// it is on.
+    Place(Option<HostId>),
+}
+
+/// A new public address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreatePublicIp {
+    /// Owner.
+    pub account: AccountId,
+    /// Unique among the account's.
+    pub name: Name,
+    /// Whose pool it comes from.
+    pub network: Outside,
+    /// Which one; otherwise the lowest free of `v6`'s family.
+    pub address: Option<IpAddr>,
+    /// An IPv6 address is wanted.
+    pub v6: bool,
+    /// The users' labels.
+    pub labels: Labels,
+}
+
+/// A public address stands for something else, or for nothing, from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachPublicIp {
+    /// Which.
+    pub public: PublicIpId,
+    /// The version it must have.
+    pub expect: Expect,
+    /// What it stands for; none takes it away.
+    pub target: Option<PublicTarget>,
+}

@@ -1,0 +1,2 @@
+-- Routers, external networks and public addresses are rows of `objects` as well. No table changes:
+-- the version alone keeps a program away that does not know these kinds.
