@@ -199,6 +199,17 @@ pub fn longest_gap(arrivals: &[(u64, Instant)], from: Instant, to: Instant) -> D
         .unwrap_or_else(|| to.saturating_duration_since(from))
 }
 
+/// The most datagrams in a row that never came, of those before one that came in this span. Unlike
+/// [`longest_gap`] it does not grow while a busy machine has no time for the sender.
+pub fn longest_loss(arrivals: &[(u64, Instant)], from: Instant, to: Instant) -> u64 {
+    let mut numbers: Vec<(u64, Instant)> = arrivals.to_vec();
+    numbers.sort_by_key(|(number, _)| *number);
+    let pairs = numbers.windows(2);
+    let pairs = pairs.filter(|pair| pair[1].1 >= from && pair[1].1 <= to);
+    let lost = pairs.map(|pair| (pair[1].0 - pair[0].0).saturating_sub(1));
+    lost.max().unwrap_or_default()
+}
+
 fn open(port: u16) -> UdpSocket {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port));
     let socket = socket.unwrap_or_else(|error| panic!("UDP port {port}: {error}"));

@@ -2,7 +2,7 @@
 //! deleted on the way; and what is left on each host afterwards.
 
 use lab::machine::EchoMachine;
-use lab::stream::{Echo, Received, Stream, longest_gap};
+use lab::stream::{Echo, Received, Stream, longest_gap, longest_loss};
 use lab::{Lab, text_of, wire};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -186,12 +186,16 @@ impl Moving<'_> {
                         false => Err("nothing".to_owned()),
                     }
                 });
-                longest_gap(&arrivals(), begun, ended)
+                let all = arrivals();
+                (
+                    longest_gap(&all, begun, ended),
+                    longest_loss(&all, begun, ended),
+                )
             });
-            let longest = longest.max().expect("there are streams");
+            let both = longest.fold((Duration::ZERO, 0), |a, b| (a.0.max(b.0), a.1.max(b.1)));
             gaps.entry(format!("{home} to {target}"))
                 .or_default()
-                .push(longest);
+                .push(both);
             home = (*target).to_owned();
         }
         gaps
@@ -200,8 +204,8 @@ impl Moving<'_> {
 
 /// What came of a stream so far.
 type Arriving<'a> = Box<dyn Fn() -> Vec<(u64, Instant)> + 'a>;
-/// For how long nothing came, by the ends of a move.
-type Gaps = BTreeMap<String, Vec<Duration>>;
+/// For how long nothing came and how many were lost in a row, by the ends of a move.
+type Gaps = BTreeMap<String, Vec<(Duration, u64)>>;
 
 fn rows_with(rows: &Value, key: &str, value: &str) -> Vec<Value> {
     let rows = rows.as_array().into_iter().flatten();
@@ -218,13 +222,17 @@ fn rounds(soak: u32) -> u32 {
 
 /// Shows median, 99 in 100 and the longest, and what was lost.
 fn shows(what: &str, gaps: Gaps, received: &[Received]) {
-    for (ends, mut of_ends) in gaps {
-        of_ends.sort();
-        let at = |share: usize| of_ends[(of_ends.len() * share).div_ceil(100).max(1) - 1];
-        let (half, most, all) = (at(50), at(99), at(100));
+    for (ends, of_ends) in gaps {
+        let (mut times, mut losses): (Vec<Duration>, Vec<u64>) = of_ends.into_iter().unzip();
+        times.sort();
+        losses.sort_unstable();
+        let rank = |share: usize| (times.len() * share).div_ceil(100).max(1) - 1;
+        let [half, most, all] = [50, 99, 100].map(|share| times[rank(share)]);
+        let lost = [50, 99, 100].map(|share| losses[rank(share)]);
         report(&format!(
-            "{what}, {ends}: {} moves, gap p50 {half:?}, p99 {most:?}, longest {all:?}",
-            of_ends.len()
+            "{what}, {ends}: {} moves, gap p50 {half:?}, p99 {most:?}, longest {all:?}; lost in a \
+             row {lost:?}",
+            times.len()
         ));
         assert!(all < GAP_MOST, "{what}, {ends}: nothing came for {all:?}");
     }
@@ -424,7 +432,7 @@ fn a_nic_moves_between_hosts_whoever_speaks() {
         })
         .collect();
     // FRR and FRR, FRR and ours, ours and ours, ours and FRR.
-    let gaps = nic.tour(&["c2", "c3", "c4", "c1"], rounds(50), &arriving);
+    let gaps = nic.tour(&["c2", "c3", "c4", "c1"], rounds(13), &arriving);
     drop(arriving);
     shows("FRR on c1 and c2", gaps, &streams.map(Stream::stop));
 }
@@ -475,7 +483,7 @@ fn virtual_machines_and_nics_of_bundles_move() {
         let stream = Stream::start(&lab, place, moving.address, EVERY);
         let arriving: Arriving<'_> = Box::new(|| stream.arrived());
         let gaps = moving.tour(&["c2", "c1"], rounds(25), &[arriving]);
-        let all: Vec<Duration> = gaps.into_values().flatten().collect();
+        let all: Vec<_> = gaps.into_values().flatten().collect();
         shows(
             what,
             Gaps::from([("to and fro".to_owned(), all)]),
