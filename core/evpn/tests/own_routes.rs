@@ -93,6 +93,9 @@ fn best(bench: &Bench) -> Vec<String> {
     .collect()
 }
 
+/// What it says, next hop, route, further attributes, and what is told of it.
+type Case = (&'static str, u8, Vec<u8>, Vec<u8>, &'static str);
+
 #[test]
 fn another_hosts_routes_are_not_taken() {
     let unknown = [&[12, 9][..], &[9; 9]].concat();
@@ -101,7 +104,7 @@ fn another_hosts_routes_are_not_taken() {
         route[3] = 0;
         route
     };
-    let cases: [(&str, u8, Vec<u8>, Vec<u8>, &str); 8] = [
+    let cases: [Case; 8] = [
         (
             "the same route, better",
             HOSTILE,

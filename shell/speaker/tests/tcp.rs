@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper that panics fails its test")]
 
+mod raw;
 mod rig;
 
 use evpn::{
@@ -10,6 +11,10 @@ use evpn::{
     Timing,
 };
 use model::{Asn, Encoding, Secret, Vni};
+use raw::{
+    KEEPALIVE, NOTIFICATION, OPEN, connect as raw, flood_update, handshake_of, mac_update, message,
+    socket,
+};
 use rig::{Rig, until};
 use speaker::{Peer, SpeakerConfig, SpeakerHandle};
 use std::collections::{BTreeMap, BTreeSet};
@@ -249,27 +254,6 @@ fn a_wrong_or_missing_key_is_refused() {
     });
 }
 
-/// A socket whose every packet, the first one too, has this TTL.
-fn socket(from: &str, ttl: u8) -> TcpSocket {
-    use nix::sys::socket::{setsockopt, sockopt};
-    let from = SocketAddr::new(ip(from), 0);
-    let socket = match from {
-        SocketAddr::V4(_) => TcpSocket::new_v4().unwrap(),
-        SocketAddr::V6(_) => TcpSocket::new_v6().unwrap(),
-    };
-    match from {
-        SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4Ttl, &ttl.into()).unwrap(),
-        SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6Ttl, &ttl.into()).unwrap(),
-    }
-    socket.bind(from).unwrap();
-    socket
-}
-
-/// A connection to the reflector that is not a speaker's.
-async fn raw(from: &str, to: SocketAddr, ttl: u8) -> TcpStream {
-    socket(from, ttl).connect(to).await.unwrap()
-}
-
 /// All that comes until the end, as types of BGP messages.
 async fn message_types(mut stream: TcpStream) -> Vec<u8> {
     let mut bytes = vec![];
@@ -283,9 +267,6 @@ async fn message_types(mut stream: TcpStream) -> Vec<u8> {
     }
     types
 }
-
-const OPEN: u8 = 1;
-const NOTIFICATION: u8 = 3;
 
 #[test]
 fn garbage_and_strangers_disturb_nobody() {
@@ -415,7 +396,7 @@ fn a_host_does_not_speak_for_another() {
             (ip(address), Peer::new(config))
         };
         let hosts = ["10.98.0.1", "10.98.0.2", "10.98.0.9"];
-        let rr = reflector("10.98.0.101", hosts.map(|host| own(host)).into()).await;
+        let rr = reflector("10.98.0.101", hosts.map(own).into()).await;
         let at = rr.listening()[0];
         let victim = vtep_at("10.98.0.1", 1, at).await;
         let other = vtep_at("10.98.0.2", 2, at).await;
@@ -500,52 +481,6 @@ fn a_host_does_not_speak_for_another() {
             );
         }
     });
-}
-
-/// A Type-2 route of MAC 02:..:n, of an instance that all have.
-fn mac_update(rd: [u8; 4], next_hop: [u8; 4], n: u8, sequence: u8) -> Vec<u8> {
-    let route = [
-        &[2, 33, 0, 1][..],
-        &rd,
-        &[0, 1],
-        &[0; 14],
-        &[48, 2, 0, 0, 0, 0, n, 0, 0, 0, 100],
-    ];
-    update(next_hop, &route.concat(), sequence, &[])
-}
-
-/// A Type-3 route.
-fn flood_update(rd: [u8; 4], originator: [u8; 4], endpoint: [u8; 4]) -> Vec<u8> {
-    let route = [
-        &[3, 17, 0, 1][..],
-        &rd,
-        &[0, 1],
-        &[0; 4],
-        &[32],
-        &originator,
-    ];
-    let tunnel = [&[0xc0, 22, 9, 0, 6, 0, 0, 100][..], &endpoint];
-    update(endpoint, &route.concat(), 0, &tunnel.concat())
-}
-
-fn update(next_hop: [u8; 4], route: &[u8], sequence: u8, more: &[u8]) -> Vec<u8> {
-    let reach = [&[0, 25, 70, 4][..], &next_hop, &[0], route].concat();
-    let target = [0x00, 0x02, 0xea, 0x00, 0, 0, 0, 100];
-    let mobility = [0x06, 0x00, 0, 0, 0, 0, 0, sequence];
-    let vxlan = [0x03, 0x0c, 0, 0, 0, 0, 0, 8];
-    let attributes = [
-        &[0x80, 14, u8::try_from(reach.len()).unwrap()][..],
-        &reach,
-        &[0x40, 1, 1, 0, 0x40, 2, 0, 0x40, 5, 4, 0, 0, 0, 100],
-        &[0xc0, 16, 24],
-        &target,
-        &mobility,
-        &vxlan,
-        more,
-    ]
-    .concat();
-    let length = u16::try_from(attributes.len()).unwrap().to_be_bytes();
-    message(2, &[&[0, 0][..], &length, &attributes].concat())
 }
 
 #[test]
@@ -686,19 +621,6 @@ fn a_new_key_costs_no_row() {
 /// OPEN of router 10.0.0.n in AS 4200000000 with EVPN and nothing else, and KEEPALIVE.
 fn handshake(n: u8) -> Vec<u8> {
     handshake_of([10, 0, 0, n])
-}
-
-fn handshake_of(router_id: [u8; 4]) -> Vec<u8> {
-    let mut body = vec![4, 0x5b, 0xa0, 0, 240];
-    body.extend(router_id);
-    body.extend([14, 2, 12]);
-    body.extend([1, 4, 0, 25, 0, 70, 65, 4, 0xfa, 0x56, 0xea, 0x00]);
-    [message(1, &body), message(4, &[])].concat()
-}
-
-fn message(kind: u8, body: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(19 + body.len()).unwrap().to_be_bytes();
-    [&[0xff; 16][..], &length, &[kind], body].concat()
 }
 
 /// Reads a peer's messages until they have announced so many routes.
@@ -887,7 +809,7 @@ fn a_peer_that_never_reads_is_dropped() {
 }
 
 fn keepalive() -> Vec<u8> {
-    message(4, &[])
+    message(KEEPALIVE, &[])
 }
 
 #[test]

