@@ -1,8 +1,8 @@
 //! What can be done to the host. Running an action that already holds is a no-op.
 
-use crate::{FdbRow, Guard, Neighbour, Stamp};
+use crate::{FdbRow, Guard, Neighbour, RouterChanges, Stamp};
 use ipnet::IpNet;
-use model::{IfName, MacAddr, Mtu, NetnsName, NicId, SubnetId, VlanId, Vni, VpcId};
+use model::{IfName, MacAddr, Mtu, NetnsName, NicId, RouterId, SubnetId, VlanId, Vni, VpcId};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -26,6 +26,8 @@ pub enum Subject {
     Subnet(SubnetId),
     /// A NIC's port.
     Nic(NicId),
+    /// A router's namespace or one of its ports.
+    Router(RouterId),
 }
 
 /// One thing to do. Every action names all it needs; the executor chooses nothing.
@@ -122,6 +124,8 @@ pub enum Action {
     /// Set up the far end of a NIC inside its namespace: MAC, MTU, addresses, routes, `lo` and
     /// itself up. Adds what is missing, removes nothing.
     ConfigureInside(Inside),
+    /// Change what is inside of a router's namespace, in order.
+    ChangeRouter(RouterChanges),
     /// Put rows into forwarding databases; each is added beside what is there (`append`).
     AddFdb(FdbRow),
     /// Remove exactly this row.
@@ -220,7 +224,7 @@ pub struct BridgePortFlags {
 impl From<Subject> for Option<model::ObjectId> {
     fn from(subject: Subject) -> Self {
         match subject {
-            Subject::Host => None,
+            Subject::Host | Subject::Router(_) => None,
             Subject::Vpc(id) => Some(model::ObjectId::Vpc(id)),
             Subject::Subnet(id) => Some(model::ObjectId::Subnet(id)),
             Subject::Nic(id) => Some(model::ObjectId::Nic(id)),

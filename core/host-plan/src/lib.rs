@@ -8,6 +8,7 @@ mod greeting;
 mod machine;
 mod names;
 mod plan;
+mod router;
 mod show;
 mod state;
 mod uplink;
@@ -21,6 +22,11 @@ pub use greeting::{frames, tagged};
 pub use machine::{HostMachine, LocalStacks, Refused, Stale, Trouble};
 pub use names::{NotOurs, OwnedName, Stamp};
 pub use plan::{Plan, Readiness, plan};
+pub use router::{
+    DEVICE_SYSCTLS, Fingerprint, GLOBAL_SYSCTLS, Hop, MAIN_TABLE, Route, RouteRule, RouterChange,
+    RouterChanges, RouterFirewall, RouterLink, RouterState, Way, base_sysctls, device_sysctl,
+    device_sysctls,
+};
 pub use state::{
     BridgePort, FdbRow, FdbState, FdbTarget, Guard, HostState, InsideLink, Link, LinkKind,
     Neighbour, NetnsState, Scope, Trunk,

@@ -10,7 +10,7 @@ use crate::{
 };
 use model::{
     Attachment, Capability, Encoding, Forwarding, Generation, HostConfig, IfName, NetnsName, NicId,
-    Port, PortRole, Segment, SpeakerKind, Stack, Underlay, UnixMillis, VlanId, VpcId,
+    Port, PortRole, RouterConfig, Segment, SpeakerKind, Stack, Underlay, UnixMillis, VlanId, VpcId,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +31,7 @@ pub struct HostMachine {
     local: LocalStacks,
     forwarding: Arc<Forwarding>,
     merged: Vec<Stack>,
+    routers: Vec<RouterConfig>,
     conflicts: Vec<Problem>,
     troubles: BTreeMap<Subject, Trouble>,
     /// NICs that came here, with their sequence: their subnets were told.
@@ -117,6 +118,7 @@ impl HostMachine {
             local,
             forwarding: Arc::default(),
             merged: Vec::new(),
+            routers: Vec::new(),
             conflicts: Vec::new(),
             troubles: BTreeMap::new(),
             greeted: BTreeMap::new(),
@@ -168,6 +170,7 @@ impl HostMachine {
         let desired = Desired {
             underlay: self.underlay,
             stacks: &self.merged,
+            routers: &self.routers,
             forwarding: &forwarding,
             local_neighbours: self.speaker_reads_the_kernel(),
         };
@@ -358,12 +361,13 @@ impl HostMachine {
         let desired = Desired {
             underlay: self.underlay,
             stacks: &self.merged,
+            routers: &self.routers,
             forwarding: &self.forwarding,
             local_neighbours: self.speaker_reads_the_kernel(),
         };
         let mut plan = plan(&desired, observed);
         plan.problems.extend(self.conflicts.iter().cloned());
-        let ready = plan.readiness(&self.merged);
+        let ready = plan.readiness(&self.merged, &self.routers);
         let greetings = self.greetings(&ready, observed);
         plan.steps.extend(greetings);
         let waits =
@@ -509,14 +513,28 @@ impl HostMachine {
                     known.is_some_and(|state| state.links.contains_key(&OwnedName::port(port.nic)));
                 (!there).then(|| netns.clone())
             });
+        self.scope_with(wanted.collect())
+    }
+
+    /// These namespaces, and what is known of all routers.
+    pub fn scope_with(&self, netns: BTreeSet<NetnsName>) -> Scope {
+        let routers = self.routers.iter();
         Scope {
-            netns: wanted.collect(),
+            netns,
+            routers: routers
+                .map(|router| OwnedName::router_netns(router.id))
+                .collect(),
         }
     }
 
     /// Everything desired, the server's and the local API's.
     pub fn stacks(&self) -> &[Stack] {
         &self.merged
+    }
+
+    /// Routers desired here.
+    pub fn routers(&self) -> &[RouterConfig] {
+        &self.routers
     }
 
     /// What EVPN learned.
@@ -662,6 +680,11 @@ impl HostMachine {
             merged.push(stack.clone());
         }
         self.merged = merged;
+        self.routers = self
+            .managed
+            .iter()
+            .flat_map(|config| config.routers.iter().cloned())
+            .collect();
         let ports = self.merged.iter().flat_map(|stack| &stack.ports);
         let arrived: BTreeSet<NicId> = ports
             .filter(|port| port.role == PortRole::Arrived)

@@ -8,9 +8,12 @@
 //! | `s-<subnet>` | a subnet's VLAN device, holder of neighbour rows |
 //! | `u-<subnet>`, `w-<subnet>` | the two ends of a bundle's trunk pair |
 //! | `n-<nic>` | a NIC's port |
+//! | `l-<subnet>` | a router's leg in a subnet: its port on the host, and its interface in the router |
+//! | `rx-<router>` | a router's outer leg, likewise |
+//! | namespace `r-<router>` | a router |
 
 use crate::Subject;
-use model::{IfName, NicId, SubnetId, Vni, VpcId};
+use model::{IfName, NetnsName, NicId, RouterId, SubnetId, Vni, VpcId};
 use std::fmt;
 use std::str::FromStr;
 
@@ -24,6 +27,8 @@ pub enum Stamp {
     Subnet(SubnetId),
     /// Of a NIC: its port.
     Nic(NicId),
+    /// Of a router: its legs, the outer one included.
+    Router(RouterId),
     /// Of a NIC, on an interface that we did not make and do not remove.
     Adopted(NicId),
 }
@@ -35,6 +40,7 @@ impl Stamp {
             Self::Vpc(id) => Subject::Vpc(id),
             Self::Subnet(id) => Subject::Subnet(id),
             Self::Nic(id) | Self::Adopted(id) => Subject::Nic(id),
+            Self::Router(id) => Subject::Router(id),
         }
     }
 }
@@ -45,6 +51,7 @@ impl fmt::Display for Stamp {
             Self::Vpc(id) => write!(f, "vpc:vpc:{id}"),
             Self::Subnet(id) => write!(f, "vpc:subnet:{id}"),
             Self::Nic(id) => write!(f, "vpc:nic:{id}"),
+            Self::Router(id) => write!(f, "vpc:router:{id}"),
             Self::Adopted(id) => write!(f, "vpc:adopted:{id}"),
         }
     }
@@ -61,6 +68,7 @@ impl FromStr for Stamp {
             "vpc" => id.parse().map(Self::Vpc),
             "subnet" => id.parse().map(Self::Subnet),
             "nic" => id.parse().map(Self::Nic),
+            "router" => id.parse().map(Self::Router),
             "adopted" => id.parse().map(Self::Adopted),
             _ => return Err(NotOurs),
         };
@@ -77,9 +85,11 @@ pub struct NotOurs;
 pub struct OwnedName;
 
 impl OwnedName {
-    /// True for `n-<nic>`.
+    /// True for `n-<nic>`, `l-<subnet>` and `rx-<router>`: ports that start closed.
     pub fn is_port(name: &IfName) -> bool {
-        name.as_str().starts_with("n-")
+        ["n-", "l-", "rx-"]
+            .iter()
+            .any(|prefix| name.as_str().starts_with(prefix))
     }
 
     /// `b-<vpc>`.
@@ -116,10 +126,25 @@ impl OwnedName {
     pub fn port(nic: NicId) -> IfName {
         made(format!("n-{nic}"))
     }
+
+    /// `l-<subnet>`.
+    pub fn router_leg(subnet: SubnetId) -> IfName {
+        made(format!("l-{subnet}"))
+    }
+
+    /// `rx-<router>`.
+    pub fn router_outer(router: RouterId) -> IfName {
+        made(format!("rx-{router}"))
+    }
+
+    /// `r-<router>`.
+    pub fn router_netns(router: RouterId) -> NetnsName {
+        NetnsName::new(format!("r-{router}")).expect("an id holds letters and digits")
+    }
 }
 
 fn made(name: String) -> IfName {
-    IfName::new(name).expect("a prefix of two characters and an id of ten fit into 15 bytes")
+    IfName::new(name).expect("a prefix of three characters and an id of ten fit into 15 bytes")
 }
 
 #[cfg(test)]
@@ -133,6 +158,7 @@ mod tests {
             Stamp::Subnet(SubnetId::from_random(8)),
             Stamp::Nic(NicId::from_random(9)),
             Stamp::Adopted(NicId::from_random(10)),
+            Stamp::Router(RouterId::from_random(11)),
         ] {
             assert_eq!(stamp.to_string().parse(), Ok(stamp));
         }

@@ -4,13 +4,17 @@
 //! interfaces (all at once), then bridges and tunnels are made and come up, then ports: guarded
 //! before they join, isolated until they are members of their VLAN, and up last. New rows follow.
 
+mod router;
+
 use crate::want::VXLAN_PORT;
 use crate::want::{Membership, Want, WantLink, What};
 use crate::{
     Action, BridgePortFlags, Desired, FdbRow, FdbState, FdbTarget, Guard, HostState, Inside, Link,
     LinkKind, OwnedName, Problem, Stamp, Step, Subject, Trunk, TrunkPair, VethToNetns,
 };
-use model::{IfName, MacAddr, NetnsName, NicId, PortRole, Stack, SubnetId, VlanId};
+use model::{
+    IfName, MacAddr, NetnsName, NicId, PortRole, RouterConfig, RouterId, Stack, SubnetId, VlanId,
+};
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,6 +34,8 @@ pub struct Readiness {
     pub segments: BTreeSet<SubnetId>,
     /// NICs whose port is open.
     pub nics: BTreeSet<NicId>,
+    /// Routers whose legs are open.
+    pub routers: BTreeSet<RouterId>,
 }
 
 /// Makes `desired` true from `observed`. Pure; the same inputs give the same plan.
@@ -58,6 +64,7 @@ pub fn plan(desired: &Desired<'_>, observed: &HostState) -> Plan {
     planner.stale_rows(desired);
     planner.stale_guards();
     planner.links();
+    planner.routers();
     planner.rows();
     planner.stale_netns();
     Plan {
@@ -67,9 +74,10 @@ pub fn plan(desired: &Desired<'_>, observed: &HostState) -> Plan {
 }
 
 impl Plan {
-    /// Which segments and NICs carry traffic, judged by what this plan of `stacks` still has to do
-    /// for them. A segment that has no open port yet is ready too: its tunnel may be flooded to.
-    pub fn readiness(&self, stacks: &[Stack]) -> Readiness {
+    /// Which segments, NICs and routers carry traffic, judged by what this plan of `stacks` and
+    /// `routers` still has to do for them. A segment that has no open port yet is ready too: its
+    /// tunnel may be flooded to.
+    pub fn readiness(&self, stacks: &[Stack], routers: &[RouterConfig]) -> Readiness {
         let unfinished: BTreeSet<Subject> = self
             .steps
             .iter()
@@ -106,6 +114,9 @@ impl Plan {
             let open = ports.filter(|port| !unfinished.contains(&Subject::Nic(port.nic)));
             ready.nics.extend(open.map(|port| port.nic));
         }
+        let ids = routers.iter().map(|router| router.id);
+        let open = ids.filter(|id| !unfinished.contains(&Subject::Router(*id)));
+        ready.routers.extend(open);
         ready
     }
 }
@@ -119,6 +130,7 @@ enum Phase {
     StaleGuards,
     Down,
     Netns,
+    RouterBase,
     MakeBridges,
     MakeTunnels,
     MakeTrunks,
@@ -157,7 +169,8 @@ impl Planner<'_> {
     }
 
     fn host(&mut self, desired: &Desired<'_>) {
-        if desired.stacks.is_empty() && !self.observed.firewall {
+        let nothing = desired.stacks.is_empty() && desired.routers.is_empty();
+        if nothing && !self.observed.firewall {
             return;
         }
         if !self.observed.firewall {
@@ -199,8 +212,8 @@ impl Planner<'_> {
                 }
                 continue;
             }
-            let keep =
-                wanted.is_some_and(|wanted| wanted.stamp == stamp && self.same_kind(wanted, link));
+            let keep = wanted
+                .is_some_and(|wanted| wanted.stamp == stamp && self.same_kind(name, wanted, link));
             if !keep {
                 self.gone.insert(name.clone());
                 delete.push(name.clone());
@@ -260,7 +273,7 @@ impl Planner<'_> {
     }
 
     /// True if the interface can become what is wanted without being made anew.
-    fn same_kind(&self, wanted: &WantLink, link: &Link) -> bool {
+    fn same_kind(&self, name: &IfName, wanted: &WantLink, link: &Link) -> bool {
         match (&wanted.what, &link.kind) {
             (
                 What::Bridge { vlan_filtering, .. },
@@ -304,6 +317,11 @@ impl Planner<'_> {
                     .get(netns)
                     .is_none_or(|inside| inside.links.contains_key(device))
             }
+            (What::RouterPort { netns, .. }, LinkKind::Veth { .. }) => {
+                let inside = self.observed.routers.get(netns);
+                self.observed.owned_netns.contains(netns)
+                    && inside.is_none_or(|inside| inside.links.contains_key(name))
+            }
             (
                 What::Tap,
                 LinkKind::Tap {
@@ -324,7 +342,7 @@ impl Planner<'_> {
         else {
             return false;
         };
-        stamp_of(link) == Some(wanted.stamp) && self.same_kind(wanted, link)
+        stamp_of(link) == Some(wanted.stamp) && self.same_kind(vxlan, wanted, link)
     }
 
     fn stale_rows(&mut self, desired: &Desired<'_>) {
@@ -547,6 +565,17 @@ impl Planner<'_> {
                 };
                 self.step(Phase::MakePorts, subject, Action::CreateVeth(veth));
             }
+            What::RouterPort { netns, mac } => {
+                let veth = VethToNetns {
+                    name: name.clone(),
+                    netns: netns.clone(),
+                    device: name.clone(),
+                    mac: *mac,
+                    mtu,
+                    stamp,
+                };
+                self.step(Phase::MakePorts, subject, Action::CreateVeth(veth));
+            }
             What::Tap => {
                 let action = Action::CreateTap {
                     name: name.clone(),
@@ -636,14 +665,16 @@ impl Planner<'_> {
         }
         let none = BTreeMap::new();
         let vlans = port.map_or(&none, |port| &port.vlans);
-        for vlan in vlans.keys().filter(|vlan| !want.vlans.contains_key(vlan)) {
+        let wanted = want.vlans.as_ref();
+        let stale = |vlan: &&VlanId| wanted.is_some_and(|wanted| !wanted.contains_key(vlan));
+        for vlan in vlans.keys().filter(stale) {
             let action = Action::DeleteVlan {
                 link: name.clone(),
                 vlan: *vlan,
             };
             self.step(Phase::StaleVlans, subject, action);
         }
-        for (vlan, membership) in &want.vlans {
+        for (vlan, membership) in wanted.into_iter().flatten() {
             if vlans.get(vlan) != Some(membership) {
                 let (link, vlan, membership) = (name.clone(), *vlan, *membership);
                 self.step(
@@ -816,7 +847,8 @@ impl Action {
             | Self::DisableIpv6 { .. }
             | Self::SetUp { .. }
             | Self::SetDown { .. }
-            | Self::ConfigureInside(_) => false,
+            | Self::ConfigureInside(_)
+            | Self::ChangeRouter(_) => false,
         }
     }
 }
@@ -844,6 +876,6 @@ fn first_row_of(row: &FdbRow) -> FdbRow {
     }
 }
 
-fn stamp_of(link: &Link) -> Option<Stamp> {
+pub(crate) fn stamp_of(link: &Link) -> Option<Stamp> {
     link.alias.as_deref()?.parse().ok()
 }

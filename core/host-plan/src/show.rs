@@ -1,6 +1,9 @@
 //! Plans and steps as people read them: in logs, golden scripts and on the command line.
 
-use crate::{Action, FdbRow, FdbTarget, Plan, Step, Subject, VlanMembership};
+use crate::{
+    Action, FdbRow, FdbTarget, Plan, Route, RouteRule, RouterChange, Step, Subject, VlanMembership,
+    Way,
+};
 use std::fmt;
 
 impl fmt::Display for Subject {
@@ -10,6 +13,7 @@ impl fmt::Display for Subject {
             Self::Vpc(id) => write!(f, "vpc {id}"),
             Self::Subnet(id) => write!(f, "subnet {id}"),
             Self::Nic(id) => write!(f, "nic {id}"),
+            Self::Router(id) => write!(f, "router {id}"),
         }
     }
 }
@@ -151,6 +155,14 @@ impl fmt::Display for Action {
                     .iter()
                     .try_for_each(|net| write!(f, " {net}"))
             }
+            Self::ChangeRouter(router) => {
+                write!(f, "change {}:", router.netns)?;
+                let mut changes = router.changes.iter();
+                if let Some(first) = changes.next() {
+                    write!(f, " {first}")?;
+                }
+                changes.try_for_each(|change| write!(f, "; {change}"))
+            }
             Self::AddFdb(row) => write!(f, "add fdb {row}"),
             Self::DeleteFdb(row) => write!(f, "delete fdb {row}"),
             Self::SetNeighbour(row) => {
@@ -174,5 +186,56 @@ impl fmt::Display for Action {
                     })
             }
         }
+    }
+}
+
+impl fmt::Display for RouterChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SetSysctl { path, value } => write!(f, "{path}={value}"),
+            Self::SetFirewall(firewall) => {
+                let (opened, sources) = (
+                    firewall.public.len() + firewall.open.len() + firewall.forwards.len(),
+                    firewall.sources.iter().map(ToString::to_string),
+                );
+                let sources = sources.collect::<Vec<_>>().join(",");
+                let sources = if sources.is_empty() { "none" } else { &sources };
+                write!(f, "rules, nat {sources}, {opened} opened")
+            }
+            Self::SetMac { link, mac } => write!(f, "mac {mac} on {link}"),
+            Self::SetMtu { link, mtu } => write!(f, "mtu {mtu} on {link}"),
+            Self::SetIpv6 { link, on: true } => write!(f, "ipv6 on {link}"),
+            Self::SetIpv6 { link, on: false } => write!(f, "ipv6 off on {link}"),
+            Self::AddAddress { link, address } => write!(f, "add {address} to {link}"),
+            Self::DeleteAddress { link, address } => write!(f, "delete {address} from {link}"),
+            Self::SetUp { link } => write!(f, "up {link}"),
+            Self::SetRoute(route) => write!(f, "route {route}"),
+            Self::DeleteRoute(route) => write!(f, "delete route {route}"),
+            Self::AddRule(rule) => write!(f, "rule {rule}"),
+            Self::DeleteRule(rule) => write!(f, "delete rule {rule}"),
+        }
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.table != crate::MAIN_TABLE {
+            write!(f, "table {} ", self.table)?;
+        }
+        write!(f, "{}", self.prefix)?;
+        match &self.way {
+            Way::Blackhole => f.write_str(" blackhole"),
+            Way::Hops { hops, .. } => hops.iter().try_for_each(|hop| match hop.gateway {
+                Some(gateway) => write!(f, " via {gateway} on {}", hop.device),
+                None => write!(f, " on {}", hop.device),
+            }),
+        }
+    }
+}
+
+impl fmt::Display for RouteRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let family = if self.ipv6 { "IPv6" } else { "IPv4" };
+        write!(f, "{family} from {} by table {}", self.device, self.table)
     }
 }

@@ -1,5 +1,6 @@
 //! What was observed on the host: plain data, filled by `shell/linux`, printed by the command line.
 
+use crate::RouterState;
 use ipnet::IpNet;
 use model::{Capability, IfName, MacAddr, NetnsName, VlanId, Vni};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,8 @@ pub struct HostState {
     pub trunks: BTreeMap<IfName, Trunk>,
     /// The namespaces that the scope asked for; one that does not exist is absent.
     pub netns: BTreeMap<NetnsName, NetnsState>,
+    /// The routers' namespaces that the scope asked for and that are ours.
+    pub routers: BTreeMap<NetnsName, RouterState>,
     /// All namespaces that carry our marker, looked into or not.
     pub owned_netns: BTreeSet<NetnsName>,
     /// Our nftables ruleset is there in the wording of this version.
@@ -36,6 +39,8 @@ pub struct HostState {
 pub struct Scope {
     /// Namespaces to look into.
     pub netns: BTreeSet<NetnsName>,
+    /// Routers' namespaces to say what is known of; those that nothing is known of are looked into.
+    pub routers: BTreeSet<NetnsName>,
 }
 
 /// An interface.

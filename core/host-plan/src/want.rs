@@ -1,6 +1,10 @@
 //! What should be on the host, spelt out: every interface, membership, guard and row that follows
 //! from the configuration and from what the kernel can do. The plan is its difference to what is.
 
+mod router;
+
+pub(crate) use router::{WantInside, WantRouter};
+
 use crate::uplink::suppresses;
 use crate::{
     BridgePortFlags, FdbRow, FdbState, FdbTarget, Guard, HostState, Neighbour, OwnedName, Stamp,
@@ -9,7 +13,8 @@ use crate::{
 use ipnet::IpNet;
 use model::{
     Attachment, Capability, Encapsulation, Encoding, EviForwarding, Forwarding, IfName, MacAddr,
-    Mtu, NetnsName, Port, PortRole, Segment, Stack, Tag, Underlay, VlanId, Vni,
+    Mtu, NetnsName, Port, PortRole, RouterConfig, Segment, Stack, SubnetId, Tag, Underlay, VlanId,
+    Vni,
 };
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +30,8 @@ pub struct Desired<'a> {
     pub underlay: Underlay,
     /// VPCs with something on this host; ids and VNIs do not repeat.
     pub stacks: &'a [Stack],
+    /// Routers that run on this host; ids do not repeat.
+    pub routers: &'a [RouterConfig],
     /// What EVPN learned.
     pub forwarding: &'a Forwarding,
     /// Addresses of NICs here are in the neighbour tables as well. FRR's zebra learns from there
@@ -49,6 +56,7 @@ pub(crate) struct Want {
     pub(crate) fdb: BTreeMap<FdbRow, Subject>,
     pub(crate) neighbours: BTreeMap<(IfName, IpAddr), (Neighbour, Subject)>,
     pub(crate) netns: BTreeSet<NetnsName>,
+    pub(crate) routers: Vec<WantRouter>,
     pub(crate) vteps: BTreeSet<IpAddr>,
     pub(crate) problems: Vec<Problem>,
     /// Whose interfaces stay as they are, because what they should become cannot be said.
@@ -96,6 +104,11 @@ pub(crate) enum What {
         mac: MacAddr,
         addresses: BTreeSet<IpNet>,
     },
+    /// The host's end of a router's leg; the other has the same name in the router's namespace.
+    RouterPort {
+        netns: NetnsName,
+        mac: MacAddr,
+    },
     Tap,
     Existing,
 }
@@ -104,7 +117,8 @@ pub(crate) enum What {
 pub(crate) struct Membership {
     pub(crate) bridge: IfName,
     pub(crate) flags: BridgePortFlags,
-    pub(crate) vlans: BTreeMap<VlanId, VlanMembership>,
+    /// None leaves them as the bridge's owner has them.
+    pub(crate) vlans: Option<BTreeMap<VlanId, VlanMembership>>,
 }
 
 /// Ports of workloads: nothing is learned from them, and only what is known to be theirs (or is
@@ -120,7 +134,8 @@ impl Want {
     pub(crate) fn of(desired: &Desired<'_>, observed: &HostState) -> Self {
         let mut want = Self::default();
         let can = |capability| observed.capabilities.contains(&capability);
-        if !can(Capability::NftBridge) && !desired.stacks.is_empty() {
+        let nothing = desired.stacks.is_empty() && desired.routers.is_empty();
+        if !can(Capability::NftBridge) && !nothing {
             want.problems.push(Problem {
                 subject: Subject::Host,
                 blocks: true,
@@ -133,6 +148,9 @@ impl Want {
         }
         for stack in desired.stacks {
             want.stack(desired, observed, stack);
+        }
+        for router in desired.routers {
+            want.router(desired, observed, router);
         }
         want.vteps.extend(desired.forwarding.vteps());
         want
@@ -192,11 +210,13 @@ impl Want {
             let membership = filtering.then(|| Membership {
                 bridge: OwnedName::vpc_bridge(stack.vpc),
                 flags: tunnel_flags(observed),
-                vlans: stack
-                    .segments
-                    .iter()
-                    .map(|s| (s.vlan, VlanMembership::Tagged))
-                    .collect(),
+                vlans: Some(
+                    stack
+                        .segments
+                        .iter()
+                        .map(|s| (s.vlan, VlanMembership::Tagged))
+                        .collect(),
+                ),
             });
             let subject = Subject::Vpc(stack.vpc);
             self.tunnel(
@@ -256,7 +276,7 @@ impl Want {
             let membership = Membership {
                 bridge: bridge.clone(),
                 flags: tunnel_flags(observed),
-                vlans: access(segment, filtering),
+                vlans: Some(access(segment, filtering)),
             };
             self.tunnel(
                 desired,
@@ -287,7 +307,7 @@ impl Want {
                 .insert(OwnedName::vlan_device(segment.subnet), link);
         }
         if let Some(evi) = desired.forwarding.evis.get(&segment.vni) {
-            self.rows(stack, segment, evi, filtering, vlan_device);
+            self.rows(desired, stack, segment, evi, filtering, vlan_device);
         }
     }
 
@@ -362,7 +382,7 @@ impl Want {
                     neigh_suppress: true,
                     ..NIC_FLAGS
                 },
-                vlans: BTreeMap::new(),
+                vlans: Some(BTreeMap::new()),
             }),
             guard: None,
         };
@@ -443,7 +463,7 @@ impl Want {
             membership: Some(Membership {
                 bridge,
                 flags: NIC_FLAGS,
-                vlans: access(segment, filtering),
+                vlans: Some(access(segment, filtering)),
             }),
             guard: Some(guard(port)),
         };
@@ -487,6 +507,7 @@ impl Want {
     /// pair the first segment's holds, so that the two do not take turns.
     fn rows(
         &mut self,
+        desired: &Desired<'_>,
         stack: &Stack,
         segment: &Segment,
         evi: &EviForwarding,
@@ -505,6 +526,7 @@ impl Want {
             .filter(|port| port.subnet == segment.subnet)
             .filter(|port| port.role != PortRole::Standby && !is_away(port, evi, (tag, port.mac)))
             .map(|port| port.mac)
+            .chain(legs_in(desired.routers, segment.subnet))
             .collect();
         let uplink = if bundle && !filtering {
             OwnedName::trunk_inner(segment.subnet)
@@ -576,6 +598,13 @@ fn neighbour_holder(segment: &Segment, filtering: bool, vlan_device: bool) -> Op
 /// The Ethernet Tag of a segment's routes.
 pub(crate) fn tag_of(stack: &Stack, segment: &Segment) -> Tag {
     (stack.encoding == Encoding::VlanAwareBundle).then_some(segment.vlan)
+}
+
+/// MACs of routers' legs in a subnet.
+fn legs_in(routers: &[RouterConfig], subnet: SubnetId) -> impl Iterator<Item = MacAddr> {
+    let legs = routers.iter().flat_map(|router| &router.legs);
+    legs.filter(move |leg| leg.subnet == subnet)
+        .map(|leg| leg.mac)
 }
 
 /// True if frames to the NIC go out of its port: it is in use here, and no other host has won it.

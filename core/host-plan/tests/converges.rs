@@ -42,6 +42,7 @@ fn desired(wish: &Wish) -> Desired<'_> {
     Desired {
         underlay: underlay(),
         stacks: &wish.stacks,
+        routers: &[],
         forwarding: &wish.forwarding,
         local_neighbours: wish.frr,
     }
@@ -365,9 +366,9 @@ proptest! {
     #[test]
     fn readiness_is_what_the_plan_leaves_alone(wish in wish(), filtering: bool) {
         let mut state = host(filtering);
-        prop_assert!(plan(&desired(&wish), &state).readiness(&wish.stacks).nics.is_empty());
+        prop_assert!(plan(&desired(&wish), &state).readiness(&wish.stacks, &[]).nics.is_empty());
         converge(&wish, &mut state);
-        let ready = plan(&desired(&wish), &state).readiness(&wish.stacks);
+        let ready = plan(&desired(&wish), &state).readiness(&wish.stacks, &[]);
         let all: BTreeSet<_> =
             wish.stacks.iter().flat_map(|s| &s.ports)
                 .filter(|port| port.role != PortRole::Standby).map(|port| port.nic).collect();

@@ -7,8 +7,8 @@ mod kernel;
 
 use host_plan::{Action, Desired, FdbRow, FdbState, FdbTarget, HostState, Link, LinkKind, plan};
 use model::{
-    Capability, Encoding, Forwarding, IfName, MacAddr, Mtu, NicId, Port, PortRole, Segment, Stack,
-    SubnetId, SubnetOptions, Underlay, VlanId, Vni, VpcId,
+    Capability, Encoding, Forwarding, IfName, MacAddr, Mtu, NicId, Port, PortRole, RouterConfig,
+    Segment, Stack, SubnetId, SubnetOptions, Underlay, VlanId, Vni, VpcId,
 };
 use std::net::IpAddr;
 
@@ -24,6 +24,7 @@ fn plans_are_as_written() {
 struct World {
     underlay: Underlay,
     stacks: Vec<Stack>,
+    routers: Vec<RouterConfig>,
     forwarding: Forwarding,
     state: HostState,
     names: Vec<(String, String)>,
@@ -38,6 +39,7 @@ impl World {
                 mtu: Mtu::new(1500).unwrap(),
             },
             stacks: Vec::new(),
+            routers: Vec::new(),
             forwarding: Forwarding {
                 complete: true,
                 ..Default::default()
@@ -99,6 +101,7 @@ impl World {
         Desired {
             underlay: self.underlay,
             stacks: &self.stacks,
+            routers: &self.routers,
             forwarding: &self.forwarding,
             local_neighbours: self.frr,
         }
@@ -116,7 +119,7 @@ impl World {
     }
 
     fn ready(&self) -> String {
-        let ready = self.plan().readiness(&self.stacks);
+        let ready = self.plan().readiness(&self.stacks, &self.routers);
         let all = ready.segments.iter().map(|id| format!("subnet {id}\n"));
         self.named(
             all.chain(ready.nics.iter().map(|id| format!("nic {id}\n")))

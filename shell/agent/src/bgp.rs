@@ -10,8 +10,8 @@ use frr::{Macs, Sessions, Wanted};
 use frr_driver::{Driver, Options as FrrOptions, Status as FrrStatus};
 use host_plan::Readiness;
 use model::{
-    Asn, BgpConfig, Capability, Encoding, Forwarding, MacAddr, Mtu, PortRole, Reflector, Secret,
-    SpeakerKind, Stack, UnixMillis, Vni,
+    Asn, BgpConfig, Capability, Encoding, Forwarding, MacAddr, Mtu, PortRole, Reflector,
+    RouterConfig, Secret, SpeakerKind, Stack, UnixMillis, Vni,
 };
 use speaker::{Peer, SpeakerConfig, SpeakerHandle};
 use std::collections::{BTreeMap, BTreeSet};
@@ -536,10 +536,11 @@ pub(crate) fn instances(stacks: &[Stack], ready: &Readiness) -> BTreeSet<Vni> {
         .collect()
 }
 
-/// What is behind this host: subnets that reach the tunnel, NICs whose port is open.
+/// What is behind this host: subnets that reach the tunnel, NICs whose port is open, legs of routers.
 pub(crate) fn local_state(
     vtep: IpAddr,
     stacks: &[Stack],
+    routers: &[RouterConfig],
     ready: &Readiness,
     rds: &BTreeMap<Vni, u16>,
 ) -> LocalState {
@@ -574,6 +575,17 @@ pub(crate) fn local_state(
                     ..LocalMac::with_addresses(port.addresses.iter().copied())
                 };
                 evi.macs.insert((tag, port.mac), mac);
+            }
+            let open = routers
+                .iter()
+                .filter(|router| ready.routers.contains(&router.id));
+            let legs = open.flat_map(|router| &router.legs);
+            for leg in legs.filter(|leg| leg.subnet == segment.subnet) {
+                let mac = LocalMac {
+                    router: true,
+                    ..LocalMac::with_addresses(leg.addresses.iter().map(|net| net.addr()))
+                };
+                evi.macs.insert((tag, leg.mac), mac);
             }
         }
     }

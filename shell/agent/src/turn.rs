@@ -13,7 +13,7 @@ use crate::rd::RdIndexes;
 use crate::view::{Counters, View, unix_now};
 use api::tonic::Status;
 use host_plan::{
-    Action, FdbState, FdbTarget, HostMachine, HostState, Plan, Readiness, Scope, Step, Subject,
+    Action, FdbState, FdbTarget, HostMachine, HostState, Plan, Readiness, Step, Subject,
 };
 use metrics::Histogram;
 use model::{
@@ -583,6 +583,7 @@ impl Agent {
         }
         self.ready.segments.extend(ready.segments);
         self.ready.nics.extend(ready.nics);
+        self.ready.routers.extend(ready.routers);
     }
 
     fn ran(&mut self, outcomes: Vec<(Step, Result<(), String>)>) {
@@ -623,7 +624,7 @@ impl Agent {
             .collect();
         let done = outcomes.into_iter().filter(|(_, outcome)| outcome.is_ok());
         self.just_done = done.map(|(step, _)| step).collect();
-        let scope = Scope { netns: touched };
+        let scope = self.machine.scope_with(touched);
         self.stage = Stage::Observing { readback: true };
         self.kernel.ask(Job::Observe {
             scope,
@@ -672,7 +673,13 @@ impl Agent {
         let vnis = bgp::instances(self.machine.stacks(), &self.ready);
         let rds = self.assign_rds(&vnis);
         let vtep = self.machine.underlay().address;
-        let local = bgp::local_state(vtep, self.machine.stacks(), &self.ready, &rds);
+        let local = bgp::local_state(
+            vtep,
+            self.machine.stacks(),
+            self.machine.routers(),
+            &self.ready,
+            &rds,
+        );
         // Before the first convergence, what is missing may just not have been looked at.
         if self.settled > 0 || !local.evis.is_empty() {
             let capabilities = self.observed.as_ref().map(|state| &state.capabilities);

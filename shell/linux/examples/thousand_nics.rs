@@ -46,6 +46,7 @@ fn measure(count: usize) {
 
     let scope = Scope {
         netns: (0..count).map(netns).collect(),
+        ..Scope::default()
     };
     for _ in 0..3 {
         let (started, busy) = (Instant::now(), busy());

@@ -99,6 +99,16 @@ impl Message {
         self
     }
 
+    /// An item that has its length in front and no type: `struct rtnexthop`.
+    pub(crate) fn item(&mut self, fill: impl FnOnce(&mut Self)) -> &mut Self {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; 2]);
+        fill(self);
+        let length = u16::try_from(self.bytes.len() - start).expect("an item is short");
+        self.bytes[start..start + 2].copy_from_slice(&length.to_ne_bytes());
+        self
+    }
+
     pub(crate) fn add_flags(&mut self, flags: i32) {
         let old = u16::from_ne_bytes([self.bytes[6], self.bytes[7]]);
         self.bytes[6..8].copy_from_slice(&(old | flags as u16).to_ne_bytes());

@@ -8,9 +8,10 @@ use crate::netns::{Marks, Netns, on_own_thread};
 use crate::nft::{Change, Nft};
 use crate::seen::{Changes, Doubt, Seen, Sources, Updated};
 use crate::socket::Socket;
-use crate::{bpf, fdb, nft, observe, packet, probe, sys, tap};
+use crate::{bpf, fdb, nft, observe, packet, probe, router, sys, tap};
 use host_plan::{
-    Action, FdbTarget, HostState, Inside, LinkKind, Scope, Stamp, TrunkPair, VethToNetns,
+    Action, FdbTarget, HostState, Inside, LinkKind, RouterState, Scope, Stamp, TrunkPair,
+    VethToNetns,
 };
 use ipnet::IpNet;
 use model::{Capability, IfName, NetnsName};
@@ -40,6 +41,8 @@ pub struct Kernel {
     seen: Option<Seen>,
     changes: Changes,
     looks: Looks,
+    /// Insides of routers as they were when last looked at, or changed by us.
+    routers: BTreeMap<NetnsName, RouterState>,
     /// Sysctls are those of the calling thread's namespace.
     on_this_thread: std::marker::PhantomData<*mut ()>,
 }
@@ -88,6 +91,7 @@ impl Kernel {
             seen: None,
             changes: Changes::default(),
             looks: Looks::default(),
+            routers: BTreeMap::new(),
             on_this_thread: std::marker::PhantomData,
         })
     }
@@ -109,6 +113,7 @@ impl Kernel {
         let inside = observe::namespaces(&mut self.route, scope, seen.raw.values())?;
         let mut state = seen.state.clone();
         state.netns = inside.states;
+        state.routers = routers(&mut self.routers, scope, &state.owned_netns)?;
         for raw in seen.raw.values() {
             let name = raw.link_netns.and_then(|id| inside.names.get(&id));
             if let Some(name) = name
@@ -126,6 +131,7 @@ impl Kernel {
     /// not tell of.
     pub fn forget(&mut self) {
         self.changes.doubt();
+        self.routers.clear();
     }
 
     /// Takes in what the kernel told since the last time. True if anything is other than it was
@@ -216,15 +222,26 @@ impl Kernel {
             Action::CreateBridge { name, .. }
             | Action::CreateVxlan { name, .. }
             | Action::CreateVlanDevice { name, .. }
-            | Action::CreateVeth(VethToNetns { name, .. })
             | Action::CreateTap { name, .. } => changes.touch(name),
+            Action::CreateVeth(VethToNetns { name, netns, .. }) => {
+                changes.touch(name);
+                self.routers.remove(netns);
+            }
             Action::CreateTrunkPair(pair) => {
                 changes.touch(&pair.inner);
                 changes.touch(&pair.outer);
                 changes.touch_filters();
             }
-            Action::DeleteLinks(names) => names.iter().for_each(|name| changes.touch(name)),
-            Action::CreateNetns(name) | Action::DeleteNetns(name) => changes.touch_netns(name),
+            Action::DeleteLinks(names) => {
+                names.iter().for_each(|name| changes.touch(name));
+                let has = |router: &RouterState| names.iter().any(|n| router.links.contains_key(n));
+                self.routers.retain(|_, router| !has(router));
+            }
+            Action::CreateNetns(name) | Action::DeleteNetns(name) => {
+                changes.touch_netns(name);
+                self.routers.remove(name);
+            }
+            Action::ChangeRouter(router) => drop(self.routers.remove(&router.netns)),
             Action::Enslave { link, .. }
             | Action::LeaveBridge { link }
             | Action::AddVlan { link, .. }
@@ -266,6 +283,7 @@ impl Kernel {
                 self.marks.create(&names)
             }
             Sort::Inside => configure_inside(batch),
+            Sort::Router => self.change_routers(batch),
             Sort::One => batch.iter().map(|action| self.one(action)).collect(),
         }
     }
@@ -639,6 +657,20 @@ impl Kernel {
         }
     }
 
+    fn change_routers(&self, batch: &[Action]) -> Vec<Outcome> {
+        let change = |action: &Action| match action {
+            Action::ChangeRouter(changes) if !self.marks.is_ours(&changes.netns) => {
+                Err(Cause::InTheWay(format!(
+                    "there is a namespace {} that was not made by this agent",
+                    changes.netns
+                )))
+            }
+            Action::ChangeRouter(changes) => router::change(changes),
+            other => unreachable!("{other:?} is no change of a router"),
+        };
+        batch.iter().map(change).collect()
+    }
+
     fn nft(&mut self) -> Result<&mut Nft, Cause> {
         self.nft.as_mut().ok_or(Cause::kernel(libc::EOPNOTSUPP))
     }
@@ -714,6 +746,7 @@ enum Sort {
     Elements,
     Netns,
     Inside,
+    Router,
     One,
 }
 
@@ -740,6 +773,7 @@ fn sort_of(action: &Action) -> Sort {
         Action::SetGuard { .. } | Action::ClearGuard { .. } | Action::SetVteps(_) => Sort::Elements,
         Action::CreateNetns(_) => Sort::Netns,
         Action::ConfigureInside(_) => Sort::Inside,
+        Action::ChangeRouter(_) => Sort::Router,
         Action::InstallFirewall
         | Action::CreateTap { .. }
         | Action::Adopt { .. }
@@ -865,6 +899,23 @@ impl<'a> Made<'a> {
             in_the_way("with other parameters".into())
         }
     }
+}
+
+/// What is known of the scope's routers that are there and ours; the unknown are looked into.
+fn routers(
+    known: &mut BTreeMap<NetnsName, RouterState>,
+    scope: &Scope,
+    ours: &BTreeSet<NetnsName>,
+) -> Result<BTreeMap<NetnsName, RouterState>, Error> {
+    known.retain(|name, _| scope.routers.contains(name) && ours.contains(name));
+    for name in scope.routers.intersection(ours) {
+        if !known.contains_key(name)
+            && let Some(state) = router::look(name)?
+        {
+            known.insert(name.clone(), state);
+        }
+    }
+    Ok(known.clone())
 }
 
 fn open_netns<'a>(
@@ -1021,6 +1072,7 @@ fn describe(action: &Action) -> String {
         Action::ConfigureInside(inside) => {
             format!("set up {} in namespace {}", inside.device, inside.netns)
         }
+        Action::ChangeRouter(router) => format!("change what is in namespace {}", router.netns),
         Action::AddFdb(row) | Action::DeleteFdb(row) => {
             let what = if matches!(action, Action::AddFdb(_)) {
                 "add"

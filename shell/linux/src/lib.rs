@@ -24,6 +24,7 @@ mod observe;
 mod packet;
 mod powerless;
 mod probe;
+mod router;
 mod rules;
 mod seen;
 mod socket;

@@ -276,7 +276,7 @@ impl Elements {
 
 /// The rules know our own ports by their name.
 fn starts_closed(link: &IfName) -> bool {
-    link.as_str().starts_with("n-")
+    host_plan::OwnedName::is_port(link)
 }
 
 /// The rules let everything in from what has a tunnel's name.
@@ -331,7 +331,7 @@ fn tracks() -> bool {
 }
 
 /// FNV-1a, 64 bits: not against an adversary, only against forgetting and fiddling.
-fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
+pub(crate) fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
     bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
@@ -347,8 +347,8 @@ const FAMILIES: [u8; 2] = [sys::NFPROTO_BRIDGE, sys::NFPROTO_INET];
 
 /// One of our tables as the kernel has it.
 #[derive(Debug, Default)]
-struct Found {
-    chains: BTreeSet<String>,
+pub(crate) struct Found {
+    pub(crate) chains: BTreeSet<String>,
     /// What the chains and rules are, without names of chains that hold nothing.
     contents: u64,
 }
@@ -356,7 +356,7 @@ struct Found {
 impl Found {
     /// Names the contents, like [`marker`]: what was made of the wording is known only to the kernel,
     /// so it is read back once and remembered there.
-    fn seal(&self) -> String {
+    pub(crate) fn seal(&self) -> String {
         format!("contents-{:016x}", self.contents)
     }
 
@@ -485,11 +485,7 @@ impl Nft {
     pub(crate) fn elements(&mut self) -> Result<&Elements, Cause> {
         let mut elements = Elements::default();
         for set in Set::ALL {
-            let mut request = Message::new(message(sys::NFT_MSG_GETSETELEM), 0);
-            request
-                .header(&[set.family(), 0, 0, 0])
-                .put_text(sys::NFTA_SET_ELEM_LIST_TABLE, "vpc")
-                .put_text(sys::NFTA_SET_ELEM_LIST_SET, set.name());
+            let request = list_elements(set.family(), set.name());
             let result = self
                 .socket
                 .dump(request, |_, payload| elements.take(set, payload));
@@ -507,7 +503,7 @@ impl Nft {
     pub(crate) fn is_installed(&mut self) -> Result<bool, Cause> {
         let mut worded = [true; 2];
         for family in FAMILIES {
-            let found = self.find(family)?;
+            let found = find(&mut self.socket, family)?;
             for (worded, untracked) in worded.iter_mut().zip([false, true]) {
                 *worded &= found.is(&marker(untracked));
             }
@@ -516,84 +512,11 @@ impl Nft {
         Ok(untracked || plain && !tracks())
     }
 
-    fn find(&mut self, family: u8) -> Result<Found, Cause> {
-        let mut found = Found::default();
-        let request = |kind| {
-            let mut request = Message::new(message(kind), 0);
-            request.header(&[family, 0, 0, 0]);
-            request
-        };
-        let mut table = request(sys::NFT_MSG_GETTABLE);
-        table.put_text(sys::NFTA_TABLE_NAME, "vpc");
-        let mut contents = Vec::new();
-        // A table that sleeps has a flag.
-        let result = self.socket.get(table, |payload| {
-            let flags =
-                attr::attribute(payload.get(4..).unwrap_or_default(), sys::NFTA_TABLE_FLAGS);
-            contents.extend_from_slice(flags.unwrap_or_default());
-        });
-        match result {
-            Err(cause) if cause.errno() == Some(libc::ENOENT) => return Ok(found),
-            other => other?,
-        }
-        let mut chains = BTreeMap::new();
-        self.socket
-            .dump(request(sys::NFT_MSG_GETCHAIN), |_, payload| {
-                let attributes = payload.get(4..).unwrap_or_default();
-                let text = |kind| attr::attribute(attributes, kind).and_then(attr::text);
-                if let (Some("vpc"), Some(name)) =
-                    (text(sys::NFTA_CHAIN_TABLE), text(sys::NFTA_CHAIN_NAME))
-                {
-                    let mut base = Vec::new();
-                    for kind in [
-                        sys::NFTA_CHAIN_HOOK,
-                        sys::NFTA_CHAIN_POLICY,
-                        sys::NFTA_CHAIN_TYPE,
-                    ] {
-                        base.extend_from_slice(
-                            attr::attribute(attributes, kind).unwrap_or_default(),
-                        );
-                    }
-                    chains.insert(name.to_owned(), (base, Vec::new()));
-                }
-            })?;
-        let mut rules = request(sys::NFT_MSG_GETRULE);
-        rules.put_text(sys::NFTA_RULE_TABLE, "vpc");
-        self.socket.dump(rules, |_, payload| {
-            let attributes = payload.get(4..).unwrap_or_default();
-            let chain = attr::attribute(attributes, sys::NFTA_RULE_CHAIN).and_then(attr::text);
-            if let Some((_, rules)) = chain.and_then(|chain| chains.get_mut(chain)) {
-                let rule = attr::attribute(attributes, sys::NFTA_RULE_EXPRESSIONS);
-                let rule = rule.unwrap_or_default();
-                rules.extend_from_slice(&rule.len().to_ne_bytes());
-                rules.extend_from_slice(rule);
-            }
-        })?;
-        for (name, (base, rules)) in chains {
-            // Markers hold nothing, and one that does is none.
-            if !base.is_empty() || !rules.is_empty() {
-                contents.extend_from_slice(name.as_bytes());
-                for part in [base, rules] {
-                    contents.extend_from_slice(&part.len().to_ne_bytes());
-                    contents.extend_from_slice(&part);
-                }
-            }
-            found.chains.insert(name);
-        }
-        found.contents = hash(contents);
-        Ok(found)
-    }
-
     /// Remembers what the wording became, beside it.
     fn seal(&mut self) -> Result<(), Cause> {
         for family in FAMILIES {
-            let seal = self.find(family)?.seal();
-            let mut chain = Message::new(message(sys::NFT_MSG_NEWCHAIN), libc::NLM_F_CREATE);
-            chain
-                .header(&[family, 0, 0, 0])
-                .put_text(sys::NFTA_CHAIN_TABLE, "vpc")
-                .put_text(sys::NFTA_CHAIN_NAME, &seal);
-            transaction(&mut self.socket, &mut [chain])?;
+            let seal = find(&mut self.socket, family)?.seal();
+            add_chain(&mut self.socket, family, &seal)?;
         }
         Ok(())
     }
@@ -685,8 +608,8 @@ impl Nft {
     }
 }
 
-/// Has `nft` take a document.
-fn load(document: &str) -> Result<(), Cause> {
+/// Has `nft` take a document, which is one transaction, in the namespace of the calling thread.
+pub(crate) fn load(document: &str) -> Result<(), Cause> {
     let mut nft = Command::new("nft")
         .args(["-f", "-"])
         .stdin(Stdio::piped())
@@ -740,6 +663,110 @@ fn counter(payload: &[u8]) -> Option<(String, u64)> {
     let data = attr::attribute(attributes, sys::NFTA_OBJ_DATA)?;
     let packets = attr::attribute(data, sys::NFTA_COUNTER_PACKETS)?;
     Some((name.to_owned(), u64::from_be_bytes(*packets.first_chunk()?)))
+}
+
+fn list_elements(family: u8, set: &str) -> Message {
+    let mut request = Message::new(message(sys::NFT_MSG_GETSETELEM), 0);
+    request
+        .header(&[family, 0, 0, 0])
+        .put_text(sys::NFTA_SET_ELEM_LIST_TABLE, "vpc")
+        .put_text(sys::NFTA_SET_ELEM_LIST_SET, set);
+    request
+}
+
+/// The elements of a set or map of our table, each as the kernel has it. One that is not there has
+/// none.
+pub(crate) fn dump_elements(
+    socket: &mut Socket,
+    family: u8,
+    set: &str,
+    mut element: impl FnMut(&[u8]),
+) -> Result<(), Cause> {
+    let result = socket.dump(list_elements(family, set), |_, payload| {
+        let attributes = payload.get(4..).unwrap_or_default();
+        attr::attribute(attributes, sys::NFTA_SET_ELEM_LIST_ELEMENTS)
+            .into_iter()
+            .flat_map(attr::attributes)
+            .for_each(|(_, one)| element(one));
+    });
+    match result {
+        Err(cause) if cause.errno() == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}
+
+/// Our table of a family, in the namespace of the socket.
+pub(crate) fn find(socket: &mut Socket, family: u8) -> Result<Found, Cause> {
+    let mut found = Found::default();
+    let request = |kind| {
+        let mut request = Message::new(message(kind), 0);
+        request.header(&[family, 0, 0, 0]);
+        request
+    };
+    let mut table = request(sys::NFT_MSG_GETTABLE);
+    table.put_text(sys::NFTA_TABLE_NAME, "vpc");
+    let mut contents = Vec::new();
+    // A table that sleeps has a flag.
+    let result = socket.get(table, |payload| {
+        let flags = attr::attribute(payload.get(4..).unwrap_or_default(), sys::NFTA_TABLE_FLAGS);
+        contents.extend_from_slice(flags.unwrap_or_default());
+    });
+    match result {
+        Err(cause) if cause.errno() == Some(libc::ENOENT) => return Ok(found),
+        other => other?,
+    }
+    let mut chains = BTreeMap::new();
+    socket.dump(request(sys::NFT_MSG_GETCHAIN), |_, payload| {
+        let attributes = payload.get(4..).unwrap_or_default();
+        let text = |kind| attr::attribute(attributes, kind).and_then(attr::text);
+        if let (Some("vpc"), Some(name)) = (text(sys::NFTA_CHAIN_TABLE), text(sys::NFTA_CHAIN_NAME))
+        {
+            let mut base = Vec::new();
+            for kind in [
+                sys::NFTA_CHAIN_HOOK,
+                sys::NFTA_CHAIN_POLICY,
+                sys::NFTA_CHAIN_TYPE,
+            ] {
+                base.extend_from_slice(attr::attribute(attributes, kind).unwrap_or_default());
+            }
+            chains.insert(name.to_owned(), (base, Vec::new()));
+        }
+    })?;
+    let mut rules = request(sys::NFT_MSG_GETRULE);
+    rules.put_text(sys::NFTA_RULE_TABLE, "vpc");
+    socket.dump(rules, |_, payload| {
+        let attributes = payload.get(4..).unwrap_or_default();
+        let chain = attr::attribute(attributes, sys::NFTA_RULE_CHAIN).and_then(attr::text);
+        if let Some((_, rules)) = chain.and_then(|chain| chains.get_mut(chain)) {
+            let rule = attr::attribute(attributes, sys::NFTA_RULE_EXPRESSIONS);
+            let rule = rule.unwrap_or_default();
+            rules.extend_from_slice(&rule.len().to_ne_bytes());
+            rules.extend_from_slice(rule);
+        }
+    })?;
+    for (name, (base, rules)) in chains {
+        // Markers hold nothing, and one that does is none.
+        if !base.is_empty() || !rules.is_empty() {
+            contents.extend_from_slice(name.as_bytes());
+            for part in [base, rules] {
+                contents.extend_from_slice(&part.len().to_ne_bytes());
+                contents.extend_from_slice(&part);
+            }
+        }
+        found.chains.insert(name);
+    }
+    found.contents = hash(contents);
+    Ok(found)
+}
+
+/// An empty chain in our table: its name says something.
+pub(crate) fn add_chain(socket: &mut Socket, family: u8, name: &str) -> Result<(), Cause> {
+    let mut chain = Message::new(message(sys::NFT_MSG_NEWCHAIN), libc::NLM_F_CREATE);
+    chain
+        .header(&[family, 0, 0, 0])
+        .put_text(sys::NFTA_CHAIN_TABLE, "vpc")
+        .put_text(sys::NFTA_CHAIN_NAME, name);
+    transaction(socket, &mut [chain])
 }
 
 /// Type of an nftables message: subsystem and number.

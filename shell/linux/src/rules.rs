@@ -11,6 +11,8 @@ const BRIDGE_RULES: &[(&str, &[&str])] = &[
         // the agent hears of it and sends it there. What is said too often stays on this host.
         "announcement",
         &[
+            // What a router says outside is no tunnel's business.
+            "iifname \"rx-*\" accept",
             "meta pkttype != { broadcast, multicast } accept",
             "update @announcing { iifname limit rate over 10/second burst 20 packets } counter name \"announced-too-often\" accept",
             "counter name \"announced\" log group 118 accept",
@@ -99,6 +101,18 @@ const BRIDGE_RULES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        // What a router forwards has any source; what it says of its own addresses must be true.
+        "from-router",
+        &[
+            "iifname . ether saddr != @macs counter name \"spoofed-mac\" drop",
+            "ether type ip accept",
+            "ether type arp goto from-arp",
+            "ether type != ip6 counter name \"other-ethertype\" drop",
+            "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } goto discovery",
+            "accept",
+        ],
+    ),
+    (
         "prerouting",
         // Nearly every frame is decided by the first three. They let through what `port` would, and
         // leave it what they do not know: neighbour discovery among it.
@@ -107,6 +121,8 @@ const BRIDGE_RULES: &[(&str, &[&str])] = &[
             "meta protocol ip iifname . @ll,48,64 . @nh,96,32 @plain4 accept",
             "meta protocol ip6 meta l4proto != icmpv6 iifname . @ll,48,64 . @nh,64,128 @plain6 accept",
             "iifname \"n-*\" goto port",
+            "iifname \"l-*\" goto from-router",
+            "iifname \"rx-*\" goto from-router",
             "iifname @ports goto port",
         ],
     ),
@@ -117,6 +133,8 @@ const BRIDGE_RULES: &[(&str, &[&str])] = &[
         "input",
         &[
             "iifname \"n-*\" counter name \"to-host\" drop",
+            "iifname \"l-*\" counter name \"to-host\" drop",
+            "iifname \"rx-*\" counter name \"to-host\" drop",
             "iifname @ports counter name \"to-host\" drop",
             "iifname \"t-*\" counter name \"to-host\" drop",
             "iifname \"u-*\" counter name \"to-host\" drop",

@@ -1,12 +1,14 @@
 //! Numbers of the kernel's interfaces that the libc crate has not, or has with the wrong width.
 //! From `linux/if_link.h`, `linux/neighbour.h`, `linux/rtnetlink.h`, `linux/netfilter/nf_tables.h`,
-//! `linux/netfilter/nfnetlink.h`, `linux/netfilter/nfnetlink_log.h`, `linux/pkt_sched.h`, `linux/pkt_cls.h`, `linux/bpf.h` and
+//! `linux/netfilter/nfnetlink.h`, `linux/netfilter/nfnetlink_log.h`, `linux/fib_rules.h`,
+//! `linux/pkt_sched.h`, `linux/pkt_cls.h`, `linux/bpf.h` and
 //! `linux/if_tun.h`.
 
 use model::IfName;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// `NDA_PROTOCOL` of the neighbour rows that we make. In `/etc/iproute2/rt_protos` it is free.
+/// `NDA_PROTOCOL` of the neighbour rows that we make, `RTA_PROTOCOL` of routes, `FRA_PROTOCOL` of
+/// rules. In `/etc/iproute2/rt_protos` it is free.
 pub const PROTOCOL: u8 = 118;
 
 macro_rules! numbers {
@@ -47,6 +49,8 @@ numbers! { u16:
     BRIDGE_VLAN_INFO_PVID = 2, BRIDGE_VLAN_INFO_UNTAGGED = 4, BRIDGE_VLAN_INFO_RANGE_BEGIN = 8,
     BRIDGE_VLAN_INFO_RANGE_END = 16,
     RTM_GETNSID = 90,
+    RTA_DST = 1, RTA_OIF = 4, RTA_GATEWAY = 5, RTA_PRIORITY = 6, RTA_PREFSRC = 7, RTA_MULTIPATH = 9,
+    RTA_TABLE = 15, FRA_IIFNAME = 3, FRA_PRIORITY = 6, FRA_TABLE = 15, FRA_PROTOCOL = 21,
 }
 numbers! { u8:
     NTF_SELF = 0x02, NTF_MASTER = 0x04, NTF_EXT_LEARNED = 0x10, NTF_ROUTER = 0x80,
@@ -55,6 +59,7 @@ numbers! { u8:
     NFT_MSG_GETRULE = 7, NFT_MSG_NEWSET = 9, NFT_MSG_NEWSETELEM = 12, NFT_MSG_GETSETELEM = 13,
     NFT_MSG_DELSETELEM = 14, NFT_MSG_NEWGEN = 15, NFT_MSG_GETOBJ = 19,
     NFULNL_MSG_PACKET = 0, NFULNL_MSG_CONFIG = 1, NFULNL_CFG_CMD_BIND = 1, NFULNL_COPY_PACKET = 2,
+    FR_ACT_TO_TBL = 1, RTNH_F_ONLINK = 4,
     IN6_ADDR_GEN_MODE_EUI64 = 0, IN6_ADDR_GEN_MODE_NONE = 1,
 }
 numbers! { u32:

@@ -908,6 +908,7 @@ fn everything_made_is_observed_by_a_second_reader() {
         let mut kernel = linux::Kernel::open(std::path::Path::new(STATE_DIR)).unwrap();
         let scope = host_plan::Scope {
             netns: one.netns.keys().cloned().collect(),
+            ..Default::default()
         };
         assert_eq!(kernel.observe(&scope).unwrap(), one);
         assert!(one.firewall);

@@ -246,6 +246,7 @@ fn what_we_do_ourselves_needs_no_whole_look_and_is_no_drift() {
         ]);
         let scope = Scope {
             netns: [netns("one")].into(),
+            ..Scope::default()
         };
         let seen = lab.kernel.observe(&scope).unwrap();
         assert_eq!(lab.kernel.looks(), before);

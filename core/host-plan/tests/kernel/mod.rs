@@ -2,7 +2,7 @@
 
 use host_plan::{
     Action, BridgePort, FdbRow, FdbState, FdbTarget, HostState, InsideLink, Link, LinkKind,
-    NetnsState, Stamp, Trunk,
+    NetnsState, Route, RouterChange, RouterChanges, Stamp, Trunk, Way,
 };
 use model::{IfName, MacAddr};
 
@@ -92,6 +92,17 @@ pub(crate) fn apply(state: &mut HostState, action: &Action) {
                 veth.mtu.get(),
                 veth.stamp,
             );
+            if let Some(router) = state.routers.get_mut(&veth.netns) {
+                let link = host_plan::RouterLink {
+                    mac: veth.mac,
+                    mtu: veth.mtu.get().into(),
+                    up: false,
+                    ipv6_disabled: true,
+                    addresses: Default::default(),
+                };
+                router.links.insert(veth.device.clone(), link);
+                return;
+            }
             let inside = state.netns.get_mut(&veth.netns).expect("made before");
             inside.links.insert(
                 veth.device.clone(),
@@ -130,6 +141,7 @@ pub(crate) fn apply(state: &mut HostState, action: &Action) {
         }
         Action::DeleteNetns(netns) => {
             state.netns.remove(netns);
+            state.routers.remove(netns);
             state.owned_netns.remove(netns);
         }
         Action::Enslave { link, bridge } => {
@@ -170,7 +182,7 @@ pub(crate) fn apply(state: &mut HostState, action: &Action) {
         }
         Action::SetGuard { link, guard } => {
             // Set elements are all there is of a guard; other names than ours are in a set as well.
-            if guard.macs.is_empty() && link.as_str().starts_with("n-") {
+            if guard.macs.is_empty() && host_plan::OwnedName::is_port(link) {
                 state.guards.remove(link);
             } else {
                 state.guards.insert(link.clone(), guard.clone());
@@ -188,10 +200,13 @@ pub(crate) fn apply(state: &mut HostState, action: &Action) {
             let there = &state.links[link];
             assert!(there.ipv6_disabled, "{link} comes up with IPv6 on");
             let stamp: Option<Stamp> = there.alias.as_deref().and_then(|a| a.parse().ok());
-            if matches!(stamp, Some(Stamp::Nic(_) | Stamp::Adopted(_))) {
+            if matches!(
+                stamp,
+                Some(Stamp::Nic(_) | Stamp::Adopted(_) | Stamp::Router(_))
+            ) {
                 let guard = state.guards.get(link);
                 // A port of our own without one may send nothing.
-                let closed = link.as_str().starts_with("n-");
+                let closed = host_plan::OwnedName::is_port(link);
                 assert!(guard.is_some() || closed, "{link} comes up unguarded");
                 let port = there
                     .port
@@ -210,6 +225,7 @@ pub(crate) fn apply(state: &mut HostState, action: &Action) {
             link.up = true;
             link.addresses.extend(&inside.addresses);
         }
+        Action::ChangeRouter(router) => change_router(state, router),
         Action::AddFdb(row) => {
             assert!(
                 state.links.contains_key(&row.dev),
@@ -258,6 +274,87 @@ pub(crate) fn apply(state: &mut HostState, action: &Action) {
     }
 }
 
+/// A namespace that nobody has changed yet has every sysctl wrong.
+fn change_router(state: &mut HostState, router: &RouterChanges) {
+    assert!(
+        state.owned_netns.contains(&router.netns),
+        "{router:?} in no namespace of ours"
+    );
+    // It is known from now on.
+    state.netns.remove(&router.netns);
+    let inside = state
+        .routers
+        .entry(router.netns.clone())
+        .or_insert_with(|| {
+            let lo = host_plan::RouterLink {
+                mac: MacAddr::ZERO,
+                mtu: 65536,
+                up: false,
+                ipv6_disabled: false,
+                addresses: Default::default(),
+            };
+            host_plan::RouterState {
+                wrong_sysctls: host_plan::base_sysctls().map(|(path, _)| path).collect(),
+                links: [(IfName::new("lo").unwrap(), lo)].into(),
+                ..Default::default()
+            }
+        });
+    let safe = |inside: &host_plan::RouterState| {
+        inside.firewall.is_some() && inside.wrong_sysctls.is_empty()
+    };
+    for change in &router.changes {
+        match change {
+            RouterChange::SetSysctl { path, .. } => drop(inside.wrong_sysctls.remove(path)),
+            RouterChange::SetFirewall(rules) => inside.firewall = Some(rules.fingerprint()),
+            RouterChange::SetMac { link, mac } => inside.links.get_mut(link).unwrap().mac = *mac,
+            RouterChange::SetMtu { link, mtu } => {
+                inside.links.get_mut(link).unwrap().mtu = mtu.get().into();
+            }
+            RouterChange::SetIpv6 { link, on } => {
+                inside.links.get_mut(link).unwrap().ipv6_disabled = !on;
+            }
+            RouterChange::AddAddress { link, address } => {
+                let link = inside.links.get_mut(link).unwrap();
+                let v6 = address.addr().is_ipv6();
+                assert!(!v6 || !link.ipv6_disabled, "{address} where IPv6 is off");
+                assert!(
+                    link.addresses.insert(*address),
+                    "{address} is there already"
+                );
+            }
+            RouterChange::DeleteAddress { link, address } => {
+                assert!(
+                    inside
+                        .links
+                        .get_mut(link)
+                        .unwrap()
+                        .addresses
+                        .remove(address)
+                );
+            }
+            RouterChange::SetUp { link } => {
+                assert!(
+                    link.as_str() == "lo" || safe(inside),
+                    "{link} comes up unsafe"
+                );
+                inside.links.get_mut(link).unwrap().up = true;
+            }
+            RouterChange::SetRoute(route) => {
+                let same = |old: &Route| (old.table, old.prefix) == (route.table, route.prefix);
+                if let Way::Hops { hops, .. } = &route.way {
+                    let up = |hop: &host_plan::Hop| inside.links[&hop.device].up;
+                    assert!(hops.iter().all(up), "{route} by an interface that is down");
+                }
+                inside.routes.retain(|old| !same(old));
+                inside.routes.insert(route.clone());
+            }
+            RouterChange::DeleteRoute(route) => assert!(inside.routes.remove(route)),
+            RouterChange::AddRule(rule) => assert!(inside.rules.insert(rule.clone())),
+            RouterChange::DeleteRule(rule) => assert!(inside.rules.remove(rule)),
+        }
+    }
+}
+
 fn add(state: &mut HostState, name: &IfName, kind: LinkKind, mac: MacAddr, mtu: u16, stamp: Stamp) {
     let index = state
         .links
@@ -302,6 +399,14 @@ pub(crate) fn remove(state: &mut HostState, name: &IfName) {
     let Some(link) = state.links.remove(name) else {
         return;
     };
+    for router in state.routers.values_mut() {
+        router.links.remove(name);
+        router.rules.retain(|rule| rule.device != *name);
+        router.routes.retain(|route| match &route.way {
+            Way::Blackhole => true,
+            Way::Hops { hops, .. } => !hops.iter().any(|hop| hop.device == *name),
+        });
+    }
     state.fdb.retain(|row| row.dev != *name);
     state.neighbours.retain(|row| row.dev != *name);
     state

@@ -126,7 +126,7 @@ impl Lab {
     }
 
     pub fn observe(&mut self) -> HostState {
-        let netns = std::fs::read_dir(linux::NETNS_DIR)
+        let netns: BTreeSet<NetnsName> = std::fs::read_dir(linux::NETNS_DIR)
             .map(|entries| {
                 entries
                     .map(|entry| {
@@ -135,7 +135,11 @@ impl Lab {
                     .collect()
             })
             .unwrap_or_default();
-        let scope = Scope { netns };
+        let of_router = |name: &&NetnsName| name.as_str().starts_with("r-");
+        let scope = Scope {
+            routers: netns.iter().filter(of_router).cloned().collect(),
+            netns,
+        };
         let known = self.kernel.observe(&scope).unwrap();
         // What was known and kept true is what is there: seen in every test that observes.
         self.kernel.forget();

@@ -188,6 +188,7 @@ fn plan_and_apply() -> f64 {
         let desired = Desired {
             underlay: config.underlay,
             stacks: &config.stacks,
+            routers: &[],
             forwarding,
             local_neighbours: false,
         };

@@ -1,0 +1,159 @@
+//! Routers: what is inside of their namespaces. Sysctls and rules are there before the first
+//! interface is; an interface comes up when it has all its addresses; what is stale goes last.
+
+use super::{Phase, Planner};
+use crate::router::{
+    Route, RouterChange, RouterChanges, RouterLink, RouterState, Way, base_sysctls, device_sysctls,
+};
+use crate::want::{WantInside, WantRouter};
+use crate::{Action, Subject};
+use ipnet::IpNet;
+use model::IfName;
+use std::collections::BTreeSet;
+
+impl Planner<'_> {
+    pub(super) fn routers(&mut self) {
+        for router in std::mem::take(&mut self.want.routers) {
+            let subject = Subject::Router(router.id);
+            let netns = router.netns.clone();
+            if !self.observed.owned_netns.contains(&netns) {
+                let create = Action::CreateNetns(netns.clone());
+                self.step(Phase::Netns, subject, create);
+            }
+            let state = self.observed.routers.get(&netns).cloned();
+            let changes = base(&router, state.as_ref());
+            self.change(Phase::RouterBase, &router, changes);
+            let changes = self.inside(&router, &state.unwrap_or_default());
+            self.change(Phase::Inside, &router, changes);
+        }
+    }
+
+    fn change(&mut self, phase: Phase, router: &WantRouter, changes: Vec<RouterChange>) {
+        if changes.is_empty() {
+            return;
+        }
+        let netns = router.netns.clone();
+        let changes = RouterChanges { netns, changes };
+        let action = Action::ChangeRouter(changes);
+        self.step(phase, Subject::Router(router.id), action);
+    }
+
+    /// True if the interface is there and this plan does not make it anew.
+    fn stays(&self, name: &IfName) -> bool {
+        self.observed.links.contains_key(name) && !self.gone.contains(name)
+    }
+
+    fn inside(&self, router: &WantRouter, state: &RouterState) -> Vec<RouterChange> {
+        let mut changes = Vec::new();
+        let mut stale = Vec::new();
+        for (name, want) in &router.links {
+            let there = state.links.get(name).filter(|_| self.stays(name));
+            link(name, want, there, &mut changes, &mut stale);
+            for (path, value) in device_sysctls(name.as_str()) {
+                if there.is_some() && state.wrong_sysctls.contains(&path) {
+                    changes.push(RouterChange::SetSysctl { path, value });
+                }
+            }
+        }
+        // The kernel took the routes and rules of an interface with it.
+        let goes = |name: &IfName| !router.links.contains_key(name) || !self.stays(name);
+        let left = |route: &&Route| match &route.way {
+            Way::Blackhole => true,
+            Way::Hops { hops, .. } => !hops.iter().any(|hop| goes(&hop.device)),
+        };
+        let routes: BTreeSet<&Route> = state.routes.iter().filter(left).collect();
+        let wanted = router.routes.iter();
+        // A next hop is found by routes that are there: those without one go first.
+        let (direct, by_gateway): (Vec<_>, Vec<_>) = wanted
+            .filter(|route| !routes.contains(route))
+            .partition(|route| is_direct(route));
+        let missing = direct.into_iter().chain(by_gateway);
+        changes.extend(missing.cloned().map(RouterChange::SetRoute));
+        let added = router.rules.difference(&state.rules);
+        changes.extend(added.cloned().map(RouterChange::AddRule));
+        let removed = state.rules.difference(&router.rules);
+        changes.extend(removed.cloned().map(RouterChange::DeleteRule));
+        let key = |route: &Route| (route.table, route.prefix);
+        let kept: BTreeSet<_> = router.routes.iter().map(key).collect();
+        let removed = routes.into_iter().filter(|old| !kept.contains(&key(old)));
+        changes.extend(removed.cloned().map(RouterChange::DeleteRoute));
+        changes.extend(stale);
+        changes
+    }
+}
+
+fn base(router: &WantRouter, state: Option<&RouterState>) -> Vec<RouterChange> {
+    let mut changes = Vec::new();
+    // The rules first: with them comes the tracking of connections, which has sysctls of its own.
+    let held = state.and_then(|state| state.firewall);
+    if held != Some(router.firewall.fingerprint()) {
+        changes.push(RouterChange::SetFirewall(Box::new(router.firewall.clone())));
+    }
+    for (path, value) in base_sysctls() {
+        if state.is_none_or(|state| state.wrong_sysctls.contains(&path)) {
+            changes.push(RouterChange::SetSysctl { path, value });
+        }
+    }
+    let lo = IfName::new("lo").expect("lo is a name");
+    let is_up = |state: &RouterState| state.links.get(&lo).is_some_and(|lo| lo.up);
+    if !state.is_some_and(is_up) {
+        changes.push(RouterChange::SetUp { link: lo });
+    }
+    changes
+}
+
+fn link(
+    name: &IfName,
+    want: &WantInside,
+    there: Option<&RouterLink>,
+    changes: &mut Vec<RouterChange>,
+    stale: &mut Vec<RouterChange>,
+) {
+    let link = || name.clone();
+    if there.is_some_and(|there| there.mac != want.mac) {
+        let mac = want.mac;
+        changes.push(RouterChange::SetMac { link: link(), mac });
+    }
+    if there.is_some_and(|there| there.mtu != u32::from(want.mtu.get())) {
+        let mtu = want.mtu;
+        changes.push(RouterChange::SetMtu { link: link(), mtu });
+    }
+    let on = want.has_ipv6();
+    if there.map_or(on, |there| there.ipv6_disabled == on) {
+        changes.push(RouterChange::SetIpv6 { link: link(), on });
+    }
+    // The one that others on the link know it by is made by the kernel when the interface is up.
+    let own = |net: &&IpNet| net.addr() != std::net::IpAddr::V6(want.mac.link_local());
+    let held: BTreeSet<IpNet> = there
+        .iter()
+        .flat_map(|there| there.addresses.iter().filter(own))
+        .copied()
+        .collect();
+    for address in held.difference(&want.addresses).copied() {
+        let change = RouterChange::DeleteAddress {
+            link: link(),
+            address,
+        };
+        // An IPv6 address does not change its prefix length in place.
+        match want.addresses.iter().any(|a| a.addr() == address.addr()) {
+            true => changes.push(change),
+            false => stale.push(change),
+        }
+    }
+    for address in want.addresses.difference(&held).copied() {
+        changes.push(RouterChange::AddAddress {
+            link: link(),
+            address,
+        });
+    }
+    if !there.is_some_and(|there| there.up) {
+        changes.push(RouterChange::SetUp { link: link() });
+    }
+}
+
+fn is_direct(route: &Route) -> bool {
+    match &route.way {
+        Way::Blackhole => true,
+        Way::Hops { hops, .. } => hops.iter().all(|hop| hop.gateway.is_none()),
+    }
+}

@@ -1,0 +1,214 @@
+//! Inside of routers' namespaces: what is there, and changes of it.
+//!
+//! Each is entered by a thread of its own, so that its sockets and sysctls are the namespace's.
+
+mod route;
+mod rules;
+
+use crate::error::{Cause, Doing, Error};
+use crate::link::{self, RawLink};
+use crate::netns::{Netns, on_own_thread};
+use crate::observe;
+use crate::socket::Socket;
+use crate::sys;
+use host_plan::{
+    RouterChange, RouterChanges, RouterLink, RouterState, base_sysctls, device_sysctls,
+};
+use model::{IfName, MacAddr, NetnsName};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+use std::io;
+
+type Outcome = Result<(), Cause>;
+
+/// Looks into a router's namespace; none if it is not there.
+pub(crate) fn look(name: &NetnsName) -> Result<Option<RouterState>, Error> {
+    let Some(netns) = Netns::find(name)? else {
+        return Ok(None);
+    };
+    let found = on_own_thread(|| {
+        netns.enter()?;
+        look_here()
+    });
+    found
+        .map(Some)
+        .doing(|| format!("look into namespace {name}"))
+}
+
+fn look_here() -> Result<RouterState, Cause> {
+    let mut socket = Socket::route()?;
+    let raw = observe::raw_links(&mut socket)?;
+    let mut addresses: HashMap<u32, BTreeSet<_>> = HashMap::new();
+    socket.dump(link::get_addresses(), |_, payload| {
+        if let Some((index, address)) = link::parse_address(payload) {
+            addresses.entry(index).or_default().insert(address);
+        }
+    })?;
+    let mut state = RouterState::default();
+    let mut names = BTreeMap::new();
+    for raw in raw {
+        let Ok(name) = IfName::new(raw.name.as_str()) else {
+            continue;
+        };
+        let link = RouterLink {
+            mac: raw.mac.unwrap_or(MacAddr::ZERO),
+            mtu: raw.mtu,
+            up: raw.up,
+            ipv6_disabled: raw.ipv6_disabled,
+            addresses: addresses.remove(&raw.index).unwrap_or_default(),
+        };
+        names.insert(raw.index, name.clone());
+        state.links.insert(name, link);
+    }
+    let devices = state.links.keys().map(IfName::as_str);
+    let of_devices = devices
+        .filter(|name| *name != "lo")
+        .flat_map(device_sysctls);
+    state.wrong_sysctls = base_sysctls()
+        .chain(of_devices)
+        .filter(|(path, value)| !holds(path, value))
+        .map(|(path, _)| path)
+        .collect();
+    state.routes = route::all(&mut socket, &names)?;
+    state.rules = route::rules(&mut socket)?;
+    state.firewall = rules::installed(&mut Socket::netfilter()?)?;
+    Ok(state)
+}
+
+/// A kernel without IPv6 has none of its sysctls, and a router there has no IPv6.
+fn holds(path: &str, value: &str) -> bool {
+    match fs::read_to_string(format!("/proc/sys/{path}")) {
+        Ok(held) => held.trim() == value,
+        Err(_) => path.contains("/ipv6/") && !fs::exists("/proc/sys/net/ipv6").unwrap_or(true),
+    }
+}
+
+/// Makes changes inside of routers' namespaces. Whoever calls has seen that they are ours.
+pub(crate) fn change(router: &RouterChanges) -> Outcome {
+    on_own_thread(|| {
+        let netns = Netns::named(&router.netns).map_err(|error| error.cause)?;
+        netns.enter()?;
+        Inside {
+            route: Socket::route()?,
+            indices: HashMap::new(),
+        }
+        .run(&router.changes)
+    })
+}
+
+struct Inside {
+    route: Socket,
+    indices: HashMap<IfName, u32>,
+}
+
+impl Inside {
+    /// In order; requests to the kernel that follow each other are sent together.
+    fn run(&mut self, changes: &[RouterChange]) -> Outcome {
+        let mut requests = Vec::new();
+        for change in changes {
+            match change {
+                RouterChange::SetSysctl { path, value } => {
+                    self.send(&mut requests)?;
+                    write_sysctl(path, value)?;
+                }
+                RouterChange::SetIpv6 { link, on } => {
+                    self.send(&mut requests)?;
+                    let path = format!("net/ipv6/conf/{link}/disable_ipv6");
+                    write_sysctl(&path, if *on { "0" } else { "1" })?;
+                }
+                RouterChange::SetFirewall(firewall) => {
+                    self.send(&mut requests)?;
+                    rules::install(&mut Socket::netfilter()?, firewall)?;
+                }
+                other => requests.push(self.request(other)?),
+            }
+        }
+        self.send(&mut requests)
+    }
+
+    fn send(&mut self, requests: &mut Vec<(crate::attr::Message, &'static [i32])>) -> Outcome {
+        let (mut messages, tolerated): (Vec<_>, Vec<_>) = requests.drain(..).unzip();
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let results = self.route.transact(&mut messages);
+        results
+            .into_iter()
+            .zip(tolerated)
+            .try_for_each(|(result, tolerated)| match result {
+                Err(cause) if cause.errno().is_some_and(|no| tolerated.contains(&no)) => Ok(()),
+                other => other,
+            })
+    }
+
+    fn request(
+        &mut self,
+        change: &RouterChange,
+    ) -> Result<(crate::attr::Message, &'static [i32]), Cause> {
+        const NONE: &[i32] = &[];
+        const THERE: &[i32] = &[libc::EEXIST];
+        const GONE: &[i32] = &[libc::ENOENT, libc::ESRCH, libc::ENODEV, libc::EADDRNOTAVAIL];
+        Ok(match change {
+            RouterChange::SetMac { link, mac } => (link::set_mac(link, *mac), NONE),
+            RouterChange::SetMtu { link, mtu } => (link::set_mtu(link, *mtu), NONE),
+            RouterChange::SetUp { link } => (link::set_up(link, true), NONE),
+            RouterChange::AddAddress { link, address } => {
+                (link::add_address(self.index(link)?, *address), THERE)
+            }
+            RouterChange::DeleteAddress { link, address } => {
+                (link::delete_address(self.index(link)?, *address), GONE)
+            }
+            RouterChange::SetRoute(route) => {
+                (route::set(route, &mut |name| self.index(name))?, NONE)
+            }
+            RouterChange::DeleteRoute(route) => {
+                (route::delete(route, &mut |name| self.index(name))?, GONE)
+            }
+            RouterChange::AddRule(rule) => (route::add_rule(rule), THERE),
+            RouterChange::DeleteRule(rule) => (route::delete_rule(rule), GONE),
+            RouterChange::SetSysctl { .. }
+            | RouterChange::SetIpv6 { .. }
+            | RouterChange::SetFirewall(_) => unreachable!("it is no request"),
+        })
+    }
+
+    fn index(&mut self, name: &IfName) -> Result<u32, Cause> {
+        if let Some(index) = self.indices.get(name) {
+            return Ok(*index);
+        }
+        let mut found = None;
+        let result = self.route.get(link::get(name), |payload| {
+            found = RawLink::parse(payload);
+        });
+        match (result, found) {
+            (Ok(()), Some(link)) => {
+                self.indices.insert(name.clone(), link.index);
+                Ok(link.index)
+            }
+            (Err(cause), _) if cause.errno() == Some(libc::ENODEV) => Err(Cause::Kernel {
+                errno: libc::ENODEV,
+                text: Some(format!("there is no interface {name} in it")),
+            }),
+            (Err(cause), _) => Err(cause),
+            (Ok(()), None) => Err(Cause::Garbled("an answer without an interface")),
+        }
+    }
+}
+
+fn write_sysctl(path: &str, value: &str) -> Outcome {
+    match fs::write(format!("/proc/sys/{path}"), value) {
+        // A kernel without IPv6.
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound
+                && path.starts_with("net/ipv6/")
+                && !fs::exists("/proc/sys/net/ipv6").unwrap_or(true) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(Cause::InTheWay(format!("sysctl {path} = {value}: {error}"))),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Our protocol number on routes and rules.
+const PROTOCOL: u8 = sys::PROTOCOL;

@@ -1,0 +1,363 @@
+//! A router's ruleset: `table inet vpc` in its namespace, from data.
+//!
+//! The chains are the same for every router but for a few rules; addresses and ports are in sets and
+//! maps. It is replaced in one transaction that keeps counters and tracked connections.
+
+use crate::error::Cause;
+use crate::nft::{self, Found};
+use crate::socket::Socket;
+use crate::sys;
+use host_plan::{Fingerprint, RouterFirewall};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Display, Write as _};
+use std::net::IpAddr;
+
+/// Sets and maps, each for both families.
+const SETS: &[(&str, &str)] = &[
+    // What a public address stands for, and the reverse.
+    ("map public4", "type ipv4_addr : ipv4_addr;"),
+    ("map public6", "type ipv6_addr : ipv6_addr;"),
+    ("map private4", "type ipv4_addr : ipv4_addr;"),
+    ("map private6", "type ipv6_addr : ipv6_addr;"),
+    // Single ports, and ranges of ports that stay what they are.
+    (
+        "map port4",
+        "type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service;",
+    ),
+    (
+        "map port6",
+        "type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service;",
+    ),
+    (
+        "map ports4",
+        "type ipv4_addr . inet_proto . inet_service : ipv4_addr; flags interval;",
+    ),
+    (
+        "map ports6",
+        "type ipv6_addr . inet_proto . inet_service : ipv6_addr; flags interval;",
+    ),
+    // Inner addresses that are open as they are.
+    ("set open4", "type ipv4_addr;"),
+    ("set open6", "type ipv6_addr;"),
+    // Each leg twice: what came by a leg and leaves by the same.
+    ("set turned", "type ifname . ifname;"),
+];
+
+const COUNTERS: &[&str] = &[
+    "invalid",
+    "to-router",
+    "from-outside",
+    "between-legs",
+    "to-outside",
+    "opened",
+];
+
+/// What does not depend on the router.
+const RULES: &[(&str, &str, &[&str])] = &[
+    (
+        "nat-in",
+        "type nat hook prerouting priority dstnat; policy accept;",
+        &[
+            "dnat ip addr . port to ip daddr . meta l4proto . th dport map @port4",
+            "dnat ip6 addr . port to ip6 daddr . meta l4proto . th dport map @port6",
+            "meta l4proto { tcp, udp } dnat ip to ip daddr . meta l4proto . th dport map @ports4",
+            "meta l4proto { tcp, udp } dnat ip6 to ip6 daddr . meta l4proto . th dport map @ports6",
+            "dnat ip to ip daddr map @public4",
+            "dnat ip6 to ip6 daddr map @public6",
+        ],
+    ),
+    (
+        "input",
+        "type filter hook input priority filter; policy drop;",
+        &[
+            "ct state vmap { established : accept, related : accept, invalid : drop }",
+            "iifname \"l-*\" icmp type echo-request limit rate 200/second burst 200 packets accept",
+            "iifname \"l-*\" icmpv6 type echo-request limit rate 200/second burst 200 packets accept",
+            "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept",
+            "counter name \"to-router\"",
+        ],
+    ),
+    (
+        "forward",
+        "type filter hook forward priority filter; policy drop;",
+        &[
+            // Of the path's MTU only the two ends hear, and not all of them do.
+            "tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu",
+            "ct state vmap { established : accept, related : accept, invalid : goto invalid }",
+            "iifname \"l-*\" goto inside",
+            // Only what was opened.
+            "ct status dnat counter name \"opened\" accept",
+            "ip daddr @open4 counter name \"opened\" accept",
+            "ip6 daddr @open6 counter name \"opened\" accept",
+            "counter name \"from-outside\"",
+        ],
+    ),
+    ("invalid", "", &["counter name \"invalid\" drop"]),
+    (
+        "inside",
+        "",
+        &[
+            // What rp_filter is to IPv4.
+            "meta nfproto ipv6 fib saddr . iif oif missing counter name \"invalid\" drop",
+            "oifname \"l-*\" counter name \"between-legs\" accept",
+            "oifname \"rx-*\" counter name \"to-outside\" accept",
+        ],
+    ),
+];
+
+/// The chain whose rules are the router's own.
+const SNAT: &str = "type nat hook postrouting priority srcnat; policy accept;";
+
+fn snat(firewall: &RouterFirewall) -> Vec<String> {
+    let mut rules = vec![
+        // Hairpin: the answer must come back here, whatever subnet the two are in.
+        "iifname . oifname @turned ct status dnat masquerade".to_owned(),
+        "oifname != \"rx-*\" accept".to_owned(),
+        "snat ip to ip saddr map @private4".to_owned(),
+        "snat ip6 to ip6 saddr map @private6".to_owned(),
+    ];
+    for family in [Family::V4, Family::V6] {
+        let sources: Vec<&IpAddr> = firewall
+            .sources
+            .iter()
+            .filter(|ip| family.has(ip))
+            .collect();
+        match sources[..] {
+            [] => {}
+            [source] => rules.push(format!("snat {family} to {source}")),
+            _ => {
+                let numbered = sources.iter().enumerate();
+                let map: Vec<String> = numbered.map(|(n, ip)| format!("{n} : {ip}")).collect();
+                rules.push(format!(
+                    "snat {family} to jhash {family} saddr mod {} map {{ {} }}",
+                    sources.len(),
+                    map.join(", ")
+                ));
+            }
+        }
+    }
+    rules
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    fn has(self, ip: &IpAddr) -> bool {
+        ip.is_ipv4() == (self == Self::V4)
+    }
+
+    fn of(ip: &IpAddr) -> char {
+        if ip.is_ipv4() { '4' } else { '6' }
+    }
+}
+
+impl Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "ip",
+            Self::V6 => "ip6",
+        })
+    }
+}
+
+/// Elements by the set that they are in.
+fn elements(firewall: &RouterFirewall) -> BTreeMap<String, Vec<String>> {
+    let mut elements: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut put = |set: &str, family: &IpAddr, element: String| {
+        let set = format!("{set}{}", Family::of(family));
+        elements.entry(set).or_default().push(element);
+    };
+    let mut reversed = BTreeSet::new();
+    for (public, private) in &firewall.public {
+        put("public", public, format!("{public} : {private}"));
+        // One that has several public addresses leaves by the first of them.
+        if reversed.insert(private) {
+            put("private", public, format!("{private} : {public}"));
+        }
+    }
+    for ((public, protocol, ports), (to, to_port)) in &firewall.forwards {
+        if ports.first() == *to_port && ports.first() != ports.last() {
+            let key = format!("{public} . {protocol} . {ports}");
+            put("ports", public, format!("{key} : {to}"));
+            continue;
+        }
+        for (port, to_port) in (ports.first().get()..=ports.last().get()).zip(to_port.get()..) {
+            let key = format!("{public} . {protocol} . {port}");
+            put("port", public, format!("{key} : {to} . {to_port}"));
+        }
+    }
+    for ip in &firewall.open {
+        put("open", ip, ip.to_string());
+    }
+    let turned = firewall.legs.iter();
+    let turned: Vec<String> = turned.map(|leg| format!("\"{leg}\" . \"{leg}\"")).collect();
+    if !turned.is_empty() {
+        elements.insert("turned".to_owned(), turned);
+    }
+    elements
+}
+
+/// The table without what differs between routers, but for one chain.
+fn table(snat: &[String]) -> String {
+    let mut text = String::from("table inet vpc {\n");
+    for (name, kind) in SETS {
+        put(&mut text, format_args!("\t{name} {{ {kind} }}"));
+    }
+    for counter in COUNTERS {
+        put(&mut text, format_args!("\tcounter {counter} {{ }}"));
+    }
+    // Chains that others go to come first.
+    for (chain, hook, rules) in RULES.iter().rev() {
+        put(&mut text, format_args!("\tchain {chain} {{ {hook}"));
+        for rule in *rules {
+            put(&mut text, format_args!("\t\t{rule}"));
+        }
+        text.push_str("\t}\n");
+    }
+    put(&mut text, format_args!("\tchain nat-out {{ {SNAT}"));
+    for rule in snat {
+        put(&mut text, format_args!("\t\t{rule}"));
+    }
+    text.push_str("\t}\n}\n");
+    text
+}
+
+fn put(text: &mut String, line: fmt::Arguments<'_>) {
+    writeln!(text, "{line}").expect("a String takes everything");
+}
+
+/// Names the wording of this version, whatever the data.
+fn wording() -> String {
+    let sample = RouterFirewall {
+        sources: [[1, 1, 1, 1], [2, 2, 2, 2]].map(IpAddr::from).into(),
+        public: [(IpAddr::from([3, 3, 3, 3]), IpAddr::from([4, 4, 4, 4]))].into(),
+        ..RouterFirewall::default()
+    };
+    let text = table(&snat(&sample)) + &format!("{:?}", elements(&sample));
+    format!("wording-{:016x}", nft::hash(text.bytes()))
+}
+
+fn data(fingerprint: Fingerprint) -> String {
+    format!("data-{:016x}", fingerprint.0)
+}
+
+/// One transaction that puts this ruleset in the place of what is there.
+fn document(firewall: &RouterFirewall, found: &Found) -> String {
+    let mut text = String::new();
+    let wording = wording();
+    if found.chains.contains(&wording) {
+        // The same sets, counters and chains: those stay, and what is in them goes.
+        text.push_str("flush table inet vpc\n");
+        for (set, _) in SETS {
+            let (kind, name) = set.split_once(' ').expect("a kind and a name");
+            put(&mut text, format_args!("flush {kind} inet vpc {name}"));
+        }
+        let told = |name: &&String| name.starts_with("data-") || name.starts_with("contents-");
+        for name in found.chains.iter().filter(told) {
+            put(&mut text, format_args!("delete chain inet vpc {name}"));
+        }
+    } else {
+        // `delete` fails where there is none, so there is one first.
+        text.push_str("add table inet vpc\ndelete table inet vpc\n");
+    }
+    text.push_str(&table(&snat(firewall)));
+    for chain in [wording, data(firewall.fingerprint())] {
+        put(&mut text, format_args!("add chain inet vpc {chain}"));
+    }
+    for (set, elements) in elements(firewall) {
+        let elements = elements.join(", ");
+        put(
+            &mut text,
+            format_args!("add element inet vpc {set} {{ {elements} }}"),
+        );
+    }
+    text
+}
+
+/// What the ruleset in the calling thread's namespace was made from; none if there is none, or one
+/// of another version, or one that somebody changed since.
+pub(super) fn installed(socket: &mut Socket) -> Result<Option<Fingerprint>, Cause> {
+    let found = nft::find(socket, sys::NFPROTO_INET)?;
+    if !found.chains.contains(&wording()) || !found.chains.contains(&seal(socket, &found)?) {
+        return Ok(None);
+    }
+    let data = |name: &String| u64::from_str_radix(name.strip_prefix("data-")?, 16).ok();
+    Ok(found.chains.iter().find_map(data).map(Fingerprint))
+}
+
+/// Installs a ruleset in the calling thread's namespace. What was sealed is whole: killed before
+/// that, the next agent does all of it again.
+pub(super) fn install(socket: &mut Socket, firewall: &RouterFirewall) -> Result<(), Cause> {
+    let found = nft::find(socket, sys::NFPROTO_INET)?;
+    nft::load(&document(firewall, &found))?;
+    let found = nft::find(socket, sys::NFPROTO_INET)?;
+    let seal = seal(socket, &found)?;
+    nft::add_chain(socket, sys::NFPROTO_INET, &seal)
+}
+
+/// Names the rules and elements as the kernel has them.
+fn seal(socket: &mut Socket, found: &Found) -> Result<String, Cause> {
+    let mut sum = 0_u64;
+    for (set, _) in SETS {
+        let (_, name) = set.split_once(' ').expect("a kind and a name");
+        nft::dump_elements(socket, sys::NFPROTO_INET, name, |element| {
+            // In no order: the kernel has none.
+            let bytes = name.bytes().chain(element.iter().copied());
+            sum = sum.wrapping_add(nft::hash(bytes));
+        })?;
+    }
+    Ok(format!("{}-{sum:016x}", found.seal()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::{IfName, PortRange, Protocol};
+    use std::num::NonZeroU16;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_shifted_range_is_spelt_out_and_another_is_not() {
+        let port = |n| NonZeroU16::new(n).unwrap();
+        let range = |text: &str| text.parse::<PortRange>().unwrap();
+        let to = ip("10.0.0.1");
+        let firewall = RouterFirewall {
+            forwards: [
+                (
+                    (ip("1.1.1.1"), Protocol::Tcp, range("80-82")),
+                    (to, port(8080)),
+                ),
+                (
+                    (ip("1.1.1.1"), Protocol::Udp, range("80-82")),
+                    (to, port(80)),
+                ),
+                (
+                    (ip("1.1.1.1"), Protocol::Tcp, range("443")),
+                    (to, port(443)),
+                ),
+            ]
+            .into(),
+            legs: [IfName::new("l-1").unwrap()].into(),
+            ..RouterFirewall::default()
+        };
+        let elements = elements(&firewall);
+        assert_eq!(
+            elements["port4"],
+            [
+                "1.1.1.1 . tcp . 80 : 10.0.0.1 . 8080",
+                "1.1.1.1 . tcp . 81 : 10.0.0.1 . 8081",
+                "1.1.1.1 . tcp . 82 : 10.0.0.1 . 8082",
+                "1.1.1.1 . tcp . 443 : 10.0.0.1 . 443",
+            ]
+        );
+        assert_eq!(elements["ports4"], ["1.1.1.1 . udp . 80-82 : 10.0.0.1"]);
+        assert_eq!(elements["turned"], ["\"l-1\" . \"l-1\""]);
+    }
+}

@@ -1,0 +1,544 @@
+//! Routers in a real kernel: what passes, what does not, what is seen outside. Run as root.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on says where, and what it left out"
+)]
+
+mod lab;
+
+use host_plan::{Desired, HostState, OwnedName, Readiness, Scope, plan};
+use lab::*;
+use model::{
+    Attachment, Encoding, Forwarding, NatConfig, NicId, OneToOne, Port, PortForward, PortRole,
+    Protocol, RouterConfig, RouterId, RouterLeg, Segment, SourceNat, Stack, StaticRoute, SubnetId,
+    Underlay, Uplink, UplinkAddress, Via, VpcId,
+};
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::num::NonZeroU16;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+/// What a host is to have: VPCs with two subnets each, all with the same prefixes.
+struct Wish {
+    stacks: Vec<Stack>,
+    routers: Vec<RouterConfig>,
+    forwarding: Forwarding,
+}
+
+/// VPC number `v` has subnets 10.1.1.0/24 and 10.1.2.0/24, with NIC `v<v>a` as .10 in the first and
+/// `v<v>b` in the second, and a router whose outer address is 192.0.2.1<v>.
+fn vpc(v: u8) -> (Stack, RouterConfig) {
+    let subnet = |s: u8| SubnetId::from_random(u64::from(v) * 10 + u64::from(s));
+    let segment = |s: u8| Segment {
+        subnet: subnet(s),
+        name: format!("v{v}/s{s}"),
+        vlan: vlan(s.into()),
+        vni: vni(u32::from(v) * 100 + u32::from(s)),
+        mtu: mtu(1450),
+        v4: format!("10.1.{s}.0/24").parse().ok(),
+        v6: format!("fd00:{s}::/64").parse().ok(),
+        gateway: None,
+        options: Default::default(),
+    };
+    let port = |s: u8, name: &str| Port {
+        nic: NicId::from_random(u64::from(v) * 10 + u64::from(s)),
+        name: name.to_owned(),
+        subnet: subnet(s),
+        mac: mac(v * 10 + s),
+        addresses: vec![ip(&format!("10.1.{s}.10")), ip(&format!("fd00:{s}::10"))],
+        attachment: Attachment::Netns {
+            netns: netns(name),
+            device: ifname("eth0"),
+        },
+        role: PortRole::Settled,
+        sequence: 0,
+    };
+    let stack = Stack {
+        vpc: VpcId::from_random(v.into()),
+        name: format!("v{v}"),
+        vni: vni(u32::from(v) * 100),
+        encoding: Encoding::VlanBased,
+        segments: vec![segment(1), segment(2)],
+        ports: vec![port(1, &format!("v{v}a")), port(2, &format!("v{v}b"))],
+    };
+    let leg = |s: u8| RouterLeg {
+        subnet: subnet(s),
+        mac: mac(0x80 + v * 10 + s),
+        addresses: vec![
+            net(&format!("10.1.{s}.1/24")),
+            net(&format!("fd00:{s}::1/64")),
+        ],
+        mtu: mtu(1450),
+    };
+    let router = RouterConfig {
+        id: RouterId::from_random(v.into()),
+        vpc: stack.vpc,
+        name: format!("v{v}/r"),
+        legs: vec![leg(1), leg(2)],
+        uplink: Some(Uplink {
+            bridge: ifname("br-ext"),
+            mac: mac(0xe0 + v),
+            address: UplinkAddress::Static(vec![
+                net(&format!("192.0.2.1{v}/24")),
+                net(&format!("2001:db8::1{v}/64")),
+            ]),
+            gateways: vec![ip("192.0.2.1"), ip("2001:db8::1")],
+            mtu: None,
+        }),
+        routes: Vec::new(),
+        nat: NatConfig {
+            source: Some(SourceNat::Masquerade),
+            source_v6: true,
+            ..NatConfig::default()
+        },
+    };
+    (stack, router)
+}
+
+fn net(text: &str) -> ipnet::IpNet {
+    text.parse().unwrap()
+}
+
+impl Wish {
+    fn of(vpcs: &[u8]) -> Self {
+        let (stacks, routers) = vpcs.iter().map(|v| vpc(*v)).unzip();
+        Self {
+            stacks,
+            routers,
+            forwarding: Forwarding {
+                complete: true,
+                ..Forwarding::default()
+            },
+        }
+    }
+
+    fn desired(&self) -> Desired<'_> {
+        Desired {
+            underlay: Underlay {
+                address: ip("100.64.0.1"),
+                mtu: mtu(1500),
+            },
+            stacks: &self.stacks,
+            routers: &self.routers,
+            forwarding: &self.forwarding,
+            local_neighbours: false,
+        }
+    }
+
+    fn scope(&self) -> Scope {
+        let ports = self.stacks.iter().flat_map(|stack| &stack.ports);
+        let netns = ports.filter_map(|port| match &port.attachment {
+            Attachment::Netns { netns, .. } => Some(netns.clone()),
+            _ => None,
+        });
+        Scope {
+            netns: netns.collect(),
+            routers: self
+                .routers
+                .iter()
+                .map(|router| OwnedName::router_netns(router.id))
+                .collect(),
+        }
+    }
+
+    /// Makes it so, and sees that nothing is left to do.
+    fn make(&self, lab: &mut Lab) -> Readiness {
+        let observed = lab.kernel.observe(&self.scope()).unwrap();
+        let plan = plan(&self.desired(), &observed);
+        let actions: Vec<_> = plan.steps.iter().map(|step| step.action.clone()).collect();
+        lab.act(actions);
+        self.settled(lab)
+    }
+
+    fn settled(&self, lab: &mut Lab) -> Readiness {
+        // Looked at anew: what is remembered is not enough.
+        lab.kernel.forget();
+        let observed = lab.kernel.observe(&self.scope()).unwrap();
+        let left = plan(&self.desired(), &observed);
+        assert!(left.steps.is_empty(), "still to do:\n{left}");
+        assert!(left.problems.is_empty(), "{left}");
+        left.readiness(&self.stacks, &self.routers)
+    }
+
+    fn look(&self, lab: &mut Lab) -> HostState {
+        lab.kernel.forget();
+        lab.kernel.observe(&self.scope()).unwrap()
+    }
+}
+
+/// An external bridge of the host, and a namespace `out` on it: 192.0.2.1, 2001:db8::1, and further
+/// away 198.51.100.1 and 2001:db8:1::1.
+fn outside() {
+    tool("ip link add br-ext type bridge");
+    tool("ip link set br-ext up");
+    tool("ip addr add 192.0.2.254/24 dev br-ext");
+    tool("ip netns add out");
+    tool("ip link add to-out type veth peer name eth0 netns out");
+    tool("ip link set to-out master br-ext up");
+    for line in [
+        "ip link set lo up",
+        "ip link set eth0 up",
+        "ip addr add 192.0.2.1/24 dev eth0",
+        "ip addr add 198.51.100.1/32 dev lo",
+        "ip addr add 2001:db8::1/64 dev eth0 nodad",
+        "ip addr add 2001:db8:1::1/128 dev lo nodad",
+    ] {
+        tool(&format!("ip netns exec out {line}"));
+    }
+}
+
+/// What leads NICs out: the gateways of their subnets.
+fn gateways(v: u8) {
+    for (nic, s) in [("a", 1), ("b", 2)] {
+        tool(&format!("ip -n v{v}{nic} route add default via 10.1.{s}.1"));
+        tool(&format!(
+            "ip -n v{v}{nic} route add default via fd00:{s}::1"
+        ));
+    }
+}
+
+fn pings(from: &str, to: &str) -> bool {
+    let deadline = Instant::now() + SOON;
+    // Bridges open their ports, and neighbours are found, within a moment.
+    while !tries(&format!("ip netns exec {from} ping -q -c1 -W1 {to}")) {
+        if Instant::now() > deadline {
+            return false;
+        }
+    }
+    true
+}
+
+fn silent(from: &str, to: &str) -> bool {
+    !tries(&format!("ip netns exec {from} ping -q -c2 -i0.2 -W1 {to}"))
+}
+
+/// A TCP server in a namespace that tells each client the address that it has; gone when dropped.
+struct Server(Child);
+
+impl Server {
+    fn start(netns: &str, at: &str, port: u16) -> Self {
+        let kind = if at.contains(':') {
+            "TCP6-LISTEN"
+        } else {
+            "TCP4-LISTEN"
+        };
+        let at = if at.contains(':') {
+            format!("[{at}]")
+        } else {
+            at.to_owned()
+        };
+        let only = if kind == "TCP6-LISTEN" {
+            ",ipv6-v6only"
+        } else {
+            ""
+        };
+        let listen = format!("{kind}:{port},bind={at},reuseaddr,fork{only}");
+        let child = Command::new("ip")
+            .args([
+                "netns",
+                "exec",
+                netns,
+                "socat",
+                &listen,
+                "SYSTEM:echo $SOCAT_PEERADDR; cat",
+            ])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + SOON;
+        let listens = format!("ip netns exec {netns} ss -Hltn sport = :{port}");
+        while tool(&listens).is_empty() {
+            assert!(Instant::now() < deadline, "the server does not listen");
+        }
+        Self(child)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// What a server says to a client: the address that it sees. None if it does not answer.
+fn seen_by(from: &str, to: &str, port: u16) -> Option<String> {
+    let to = if to.contains(':') {
+        format!("[{to}]")
+    } else {
+        to.to_owned()
+    };
+    let output = Command::new("ip")
+        .args(["netns", "exec", from, "socat", "-T2", "-"])
+        .arg(format!("TCP:{to}:{port},connect-timeout=2"))
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let text = text.trim().trim_matches(['[', ']']);
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+#[test]
+fn a_router_leads_between_subnets_and_out() {
+    lab(|lab| {
+        outside();
+        let wish = Wish::of(&[1]);
+        let ready = wish.make(lab);
+        assert_eq!(ready.routers, BTreeSet::from([wish.routers[0].id]));
+        gateways(1);
+        for to in [
+            "10.1.1.1",
+            "fd00:1::1",
+            "10.1.2.10",
+            "fd00:2::10",
+            "192.0.2.1",
+            "198.51.100.1",
+        ] {
+            assert!(pings("v1a", to), "{to}");
+        }
+        assert!(pings("v1a", "2001:db8:1::1"));
+        // Outside, its address is the router's.
+        let _server = Server::start("out", "198.51.100.1", 7000);
+        assert_eq!(
+            seen_by("v1a", "198.51.100.1", 7000).as_deref(),
+            Some("192.0.2.11")
+        );
+        let _server = Server::start("out", "2001:db8:1::1", 7000);
+        let seen = seen_by("v1b", "2001:db8:1::1", 7000);
+        assert_eq!(
+            seen.and_then(|ip| ip.parse().ok()),
+            Some(ip("2001:db8::11"))
+        );
+        // In comes nobody, nor to the router itself; and the host's own address is nobody's to reach.
+        tool("ip -n out route add 10.1.0.0/16 via 192.0.2.11");
+        for to in ["10.1.1.10", "192.0.2.11", "2001:db8::11"] {
+            assert!(silent("out", to), "{to}");
+        }
+        assert!(
+            silent("v1a", "192.0.2.254"),
+            "the host's address on the external bridge"
+        );
+        assert!(silent("v1a", "100.64.0.1"), "the underlay");
+        let _server = Server::start("r-0000000001", "10.1.1.1", 22);
+        assert_eq!(
+            seen_by("v1a", "10.1.1.1", 22),
+            None,
+            "the namespace's own stack"
+        );
+    });
+}
+
+#[test]
+fn tenants_with_the_same_addresses_do_not_meet() {
+    lab(|lab| {
+        outside();
+        let mut wish = Wish::of(&[1, 2]);
+        wish.make(lab);
+        gateways(1);
+        gateways(2);
+        let _server = Server::start("out", "198.51.100.1", 7000);
+        let from: Vec<_> = ["v1a", "v2a", "v1b", "v2b"]
+            .map(|nic| seen_by(nic, "198.51.100.1", 7000))
+            .into();
+        let expected = ["192.0.2.11", "192.0.2.12", "192.0.2.11", "192.0.2.12"];
+        assert_eq!(from, expected.map(|ip| Some(ip.to_owned())));
+        // Neither reaches the other's router, and one that goes takes nothing of the other with it.
+        assert!(silent("v1a", "192.0.2.12"));
+        let gone = wish.routers.remove(0);
+        wish.make(lab);
+        let left = tool("ip netns list") + &tool("ip link show");
+        let id = gone.id.to_string();
+        assert!(!left.contains(&id), "{id} is left in {left}");
+        assert!(pings("v2b", "198.51.100.1"));
+        assert!(silent("v1a", "10.1.1.1"));
+        // All of it goes.
+        wish.routers.clear();
+        wish.stacks.clear();
+        wish.make(lab);
+        let left: BTreeSet<String> = json("ip -j link show")
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|link| link["ifname"].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(left, ["br-ext", "lo", "to-out"].map(String::from).into());
+        assert_eq!(tool("ip netns list").split_whitespace().next(), Some("out"));
+        assert_eq!(std::fs::read_dir("/run/vpc/netns").unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn what_others_change_in_a_router_is_put_right() {
+    lab(|lab| {
+        outside();
+        let mut wish = Wish::of(&[1]);
+        let leg = OwnedName::router_leg(wish.stacks[0].segments[0].subnet);
+        let outer = OwnedName::router_outer(wish.routers[0].id);
+        wish.routers[0].routes = vec![
+            StaticRoute {
+                table: None,
+                prefix: net("203.0.113.0/24"),
+                via: Via::Blackhole,
+            },
+            StaticRoute {
+                table: Some(wish.stacks[0].segments[0].subnet),
+                prefix: net("198.51.100.0/24"),
+                via: Via::Address(ip("10.1.2.10")),
+            },
+        ];
+        wish.make(lab);
+        let inside = format!("ip netns exec r-{}", wish.routers[0].id);
+        let damage = [
+            format!("ip addr del 10.1.1.1/24 dev {leg}"),
+            format!("ip addr add 10.1.1.77/24 dev {leg}"),
+            format!("ip link set {leg} mtu 1300"),
+            format!("ip link set {outer} down"),
+            format!("ip link set {leg} address 02:00:00:00:00:77"),
+            "ip route del 203.0.113.0/24".to_owned(),
+            "ip route del default".to_owned(),
+            format!("ip route add 9.9.9.0/24 dev {outer} proto 118"),
+            "ip rule del pref 10000".to_owned(),
+            "ip -6 rule del pref 10000".to_owned(),
+            "sysctl -qw net.ipv4.ip_forward=0".to_owned(),
+            format!("sysctl -qw net.ipv4.conf.{leg}.rp_filter=0"),
+            "nft flush chain inet vpc input".to_owned(),
+            "nft add element inet vpc open4 { 10.1.1.10 }".to_owned(),
+            "nft delete table inet vpc".to_owned(),
+        ];
+        for line in damage {
+            tool(&format!("{inside} {line}"));
+            let state = wish.look(lab);
+            let steps = plan(&wish.desired(), &state).steps;
+            assert!(!steps.is_empty(), "{line} is not seen");
+            wish.make(lab);
+        }
+        // The far end of a leg is moved away; the whole namespace goes.
+        tool(&format!("ip -n r-{} link del {leg}", wish.routers[0].id));
+        wish.make(lab);
+        tool(&format!("ip netns del r-{}", wish.routers[0].id));
+        // Of namespaces the kernel tells nobody.
+        lab.kernel.forget();
+        wish.make(lab);
+        gateways(1);
+        assert!(pings("v1b", "198.51.100.1"));
+    });
+}
+
+#[test]
+fn packets_that_are_too_big_are_answered_and_tcp_keeps_below() {
+    lab(|lab| {
+        outside();
+        let mut wish = Wish::of(&[1]);
+        wish.routers[0].uplink.as_mut().unwrap().mtu = model::Mtu::new(1300).ok();
+        tool("ip -n out link set eth0 mtu 1300");
+        wish.make(lab);
+        gateways(1);
+        assert!(pings("v1a", "198.51.100.1"));
+        let mtu_of = |packet: &str| {
+            let command = format!("ip netns exec v1a ping -c2 -i0.2 -W1 -M do -s {packet}");
+            let output = Command::new("sh").args(["-c", &command]).output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let told = mtu_of("1400 198.51.100.1");
+        assert!(
+            told.contains("From 10.1.1.1") && told.contains("mtu = 1300"),
+            "{told}"
+        );
+        let told = mtu_of("1400 2001:db8:1::1");
+        assert!(
+            told.contains("From fd00:1::1") && told.contains("mtu=1300"),
+            "{told}"
+        );
+        // A client that hears nothing of it does not offer more than fits.
+        tool("ip -n v1b route flush cache");
+        let mut dump = Command::new("ip")
+            .args(["netns", "exec", "out", "timeout", "20"])
+            .args(["tcpdump", "-nnlvi", "eth0", "-c1"])
+            .arg("tcp[tcpflags] & tcp-syn != 0")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = BufReader::new(dump.stderr.take().unwrap()).lines();
+        let said = said.map(Result::unwrap);
+        assert!(said.into_iter().any(|line| line.contains("listening on")));
+        drop(seen_by("v1b", "198.51.100.1", 7000));
+        let output = dump.wait_with_output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains("mss 1260"), "{text}");
+    });
+}
+
+#[test]
+fn public_addresses_and_ports_lead_in_and_nothing_else_does() {
+    lab(|lab| {
+        outside();
+        let mut wish = Wish::of(&[1]);
+        let forward = |public: Option<&str>, ports: &str, to: &str, to_port: u16| PortForward {
+            protocol: Protocol::Tcp,
+            public: public.map(ip),
+            ports: ports.parse().unwrap(),
+            to: ip(to),
+            to_port: NonZeroU16::new(to_port).unwrap(),
+        };
+        let one = |public: &str, private: &str| OneToOne {
+            public: ip(public),
+            private: ip(private),
+        };
+        wish.routers[0].nat.public = vec![
+            one("192.0.2.50", "10.1.2.10"),
+            one("2001:db8::50", "fd00:2::10"),
+        ];
+        wish.routers[0].nat.forwards = vec![
+            forward(None, "8000-8002", "10.1.1.10", 7000),
+            forward(None, "9000-9100", "10.1.1.10", 9000),
+            forward(Some("2001:db8::51"), "80", "fd00:1::10", 7000),
+        ];
+        wish.make(lab);
+        gateways(1);
+        let _a = Server::start("v1a", "0.0.0.0", 7000);
+        let _a2 = Server::start("v1a", "0.0.0.0", 7001);
+        let _a9 = Server::start("v1a", "0.0.0.0", 9050);
+        let _a6 = Server::start("v1a", "::", 7000);
+        let _b = Server::start("v1b", "0.0.0.0", 7000);
+        let _b6 = Server::start("v1b", "::", 7000);
+        let sees = |from: &str, to: &str, port, address: &str| {
+            let seen = seen_by(from, to, port).and_then(|ip| ip.parse().ok());
+            assert_eq!(seen, Some(ip(address)), "{from} to {to} port {port}");
+        };
+        sees("out", "192.0.2.50", 7000, "192.0.2.1");
+        sees("out", "2001:db8::50", 7000, "2001:db8::1");
+        sees("out", "192.0.2.11", 8000, "192.0.2.1");
+        sees("out", "192.0.2.11", 8001, "192.0.2.1");
+        sees("out", "192.0.2.11", 9050, "192.0.2.1");
+        sees("out", "2001:db8::51", 80, "2001:db8::1");
+        assert!(pings("out", "192.0.2.50"));
+        // What has a public address has it outside, too.
+        let _server = Server::start("out", "198.51.100.1", 7000);
+        sees("v1b", "198.51.100.1", 7000, "192.0.2.50");
+        sees("v1a", "198.51.100.1", 7000, "192.0.2.11");
+        // From inside, by the way outside: even to oneself.
+        sees("v1a", "192.0.2.50", 7000, "10.1.1.10");
+        sees("v1b", "192.0.2.50", 7000, "10.1.2.1");
+        sees("v1a", "192.0.2.11", 8000, "10.1.1.1");
+        for closed in [7000, 8002, 9101] {
+            assert_eq!(seen_by("out", "192.0.2.11", closed), None, "{closed}");
+        }
+        assert!(silent("out", "192.0.2.11"));
+        // A route to an inner address does not lead in, either, unless it was opened.
+        tool("ip -n out route add 10.1.0.0/16 via 192.0.2.11");
+        assert_eq!(seen_by("out", "10.1.1.10", 7000), None);
+        wish.routers[0]
+            .nat
+            .public
+            .push(one("10.1.1.10", "10.1.1.10"));
+        wish.make(lab);
+        sees("out", "10.1.1.10", 7000, "192.0.2.1");
+        assert_eq!(seen_by("out", "10.1.2.10", 7000), None);
+    });
+}
