@@ -738,7 +738,8 @@ mod tests {
         let subnet = SubnetView::from(v1::Subnet::default());
         assert_eq!(
             fields(&subnet),
-            "created id ipv4_cidr ipv6_cidr labels mtu name path resource_version vlan vni vpc_id"
+            "created id ipv4_cidr ipv6_cidr labels mtu name options path resource_version vlan vni \
+             vpc_id"
         );
         let nic = NicView::from(v1::Nic::default());
         assert_eq!(

@@ -40,7 +40,7 @@ Get a token on the management host with `vpc host token create`.")]
         /// Name, or id:ID
         host: String,
     },
-    /// Let a host take no new workloads
+    /// Let a host take no new NICs and routers
     #[command(after_help = "Examples:\n  vpc host drain c1\n  vpc host drain c1 --undo")]
     Drain {
         /// Name, or id:ID
@@ -54,7 +54,7 @@ Get a token on the management host with `vpc host token create`.")]
   vpc host set c1 --speaker frr
   vpc host set c1 --role compute --role route --zone rack-2")]
     Set(Set),
-    /// Remove a host without NICs; its certificate is refused from then on
+    /// Remove a host without NICs and routers; its certificate is refused from then on
     #[command(after_help = "Examples:\n  vpc host remove c1")]
     Remove {
         /// Name, or id:ID
