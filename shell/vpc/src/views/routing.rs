@@ -308,6 +308,7 @@ impl RouterView {
 
     fn state_in_words(&self) -> String {
         match self.state.as_str() {
+            "pending" if self.generation == 0 => "pending: not planned yet".to_owned(),
             "pending" => format!(
                 "pending: the host is at generation {}, this router needs {}",
                 self.applied_generation, self.generation
