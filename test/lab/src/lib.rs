@@ -1,6 +1,7 @@
 //! Lab hosts for tests: a lab of the test's own, driven by the `vpc` binary that was just built.
 //!
-//! A [`Lab`] that is dropped takes everything down, also when the test panicked.
+//! A [`Lab`] that is dropped takes everything down, also when the test panicked; one whose test was
+//! stopped by a signal is taken down, too.
 
 pub mod client;
 pub mod machine;
@@ -16,7 +17,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
-use testkit::{Eventually, eventually};
+use testkit::{Eventually, Keeper, eventually};
 pub use testkit::{difference, without_counters};
 
 /// What a state may take to come, on a slow machine that does other things as well.
@@ -29,6 +30,8 @@ const WITHOUT_ANNOUNCING: &str = r"| sed '/^\tset announcing {$/,/^\t}$/d'";
 #[derive(Debug)]
 pub struct Lab {
     name: String,
+    /// None once it is down.
+    keeper: Option<Keeper>,
 }
 
 impl Lab {
@@ -44,8 +47,12 @@ impl Lab {
     pub fn up_with(options: &[&str]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("t{}-{number}", std::process::id());
+        let binary = binary();
+        let binary = binary.to_str().expect("its path is text");
         let lab = Self {
-            name: format!("t{}-{number}", std::process::id()),
+            keeper: Some(Keeper::new(&[binary, "lab", "down", "--name", &name])),
+            name,
         };
         let output = vpc()
             .args(["lab", "up", "--name", &lab.name])
@@ -222,6 +229,11 @@ impl Drop for Lab {
         }
         let output = vpc().args(["lab", "down", "--name", &self.name]).output();
         let clean = output.as_ref().is_ok_and(|output| output.status.success());
+        if let Some(keeper) = self.keeper.take()
+            && clean
+        {
+            keeper.dismiss();
+        }
         if !clean && !std::thread::panicking() {
             panic!("lab down: {:?}", output.map(|output| text_of(&output)));
         }

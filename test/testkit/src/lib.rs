@@ -1,9 +1,11 @@
-//! What tests share: golden scripts, waiting for a state.
+//! What tests share: golden scripts, waiting for a state, cleaning up.
 
 mod dump;
 mod golden;
+mod keeper;
 mod wait;
 
 pub use dump::{difference, without_counters};
 pub use golden::run_golden_scripts;
+pub use keeper::Keeper;
 pub use wait::{Eventually, eventually};

@@ -13,6 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use testkit::Keeper;
 
 /// Who reflects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,11 +194,16 @@ fn limit_s(subject: Subject) -> u64 {
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
-/// A namespace with a reflector in it; both are gone when it is dropped.
+/// What a [`Place`] leaves if nobody is left to drop it: namespace, directory.
+const REMOVE: &str = r#"ip netns pids "$0" | xargs -r kill -9; ip netns del "$0"; rm -rf "$1""#;
+
+/// A namespace with a reflector in it; both are gone when it is dropped, or this process has ended.
 struct Place {
     netns: String,
     dir: PathBuf,
     daemon: Option<Child>,
+    /// None once all is gone.
+    keeper: Option<Keeper>,
 }
 
 impl Place {
@@ -205,9 +211,14 @@ impl Place {
         let count = COUNTER.fetch_add(1, Ordering::Relaxed);
         let netns = format!("bench-rr-{}-{count}", std::process::id());
         let dir = std::env::temp_dir().join(&netns);
+        let path = dir
+            .to_str()
+            .expect("a temporary directory with a plain name");
+        let keeper = Keeper::new(&["sh", "-c", REMOVE, &netns, path]);
         fs::create_dir_all(&dir).expect("a directory for the reflector");
         ip(&["netns", "add", &netns]);
         let place = Self {
+            keeper: Some(keeper),
             netns,
             dir,
             daemon: None,
@@ -285,12 +296,16 @@ impl Drop for Place {
             drop(daemon.kill());
             drop(daemon.wait());
         }
-        drop(
-            Command::new("ip")
-                .args(["netns", "del", &self.netns])
-                .status(),
-        );
-        drop(fs::remove_dir_all(&self.dir));
+        let removed = Command::new("ip")
+            .args(["netns", "del", &self.netns])
+            .status();
+        let left = fs::remove_dir_all(&self.dir).is_err();
+        if let Some(keeper) = self.keeper.take()
+            && removed.is_ok_and(|status| status.success())
+            && !left
+        {
+            keeper.dismiss();
+        }
     }
 }
 
