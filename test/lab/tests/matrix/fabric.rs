@@ -1,10 +1,11 @@
 //! A column's lab: three hosts with workloads, one that a test plays itself, and the reflector.
 
 use crate::Column;
-use crate::foreign::{Daemon, frr_reflector, gobgp_reflector};
+use crate::foreign::{self, Daemon};
 use lab::{Lab, difference};
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Hosts with agents.
@@ -15,10 +16,11 @@ pub(crate) const C3: &str = "100.64.0.4";
 /// A host of the cluster whose agent does not run: a test speaks in its place.
 pub(crate) const GUEST: &str = "c4";
 pub(crate) const GUEST_ADDRESS: &str = "100.64.0.5";
-/// Where a foreign reflector runs; ours is on `m1`.
-const FOREIGN: &str = "r1";
-const FOREIGN_ADDRESS: &str = "100.64.0.6";
-const M1: &str = "100.64.0.1";
+/// Where the reflector runs.
+const M1: &str = "m1";
+pub(crate) const M1_ADDRESS: &str = "100.64.0.1";
+/// Where bgpd is that the server runs.
+const BGPD: &str = "/run/vpc/reflector";
 /// The row that frames for everybody take.
 pub(crate) const NOBODY: &str = "00:00:00:00:00:00";
 
@@ -27,8 +29,10 @@ pub(crate) struct Fabric {
     pub(crate) lab: Lab,
     /// Before any scenario.
     empty: Vec<String>,
-    /// A foreign one; ended before the lab is.
-    reflector: Option<Daemon>,
+    /// GoBGP; ended before the lab is.
+    gobgp: Option<Daemon>,
+    /// How often the server is known to have started bgpd again.
+    restarts: AtomicU64,
 }
 
 /// A VPC with one subnet, and the number of a scenario in its addresses.
@@ -48,35 +52,25 @@ impl Vpc<'_> {
 
 impl Fabric {
     pub(crate) fn up(column: Column) -> Self {
-        let mut options = vec!["--hosts", "m1,c1,c2,c3,c4,r1"];
-        if column == Column::FrrClient {
-            options.extend(["--speaker", "c1=frr"]);
+        let mut options = vec!["--hosts", "m1,c1,c2,c3,c4"];
+        match column {
+            Column::BuiltIn => {}
+            Column::FrrClient => options.extend(["--speaker", "c1=frr"]),
+            Column::FrrReflector => options.extend(["--reflector", "frr"]),
+            Column::GobgpReflector => options.extend(["--reflector", "external"]),
         }
         let lab = Lab::up_with(&options);
-        for host in [GUEST, FOREIGN] {
-            lab.kill(host, "agent");
-        }
-        let reflector = match column {
-            Column::BuiltIn | Column::FrrClient => None,
-            Column::FrrReflector => Some(frr_reflector(&lab, FOREIGN, FOREIGN_ADDRESS)),
-            Column::GobgpReflector => Some(gobgp_reflector(&lab, FOREIGN, FOREIGN_ADDRESS)),
-        };
-        if reflector.is_some() {
-            lab.kill("m1", "server");
-            lab.sh(
-                "m1",
-                &format!(
-                    "sed -i -e '/^reflector/d' -e '1i reflectors = [\"{FOREIGN_ADDRESS}\"]' \
-                     /etc/vpc/server.toml"
-                ),
-            );
-            lab.start("m1", "server");
-        }
+        lab.kill(GUEST, "agent");
+        let gobgp = (column == Column::GobgpReflector).then(|| {
+            lab.kill(M1, "reflector");
+            foreign::gobgp(&lab, M1)
+        });
         let mut fabric = Self {
             column,
             lab,
             empty: Vec::new(),
-            reflector,
+            gobgp,
+            restarts: AtomicU64::new(0),
         };
         for host in HOSTS {
             fabric.established(host);
@@ -90,7 +84,8 @@ impl Fabric {
         for host in HOSTS {
             fabric.lab.eventually(&format!("{host} is empty"), || {
                 match fabric.lab.dump(host) {
-                    dump if !dump.contains("vxlan") => Ok(()),
+                    // Devices, and VTEPs that tunnel packets are taken from.
+                    dump if !dump.contains("vxlan") && !dump.contains("elements") => Ok(()),
                     dump => Err(dump),
                 }
             });
@@ -100,11 +95,9 @@ impl Fabric {
     }
 
     /// Where the routes are reflected.
+    #[expect(clippy::unused_self, reason = "a column may have it elsewhere")]
     pub(crate) fn reflector(&self) -> &'static str {
-        match self.column {
-            Column::BuiltIn | Column::FrrClient => M1,
-            Column::FrrReflector | Column::GobgpReflector => FOREIGN_ADDRESS,
-        }
+        M1_ADDRESS
     }
 
     /// kill -9 of the reflector's process; returns when every host has seen it.
@@ -140,23 +133,21 @@ impl Fabric {
 
     /// The same, as text.
     pub(crate) fn tell_reflector(&self, words: &str) -> String {
-        let line = match (self.column, &self.reflector) {
-            (Column::FrrReflector, Some(daemon)) => {
+        let line = match self.column {
+            Column::FrrReflector => {
                 let words = words.replace('\n', "' -c '");
-                format!("vtysh --vty_socket {} -c '{words}'", daemon.dir())
+                format!("vtysh --vty_socket {BGPD} -c '{words}'")
             }
-            (Column::GobgpReflector, Some(_)) => format!("gobgp {words}"),
-            _ => panic!("our reflector is not asked like this"),
+            Column::GobgpReflector => format!("gobgp {words}"),
+            Column::BuiltIn | Column::FrrClient => panic!("our reflector is not asked like this"),
         };
-        self.lab.sh(FOREIGN, &line)
+        self.lab.sh(M1, &line)
     }
 
     /// The host that the reflector runs on.
+    #[expect(clippy::unused_self, reason = "a column may have it elsewhere")]
     pub(crate) fn reflector_host(&self) -> &'static str {
-        match &self.reflector {
-            None => "m1",
-            Some(_) => FOREIGN,
-        }
+        M1
     }
 
     /// Every host's TCP connection to the reflector: another port is another session.
@@ -180,13 +171,13 @@ impl Fabric {
     /// Another key for all sessions, at the reflector and in the cluster; returns when every host
     /// has its session.
     pub(crate) fn roll_key(&self, old: &str, new: &str) {
-        self.lab.kill("m1", "server");
+        self.lab.kill(M1, "server");
         let key = "/var/lib/vpc/server/bgp.key";
-        self.lab.sh("m1", &format!("printf %s {new} > {key}"));
-        if let Some(daemon) = &self.reflector {
-            daemon.edit(&self.lab, old, new);
-            daemon.kill(&self.lab);
-            daemon.start(&self.lab);
+        self.lab.sh(M1, &format!("printf %s {new} > {key}"));
+        if let Some(gobgp) = &self.gobgp {
+            gobgp.edit(&self.lab, old, new);
+            gobgp.kill();
+            gobgp.start(&self.lab);
         }
         self.lab.start("m1", "server");
         for host in HOSTS {
@@ -197,18 +188,12 @@ impl Fabric {
     /// The addresses of the reflectors that hosts are told of; returns when they have sessions to all.
     pub(crate) fn set_reflectors(&self, addresses: &[&str]) {
         let list: Vec<String> = addresses.iter().map(|at| format!("\"{at}\"")).collect();
-        let own = match self.reflector {
-            None => format!("reflector = \"{M1}:179\"\\n"),
-            Some(_) => String::new(),
-        };
-        self.lab.kill("m1", "server");
-        self.lab.sh(
-            "m1",
-            &format!(
-                "sed -i -e '1i {own}reflectors = [{}]' -e '/^reflector/d' /etc/vpc/server.toml",
-                list.join(", ")
-            ),
+        self.lab.kill(M1, "server");
+        let line = format!(
+            "sed -i -e '1i reflectors = [{}]' -e '/^reflectors *=/d' /etc/vpc/server.toml",
+            list.join(", ")
         );
+        self.lab.sh(M1, &line);
         self.lab.start("m1", "server");
         for host in HOSTS {
             self.sessions_are(host, addresses);
@@ -234,34 +219,47 @@ impl Fabric {
     /// True if a foreign reflector's process has ended by itself, as is seen shortly after its
     /// connections have.
     pub(crate) fn reflector_is_dead(&self) -> bool {
-        let Some(daemon) = &self.reflector else {
-            return false;
-        };
-        // It listens for as long as it lives.
-        let line = "ss -Htln sport = :179";
-        self.lab.sh(FOREIGN, line).trim().is_empty() || !daemon.lives()
+        match (self.column, &self.gobgp) {
+            (Column::FrrReflector, _) => {
+                let state = self.lab.json(M1, "vpc -o json server reflector");
+                let restarts = state["restarts"].as_u64().expect("a number");
+                self.restarts.swap(restarts, Ordering::Relaxed) < restarts
+                    || !state["problem"].is_null()
+            }
+            // It listens for as long as it lives.
+            (_, Some(gobgp)) => {
+                let line = "ss -Htln sport = :179";
+                self.lab.sh(M1, line).trim().is_empty() || !gobgp.lives()
+            }
+            _ => false,
+        }
     }
 
-    /// What a foreign reflector's process has written.
+    /// What GoBGP said when it died, and last.
     pub(crate) fn reflector_log(&self) -> String {
-        let daemon = self.reflector.as_ref().expect("ours writes elsewhere");
-        std::fs::read_to_string(format!("{}/log", daemon.dir())).expect("it has a log")
+        let gobgp = self.gobgp.as_ref().expect("the others write elsewhere");
+        gobgp.log(&self.lab)
     }
 
     /// kill -9 of the reflector's process; not waited for.
     pub(crate) fn only_kill_reflector(&self) {
-        match &self.reflector {
-            None => self.lab.kill("m1", "server"),
-            Some(daemon) => daemon.kill(&self.lab),
+        match &self.gobgp {
+            Some(gobgp) => gobgp.kill(),
+            None => self.lab.kill(M1, "server"),
+        }
+        // The server would start it again, and so went first.
+        if self.column == Column::FrrReflector {
+            self.lab.sh(M1, &format!("kill -9 $(cat {BGPD}/bgpd.pid)"));
         }
     }
 
     /// Starts its process again; not waited for.
     pub(crate) fn only_start_reflector(&self) {
-        match &self.reflector {
-            None => self.lab.start("m1", "server"),
-            Some(daemon) => daemon.start(&self.lab),
+        match &self.gobgp {
+            Some(gobgp) => gobgp.start(&self.lab),
+            None => self.lab.start(M1, "server"),
         }
+        self.restarts.store(0, Ordering::Relaxed);
     }
 
     /// A host's only peer, as `vpc evpn peers` has it.
@@ -406,6 +404,14 @@ impl Fabric {
     pub(crate) fn show_logs(&self) {
         for host in HOSTS {
             eprintln!("{}", lab::text_of(&self.lab.try_sh(host, "vpc evpn peers")));
+        }
+        if let Some(gobgp) = &self.gobgp {
+            eprintln!("{}", gobgp.log(&self.lab));
+        }
+        if self.column == Column::FrrClient {
+            let words = "-c 'show bgp nexthop' -c 'show bgp neighbors' -c 'show bgp l2vpn evpn'";
+            let line = format!("vtysh --vty_socket /run/vpc/frr {words}");
+            eprintln!("{}", lab::text_of(&self.lab.try_sh("c1", &line)));
         }
     }
 

@@ -58,6 +58,20 @@ impl<'a> Guest<'a> {
         self.says(state(GUEST_ADDRESS, vpcs, &targets, macs));
     }
 
+    /// As `has_with`, with targets and MACs of its own for each VPC.
+    pub(crate) fn has_each(&self, each: &[(&Vpc<'_>, RouteTargets, &str)]) {
+        let mut all = LocalState::empty(GUEST_ADDRESS.parse().expect("an address"));
+        for (index, (vpc, targets, mac)) in (7..).zip(each) {
+            let macs = [(*mac, LocalMac::default())];
+            let mut one = state(GUEST_ADDRESS, &[vpc], targets, &macs);
+            for evi in one.evis.values_mut() {
+                evi.rd_index = index;
+            }
+            all.evis.append(&mut one.evis);
+        }
+        self.says(all);
+    }
+
     /// These MACs are behind it, it says, but with the address of another host.
     pub(crate) fn has_as(&self, address: &str, vpc: &Vpc<'_>, macs: &[(&str, LocalMac)]) {
         self.says(state(address, &[vpc], &RouteTargets::Auto, macs));

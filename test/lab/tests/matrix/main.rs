@@ -2,10 +2,10 @@
 //!
 //! A column is a lab: its hosts, who speaks EVPN on them, and who reflects. A row is a scenario. A
 //! cell is a test of its own, named `COLUMN::ROW`; it passes, fails, or does not apply, and then
-//! says why. The labs are made when the first of their cells runs, one at a time.
+//! says why. Cells of a column run one after the other in its lab, columns beside each other.
 //!
 //! `make evpn-matrix` runs all of it; plain `cargo test` leaves it out. `VPC_MATRIX=FILE` writes the
-//! table between the marks in that file.
+//! table between the marks in that file. `--test-threads=1` runs one column after the other.
 
 #![allow(
     clippy::print_stdout,
@@ -16,15 +16,17 @@
 mod fabric;
 mod foreign;
 mod guest;
+mod lane;
 mod raw;
 mod rows;
 mod table;
 
 use fabric::Fabric;
+use lane::Lane;
 use libtest_mimic::{Arguments, Failed, Trial};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 use table::Table;
 
 /// Who speaks to whom.
@@ -69,9 +71,10 @@ impl Column {
 
 /// What came of a scenario that did not fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(dead_code, reason = "the rows to come")]
 pub(crate) enum Cell {
     Pass,
+    /// It passes, and this is to be known about it.
+    Noting(&'static str),
     /// With the reason.
     NotApplicable(&'static str),
 }
@@ -86,58 +89,38 @@ pub(crate) struct Row {
 }
 
 fn main() -> ExitCode {
+    lane::name_panics();
     let mut arguments = Arguments::from_args();
-    // Two labs at once would only wait for each other.
-    arguments.test_threads = Some(1);
-    let fabric: Arc<Mutex<Option<Fabric>>> = Arc::default();
     let table = Arc::new(Mutex::new(Table::default()));
     let mut trials = Vec::new();
+    let mut lanes = Vec::new();
     for column in Column::ALL {
-        for row in rows::ALL {
-            let (fabric, table) = (Arc::clone(&fabric), Arc::clone(&table));
+        let lane = Arc::new(Lane::new(column));
+        lanes.push(Arc::clone(&lane));
+        for (number, row) in rows::ALL.iter().enumerate() {
+            let (lane, table) = (Arc::clone(&lane), Arc::clone(&table));
             let name = format!("{}::{}", column.name(), row.id.to_lowercase());
-            let trial = Trial::test(name, move || {
-                let mut fabric = fabric.lock().unwrap_or_else(PoisonError::into_inner);
-                let outcome = run(&mut fabric, column, row);
+            let trial = Trial::test(name.clone(), move || {
+                let (outcome, took) = lane.run(&name, number, row);
                 let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
-                table.put(row.id, column, outcome.clone());
+                table.put(row.id, column, outcome.clone(), took);
                 outcome.map(|_| ()).map_err(Failed::from)
             });
             // It takes too long for each change, and shows what does not hold yet, too.
             trials.push(trial.with_ignored_flag(true));
         }
     }
+    // A thread for each cell: all but one of a column wait.
+    arguments.test_threads.get_or_insert(trials.len());
+    let (start, commit) = (Instant::now(), table::commit());
     let conclusion = libtest_mimic::run(&arguments, trials);
-    let mut fabric = fabric.lock().unwrap_or_else(PoisonError::into_inner);
-    drop(fabric.take());
+    for lane in lanes {
+        lane.clear();
+    }
     let table = table.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Err(error) = table.show() {
+    if let Err(error) = table.show(&commit, start.elapsed()) {
         eprintln!("error: {error}");
         return ExitCode::FAILURE;
     }
     conclusion.exit_code()
-}
-
-/// One cell, in the lab of its column. A lab in which something failed is not used again.
-fn run(fabric: &mut Option<Fabric>, column: Column, row: &'static Row) -> Result<Cell, String> {
-    let result = catch_unwind(AssertUnwindSafe(|| {
-        if fabric.as_ref().is_none_or(|lab| lab.column != column) {
-            drop(fabric.take());
-            *fabric = Some(Fabric::up(column));
-        }
-        let fabric = fabric.as_ref().expect("it was just made");
-        let cell = (row.run)(fabric);
-        fabric.is_as_it_was();
-        cell
-    }));
-    result.map_err(|panic| {
-        // Its logs were of use while it failed; taking it down must not hide why.
-        if let Some(lab) = fabric.take() {
-            lab.show_logs();
-            drop(catch_unwind(AssertUnwindSafe(|| drop(lab))));
-        }
-        let text = panic.downcast_ref::<String>().cloned();
-        text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string))
-            .unwrap_or_else(|| "a panic without words".to_owned())
-    })
 }

@@ -1,6 +1,7 @@
 //! A VTEP that a test plays itself, octet by octet: says exactly what it wants, and keeps what comes
 //! back as it came.
 
+use crate::Column;
 use crate::fabric::Fabric;
 use crate::foreign::{asn, password};
 use lab::wire::{self, contains};
@@ -14,10 +15,13 @@ use std::time::Duration;
 
 const OPEN: u8 = 1;
 pub(crate) const UPDATE: u8 = 2;
-const NOTIFICATION: u8 = 3;
+pub(crate) const NOTIFICATION: u8 = 3;
 const KEEPALIVE: u8 = 4;
 const ROUTE_REFRESH_MESSAGE: u8 = 5;
 const HEADER: usize = 19;
+/// Subcodes of Cease (RFC 4486, RFC 8538): nothing that was told is to be kept.
+const SHUTDOWN: u8 = 2;
+const HARD_RESET: u8 = 9;
 
 /// Capabilities as `code, value`.
 pub(crate) const EVPN: (u8, &[u8]) = (1, &[0, 25, 0, 70]);
@@ -30,6 +34,8 @@ pub(crate) struct Raw {
     heard: Arc<Mutex<Vec<Vec<u8>>>>,
     deaf: Arc<AtomicBool>,
     reader: Option<JoinHandle<()>>,
+    /// Why it ends.
+    cease: u8,
 }
 
 impl Raw {
@@ -60,33 +66,13 @@ impl Raw {
         reflector: &str,
         capabilities: &[(u8, &[u8])],
     ) -> Self {
-        let lab = &fabric.lab;
-        let (asn, key) = (asn(lab), Secret(password(lab)));
-        let local: Ipv4Addr = address.parse().expect("an address");
-        let reflector = format!("{reflector}:179");
-        let reflector = reflector.parse().expect("an address");
-        let open = open(asn, local, capabilities);
-        lab.eventually("a session of octets is up", || {
-            let connected = lab.block_on(host, || async {
-                let local = Some(local.into());
-                let stream = speaker::connect(reflector, local, Some(&key), true).await?;
-                stream.into_std()
-            });
-            let stream = connected.map_err(|error| error.to_string())?;
-            stream.set_nonblocking(false).expect("a socket");
-            let timeout = Some(Duration::from_millis(100));
-            stream.set_read_timeout(timeout).expect("a socket");
-            let raw = Self::read(local, stream);
-            raw.says(&open);
-            raw.says(&message(KEEPALIVE, &[]));
-            // Its KEEPALIVE says that it took our OPEN.
-            lab.eventually("it takes our OPEN, or not", || {
-                let heard = raw.heard();
-                match heard.iter().any(|m| m[18] == KEEPALIVE) || raw.ended() {
-                    true => Ok(()),
-                    false => Err(format!("{heard:02x?}")),
-                }
-            });
+        let open = open(
+            asn(&fabric.lab),
+            address.parse().expect("an address"),
+            capabilities,
+        );
+        fabric.lab.eventually("a session of octets is up", || {
+            let raw = Self::dial(fabric, host, address, reflector, &open)?;
             if raw.ended() {
                 return Err(format!("{:02x?}", raw.heard()));
             }
@@ -94,6 +80,54 @@ impl Raw {
             raw.says(&update(&[attribute(0x90, 15, &[0, 25, 70])]));
             Ok(raw)
         })
+    }
+
+    /// Begins a session with the column's reflector as of another AS; what comes of it.
+    pub(crate) fn of_another_as(fabric: &Fabric, host: &str, address: &str, asn: u32) -> Self {
+        let open = open(asn, address.parse().expect("an address"), &[EVPN]);
+        fabric.lab.eventually("a connection", || {
+            Self::dial(fabric, host, address, fabric.reflector(), &open)
+        })
+    }
+
+    /// Connects, says OPEN, and waits until that is taken or the connection is ended.
+    fn dial(
+        fabric: &Fabric,
+        host: &str,
+        address: &str,
+        reflector: &str,
+        open: &[u8],
+    ) -> Result<Self, String> {
+        let lab = &fabric.lab;
+        let key = Secret(password(lab));
+        let local: Ipv4Addr = address.parse().expect("an address");
+        let reflector = format!("{reflector}:179");
+        let reflector = reflector.parse().expect("an address");
+        let connected = lab.block_on(host, || async {
+            let local = Some(local.into());
+            let stream = speaker::connect(reflector, local, Some(&key), true).await?;
+            stream.into_std()
+        });
+        let stream = connected.map_err(|error| error.to_string())?;
+        stream.set_nonblocking(false).expect("a socket");
+        let timeout = Some(Duration::from_millis(100));
+        stream.set_read_timeout(timeout).expect("a socket");
+        let mut raw = Self::read(local, stream);
+        if fabric.column == Column::GobgpReflector {
+            // GoBGP 3.10 takes the graceful restart of an earlier session of this peer for this one's.
+            raw.cease = HARD_RESET;
+        }
+        raw.says(open);
+        raw.says(&message(KEEPALIVE, &[]));
+        // Its KEEPALIVE says that it took our OPEN.
+        lab.eventually("it takes our OPEN, or not", || {
+            let heard = raw.heard();
+            match heard.iter().any(|m| m[18] == KEEPALIVE) || raw.ended() {
+                true => Ok(()),
+                false => Err(format!("{heard:02x?}")),
+            }
+        });
+        Ok(raw)
     }
 
     fn read(router: Ipv4Addr, stream: TcpStream) -> Self {
@@ -133,6 +167,7 @@ impl Raw {
             heard,
             deaf,
             reader: Some(reader),
+            cease: SHUTDOWN,
         }
     }
 
@@ -242,8 +277,7 @@ impl Raw {
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        // Cease, Administrative Shutdown (RFC 4486).
-        self.says(&message(NOTIFICATION, &[6, 2]));
+        self.says(&message(NOTIFICATION, &[6, self.cease]));
         drop(self.stream.shutdown(Shutdown::Write));
         self.freezes();
         if let Some(reader) = self.reader.take() {

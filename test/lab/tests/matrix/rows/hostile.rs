@@ -3,7 +3,7 @@
 use super::sessions::many_routes;
 use super::{are_as_before, dumps, everywhere};
 use crate::fabric::{C2, C3, Fabric, GUEST, GUEST_ADDRESS, NOBODY, Vpc};
-use crate::foreign::asn;
+use crate::foreign::{GUEST_LIMIT, asn};
 use crate::guest::Second;
 use crate::raw::{
     Raw, VXLAN, as_path, attribute, communities, local_pref, message, origin, reach, route, target,
@@ -332,7 +332,20 @@ pub(crate) const E27: Row = Row {
                 fabric.tell_reflector(&format!("clear bgp {GUEST_ADDRESS}"));
             }
             Column::GobgpReflector => {
-                return Cell::NotApplicable("the lab sets no limit for GoBGP's peers");
+                let raw = Raw::connect(fabric, GUEST, GUEST_ADDRESS);
+                many_routes(fabric, &raw, GUEST_LIMIT + 100);
+                fabric
+                    .lab
+                    .eventually("GoBGP ends the session", || match raw.ended() {
+                        true => Ok(()),
+                        false => Err(fabric.tell_reflector(&format!("neighbor {GUEST_ADDRESS}"))),
+                    });
+                vpc.nic("a14", "c2", 14);
+                let more = vpc.mac(14);
+                let all = [&others[..], &[(more.as_str(), C2)]].concat();
+                fabric.rows_become("c1", vpc.vni, &all);
+                assert_eq!(fabric.connections(), sessions, "the others' sessions");
+                fabric.tell_reflector(&format!("neighbor {GUEST_ADDRESS} enable"));
             }
         }
         Cell::Pass

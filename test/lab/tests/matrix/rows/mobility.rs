@@ -1,11 +1,11 @@
 //! MACs that move, and MACs that several say to have.
 
-use crate::fabric::{C1, C2, Fabric, GUEST_ADDRESS, HOSTS, NOBODY, Vpc};
+use crate::fabric::{C1, C2, Fabric, GUEST_ADDRESS, HOSTS, M1_ADDRESS, NOBODY, Vpc};
 use crate::guest::{Guest, mac_with};
 use crate::{Cell, Column, Row};
 use lab::Ping;
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// One MAC on `c1`, and a NIC on `c2` and `c3`, which watch.
 fn watched(vpc: &Vpc<'_>) {
@@ -52,13 +52,23 @@ fn listening<'a>(fabric: &'a Fabric, vpc: &Vpc<'_>, mac: &str) -> Guest<'a> {
 
 pub(crate) const E05: Row = Row {
     id: "E05",
-    case: "A MAC is claimed elsewhere with the next sequence, and comes back: all VTEPs agree",
+    case: "A MAC moves to and fro with the next sequence each time, and is claimed elsewhere: all VTEPs agree",
     run: |fabric| {
         let vpc = fabric.vpc("e05");
         watched(&vpc);
         let mac = vpc.mac(11);
         let guest = listening(fabric, &vpc, &mac);
         is_behind(fabric, &vpc, &["c2", "c3"], &mac, C1);
+        // Without a NIC in it, c1 has no tunnel for the subnet.
+        for (host, vtep, sequence, others) in
+            [("c2", C2, 1, &["c3"][..]), ("c1", C1, 2, &["c2", "c3"])]
+        {
+            fabric
+                .lab
+                .admin(&format!("nic move e05/web/a11 --host {host}"));
+            heard(fabric, &guest, &mac, Some((vtep, sequence)));
+            is_behind(fabric, &vpc, others, &mac, vtep);
+        }
         guest.has(&vpc, &[(mac.as_str(), mac_with("10.4.1.11", false))]);
         is_behind(fabric, &vpc, &["c1", "c2", "c3"], &mac, GUEST_ADDRESS);
         // Who lost it no longer says to have it.
@@ -85,13 +95,35 @@ pub(crate) const E06: Row = Row {
         is_behind(fabric, &vpc, &["c2", "c3"], &mac, C1);
         let rows = fabric.rows("c1", vpc.vni);
         assert!(!rows.iter().any(|(held, _)| *held == mac), "{rows:?}");
+        // It says no longer what it said first.
+        fabric.lab.eventually("the guest falls silent", || {
+            let mut routes = guest.routes().into_iter();
+            match routes.find(|route| route.from.is_none() && route.route.contains(&mac)) {
+                Some(route) => Err(format!("{route:#?}")),
+                None => Ok(()),
+            }
+        });
+        drop(guest);
+        if !matches!(fabric.column, Column::FrrReflector | Column::GobgpReflector) {
+            // Our reflector lets nobody speak for another VTEP.
+            return Cell::Pass;
+        }
+        // The other way round: its VTEP address is lower than c1's, and c1 falls silent.
+        let guest = Guest::new(fabric);
+        let claim = [(mac.as_str(), mac_with("10.4.1.11", false))];
+        guest.has_as(M1_ADDRESS, &vpc, &claim);
+        guest.connect();
+        is_behind(fabric, &vpc, &["c1", "c2", "c3"], &mac, M1_ADDRESS);
+        heard(fabric, &guest, &mac, None);
+        drop(guest);
+        is_behind(fabric, &vpc, &["c2", "c3"], &mac, C1);
         Cell::Pass
     },
 };
 
 pub(crate) const E07: Row = Row {
     id: "E07",
-    case: "A sticky MAC is not taken over",
+    case: "A sticky MAC is not taken over, and who tries is told of",
     run: |fabric| {
         let vpc = fabric.vpc("e07");
         vpc.nic("a12", "c2", 12);
@@ -109,6 +141,10 @@ pub(crate) const E07: Row = Row {
             rows.contains(&(NOBODY.to_owned(), GUEST_ADDRESS.to_owned())),
             "{rows:?}"
         );
+        let told = "A static MAC is claimed by another VTEP";
+        if fabric.column != Column::FrrClient {
+            is_logged(fabric, "c1", told, &mac);
+        }
         Cell::Pass
     },
 };
@@ -126,44 +162,74 @@ fn is_logged(fabric: &Fabric, host: &str, what: &str, whom: &str) {
     });
 }
 
+/// Gives a MAC that is frozen on c1 another chance: in FRR, and in the agent, which hears of the moves
+/// from FRR.
+fn clear(fabric: &Fabric, vpc: &Vpc<'_>, mac: &str) {
+    let vni = vpc.vni;
+    if fabric.column == Column::FrrClient {
+        let words = format!("clear evpn dup-addr vni {vni} mac {mac}");
+        let line = format!("vtysh --vty_socket /run/vpc/frr -c '{words}'");
+        fabric.lab.sh("c1", &line);
+    }
+    let line = format!("vpc evpn clear {mac} --vni {vni}");
+    fabric.lab.sh("c1", &line);
+}
+
+/// Waits until none of these hosts has a row with this MAC and VTEP; without VTEP, with this MAC.
+fn is_gone(fabric: &Fabric, vpc: &Vpc<'_>, hosts: &[&str], mac: &str, vtep: Option<&str>) {
+    for host in hosts {
+        fabric.lab.eventually(&format!("{host} has no row"), || {
+            let rows = fabric.rows(host, vpc.vni);
+            let of_mac =
+                |(held, to): &(String, String)| held == mac && vtep.is_none_or(|vtep| to == vtep);
+            match rows.iter().any(of_mac) {
+                true => Err(format!("{rows:?}")),
+                false => Ok(()),
+            }
+        });
+    }
+}
+
+/// When a frozen MAC is given another chance.
+const RECOVERY: Duration = Duration::from_secs(180);
+
 pub(crate) const E08: Row = Row {
     id: "E08",
-    case: "A MAC that goes to and fro is frozen where it is a NIC's, and told of; others follow",
+    case: "A MAC that goes to and fro is frozen where it is a NIC's, and told of; others follow; it thaws when told to, and after 180 s",
     run: |fabric| {
         let vpc = fabric.vpc("e08");
         watched(&vpc);
         let mac = vpc.mac(11);
         let guest = listening(fabric, &vpc, &mac);
+        let row = (mac.clone(), GUEST_ADDRESS.to_owned());
         let claims = || guest.has(&vpc, &[(mac.as_str(), mac_with("10.4.1.11", false))]);
+        let leaves = || guest.has(&vpc, &[]);
+        let frozen_row = || {
+            let rows = fabric.rows("c1", vpc.vni);
+            assert!(
+                rows.contains(&row),
+                "c1 has it where it was frozen: {rows:?}"
+            );
+        };
         // Five moves, as c1 sees them: there, back, there, back, there.
         for round in 0..3 {
             claims();
             is_behind(fabric, &vpc, &["c1", "c2", "c3"], &mac, GUEST_ADDRESS);
             if round < 2 {
-                guest.has(&vpc, &[]);
+                leaves();
                 is_behind(fabric, &vpc, &["c2", "c3"], &mac, C1);
             }
         }
         is_logged(fabric, "c1", "A MAC moves to and fro", &mac);
         // From here on c1 takes no part. Its row stays as it is, whatever the other says, and it
         // says nothing new: that another NIC came is behind whatever it would have said.
-        let row = (mac.clone(), GUEST_ADDRESS.to_owned());
         for _ in 0..2 {
-            guest.has(&vpc, &[]);
-            for host in ["c2", "c3"] {
-                fabric.lab.eventually(&format!("{host} follows"), || {
-                    match fabric.rows(host, vpc.vni) {
-                        rows if !rows.contains(&row) => Ok(()),
-                        rows => Err(format!("{rows:?}")),
-                    }
-                });
-            }
+            leaves();
+            is_gone(fabric, &vpc, &["c2", "c3"], &mac, Some(GUEST_ADDRESS));
+            frozen_row();
             claims();
             is_behind(fabric, &vpc, &["c2", "c3"], &mac, GUEST_ADDRESS);
-            assert!(
-                fabric.rows("c1", vpc.vni).contains(&row),
-                "c1 has it where it was frozen"
-            );
+            frozen_row();
         }
         vpc.nic("a14", "c1", 14);
         heard(fabric, &guest, &vpc.mac(14), Some((C1, 0)));
@@ -173,9 +239,66 @@ pub(crate) const E08: Row = Row {
             _ => Some((C1, 0)),
         };
         heard(fabric, &guest, &mac, last);
+        // Cleared: c1 takes part again, and has it when the other leaves.
+        clear(fabric, &vpc, &mac);
+        leaves();
+        is_gone(fabric, &vpc, &["c1"], &mac, None);
+        is_behind(fabric, &vpc, &["c2", "c3"], &mac, C1);
+        // Too often again, as the host counts it; it may be frozen there or as its own.
+        let own = (mac.clone(), C1.to_owned());
+        let is_frozen = || is_frozen(fabric, &vpc, &mac);
+        for _ in 0..6 {
+            claims();
+            is_behind(fabric, &vpc, &["c2", "c3"], &mac, GUEST_ADDRESS);
+            fabric.lab.eventually("c1 follows, or no longer", || {
+                match fabric.rows("c1", vpc.vni) {
+                    rows if rows.contains(&row) || is_frozen() => Ok(()),
+                    rows => Err(format!("{rows:?}")),
+                }
+            });
+            leaves();
+            is_gone(fabric, &vpc, &["c2", "c3"], &mac, Some(GUEST_ADDRESS));
+            fabric.lab.eventually("c1 has it back, or no longer", || {
+                match fabric.rows("c2", vpc.vni) {
+                    rows if rows.contains(&own) || is_frozen() => Ok(()),
+                    rows => Err(format!("{rows:?}")),
+                }
+            });
+            if is_frozen() {
+                break;
+            }
+        }
+        assert!(is_frozen(), "it is frozen again");
+        let frozen = Instant::now();
+        // Nobody is told that it is c1's until it thaws.
+        let rows = fabric.rows("c2", vpc.vni);
+        assert!(!rows.contains(&own), "{rows:?}");
+        testkit::eventually(
+            "c1 takes part again",
+            RECOVERY + lab::LIMIT,
+            || match fabric.rows("c2", vpc.vni) {
+                rows if rows.contains(&own) => Ok(()),
+                rows => Err(format!("{rows:?}")),
+            },
+        );
+        assert!(frozen.elapsed() > RECOVERY / 2, "{:?}", frozen.elapsed());
+        is_behind(fabric, &vpc, &["c3"], &mac, C1);
         Cell::Pass
     },
 };
+
+/// True if c1, which was thawed once, has frozen its MAC again.
+fn is_frozen(fabric: &Fabric, vpc: &Vpc<'_>, mac: &str) -> bool {
+    if fabric.column == Column::FrrClient {
+        let words = format!("show evpn mac vni {} mac {mac}", vpc.vni);
+        let line = format!("vtysh --vty_socket /run/vpc/frr -c '{words}'");
+        return fabric.lab.sh("c1", &line).contains("Duplicate, detected");
+    }
+    let log = fabric.lab.logs().join("c1-agent.log");
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let told = |line: &&str| line.contains("A MAC moves to and fro") && line.contains(mac);
+    text.lines().filter(told).count() > 1
+}
 
 pub(crate) const E10: Row = Row {
     id: "E10",

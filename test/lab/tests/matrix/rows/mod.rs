@@ -6,6 +6,7 @@ mod mobility;
 mod reflector;
 mod routes;
 mod sessions;
+mod soak;
 mod tenants;
 
 use crate::Row;
@@ -71,6 +72,6 @@ pub(crate) const ALL: &[Row] = &[
     elsewhere::E31,
     sessions::E32,
     mobility::E33,
-    elsewhere::E34,
+    soak::E34,
     tenants::E35,
 ];

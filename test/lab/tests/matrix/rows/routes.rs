@@ -1,11 +1,12 @@
 //! Routes become rows, and go with what they tell of.
 
 use super::everywhere;
-use crate::fabric::{C1, C2, C3, HOSTS, NOBODY, Vpc};
-use crate::{Cell, Row};
+use crate::fabric::{C1, C2, C3, GUEST, GUEST_ADDRESS, HOSTS, NOBODY, Vpc};
+use crate::raw::Raw;
+use crate::{Cell, Column, Row};
 use lab::wire::{self, BROADCAST, IPV4, ethernet};
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 pub(crate) const E02: Row = Row {
     id: "E02",
@@ -65,12 +66,15 @@ pub(crate) const E03: Row = Row {
     run: |fabric| {
         let vpc = fabric.vpc("e03");
         everywhere(&vpc);
+        // A bridge with IPv6 off takes no rows of it.
+        let ipv6_rows = fabric.lab.filters_vlans();
+        let vteps = [C1, C2, C3];
         for (own, host) in (11..).zip(HOSTS) {
             let mut expected = BTreeSet::new();
-            for number in [11, 12, 13].into_iter().filter(|number| *number != own) {
+            for (number, vtep) in (11..).zip(vteps).filter(|(number, _)| *number != own) {
+                fabric.has_rows(host, vpc.vni, &[(&vpc.mac(number), vtep)]);
                 expected.insert((Vpc::ipv4(number), vpc.mac(number)));
-                // A bridge with IPv6 off takes no rows of it.
-                if fabric.lab.filters_vlans() {
+                if ipv6_rows {
                     expected.insert((Vpc::ipv6(number), vpc.mac(number)));
                 }
             }
@@ -83,6 +87,33 @@ pub(crate) const E03: Row = Row {
                     }
                 });
         }
+        // On the wire: the MAC alone, with its IPv4 address, and with its IPv6 address.
+        let raw = Raw::connect(fabric, GUEST, GUEST_ADDRESS);
+        for (number, host) in (11..).zip(HOSTS) {
+            let mac = wire::mac(&vpc.mac(number));
+            let v4: Ipv4Addr = Vpc::ipv4(number).parse().expect("an address");
+            let v6: Ipv6Addr = Vpc::ipv6(number).parse().expect("an address");
+            // FRR learns addresses from its kernel's neighbour rows.
+            let without_v6 = fabric.column == Column::FrrClient && host == "c1" && !ipv6_rows;
+            for (bits, address) in [
+                (0, vec![]),
+                (32, v4.octets().to_vec()),
+                (128, v6.octets().to_vec()),
+            ] {
+                if bits == 128 && without_v6 {
+                    continue;
+                }
+                let part = [&[48][..], &mac, &[bits], &address, &label(&vpc)].concat();
+                fabric.lab.eventually(
+                    &format!("{host}'s route with {bits} bits of address"),
+                    || match raw.updates_with(&part) {
+                        none if none.is_empty() => Err(format!("{:02x?}", raw.heard())),
+                        _ => Ok(()),
+                    },
+                );
+            }
+        }
+        drop(raw);
         for to in [12, 13] {
             fabric.lab.reaches(&vpc.place("c1", "a11"), &Vpc::ipv4(to));
             fabric.lab.reaches(&vpc.place("c1", "a11"), &Vpc::ipv6(to));
@@ -91,27 +122,44 @@ pub(crate) const E03: Row = Row {
     },
 };
 
+/// The VNI as a label (RFC 8365 §5.1.3).
+fn label(vpc: &Vpc<'_>) -> [u8; 3] {
+    let [_, a, b, c] = vpc.label().to_be_bytes();
+    [a, b, c]
+}
+
 pub(crate) const E04: Row = Row {
     id: "E04",
-    case: "Withdrawn: NIC deleted, agent stopped for good; killed is neither",
+    case: "Withdrawn: a NIC deleted, an agent stopped for good; rows come with what comes again",
     run: |fabric| {
         let vpc = fabric.vpc("e04");
         everywhere(&vpc);
-        let mac = |number| vpc.mac(number);
-        let (two, three, more) = (mac(12), mac(13), mac(14));
-        let of_2 = [(NOBODY, C2), (two.as_str(), C2)];
+        let (one, two, three) = (vpc.mac(11), vpc.mac(12), vpc.mac(13));
+        let of_1 = [(NOBODY, C1), (one.as_str(), C1)];
         let of_3 = [(NOBODY, C3), (three.as_str(), C3)];
-        fabric.rows_become("c1", vpc.vni, &[&of_2[..], &of_3].concat());
-        vpc.delete_nic("a13");
-        fabric.rows_become("c1", vpc.vni, &of_2);
-        vpc.nic("a14", "c3", 14);
-        let of_3 = [(NOBODY, C3), (more.as_str(), C3)];
-        fabric.rows_become("c1", vpc.vni, &[&of_2[..], &of_3].concat());
-        fabric.lab.sh("c3", "vpc agent stop --withdraw");
-        fabric.rows_become("c1", vpc.vni, &of_2);
-        fabric.lab.start("c3", "agent");
-        fabric.rows_become("c1", vpc.vni, &[&of_2[..], &of_3].concat());
-        fabric.established("c3");
+        let of_2 = [(NOBODY, C2), (two.as_str(), C2)];
+        fabric.rows_become("c1", vpc.vni, &[of_2, of_3].concat());
+        fabric.rows_become("c2", vpc.vni, &[of_1, of_3].concat());
+        // On c3, then on c1, which has what the column is about.
+        let place = vpc.place("c2", "a12");
+        for (host, vtep, nic, number, others) in
+            [("c3", C3, "a13", 15, &of_1[..]), ("c1", C1, "a11", 14, &[])]
+        {
+            vpc.delete_nic(nic);
+            fabric.rows_become("c2", vpc.vni, others);
+            let (name, mac) = (format!("a{number}"), vpc.mac(number));
+            vpc.nic(&name, host, number);
+            let again = [&[(NOBODY, vtep), (mac.as_str(), vtep)], others].concat();
+            fabric.rows_become("c2", vpc.vni, &again);
+            fabric.lab.reaches(&place, &Vpc::ipv4(number));
+            fabric.lab.sh(host, "vpc agent stop --withdraw");
+            fabric.rows_become("c2", vpc.vni, others);
+            fabric.lab.start(host, "agent");
+            fabric.rows_become("c2", vpc.vni, &again);
+            fabric.established(host);
+            vpc.delete_nic(&name);
+            fabric.rows_become("c2", vpc.vni, others);
+        }
         Cell::Pass
     },
 };

@@ -2,7 +2,7 @@
 
 use super::everywhere;
 use crate::fabric::{C1, C2, C3, Fabric, GUEST, GUEST_ADDRESS, HOSTS, NOBODY, Vpc};
-use crate::guest::{Guest, mac_with};
+use crate::guest::Guest;
 use crate::raw::{
     Raw, VXLAN, as_path, communities, local_pref, origin, reach, target, update, value_of,
 };
@@ -189,6 +189,20 @@ pub(crate) const E12: Row = Row {
             local_pref(),
             communities(&[target(asn, vni), VXLAN, flags]),
         ]));
+        if fabric.column == Column::GobgpReflector {
+            // Behind it, the same without flags.
+            let plain = vpc.mac(22);
+            from.says(&from.announces(vni, asn, &[(&plain, &address.octets())]));
+            fabric.has_rows("c1", vpc.vni, &[(&plain, GUEST_ADDRESS)]);
+            assert!(to.updates_with(&routes).is_empty(), "GoBGP passes it on");
+            assert!(!from.ended(), "its session is up");
+            drop((from, to));
+            fabric.lab.start("c3", "agent");
+            fabric.established("c3");
+            return Cell::NotApplicable(
+                "GoBGP 3.10 drops a route with the ARP/ND community (RFC 9047): it does not know it and takes it as malformed; others go on",
+            );
+        }
         fabric.has_rows("c1", vpc.vni, &[(&mac, GUEST_ADDRESS)]);
         fabric.lab.eventually("it is reflected with its flags", || {
             let heard = to.updates_with(&routes).pop().ok_or("not at all")?;
@@ -233,8 +247,9 @@ pub(crate) const E13: Row = Row {
     id: "E13",
     case: "Route targets: FRR's form, that of RFC 8365, that of another AS where such routes come; foreign ones are not taken in",
     run: |fabric| {
-        let vpc = fabric.vpc("e13");
+        let (vpc, marker) = (fabric.vpc("e13"), fabric.vpc("e13m"));
         vpc.nic("a11", "c1", 11);
+        marker.nic("a11", "c1", 11);
         vpc.nic("a12", "c2", 12);
         let two = vpc.mac(12);
         let of_2 = [(NOBODY, C2), (two.as_str(), C2)];
@@ -253,7 +268,7 @@ pub(crate) const E13: Row = Row {
         let rfc8365 = vni | 1 << 28;
         // A wish (RFC 4684) names an AS. FRR knows no wishes: it sends, and is sent, everything.
         let from_any_as = matches!(fabric.column, Column::FrrReflector | Column::FrrClient);
-        for (form, target, taken) in [
+        for (number, (form, target, taken)) in (41..).zip([
             ("own AS:VNI", RouteTarget::two_octet_as(own, vni), true),
             (
                 "own AS, RFC 8365",
@@ -270,23 +285,29 @@ pub(crate) const E13: Row = Row {
                 RouteTarget::two_octet_as(own, vni + 1_000_000),
                 false,
             ),
-        ] {
+        ]) {
             let export = BTreeSet::from([target]);
             let targets = RouteTargets::Manual {
                 import: BTreeSet::new(),
                 export,
             };
-            guest.has_with(
-                &[&vpc],
-                targets,
-                &[(mac.as_str(), mac_with("10.4.1.21", false))],
-            );
-            fabric.rows_as(
-                &format!("{form} ({target})"),
-                "c1",
-                vpc.vni,
-                if taken { &all } else { &of_2 },
-            );
+            // Nothing of the form before it is left.
+            guest.has_with(&[], RouteTargets::Auto, &[]);
+            fabric.rows_become("c1", vpc.vni, &of_2);
+            guest.has_each(&[(&vpc, targets.clone(), &mac)]);
+            let what = format!("{form} ({target})");
+            if taken {
+                fabric.rows_as(&what, "c1", vpc.vni, &all);
+                continue;
+            }
+            // What is said behind it and wanted is there: so would it be.
+            let behind = marker.mac(number);
+            guest.has_each(&[
+                (&vpc, targets, &mac),
+                (&marker, RouteTargets::Auto, &behind),
+            ]);
+            fabric.has_rows("c1", marker.vni, &[(&behind, GUEST_ADDRESS)]);
+            fabric.rows_as(&what, "c1", vpc.vni, &of_2);
         }
         Cell::Pass
     },
