@@ -34,6 +34,8 @@ pub(crate) struct Raw {
     heard: Arc<Mutex<Vec<Vec<u8>>>>,
     deaf: Arc<AtomicBool>,
     reader: Option<JoinHandle<()>>,
+    /// Whose turn it is to write: no message goes into the middle of another.
+    turn: Arc<Mutex<()>>,
     /// Why it ends.
     cease: u8,
 }
@@ -135,6 +137,8 @@ impl Raw {
         let deaf = Arc::new(AtomicBool::new(false));
         let mut from = stream.try_clone().expect("a second handle");
         let (kept, stop) = (Arc::clone(&heard), Arc::clone(&deaf));
+        let turn: Arc<Mutex<()>> = Arc::default();
+        let turns = Arc::clone(&turn);
         let reader = std::thread::spawn(move || {
             let mut buffer = vec![0; 65_536];
             let mut left = Vec::new();
@@ -151,8 +155,11 @@ impl Raw {
                 }
                 while let Some(length) = length_of(&left) {
                     let message: Vec<u8> = left.drain(..length).collect();
-                    // As often as the other side, so that neither's hold time ends.
-                    if message[18] == KEEPALIVE {
+                    // As often as the other side, so that neither's hold time ends. Whatever is
+                    // being written will do as well.
+                    if message[18] == KEEPALIVE
+                        && let Ok(_turn) = turns.try_lock()
+                    {
                         drop(from.write_all(&self::message(KEEPALIVE, &[])));
                     }
                     kept.lock()
@@ -167,6 +174,7 @@ impl Raw {
             heard,
             deaf,
             reader: Some(reader),
+            turn,
             cease: SHUTDOWN,
         }
     }
@@ -191,6 +199,7 @@ impl Raw {
 
     /// Sends these octets, if it is still connected.
     pub(crate) fn says(&self, message: &[u8]) {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         drop((&self.stream).write_all(message));
     }
 
