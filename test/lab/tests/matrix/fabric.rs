@@ -94,8 +94,7 @@ impl Fabric {
         fabric
     }
 
-    /// Where the routes are reflected.
-    #[expect(clippy::unused_self, reason = "a column may have it elsewhere")]
+    /// Where the routes are reflected: in every column on the same host, so far.
     pub(crate) fn reflector(&self) -> &'static str {
         M1_ADDRESS
     }
@@ -145,7 +144,6 @@ impl Fabric {
     }
 
     /// The host that the reflector runs on.
-    #[expect(clippy::unused_self, reason = "a column may have it elsewhere")]
     pub(crate) fn reflector_host(&self) -> &'static str {
         M1
     }
@@ -235,7 +233,7 @@ impl Fabric {
         }
     }
 
-    /// What GoBGP said when it died, and last.
+    /// What GoBGP said.
     pub(crate) fn reflector_log(&self) -> String {
         let gobgp = self.gobgp.as_ref().expect("the others write elsewhere");
         gobgp.log(&self.lab)

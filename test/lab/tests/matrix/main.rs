@@ -5,7 +5,8 @@
 //! says why. Cells of a column run one after the other in its lab, columns beside each other.
 //!
 //! `make evpn-matrix` runs all of it; plain `cargo test` leaves it out. `VPC_MATRIX=FILE` writes the
-//! table between the marks in that file. `--test-threads=1` runs one column after the other.
+//! table between the marks in that file, or into that which is there if only some cells are run and the
+//! product is the same. `--test-threads=1` runs one column after the other.
 
 #![allow(
     clippy::print_stdout,
@@ -26,7 +27,6 @@ use lane::Lane;
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 use table::Table;
 
 /// Who speaks to whom.
@@ -112,13 +112,13 @@ fn main() -> ExitCode {
     }
     // A thread for each cell: all but one of a column wait.
     arguments.test_threads.get_or_insert(trials.len());
-    let (start, commit) = (Instant::now(), table::commit());
+    let commit = table::commit();
     let conclusion = libtest_mimic::run(&arguments, trials);
     for lane in lanes {
         lane.clear();
     }
     let table = table.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Err(error) = table.show(&commit, start.elapsed()) {
+    if let Err(error) = table.show(&commit) {
         eprintln!("error: {error}");
         return ExitCode::FAILURE;
     }

@@ -162,19 +162,6 @@ fn is_logged(fabric: &Fabric, host: &str, what: &str, whom: &str) {
     });
 }
 
-/// Gives a MAC that is frozen on c1 another chance: in FRR, and in the agent, which hears of the moves
-/// from FRR.
-fn clear(fabric: &Fabric, vpc: &Vpc<'_>, mac: &str) {
-    let vni = vpc.vni;
-    if fabric.column == Column::FrrClient {
-        let words = format!("clear evpn dup-addr vni {vni} mac {mac}");
-        let line = format!("vtysh --vty_socket /run/vpc/frr -c '{words}'");
-        fabric.lab.sh("c1", &line);
-    }
-    let line = format!("vpc evpn clear {mac} --vni {vni}");
-    fabric.lab.sh("c1", &line);
-}
-
 /// Waits until none of these hosts has a row with this MAC and VTEP; without VTEP, with this MAC.
 fn is_gone(fabric: &Fabric, vpc: &Vpc<'_>, hosts: &[&str], mac: &str, vtep: Option<&str>) {
     for host in hosts {
@@ -240,13 +227,14 @@ pub(crate) const E08: Row = Row {
         };
         heard(fabric, &guest, &mac, last);
         // Cleared: c1 takes part again, and has it when the other leaves.
-        clear(fabric, &vpc, &mac);
+        let line = format!("vpc evpn clear {mac} --vni {}", vpc.vni);
+        fabric.lab.sh("c1", &line);
         leaves();
         is_gone(fabric, &vpc, &["c1"], &mac, None);
         is_behind(fabric, &vpc, &["c2", "c3"], &mac, C1);
         // Too often again, as the host counts it; it may be frozen there or as its own.
         let own = (mac.clone(), C1.to_owned());
-        let is_frozen = || is_frozen(fabric, &vpc, &mac);
+        let is_frozen = || is_frozen(fabric, &mac);
         for _ in 0..6 {
             claims();
             is_behind(fabric, &vpc, &["c2", "c3"], &mac, GUEST_ADDRESS);
@@ -287,13 +275,8 @@ pub(crate) const E08: Row = Row {
     },
 };
 
-/// True if c1, which was thawed once, has frozen its MAC again.
-fn is_frozen(fabric: &Fabric, vpc: &Vpc<'_>, mac: &str) -> bool {
-    if fabric.column == Column::FrrClient {
-        let words = format!("show evpn mac vni {} mac {mac}", vpc.vni);
-        let line = format!("vtysh --vty_socket /run/vpc/frr -c '{words}'");
-        return fabric.lab.sh("c1", &line).contains("Duplicate, detected");
-    }
+/// True if c1, which was thawed once, has frozen the MAC again. Beside FRR the agent freezes, too.
+fn is_frozen(fabric: &Fabric, mac: &str) -> bool {
     let log = fabric.lab.logs().join("c1-agent.log");
     let text = std::fs::read_to_string(log).unwrap_or_default();
     let told = |line: &&str| line.contains("A MAC moves to and fro") && line.contains(mac);
