@@ -1,5 +1,9 @@
 //! What is inside of a router's namespace, and the changes that make it what it should be.
 
+mod flows;
+
+pub use flows::Flow;
+
 use ipnet::IpNet;
 use model::{IfName, MacAddr, Mtu, NetnsName, PortRange, Protocol};
 use std::collections::{BTreeMap, BTreeSet};
@@ -133,6 +137,8 @@ pub enum RouterChange {
 pub struct RouterFirewall {
     /// Interfaces of the inside.
     pub legs: BTreeSet<IfName>,
+    /// What is reached by them: the prefixes of legs, and of routes by them.
+    pub inside: BTreeSet<IpNet>,
     /// The interface to the outside.
     pub outer: Option<IfName>,
     /// What the source of what leaves becomes, by family; a family without one leaves as it is.

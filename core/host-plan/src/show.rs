@@ -157,11 +157,17 @@ impl fmt::Display for Action {
             }
             Self::ChangeRouter(router) => {
                 write!(f, "change {}:", router.netns)?;
-                let mut changes = router.changes.iter();
-                if let Some(first) = changes.next() {
-                    write!(f, " {first}")?;
+                // Sysctls come by the dozen.
+                let is_sysctl = |c: &RouterChange| matches!(c, RouterChange::SetSysctl { .. });
+                let runs = router.changes.chunk_by(|a, b| is_sysctl(a) && is_sysctl(b));
+                for (n, run) in runs.enumerate() {
+                    f.write_str(if n == 0 { " " } else { "; " })?;
+                    match run {
+                        [one] => write!(f, "{one}")?,
+                        many => write!(f, "{} sysctls", many.len())?,
+                    }
                 }
-                changes.try_for_each(|change| write!(f, "; {change}"))
+                Ok(())
             }
             Self::AddFdb(row) => write!(f, "add fdb {row}"),
             Self::DeleteFdb(row) => write!(f, "delete fdb {row}"),

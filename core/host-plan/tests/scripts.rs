@@ -7,8 +7,9 @@ mod kernel;
 
 use host_plan::{Action, Desired, FdbRow, FdbState, FdbTarget, HostState, Link, LinkKind, plan};
 use model::{
-    Capability, Encoding, Forwarding, IfName, MacAddr, Mtu, NicId, Port, PortRole, RouterConfig,
-    Segment, Stack, SubnetId, SubnetOptions, Underlay, VlanId, Vni, VpcId,
+    Capability, Encoding, Forwarding, IfName, MacAddr, Mtu, NatConfig, NicId, OneToOne, Port,
+    PortRole, RouterConfig, RouterId, RouterLeg, Segment, SourceNat, Stack, StaticRoute, SubnetId,
+    SubnetOptions, Underlay, Uplink, UplinkAddress, Via, VlanId, Vni, VpcId,
 };
 use std::net::IpAddr;
 
@@ -77,6 +78,8 @@ impl World {
             ["vpc", name, ..] => self.vpc(name, &after),
             ["subnet", path, ..] => self.subnet(path, &after),
             ["nic", path, ..] => self.nic(path, &after),
+            ["router", path, ..] => self.router(path, &after),
+            ["bridge", name] => self.bridge(name),
             ["remove", path] => self.remove(path),
             ["role", path, to] => self.role(path, to),
             ["learn", ..] => self.learn(&after),
@@ -123,6 +126,7 @@ impl World {
         let all = ready.segments.iter().map(|id| format!("subnet {id}\n"));
         self.named(
             all.chain(ready.nics.iter().map(|id| format!("nic {id}\n")))
+                .chain(ready.routers.iter().map(|id| format!("router {id}\n")))
                 .collect(),
         )
     }
@@ -153,6 +157,76 @@ impl World {
             port: None,
         };
         self.state.links.insert(IfName::new(name).unwrap(), link);
+    }
+
+    /// A bridge of the operator's.
+    fn bridge(&mut self, name: &str) {
+        self.interface(name);
+        let link = self.state.links.get_mut(&IfName::new(name).unwrap());
+        link.unwrap().kind = LinkKind::Bridge {
+            vlan_filtering: false,
+            default_pvid: 1,
+            mcast_snooping: true,
+        };
+    }
+
+    /// `router blue/r1 legs web:10.1.1.1/24,.. outside BRIDGE address A gateway G route P:A,.. public P:A`
+    fn router<'a>(&mut self, path: &str, after: &impl Fn(&str) -> Option<&'a str>) {
+        self.routers.retain(|router| router.name != path);
+        let known = self
+            .names
+            .iter()
+            .position(|(_, name)| *name == path.replace('/', "-"));
+        let bits = match known {
+            Some(position) => 0xabcd_0000 + position as u64,
+            None => self.id(path),
+        };
+        let stack = stack_of(&mut self.stacks, path);
+        let pairs = |key: &str| -> Vec<(&'a str, &'a str)> {
+            let list = after(key).into_iter().flat_map(|list| list.split(','));
+            list.map(|pair| pair.split_once('=').unwrap()).collect()
+        };
+        let leg = |(n, (subnet, address)): (usize, (&str, &str))| {
+            let segment = stack.segments.iter().find(|s| s.name.ends_with(subnet));
+            RouterLeg {
+                subnet: segment.unwrap().subnet,
+                mac: MacAddr([2, 0, 0, 0, 0x11, n as u8]),
+                addresses: vec![address.parse().unwrap()],
+                mtu: Mtu::new(1446).unwrap(),
+            }
+        };
+        let uplink = after("outside").map(|bridge| Uplink {
+            bridge: bridge.parse().unwrap(),
+            mac: MacAddr([2, 0, 0, 0, 0x11, 0xff]),
+            address: UplinkAddress::Static(vec![after("address").unwrap().parse().unwrap()]),
+            gateways: after("gateway")
+                .map(|ip| ip.parse().unwrap())
+                .into_iter()
+                .collect(),
+            mtu: None,
+        });
+        let route = |(prefix, via): (&str, &str)| StaticRoute {
+            table: None,
+            prefix: prefix.parse().unwrap(),
+            via: Via::Address(via.parse().unwrap()),
+        };
+        let public = |(public, private): (&str, &str)| OneToOne {
+            public: public.parse().unwrap(),
+            private: private.parse().unwrap(),
+        };
+        self.routers.push(RouterConfig {
+            id: RouterId::from_random(bits),
+            vpc: stack.vpc,
+            name: path.to_owned(),
+            legs: pairs("legs").into_iter().enumerate().map(leg).collect(),
+            uplink,
+            routes: pairs("route").into_iter().map(route).collect(),
+            nat: NatConfig {
+                source: Some(SourceNat::Masquerade),
+                public: pairs("public").into_iter().map(public).collect(),
+                ..NatConfig::default()
+            },
+        });
     }
 
     fn vpc<'a>(&mut self, name: &str, after: &impl Fn(&str) -> Option<&'a str>) {
@@ -222,6 +296,7 @@ impl World {
             stack.ports.retain(|port| port.name != path);
             stack.segments.retain(|segment| segment.name != path);
         }
+        self.routers.retain(|router| router.name != path);
         self.stacks.retain(|stack| stack.name != path);
     }
 

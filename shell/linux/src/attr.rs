@@ -84,6 +84,11 @@ impl Message {
         }
     }
 
+    /// Attributes as they came from the kernel.
+    pub(crate) fn append(&mut self, attributes: &[u8]) -> &mut Self {
+        self.header(attributes)
+    }
+
     /// An attribute that holds what `fill` puts.
     pub(crate) fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) -> &mut Self {
         self.nest_exactly(kind | NLA_F_NESTED, fill)

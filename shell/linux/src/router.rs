@@ -2,6 +2,7 @@
 //!
 //! Each is entered by a thread of its own, so that its sockets and sysctls are the namespace's.
 
+mod flows;
 mod route;
 mod rules;
 

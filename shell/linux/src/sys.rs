@@ -1,6 +1,7 @@
 //! Numbers of the kernel's interfaces that the libc crate has not, or has with the wrong width.
 //! From `linux/if_link.h`, `linux/neighbour.h`, `linux/rtnetlink.h`, `linux/netfilter/nf_tables.h`,
-//! `linux/netfilter/nfnetlink.h`, `linux/netfilter/nfnetlink_log.h`, `linux/fib_rules.h`,
+//! `linux/netfilter/nfnetlink.h`, `linux/netfilter/nfnetlink_log.h`, `linux/netfilter/nfnetlink_conntrack.h`,
+//! `linux/fib_rules.h`,
 //! `linux/pkt_sched.h`, `linux/pkt_cls.h`, `linux/bpf.h` and
 //! `linux/if_tun.h`.
 
@@ -49,6 +50,9 @@ numbers! { u16:
     BRIDGE_VLAN_INFO_PVID = 2, BRIDGE_VLAN_INFO_UNTAGGED = 4, BRIDGE_VLAN_INFO_RANGE_BEGIN = 8,
     BRIDGE_VLAN_INFO_RANGE_END = 16,
     RTM_GETNSID = 90,
+    CTA_TUPLE_ORIG = 1, CTA_TUPLE_REPLY = 2, CTA_ID = 12, CTA_ZONE = 18, CTA_TUPLE_IP = 1,
+    CTA_TUPLE_PROTO = 2, CTA_IP_V4_SRC = 1, CTA_IP_V4_DST = 2, CTA_IP_V6_SRC = 3, CTA_IP_V6_DST = 4,
+    CTA_PROTO_NUM = 1, CTA_PROTO_SRC_PORT = 2, CTA_PROTO_DST_PORT = 3,
     RTA_DST = 1, RTA_OIF = 4, RTA_GATEWAY = 5, RTA_PRIORITY = 6, RTA_PREFSRC = 7, RTA_MULTIPATH = 9,
     RTA_TABLE = 15, FRA_IIFNAME = 3, FRA_PRIORITY = 6, FRA_TABLE = 15, FRA_PROTOCOL = 21,
 }
@@ -59,6 +63,7 @@ numbers! { u8:
     NFT_MSG_GETRULE = 7, NFT_MSG_NEWSET = 9, NFT_MSG_NEWSETELEM = 12, NFT_MSG_GETSETELEM = 13,
     NFT_MSG_DELSETELEM = 14, NFT_MSG_NEWGEN = 15, NFT_MSG_GETOBJ = 19,
     NFULNL_MSG_PACKET = 0, NFULNL_MSG_CONFIG = 1, NFULNL_CFG_CMD_BIND = 1, NFULNL_COPY_PACKET = 2,
+    IPCTNL_MSG_CT_GET = 1, IPCTNL_MSG_CT_DELETE = 2,
     FR_ACT_TO_TBL = 1, RTNH_F_ONLINK = 4,
     IN6_ADDR_GEN_MODE_EUI64 = 0, IN6_ADDR_GEN_MODE_NONE = 1,
 }

@@ -16,8 +16,9 @@ use model::{
     Underlay, Uplink, UplinkAddress, Via, VpcId,
 };
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::num::NonZeroU16;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
@@ -245,7 +246,9 @@ impl Server {
                 &listen,
                 "SYSTEM:echo $SOCAT_PEERADDR; cat",
             ])
+            .stdout(Stdio::null())
             .stderr(Stdio::null())
+            .process_group(0)
             .spawn()
             .unwrap();
         let deadline = Instant::now() + SOON;
@@ -258,8 +261,9 @@ impl Server {
 }
 
 impl Drop for Server {
+    /// With those that it forked for its clients.
     fn drop(&mut self) {
-        drop(self.0.kill());
+        tries(&format!("kill -KILL -- -{}", self.0.id()));
         drop(self.0.wait());
     }
 }
@@ -540,5 +544,109 @@ fn public_addresses_and_ports_lead_in_and_nothing_else_does() {
         wish.make(lab);
         sees("out", "10.1.1.10", 7000, "192.0.2.1");
         assert_eq!(seen_by("out", "10.1.2.10", 7000), None);
+    });
+}
+
+/// A TCP connection that both ends go on writing to. `alive` says whether bytes still come through.
+struct Stream {
+    client: Child,
+    lines: BufReader<std::process::ChildStdout>,
+    to: std::process::ChildStdin,
+}
+
+impl Stream {
+    fn open(from: &str, to: &str, port: u16) -> Self {
+        let mut client = Command::new("ip")
+            .args(["netns", "exec", from, "socat", "-"])
+            .arg(format!("TCP:{to}:{port},connect-timeout=3"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(client.stdout.take().unwrap());
+        let to = client.stdin.take().unwrap();
+        let mut told = String::new();
+        assert!(
+            lines.read_line(&mut told).unwrap() > 0,
+            "{from} is not answered"
+        );
+        Self { client, lines, to }
+    }
+
+    /// Something goes there and comes back.
+    fn works(&mut self) {
+        self.to.write_all(b"ping\n").unwrap();
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        assert_eq!(line, "ping\n");
+    }
+
+    /// Nothing comes back within a while that is long for a namespace.
+    fn ends_cut(mut self) -> bool {
+        if self.to.write_all(b"ping\n").is_err() {
+            return true;
+        }
+        let (client, mut lines) = (&mut self.client, self.lines);
+        let answer = std::thread::scope(|scope| {
+            let reader = scope.spawn(move || {
+                let mut line = String::new();
+                lines.read_line(&mut line).map(|_| line)
+            });
+            let deadline = Instant::now() + std::time::Duration::from_secs(1);
+            while !reader.is_finished() && Instant::now() < deadline {
+                std::thread::yield_now();
+            }
+            client.kill().unwrap();
+            reader.join().unwrap()
+        });
+        drop(self.client.wait());
+        !answer.is_ok_and(|line| line == "ping\n")
+    }
+}
+
+#[test]
+fn flows_survive_changes_of_rules_but_for_those_that_were_revoked() {
+    lab(|lab| {
+        outside();
+        let mut wish = Wish::of(&[1]);
+        let one = |public: &str, private: &str| OneToOne {
+            public: ip(public),
+            private: ip(private),
+        };
+        wish.routers[0].nat.public = vec![
+            one("192.0.2.50", "10.1.1.10"),
+            one("192.0.2.51", "10.1.2.10"),
+        ];
+        wish.make(lab);
+        gateways(1);
+        let _a = Server::start("v1a", "0.0.0.0", 7000);
+        let _b = Server::start("v1b", "0.0.0.0", 7000);
+        let _out = Server::start("out", "198.51.100.1", 7000);
+        let mut out = Stream::open("v1a", "198.51.100.1", 7000);
+        let mut into = Stream::open("out", "192.0.2.50", 7000);
+        let mut gone = Stream::open("out", "192.0.2.51", 7000);
+        let mut across = Stream::open("v1a", "10.1.2.10", 7000);
+        for stream in [&mut out, &mut into, &mut gone, &mut across] {
+            stream.works();
+        }
+        // More is opened, a source is added, one address is taken back.
+        wish.routers[0].nat.public = vec![
+            one("192.0.2.50", "10.1.1.10"),
+            one("192.0.2.52", "10.1.2.10"),
+        ];
+        wish.routers[0].nat.source = Some(SourceNat::Addresses(vec![
+            ip("192.0.2.11"),
+            ip("192.0.2.60"),
+        ]));
+        wish.make(lab);
+        for stream in [&mut out, &mut into, &mut across] {
+            stream.works();
+        }
+        assert!(gone.ends_cut(), "what was taken back goes on");
+        // The address of what goes out is taken back.
+        wish.routers[0].nat.public.clear();
+        wish.make(lab);
+        across.works();
+        assert!(into.ends_cut() && out.ends_cut());
     });
 }

@@ -277,6 +277,17 @@ impl Want {
         let outer = OwnedName::router_outer(config.id);
         let legs = router.links.keys().filter(|name| **name != outer);
         router.firewall.legs = legs.cloned().collect();
+        let legs = config.legs.iter().flat_map(|leg| &leg.addresses);
+        router.firewall.inside = legs.clone().map(IpNet::trunc).collect();
+        let by_leg = |via: Via| match via {
+            Via::Address(gateway) => legs.clone().any(|net| net.contains(&gateway)),
+            Via::Blackhole => false,
+        };
+        let routed = config.routes.iter().filter(|route| by_leg(route.via));
+        router
+            .firewall
+            .inside
+            .extend(routed.map(|route| route.prefix));
         let Some(outside) = outside else {
             return;
         };

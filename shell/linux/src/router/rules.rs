@@ -289,11 +289,13 @@ pub(super) fn installed(socket: &mut Socket) -> Result<Option<Fingerprint>, Caus
     Ok(found.chains.iter().find_map(data).map(Fingerprint))
 }
 
-/// Installs a ruleset in the calling thread's namespace. What was sealed is whole: killed before
+/// Installs a ruleset in the calling thread's namespace and ends the flows that it does not allow,
+/// which the kernel would let go on as long as they are tracked. What was sealed is whole: killed before
 /// that, the next agent does all of it again.
 pub(super) fn install(socket: &mut Socket, firewall: &RouterFirewall) -> Result<(), Cause> {
     let found = nft::find(socket, sys::NFPROTO_INET)?;
     nft::load(&document(firewall, &found))?;
+    super::flows::end_revoked(socket, firewall)?;
     let found = nft::find(socket, sys::NFPROTO_INET)?;
     let seal = seal(socket, &found)?;
     nft::add_chain(socket, sys::NFPROTO_INET, &seal)
