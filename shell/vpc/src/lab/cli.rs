@@ -136,7 +136,12 @@ The exit status is the command's.")]
     },
     /// Answer everyone who asks with a name
     #[command(hide = true)]
-    Answer { identity: String },
+    Answer {
+        identity: String,
+        /// Say also who asked
+        #[arg(long)]
+        source: bool,
+    },
     /// Ask who is at addresses, ping them, and ask everyone on the link
     #[command(hide = true)]
     Ask {
@@ -320,7 +325,7 @@ impl Lab {
                 parent,
                 command,
             } => enter::become_command(netns.as_deref(), parent, &command),
-            Self::Answer { identity } => probe::answer(&identity),
+            Self::Answer { identity, source } => probe::answer(&identity, source),
             Self::Ask {
                 broadcast,
                 device,

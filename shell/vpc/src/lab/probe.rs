@@ -44,8 +44,8 @@ pub(crate) struct Answers {
     pub(crate) multicast: BTreeMap<String, u32>,
 }
 
-/// Answers with `identity` until it is ended.
-pub(crate) fn answer(identity: &str) -> Outcome {
+/// Answers with `identity` until it is ended; with `source`, also with the address that asked.
+pub(crate) fn answer(identity: &str, source: bool) -> Outcome {
     // One socket takes both families where IPv6 is there at all.
     let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, PORT))
         .or_else(|_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)))
@@ -58,6 +58,9 @@ pub(crate) fn answer(identity: &str) -> Outcome {
             .doing(|| "waiting for a question".to_owned())?;
         let mut reply = question[..length].to_vec();
         reply.extend_from_slice(identity.as_bytes());
+        if source {
+            reply.extend_from_slice(format!(" {}", from.ip()).as_bytes());
+        }
         // Who cannot be answered asks again.
         drop(socket.send_to(&reply, from));
     }

@@ -1,6 +1,7 @@
 //! `vpc lab demo`: VPCs with the same addresses, and proof of who reaches whom.
 
 mod draw;
+mod outside;
 mod reach;
 
 use super::cli::DaemonKind;
@@ -14,6 +15,7 @@ use super::state::{LabDir, LabState};
 use super::up::{Wanted, bring_up};
 use crate::failure::{Doing, Failure, Outcome};
 use crate::output::{Format, Paint, json, print, remark};
+use outside::Outside;
 use reach::{Matrix, Nic};
 use serde::Serialize;
 use serde_json::Value;
@@ -61,6 +63,7 @@ struct Report {
     looks: u32,
     /// What is not as it should be, in words.
     wrong: Vec<String>,
+    outside: Outside,
     underlay: Counts,
     left_out: Vec<String>,
 }
@@ -86,10 +89,12 @@ fn build_and_check(lab: &LabDir, wanted: &Wanted<'_>, format: Format, down: bool
     progress.step("who reaches whom: ping, UDP, broadcast, multicast; every pair");
     let sniffer = Sniffer::start(&inside)?;
     let (matrix, looks) = settled(&inside, &nics)?;
+    let outside = through_routers(&inside, &nics)?;
     let underlay = sniffer.finish()?;
     progress.done();
 
     let mut wrong = matrix.wrong();
+    wrong.extend(outside.wrong());
     wrong.extend(wrong_on_underlay(
         &underlay,
         &expected_vnis(&inside, &vpcs)?,
@@ -100,6 +105,7 @@ fn build_and_check(lab: &LabDir, wanted: &Wanted<'_>, format: Format, down: bool
         reach: matrix.cells(),
         looks,
         nics,
+        outside,
         wrong,
         underlay,
         left_out,
@@ -194,6 +200,10 @@ fn planned(inside: &Inside<'_>, vpcs: &[&Vpc]) -> Vec<Nic> {
                 nics.push(Nic {
                     path: format!("{}/{subnet}/a{number}", vpc.name),
                     subnet: format!("{}/{subnet}", vpc.name),
+                    reach: match outside::has_routers(inside) {
+                        true => vpc.name.to_owned(),
+                        false => format!("{}/{subnet}", vpc.name),
+                    },
                     host: (*host).to_owned(),
                     netns: format!("{}-{subnet}-{number}", vpc.name),
                     ipv4: format!("10.4.{net}.{last}"),
@@ -248,6 +258,12 @@ fn build(inside: &Inside<'_>, vpcs: &[&Vpc], progress: &mut Progress) -> Outcome
             )?;
         }
     }
+    let routed = outside::has_routers(inside);
+    if routed {
+        progress.step("routers between the subnets and to the outside");
+        let names: Vec<&str> = vpcs.iter().map(|vpc| vpc.name).collect();
+        outside::build(inside, &names, &SUBNETS.map(|(subnet, _)| subnet))?;
+    }
     progress.step("NICs, the same MACs in every VPC");
     let known = there(&["nic", "list"], "path")?;
     for nic in planned(inside, vpcs) {
@@ -264,7 +280,10 @@ fn build(inside: &Inside<'_>, vpcs: &[&Vpc], progress: &mut Progress) -> Outcome
             ],
         )?;
     }
-    Ok(())
+    match routed {
+        true => outside::build_public(inside),
+        false => Ok(()),
+    }
 }
 
 /// Waits until the hosts made them all; a NIC that failed says why.
@@ -297,11 +316,14 @@ fn made_nics(inside: &Inside<'_>, vpcs: &[&Vpc]) -> Outcome<Vec<Nic>> {
                 }
             }
             match waiting.is_empty() {
-                true => Ok(true),
+                true => outside::made(&inside.json(management, &["router", "list"])?),
                 false => Err(Failure::new(waiting.join("; "))),
             }
         },
     )?;
+    if outside::has_routers(inside) {
+        outside::give_routes(inside, &nics)?;
+    }
     Ok(nics)
 }
 
@@ -317,6 +339,15 @@ fn settled(inside: &Inside<'_>, nics: &[Nic]) -> Outcome<(Matrix, u32)> {
             return Ok((matrix, looks));
         }
     }
+}
+
+/// What the outside sees of each NIC, and what of the inside it reaches.
+fn through_routers(inside: &Inside<'_>, nics: &[Nic]) -> Outcome<Outside> {
+    if !outside::has_routers(inside) {
+        return Ok(Outside::default());
+    }
+    let _answering = Answering::start(inside, nics)?;
+    outside::look(inside, nics)
 }
 
 /// Every NIC asks every address that is not its own, all at the same time.
@@ -396,7 +427,7 @@ impl Drop for Answering {
 }
 
 /// Reads one line; if it is not `word`, returns what the process said instead.
-fn wait_for_word(child: &mut Child, word: &str) -> Result<(), String> {
+pub(super) fn wait_for_word(child: &mut Child, word: &str) -> Result<(), String> {
     let Some(stdout) = child.stdout.as_mut() else {
         return Err("it has no output".to_owned());
     };
@@ -498,6 +529,10 @@ fn show(state: &LabState, report: &Report, matrix: &Matrix) -> Outcome {
         paint.title("Who reaches whom"),
         draw::table(matrix, paint)
     ))?;
+    if !report.outside.out.is_empty() {
+        let title = paint.title("Through the routers");
+        print(&format!("\n{title}\n{}", report.outside.lines()))?;
+    }
     print(&format!(
         "\n{}\n{}",
         paint.title("On the underlay"),
@@ -529,6 +564,7 @@ fn next_steps(lab: &LabDir) -> String {
         "
 The lab is up. To look around:
   vpc lab exec{flag} m1 -- vpc show blue
+  vpc lab exec{flag} m1 -- vpc router show blue/gw
   vpc lab exec{flag} m1 -- vpc host list
   vpc lab exec{flag} c1 -- vpc evpn routes
   vpc lab exec{flag} c1/blue-web-1 -- ping -c3 10.4.1.12
