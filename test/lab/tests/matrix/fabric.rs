@@ -177,10 +177,22 @@ impl Fabric {
             gobgp.kill();
             gobgp.start(&self.lab);
         }
-        self.lab.start("m1", "server");
+        self.start_server();
         for host in HOSTS {
             self.established(host);
         }
+    }
+
+    /// Waits until it answers: a foreign reflector's sessions do not tell of it.
+    fn start_server(&self) {
+        self.lab.start(M1, "server");
+        self.lab.eventually("the server answers", || {
+            let output = self.lab.try_sh(M1, "vpc host list");
+            match output.status.success() {
+                true => Ok(()),
+                false => Err(lab::text_of(&output)),
+            }
+        });
     }
 
     /// The addresses of the reflectors that hosts are told of; returns when they have sessions to all.
@@ -192,7 +204,7 @@ impl Fabric {
             list.join(", ")
         );
         self.lab.sh(M1, &line);
-        self.lab.start("m1", "server");
+        self.start_server();
         for host in HOSTS {
             self.sessions_are(host, addresses);
         }
