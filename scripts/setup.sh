@@ -8,7 +8,7 @@ set -euo pipefail
 packages=(
     gcc make pkg-config libc6-dev git curl ca-certificates jq procps
     iproute2 nftables iputils-ping iputils-arping ndisc6 tcpdump ethtool iperf3 socat
-    frr gobgpd postgresql-15
+    frr gobgpd postgresql-15 faketime
 )
 kernel_packages=(bc binutils bison dpkg-dev e2fsprogs flex xz-utils)
 rust_needed=1.95

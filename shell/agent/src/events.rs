@@ -39,8 +39,13 @@ pub(crate) enum Event {
 pub(crate) struct ServerLink {
     /// `host:port`, while connected.
     pub(crate) connected: Option<String>,
+    /// Why not, if it is not for want of a server.
+    pub(crate) trouble: Option<String>,
     /// When our certificate ends.
     pub(crate) certificate_until_ms: u64,
+    /// How far our clock is ahead of the server's, in milliseconds to the second; none if no server
+    /// told its own.
+    pub(crate) clock_ahead_ms: Option<i64>,
 }
 
 /// What the local API asks of the loop.

@@ -6,6 +6,7 @@
 
 mod announce;
 mod bgp;
+mod clock;
 mod disk;
 mod events;
 mod evpn_api;
@@ -18,6 +19,7 @@ mod server;
 mod turn;
 mod view;
 
+pub use clock::far_clock;
 pub use disk::StateError;
 pub use evpn_api::{EvpnApi, EvpnSource};
 pub use run::{AgentError, Options, run};

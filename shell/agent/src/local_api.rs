@@ -409,6 +409,8 @@ impl v1::agent_control_server::AgentControl for Local {
             server_connected: view.server.connected.is_some(),
             server: view.server.connected.clone().unwrap_or_default(),
             certificate_not_after_unix_ms,
+            server_trouble: view.server.trouble.clone().unwrap_or_default(),
+            clock_ahead_ms: view.server.clock_ahead_ms,
             peers: self.bgp.all_peers().await,
             counters: Some(v1::Counters {
                 drift_repairs: view.counters.drift_repairs,

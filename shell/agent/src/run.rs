@@ -2,6 +2,7 @@
 
 use crate::announce::Announcer;
 use crate::bgp::{self, Bgp};
+use crate::clock::Clock;
 use crate::disk::{Disk, StateError};
 use crate::events::Event;
 use crate::figures::{self, Figures};
@@ -179,6 +180,8 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
             state_dir: options.state_dir.clone(),
             view: view.clone(),
             events: events.clone(),
+            clock: Clock::default(),
+            renewed: None,
         };
         tokio::spawn(stream.run());
     }

@@ -1,16 +1,17 @@
 //! The stream to the management server: reports up, configurations down, a certificate that renews
 //! itself. The data plane never waits for any of it.
 
+use crate::clock::{Clock, far_clock};
 use crate::events::{Event, ServerLink};
 use crate::kernel::chain;
-use crate::view::View;
+use crate::view::{View, unix_now};
 use api::Credential;
 use api::tonic::transport::Channel;
 use api::tonic::{Code, Status};
 use api::v1;
 use api::v1::host_sync_client::HostSyncClient;
 use frr_driver::Installed;
-use model::{Capability, HostConfig, HostStatus, NicId};
+use model::{Capability, Condition, HostConfig, HostStatus, NicId, ObjectId};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,6 +27,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_MOST: Duration = Duration::from_secs(5);
 /// A server that does not answer the opening of the stream is as good as gone.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
+/// A certificate that is to be renewed as soon as it is there is one by a wrong clock.
+const RENEWED_FOR: Duration = Duration::from_secs(600);
 /// After a failed renewal.
 const RENEW_RETRY: Duration = Duration::from_secs(10);
 
@@ -38,6 +41,8 @@ pub(crate) struct ServerStream {
     pub(crate) state_dir: PathBuf,
     pub(crate) view: watch::Receiver<Arc<View>>,
     pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) clock: Clock,
+    pub(crate) renewed: Option<Instant>,
 }
 
 /// Why a connection ended.
@@ -58,7 +63,11 @@ impl ServerStream {
         loop {
             let started = Instant::now();
             let ended = self.connection().await;
-            self.link(None).await;
+            let trouble = match &ended {
+                Ended::Lost(reason) | Ended::Refused(reason) => Some(reason.clone()),
+                Ended::Renewed | Ended::Closing => None,
+            };
+            self.link(None, trouble).await;
             match ended {
                 Ended::Closing => return,
                 Ended::Renewed => continue,
@@ -101,12 +110,13 @@ impl ServerStream {
         };
         let server = self.credential.servers.first().cloned().unwrap_or_default();
         info!(server, "Connected to the management server");
-        self.link(Some(server)).await;
+        self.link(Some(server.clone()), None).await;
 
         let mut tick = interval(REPORT_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut renew_at = self.renew_at();
         let mut last = None;
+        let mut ahead = self.ahead();
         loop {
             tokio::select! {
                 update = updates.message() => match update {
@@ -115,6 +125,10 @@ impl ServerStream {
                     Err(status) => return ended(&status),
                 },
                 _ = tick.tick() => {
+                    if ahead != self.ahead() {
+                        ahead = self.ahead();
+                        self.link(Some(server.clone()), None).await;
+                    }
                     if reports.send(self.report()).await.is_err() {
                         return Ended::Lost("the stream broke".to_owned());
                     }
@@ -158,7 +172,7 @@ impl ServerStream {
     fn report(&mut self) -> v1::HostReport {
         let frr = self.frr.version();
         let view = self.view.borrow();
-        let status = HostStatus {
+        let mut status = HostStatus {
             last_checkin: model::UnixMillis(0),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel_version: linux::kernel_version(),
@@ -175,6 +189,17 @@ impl ServerStream {
             elsewhere: view.lost.as_ref().clone(),
             frr_version: frr.map(|version| version.to_string()).unwrap_or_default(),
         };
+        let told = self.ahead().and_then(far_clock);
+        if let (Some((what, remedy)), Some(config)) = (told, &view.managed) {
+            let condition = Condition {
+                object: ObjectId::Host(config.host),
+                message: format!("{what}: {remedy}"),
+                since: unix_now(),
+                attempts: 1,
+            };
+            status.conditions.truncate(api::MAX_CONDITIONS - 1);
+            status.conditions.push(condition);
+        }
         let mut report = v1::HostReport::from(&status);
         report.underlay_mtu = view.underlay.mtu.get().into();
         report
@@ -186,6 +211,11 @@ impl ServerStream {
             if let Err(error) = self.credential.save(&self.credential_file) {
                 warn!(error = chain(&error), "Keeping the list of servers failed");
             }
+        }
+        if update.clock_unix_ms != 0 {
+            let now = std::time::Instant::now();
+            self.clock
+                .hear(now, SystemTime::now(), update.clock_unix_ms);
         }
         let Some(config) = update.config else { return };
         match HostConfig::try_from(config) {
@@ -207,6 +237,7 @@ impl ServerStream {
             .save(&self.credential_file)
             .map_err(|error| chain(&error))?;
         self.credential = renewed;
+        self.renewed = Some(Instant::now());
         info!("Certificate renewed");
         Ok(())
     }
@@ -218,10 +249,17 @@ impl ServerStream {
         };
         let life = until.duration_since(from).unwrap_or_default();
         let due = from + life * 2 / 3;
-        Instant::now() + due.duration_since(SystemTime::now()).unwrap_or_default()
+        let due = Instant::now() + due.duration_since(SystemTime::now()).unwrap_or_default();
+        let soonest = self.renewed.map(|renewed| renewed + RENEWED_FOR);
+        soonest.map_or(due, |soonest| due.max(soonest))
     }
 
-    async fn link(&self, connected: Option<String>) {
+    fn ahead(&self) -> Option<i64> {
+        self.clock
+            .ahead(std::time::Instant::now(), SystemTime::now())
+    }
+
+    async fn link(&self, connected: Option<String>, trouble: Option<String>) {
         let until = self
             .credential
             .validity()
@@ -231,7 +269,9 @@ impl ServerStream {
         let certificate_until_ms = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
         let link = ServerLink {
             connected,
+            trouble,
             certificate_until_ms,
+            clock_ahead_ms: self.ahead(),
         };
         if self.events.send(Event::Server(link)).await.is_err() {
             debug!("The agent is ending");

@@ -2,7 +2,7 @@
 
 use crate::auth;
 use crate::cluster::ClusterContext;
-use crate::owner::{Event, GENERATION_MAX, Handle, Push, Session, chain, removed};
+use crate::owner::{Event, GENERATION_MAX, Handle, Push, Session, chain, now, removed};
 use api::tonic::{Request, Response, Status, Streaming};
 use api::{Field, v1};
 use model::{Condition, Generation, HostId, HostStatus, ObjectId};
@@ -202,6 +202,7 @@ async fn push_configs(
                 room.send(Ok(v1::HostUpdate {
                     config: Some(config.as_ref().into()),
                     servers: cluster.settings.servers.clone(),
+                    clock_unix_ms: now().0,
                 }));
             }
             Push::Replaced => {

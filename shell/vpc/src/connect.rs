@@ -98,9 +98,8 @@ pub(crate) struct EvpnAccess {
 impl EvpnAccess {
     /// The agent of this host.
     pub(crate) fn agent() -> Self {
-        let socket = PathBuf::from(AGENT_SOCKET);
         Self {
-            agent: AgentAccess { socket },
+            agent: AgentAccess::usual(),
             reflector: None,
         }
     }
@@ -130,6 +129,12 @@ impl EvpnAccess {
 }
 
 impl AgentAccess {
+    /// Where it listens unless it is told otherwise.
+    pub(crate) fn usual() -> Self {
+        let socket = PathBuf::from(AGENT_SOCKET);
+        Self { socket }
+    }
+
     /// A client of the agent itself.
     pub(crate) async fn agent(&self) -> Outcome<AgentControlClient<Channel>> {
         api::connect_agent(&self.socket)

@@ -222,6 +222,8 @@ struct StatusView {
     converged: bool,
     server_connected: bool,
     server: Option<String>,
+    server_trouble: Option<String>,
+    clock_ahead_ms: Option<i64>,
     certificate_not_after: Option<String>,
     started: String,
     stacks: u32,
@@ -253,6 +255,8 @@ fn show(global: &Global, status: v1::AgentStatus) -> Outcome {
         converged: status.converged,
         server_connected: status.server_connected,
         server: some(status.server),
+        server_trouble: some(status.server_trouble),
+        clock_ahead_ms: status.clock_ahead_ms,
         certificate_not_after: some(time(status.certificate_not_after_unix_ms)),
         started: time(status.started_unix_ms),
         stacks: status.stacks,
@@ -282,7 +286,22 @@ fn details(view: &StatusView) -> Vec<(&'static str, String)> {
     let server = match (&view.server, view.server_connected) {
         (Some(server), true) => format!("connected to {server}"),
         _ if view.host_id.is_none() => "none: this host did not join a cluster".to_owned(),
-        _ => "not connected; works on from the configuration it has".to_owned(),
+        _ => {
+            let why = view
+                .server_trouble
+                .as_deref()
+                .map(|why| format!(" ({why})"));
+            format!(
+                "not connected{}; works on from the configuration it has",
+                why.unwrap_or_default()
+            )
+        }
+    };
+    let clock = match view.clock_ahead_ms {
+        None => "not compared with a server's".to_owned(),
+        Some(ahead) => {
+            agent::far_clock(ahead).map_or_else(|| "as the server's".to_owned(), |(what, _)| what)
+        }
     };
     let mut details = vec![
         ("host", view.host_name.clone()),
@@ -299,6 +318,7 @@ fn details(view: &StatusView) -> Vec<(&'static str, String)> {
             format!("{} mtu {}", view.underlay_address, view.underlay_mtu),
         ),
         ("server", server),
+        ("clock", clock),
         (
             "certificate until",
             view.certificate_not_after.clone().unwrap_or_default(),

@@ -2,7 +2,7 @@
 
 use super::host::credential_state;
 use crate::block_on;
-use crate::connect::{AGENT_SOCKET, EvpnAccess, HOST_CREDENTIAL, refused};
+use crate::connect::{AGENT_SOCKET, AgentAccess, EvpnAccess, HOST_CREDENTIAL, refused};
 use crate::failure::{Failure, Outcome, with_causes};
 use crate::options::Global;
 use crate::output::{Format, Row, ago, json, print, time};
@@ -27,7 +27,7 @@ use std::process::{Command, Stdio};
   vpc doctor
   vpc doctor -o json
 
-Exit status 1 if something is missing that the agent cannot do without, or wrong in EVPN.")]
+Exit status 1 if something is missing that the agent cannot do without, or wrong.")]
 pub(crate) struct Doctor {}
 
 /// A fabric that is down as a whole is not told of host by host.
@@ -69,6 +69,7 @@ impl Doctor {
         findings.push(frr());
         findings.extend(rival());
         findings.push(agent_here());
+        findings.extend(server());
         findings.extend(evpn());
         findings.extend(reflector_here());
         findings.extend(reflector_alerts());
@@ -111,7 +112,7 @@ fn verdict(findings: &[Finding]) -> Outcome {
         problems.push(format!("this host lacks {}", missing.join(", ")));
     }
     if !wrong.is_empty() {
-        problems.push(format!("EVPN has problems: {}", wrong.join(", ")));
+        problems.push(format!("there are problems: {}", wrong.join(", ")));
     }
     match problems.is_empty() {
         true => Ok(()),
@@ -414,6 +415,42 @@ fn agent_here() -> Finding {
     }
 }
 
+/// What the agent tells of its server, and of its clock beside the server's. None if there is no agent, or it
+/// needs no server.
+fn server() -> Vec<Finding> {
+    const CHECK: &str = "server";
+    let asked: Outcome<v1::AgentStatus> = block_on(async {
+        let mut agent = AgentAccess::usual().agent().await?;
+        let status = agent.status(v1::AgentStatusRequest {}).await;
+        let status = status.map_err(|status| refused("asking the agent how it is", &status))?;
+        Ok(status.into_inner())
+    });
+    let Ok(status) = asked else { return Vec::new() };
+    let wrong = |kind: &str, detail: String, remedy: &str| Finding {
+        check: CHECK,
+        verdict: Verdict::Wrong {
+            kind: kind.to_owned(),
+            detail,
+            remedy: remedy.to_owned(),
+        },
+    };
+    let mut findings = Vec::new();
+    if !status.server_trouble.is_empty() {
+        findings.push(wrong(
+            "server",
+            format!("not connected: {}", status.server_trouble),
+            "see that the server runs and can be reached; the host works on from the configuration it has",
+        ));
+    } else if status.server_connected {
+        findings.push(ok(CHECK, format!("connected to {}", status.server)));
+    }
+    if let Some(told) = status.clock_ahead_ms.and_then(agent::far_clock) {
+        let (detail, remedy) = told;
+        findings.push(wrong("clock", detail, remedy));
+    }
+    findings
+}
+
 /// What the agent tells of its EVPN: peers that something is wrong with, MACs and addresses that are
 /// in use twice and the like. None if there is no agent.
 fn evpn() -> Vec<Finding> {
@@ -568,7 +605,7 @@ mod tests {
         assert_eq!(json["verdict"], "wrong");
         assert_eq!(json["remedy"], told.remedy);
         let failure = verdict(&[ok("kernel", "6.1"), finding]).unwrap_err();
-        assert_eq!(failure.message(), "EVPN has problems: duplicate-vtep");
+        assert_eq!(failure.message(), "there are problems: duplicate-vtep");
         assert!(verdict(&[ok("kernel", "6.1")]).is_ok());
     }
 }

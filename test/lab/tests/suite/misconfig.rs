@@ -5,10 +5,14 @@ use super::evpn::{asn, established, nic, password, vpc};
 use evpn::{Config, LocalEvi, LocalMac, LocalState, PeerConfig, Role, Timing};
 use lab::{Lab, Ping, text_of};
 use model::{Asn, Encoding, MacAddr, Secret, Vni};
+use serde_json::Value;
 use speaker::{Peer, SpeakerConfig, SpeakerHandle};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
 use std::time::Duration;
+use std::{env, fs};
 use tokio::runtime::Runtime;
 
 const REFLECTOR: &str = "100.64.0.1";
@@ -210,4 +214,113 @@ fn a_host_that_is_set_up_wrong_is_told_of_and_hurts_nobody() {
     let result = ping.stop();
     assert_eq!((result.lost(), result.duplicates), (0, 0), "{result:?}");
     lab.start("r1", "agent");
+}
+
+/// A host's agent whose wall clock is as far off as a file says.
+struct OtherTime<'a> {
+    lab: &'a Lab,
+    agent: Child,
+    file: PathBuf,
+}
+
+impl<'a> OtherTime<'a> {
+    /// In place of the agent that runs on c1.
+    fn start(lab: &'a Lab) -> Self {
+        lab.stop("c1", "agent");
+        let file = env::temp_dir().join(format!("vpc-clock-{}", lab.name()));
+        fs::write(&file, "+0\n").expect("a file for the time");
+        let line = format!(
+            "LD_PRELOAD=$(echo /usr/lib/*/faketime/libfaketimeMT.so.1) FAKETIME_NO_CACHE=1 \
+             FAKETIME_DONT_FAKE_MONOTONIC=1 FAKETIME_TIMESTAMP_FILE={} exec vpc agent run",
+            file.display()
+        );
+        let mut command = lab.command("c1", &["sh", "-c", &line]);
+        let log = fs::File::create(lab.logs().join("c1-other-time.log")).expect("a log");
+        let agent = command.stdout(Stdio::null()).stderr(log).spawn();
+        let agent = agent.expect("the vpc binary can be started");
+        Self { lab, agent, file }
+    }
+
+    fn jump(&self, offset: &str) {
+        let next = self.file.with_extension("next");
+        fs::write(&next, format!("{offset}\n")).expect("a file for the time");
+        fs::rename(next, &self.file).expect("the file is replaced");
+    }
+
+    /// Waits until `vpc doctor` there has this finding of the clock, or none.
+    fn doctor_says(&self, words: Option<&str>) {
+        self.lab.eventually(&format!("doctor says {words:?}"), || {
+            let output = self.lab.try_sh("c1", "vpc doctor -o json 2>/dev/null");
+            let findings: Value =
+                serde_json::from_slice(&output.stdout).map_err(|e| e.to_string())?;
+            let mut findings = findings.as_array().into_iter().flatten();
+            let clock = findings.find(|finding| finding["kind"] == "clock");
+            let detail = clock.and_then(|clock| clock["detail"].as_str());
+            let as_expected = match (detail, words) {
+                (Some(detail), Some(words)) => detail.contains(words),
+                (detail, words) => detail.is_none() && words.is_none(),
+            };
+            match as_expected {
+                true => Ok(()),
+                false => Err(text_of(&output)),
+            }
+        });
+    }
+}
+
+impl Drop for OtherTime<'_> {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.agent.kill());
+        drop(self.agent.wait());
+        drop(fs::remove_file(&self.file));
+    }
+}
+
+#[test]
+fn a_clock_that_jumps_is_told_of_and_hurts_nobody() {
+    const DAYS: i64 = 40 * 86_400;
+    let lab = Lab::up_with(&["--hosts", "m1,c1,c2"]);
+    vpc(&lab, "blue");
+    nic(&lab, "blue", "a1", "c1", 11);
+    nic(&lab, "blue", "a2", "c2", 12);
+    lab.reaches("c1/blue-a1", "10.4.1.12");
+    let ping = Ping::start(&lab, "c1/blue-a1", "10.4.1.12", Duration::from_millis(10));
+    let clock = OtherTime::start(&lab);
+    established(&lab, "c1", &[REFLECTOR]);
+    lab.eventually("the agent is back with its server", || {
+        match lab.json("c1", "vpc -o json agent status")["server_connected"] == true {
+            true => Ok(()),
+            false => Err(String::new()),
+        }
+    });
+    clock.doctor_says(None);
+    let session = || {
+        lab.sh(
+            "c1",
+            "ss -Htn state established dport = :179 | awk '{print $3, $4}'",
+        )
+    };
+    let before = session();
+    for (offset, words) in [(3600, "ahead of"), (DAYS, "ahead of"), (-DAYS, "behind")] {
+        clock.jump(&format!("{offset:+}"));
+        clock.doctor_says(Some(words));
+        lab.eventually("the server tells it of the host", || {
+            let host = lab.admin("host show c1").to_string();
+            match host.contains(&format!("{words} the management server's")) {
+                true => Ok(()),
+                false => Err(host),
+            }
+        });
+    }
+    // What is made while the clock is wrong is made.
+    nic(&lab, "blue", "a3", "c1", 13);
+    lab.reaches("c2/blue-a2", "10.4.1.13");
+    clock.jump("+0");
+    clock.doctor_says(None);
+    assert_eq!(session(), before, "its BGP session is the same");
+    let result = ping.stop();
+    assert_eq!(result.lost(), 0, "{result:?}");
+    drop(clock);
+    lab.start("c1", "agent");
 }
