@@ -29,7 +29,7 @@ pub use router::{
 };
 pub use state::{
     BridgePort, FdbRow, FdbState, FdbTarget, Guard, HostState, InsideLink, Link, LinkKind,
-    Neighbour, NetnsState, Scope, Trunk,
+    Neighbour, NetnsState, Scope, Service, Trunk,
 };
 pub use uplink::{Uplink, uplinks};
 pub use want::{Desired, Problem, VXLAN_PORT};

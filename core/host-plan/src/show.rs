@@ -1,8 +1,8 @@
 //! Plans and steps as people read them: in logs, golden scripts and on the command line.
 
 use crate::{
-    Action, FdbRow, FdbTarget, Plan, Route, RouteRule, RouterChange, Step, Subject, VlanMembership,
-    Way,
+    Action, FdbRow, FdbTarget, Plan, Route, RouteRule, RouterChange, Service, Step, Subject,
+    VlanMembership, Way,
 };
 use std::fmt;
 
@@ -136,7 +136,15 @@ impl fmt::Display for Action {
             Self::SetGuard { link, guard } => {
                 write!(f, "guard {link}")?;
                 guard.macs.iter().try_for_each(|mac| write!(f, " {mac}"))?;
-                guard.addresses.iter().try_for_each(|ip| write!(f, " {ip}"))
+                guard
+                    .addresses
+                    .iter()
+                    .try_for_each(|ip| write!(f, " {ip}"))?;
+                match guard.service {
+                    Service::None => Ok(()),
+                    Service::Dhcp => f.write_str(" dhcp"),
+                    Service::DhcpAt(server) => write!(f, " dhcp at {server}"),
+                }
             }
             Self::ClearGuard { link } => write!(f, "clear guard of {link}"),
             Self::SetMtu { link, mtu } => write!(f, "mtu {mtu} on {link}"),

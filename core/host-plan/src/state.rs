@@ -4,7 +4,7 @@ use crate::RouterState;
 use ipnet::IpNet;
 use model::{Capability, IfName, MacAddr, NetnsName, VlanId, Vni};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// The parts of the kernel's state that a plan is made from, all of the host's own network
 /// namespace unless said otherwise. Foreign objects are in it too: the planner decides what is ours.
@@ -203,6 +203,21 @@ pub struct Guard {
     pub macs: BTreeSet<MacAddr>,
     /// Source addresses, link-local ones included.
     pub addresses: BTreeSet<IpAddr>,
+    /// Whose questions for DHCP servers and routers the host answers, so that they go no further and
+    /// the port may answer nobody's.
+    pub service: Service,
+}
+
+/// What the host answers at a port.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Service {
+    /// Nothing: questions and answers pass.
+    #[default]
+    None,
+    /// DHCP and solicitations of routers.
+    Dhcp,
+    /// The same, and ARP for this address, which no router has.
+    DhcpAt(Ipv4Addr),
 }
 
 /// A network namespace of a workload.

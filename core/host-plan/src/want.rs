@@ -7,8 +7,8 @@ pub(crate) use router::{WantInside, WantRouter};
 
 use crate::uplink::suppresses;
 use crate::{
-    BridgePortFlags, FdbRow, FdbState, FdbTarget, Guard, HostState, Neighbour, OwnedName, Stamp,
-    Subject, VlanMembership,
+    BridgePortFlags, FdbRow, FdbState, FdbTarget, Guard, HostState, Neighbour, OwnedName, Service,
+    Stamp, Subject, VlanMembership,
 };
 use ipnet::IpNet;
 use model::{
@@ -465,7 +465,7 @@ impl Want {
                 flags: NIC_FLAGS,
                 vlans: Some(access(segment, filtering)),
             }),
-            guard: Some(guard(port)),
+            guard: Some(guard(segment, port)),
         };
         self.links.insert(name, link);
     }
@@ -645,7 +645,7 @@ fn access(segment: &Segment, filtering: bool) -> BTreeMap<VlanId, VlanMembership
 }
 
 /// What the NIC may send; nothing while it is not in use here.
-fn guard(port: &Port) -> Guard {
+fn guard(segment: &Segment, port: &Port) -> Guard {
     if port.role == PortRole::Standby {
         return Guard::default();
     }
@@ -659,6 +659,11 @@ fn guard(port: &Port) -> Guard {
             .copied()
             .chain(has_v6.then_some(link_local))
             .collect(),
+        service: if segment.options.dhcp {
+            dhcp::lone_server(segment).map_or(Service::Dhcp, Service::DhcpAt)
+        } else {
+            Service::None
+        },
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the agent gives out for Prometheus: the same as `vpc agent status` shows, as figures.
 
 use crate::announce::Announcer;
+use crate::dhcp::Dhcp;
 use crate::evpn_api::EvpnApi;
 use crate::view::View;
 use metrics::{Histogram, Page, Source};
@@ -21,6 +22,7 @@ pub(crate) fn reconcile_times() -> Histogram {
 pub(crate) struct Figures {
     pub(crate) view: watch::Receiver<Arc<View>>,
     pub(crate) speaker: EvpnApi,
+    pub(crate) dhcp: Dhcp,
     pub(crate) reconcile: Histogram,
     pub(crate) announcer: Announcer,
 }
@@ -31,6 +33,13 @@ impl Source for Figures {
         page.build_info("agent", env!("CARGO_PKG_VERSION"));
         let view = Arc::clone(&self.view.borrow());
         self.agent(&mut page, &view);
+        let book = self.dhcp.book();
+        page.counter(
+            "vpc_dhcp_questions",
+            "What NICs asked of DHCP and router advertisements, and what became of it.",
+            (book.events.iter())
+                .map(|(event, count)| (vec![("event", (*event).to_owned())], *count)),
+        );
         self.speaker.figures(&mut page).await;
         page
     }

@@ -7,6 +7,7 @@
 mod announce;
 mod bgp;
 mod clock;
+mod dhcp;
 mod disk;
 mod events;
 mod evpn_api;

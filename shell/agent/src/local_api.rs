@@ -1,5 +1,6 @@
 //! The host's own gRPC services, L2, AgentControl and Evpn, on a root-only unix socket.
 
+use crate::dhcp::{Dhcp, Lease};
 use crate::events::{Event, Reply, Request};
 use crate::evpn_api::EvpnApi;
 use crate::view::View;
@@ -13,6 +14,7 @@ use model::{
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::pin::Pin;
@@ -39,6 +41,7 @@ struct Local {
     view: watch::Receiver<Arc<View>>,
     events: mpsc::Sender<Event>,
     bgp: EvpnApi,
+    dhcp: Dhcp,
     identity: Arc<Identity>,
 }
 
@@ -71,6 +74,7 @@ pub(crate) async fn serve(
     view: watch::Receiver<Arc<View>>,
     events: mpsc::Sender<Event>,
     bgp: EvpnApi,
+    dhcp: Dhcp,
     identity: Identity,
     until: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
@@ -78,6 +82,7 @@ pub(crate) async fn serve(
         view,
         events,
         bgp,
+        dhcp,
         identity: Arc::new(identity),
     };
     tonic::transport::Server::builder()
@@ -377,6 +382,31 @@ impl v1::l2_server::L2 for Local {
 
 #[tonic::async_trait]
 impl v1::agent_control_server::AgentControl for Local {
+    async fn leases(&self, _: tonic::Request<v1::LeasesRequest>) -> Answer<v1::LeasesResponse> {
+        let (book, view) = (self.dhcp.book(), self.now());
+        let of_nic = |(nic, leases): (&NicId, &BTreeMap<IpAddr, Lease>)| {
+            let port = find_nic(&view, *nic).map(|(_, port)| port);
+            let lease = |(address, lease): (&IpAddr, &Lease)| v1::Lease {
+                nic_id: nic.to_string(),
+                nic_name: port.map(|port| port.name.clone()).unwrap_or_default(),
+                address: address.to_string(),
+                since_unix_ms: lease.since.0,
+                renewed_unix_ms: lease.renewed.0,
+                until_unix_ms: lease.until.0,
+                released_unix_ms: lease.released.map_or(0, |at| at.0),
+                declined_unix_ms: lease.declined.map_or(0, |at| at.0),
+            };
+            leases.iter().map(lease).collect::<Vec<_>>()
+        };
+        Ok(Response::new(v1::LeasesResponse {
+            leases: book.leases.iter().flat_map(of_nic).collect(),
+            events: (book.events.iter())
+                .map(|(event, count)| ((*event).to_owned(), *count))
+                .collect(),
+            trouble: book.trouble.unwrap_or_default(),
+        }))
+    }
+
     async fn status(&self, _: tonic::Request<v1::AgentStatusRequest>) -> Answer<v1::AgentStatus> {
         let view = self.now();
         let certificate_not_after_unix_ms = view.server.certificate_until_ms;

@@ -3,6 +3,7 @@
 use crate::announce::Announcer;
 use crate::bgp::{self, Bgp};
 use crate::clock::Clock;
+use crate::dhcp::Dhcp;
 use crate::disk::{Disk, StateError};
 use crate::events::Event;
 use crate::figures::{self, Figures};
@@ -159,7 +160,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let (agent, view) = Agent::new(Start {
         machine: HostMachine::new(underlay, managed, local),
         may_act,
-        disk,
+        disk: disk.clone(),
         kernel,
         bgp,
         rds,
@@ -171,6 +172,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         },
         events: events.clone(),
     });
+    let dhcp = Dhcp::start(view.clone(), &disk)?;
     if let Some(credential) = credential {
         let stream = ServerStream {
             credential_file: options.credential.clone().unwrap_or_default(),
@@ -189,6 +191,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         let figures = Figures {
             view: view.clone(),
             speaker: evpn.clone(),
+            dhcp: dhcp.clone(),
             reconcile,
             announcer,
         };
@@ -205,6 +208,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         view,
         events.clone(),
         evpn,
+        dhcp.clone(),
         identity,
         async { drop(api_ends.await) },
     ));
@@ -223,6 +227,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     if let Ok(Ok(Err(error))) = tokio::time::timeout(Duration::from_secs(1), api).await {
         error!(error = chain(&error), "The local API ended badly");
     }
+    dhcp.keep_now(&disk);
     remove_socket(&options.socket);
     Ok(())
 }

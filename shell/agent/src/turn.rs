@@ -373,6 +373,8 @@ impl Agent {
         self.bgp.expected().await;
         self.keep(config);
         self.ask_pass();
+        // Ports are answered from what is published: before they open.
+        self.publish();
     }
 
     /// The same generation again: after a failed write it is written now.

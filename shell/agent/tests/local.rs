@@ -3,6 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+#[path = "local/clients.rs"]
+mod clients;
+
 use agent::Options;
 use api::tonic::Code;
 use api::tonic::transport::Channel;
@@ -166,7 +169,7 @@ fn dump() -> String {
     let text = sh(
         "ip -d link; ip -d address; ip neigh show nud permanent | sort; bridge -d fdb | sort; \
                    bridge -d link; bridge vlan 2>/dev/null; \
-                   nft list ruleset | sed '/^\tset announcing {$/,/^\t}$/d'",
+                   nft list ruleset | sed '/^\tset announcing {$/,/^\t}$/d; /^\tset asking {$/,/^\t}$/d'",
     );
     without_counters(&text)
 }

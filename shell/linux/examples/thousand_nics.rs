@@ -4,7 +4,8 @@
 #![allow(clippy::print_stdout, reason = "it prints its result")]
 
 use host_plan::{
-    Action, BridgePortFlags, FdbRow, FdbState, FdbTarget, Guard, Inside, Scope, Stamp, VethToNetns,
+    Action, BridgePortFlags, FdbRow, FdbState, FdbTarget, Guard, Inside, Scope, Service, Stamp,
+    VethToNetns,
 };
 use linux::Kernel;
 use model::{IfName, MacAddr, Mtu, NetnsName, NicId, SubnetId, Vni};
@@ -127,6 +128,7 @@ const STEPS: Steps = [
                 IpAddr::V6(mac(n).link_local()),
             ]
             .into(),
+            service: Service::Dhcp,
         },
     }),
     ("enslave", |n| Action::Enslave {

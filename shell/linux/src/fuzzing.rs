@@ -1,10 +1,9 @@
 //! Doors for the fuzzer (`fuzz/`): only there when it builds this crate.
 
-use crate::announce;
 use crate::attr;
 use crate::fdb::{RawFdb, RawNeighbour};
 use crate::link::{self, RawLink};
-use crate::{bpf, monitor, nft, socket};
+use crate::{bpf, log, monitor, nft, socket};
 
 /// Takes a datagram of route netlink for each thing it could be.
 pub fn netlink(datagram: &[u8]) {
@@ -18,7 +17,7 @@ pub fn netlink(datagram: &[u8]) {
         drop(link::parse_address(payload));
         drop(link::parse_port_vlans(payload));
         drop(bpf::filter_of(payload));
-        announce::read(payload);
+        log::read(payload);
     }
 }
 

@@ -7,6 +7,7 @@
 //! unsafe code.
 
 mod announce;
+mod asked;
 mod attr;
 mod bpf;
 mod bridge_netfilter;
@@ -17,6 +18,7 @@ pub mod fuzzing;
 mod host;
 mod kernel;
 mod link;
+mod log;
 mod monitor;
 mod netns;
 mod nft;
@@ -32,6 +34,7 @@ mod sys;
 mod tap;
 
 pub use announce::{Announcement, Announcements};
+pub use asked::{Asked, Question};
 pub use bridge_netfilter::{BridgeNetfilter, bridge_netfilter, switch_off_bridge_netfilter};
 pub use error::{ActionError, Cause, Error};
 pub use host::{UnderlayInterface, kernel_version, resources, underlay_interface};

@@ -8,7 +8,7 @@ use crate::error::{Cause, Doing, Error};
 use crate::rules::{ANSWERS, tables};
 use crate::socket::{Socket, acknowledgement};
 use crate::sys;
-use host_plan::Guard;
+use host_plan::{Guard, Service};
 use model::{IfName, MacAddr};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -37,6 +37,10 @@ pub(crate) enum Set {
     Ipv6,
     /// The same for targets of ND.
     NdTargets,
+    /// Ports whose questions for DHCP servers and routers the host answers.
+    Served,
+    /// Port and an IPv4 address that the host answers ARP for.
+    Servers,
     /// Underlay addresses that tunnel packets are taken from.
     Vteps4,
     /// The same, IPv6.
@@ -47,7 +51,7 @@ pub(crate) enum Set {
 const NAME: usize = 16;
 
 impl Set {
-    const ALL: [Set; 10] = [
+    const ALL: [Set; 12] = [
         Set::Plain4,
         Set::Plain6,
         Set::Ports,
@@ -56,6 +60,8 @@ impl Set {
         Set::Ipv4,
         Set::Ipv6,
         Set::NdTargets,
+        Set::Served,
+        Set::Servers,
         Set::Vteps4,
         Set::Vteps6,
     ];
@@ -70,6 +76,8 @@ impl Set {
             Self::Ipv4 => "ipv4",
             Self::Ipv6 => "ipv6",
             Self::NdTargets => "nd-targets",
+            Self::Served => "served",
+            Self::Servers => "servers",
             Self::Vteps4 => "vteps4",
             Self::Vteps6 => "vteps6",
         }
@@ -84,12 +92,12 @@ impl Set {
 
     const fn key_bytes(self) -> usize {
         match self {
-            Self::Ports => NAME,
+            Self::Ports | Self::Served => NAME,
             Self::Plain4 => NAME + 8 + 4,
             Self::Plain6 => NAME + 8 + 16,
             // Each part of a concatenation is padded to 4 bytes.
             Self::Macs | Self::NdMacs => NAME + 8,
-            Self::Ipv4 => NAME + 4,
+            Self::Ipv4 | Self::Servers => NAME + 4,
             Self::Ipv6 | Self::NdTargets => NAME + 16,
             Self::Vteps4 => 4,
             Self::Vteps6 => 16,
@@ -180,6 +188,12 @@ impl Elements {
                 }
             }
         }
+        if guard.service != Service::None {
+            elements.insert(Set::Served, name_key(link));
+        }
+        if let Service::DhcpAt(server) = guard.service {
+            elements.insert(Set::Servers, key(link, &server.octets()));
+        }
         elements
     }
 
@@ -253,6 +267,13 @@ impl Elements {
                         guard.macs.insert(MacAddr(octets));
                     }
                     Set::Ipv4 | Set::Ipv6 => guard.addresses.extend(attr::ip(rest)),
+                    Set::Served if guard.service == Service::None => {
+                        guard.service = Service::Dhcp;
+                    }
+                    Set::Servers => {
+                        let octets = *rest.first_chunk::<4>().expect("as long as its set says");
+                        guard.service = Service::DhcpAt(octets.into());
+                    }
                     _ => {}
                 }
             }
@@ -402,12 +423,12 @@ fn document(elements: &Elements, untracked: bool) -> String {
 fn words(set: Set, key: &[u8]) -> Option<String> {
     match set {
         Set::Vteps4 | Set::Vteps6 => Some(attr::ip(key)?.to_string()),
-        Set::Ports => Some(format!("\"{}\"", link_of(key)?)),
+        Set::Ports | Set::Served => Some(format!("\"{}\"", link_of(key)?)),
         Set::Macs => {
             let octets = *key.get(NAME..)?.first_chunk()?;
             Some(format!("\"{}\" . {}", link_of(key)?, MacAddr(octets)))
         }
-        Set::Ipv4 => {
+        Set::Ipv4 | Set::Servers => {
             let ip = Ipv4Addr::from(*key.get(NAME..)?.first_chunk::<4>()?);
             Some(format!("\"{}\" . {ip}", link_of(key)?))
         }
@@ -849,7 +870,16 @@ mod tests {
     fn guard() -> impl Strategy<Value = Guard> {
         let macs = proptest::collection::btree_set(any::<[u8; 6]>().prop_map(MacAddr), 1..3);
         let addresses = proptest::collection::btree_set(any::<IpAddr>(), 0..4);
-        (macs, addresses).prop_map(|(macs, addresses)| Guard { macs, addresses })
+        let service = prop_oneof![
+            Just(Service::None),
+            Just(Service::Dhcp),
+            any::<Ipv4Addr>().prop_map(Service::DhcpAt),
+        ];
+        (macs, addresses, service).prop_map(|(macs, addresses, service)| Guard {
+            macs,
+            addresses,
+            service,
+        })
     }
 
     proptest! {
@@ -883,6 +913,7 @@ mod tests {
         let guard = Guard {
             macs: [MacAddr([2, 0, 0, 0, 0, 1])].into(),
             addresses: ["10.0.0.1".parse().unwrap()].into(),
+            service: Service::Dhcp,
         };
         let eleven = Elements::guard(&link("n-11"), &guard);
         all.extend(&eleven);

@@ -3,7 +3,7 @@
 use crate::error::Cause;
 use host_plan::{Greeting, tagged};
 use model::IfName;
-use nix::net::if_::if_nametoindex;
+use nix::net::if_::{if_indextoname, if_nametoindex};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -22,12 +22,17 @@ impl Sender {
         )?))
     }
 
-    /// False if the interface is gone or down, or its queue is full: nothing depends on a single
+    /// Sends a frame out of an interface. False if the interface is gone or down, or its queue is full: nothing depends on a single
     /// frame.
     pub(crate) fn send(&self, link: &IfName, frame: &[u8]) -> Result<bool, Cause> {
         let Ok(index) = if_nametoindex(link.as_str()) else {
             return Ok(false);
         };
+        self.send_by(index, frame)
+    }
+
+    /// The same by the interface's number.
+    pub(crate) fn send_by(&self, index: u32, frame: &[u8]) -> Result<bool, Cause> {
         match send_to(self.0.as_raw_fd(), index, frame) {
             Ok(()) => Ok(true),
             Err(
@@ -54,6 +59,12 @@ pub(crate) fn send(greeting: &Greeting) -> Result<(), Cause> {
         }
     }
     Ok(())
+}
+
+/// The name of an interface now, if it is still there.
+pub(crate) fn name_of(index: u32) -> Option<IfName> {
+    let name = if_indextoname(index).ok()?;
+    IfName::new(name.to_str().ok()?).ok()
 }
 
 fn send_to(socket: i32, index: u32, frame: &[u8]) -> nix::Result<()> {

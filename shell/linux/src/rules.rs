@@ -19,6 +19,47 @@ const BRIDGE_RULES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        // To the agent, and nowhere else. Each port has so many questions a second, so that none
+        // keeps the agent from answering another.
+        "asks",
+        &[
+            "update @asking { iifname limit rate over 20/second burst 40 packets } counter name \"asked-too-often\" drop",
+            "log group 119 queue-threshold 1",
+            "drop",
+        ],
+    ),
+    (
+        "asks-arp",
+        &[
+            "arp saddr ip 0.0.0.0 goto asks",
+            "iifname . arp saddr ip @ipv4 goto asks",
+            "counter name \"spoofed-arp\" drop",
+        ],
+    ),
+    (
+        "asks-router",
+        &[
+            "ip6 saddr :: goto asks",
+            "iifname . ip6 saddr @ipv6 goto asks",
+            "counter name \"spoofed-ipv6\" drop",
+        ],
+    ),
+    (
+        // DHCP, whatever address it comes from: from or to a server's port.
+        "dhcp",
+        &[
+            "iifname != @served return",
+            "iifname . ether saddr != @macs counter name \"spoofed-mac\" drop",
+            "ether type { 0x8100, 0x88a8 } counter name \"tagged\" drop",
+            "udp sport { 67, 547 } counter name \"rogue-dhcp\" drop",
+            "ip saddr 0.0.0.0 udp dport 67 goto asks",
+            "iifname . ip saddr @ipv4 udp dport 67 goto asks",
+            "iifname . ip6 saddr @ipv6 udp dport 547 goto asks",
+            "meta protocol ip counter name \"spoofed-ipv4\" drop",
+            "counter name \"spoofed-ipv6\" drop",
+        ],
+    ),
+    (
         "from-arp",
         &[
             "arp htype != 1 counter name \"spoofed-arp\" drop",
@@ -26,6 +67,7 @@ const BRIDGE_RULES: &[(&str, &[&str])] = &[
             "arp hlen != 6 counter name \"spoofed-arp\" drop",
             "arp plen != 4 counter name \"spoofed-arp\" drop",
             "iifname . arp saddr ether != @macs counter name \"spoofed-arp\" drop",
+            "arp operation request iifname . arp daddr ip @servers goto asks-arp",
             // Probes before an address is used (RFC 5227).
             "arp operation request arp saddr ip 0.0.0.0 goto announcement",
             "iifname . arp saddr ip @ipv4 goto own-arp",
@@ -86,6 +128,8 @@ const BRIDGE_RULES: &[(&str, &[&str])] = &[
         "from-ipv6",
         &[
             "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } goto discovery",
+            "icmpv6 type { nd-router-advert, nd-redirect } iifname @served counter name \"rogue-router\" drop",
+            "icmpv6 type nd-router-solicit iifname @served goto asks-router",
             "iifname . ip6 saddr @ipv6 accept",
             "ip6 saddr :: icmpv6 type { nd-router-solicit, mld-listener-report, mld-listener-done, mld2-listener-report } accept",
             "counter name \"spoofed-ipv6\" drop",
@@ -118,7 +162,11 @@ const BRIDGE_RULES: &[(&str, &[&str])] = &[
         // leave it what they do not know: neighbour discovery among it.
         &[
             "iifname \"t-*\" accept",
+            "udp dport 67 jump dhcp",
+            "udp sport 67 jump dhcp",
             "meta protocol ip iifname . @ll,48,64 . @nh,96,32 @plain4 accept",
+            "udp dport 547 jump dhcp",
+            "udp sport 547 jump dhcp",
             "meta protocol ip6 meta l4proto != icmpv6 iifname . @ll,48,64 . @nh,64,128 @plain6 accept",
             "iifname \"n-*\" goto port",
             "iifname \"l-*\" goto from-router",
@@ -195,6 +243,9 @@ const COUNTERS: &[&str] = &[
     "nd-requests",
     "announced",
     "announced-too-often",
+    "rogue-dhcp",
+    "rogue-router",
+    "asked-too-often",
 ];
 
 fn hook(family: u8, chain: &str) -> &'static str {
@@ -224,6 +275,9 @@ pub(crate) fn tables(untracked: bool) -> String {
          \tset ipv4 { type ifname . ipv4_addr; }\n\
          \tset ipv6 { type ifname . ipv6_addr; }\n\
          \tset nd-targets { typeof iifname . @th,64,128; }\n\
+         \tset served { type ifname; }\n\
+         \tset servers { type ifname . ipv4_addr; }\n\
+         \tset asking { type ifname; size 65535; flags dynamic,timeout; timeout 1m; }\n\
          \tset announcing { type ifname; flags dynamic,timeout; timeout 1m; size 65536; }\n",
     );
     for counter in COUNTERS {

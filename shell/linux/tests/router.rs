@@ -11,9 +11,9 @@ mod lab;
 use host_plan::{Desired, HostState, OwnedName, Readiness, Scope, plan};
 use lab::*;
 use model::{
-    Attachment, Encoding, Forwarding, NatConfig, NicId, OneToOne, Port, PortForward, PortRole,
-    Protocol, RouterConfig, RouterId, RouterLeg, Segment, SourceNat, Stack, StaticRoute, SubnetId,
-    Underlay, Uplink, UplinkAddress, Via, VpcId,
+    Attachment, Encoding, Forwarding, Gateway, NatConfig, NicId, OneToOne, Port, PortForward,
+    PortRole, Protocol, RouterConfig, RouterId, RouterLeg, Segment, SourceNat, Stack, StaticRoute,
+    SubnetId, Underlay, Uplink, UplinkAddress, Via, VpcId,
 };
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -41,7 +41,11 @@ fn vpc(v: u8) -> (Stack, RouterConfig) {
         mtu: mtu(1450),
         v4: format!("10.1.{s}.0/24").parse().ok(),
         v6: format!("fd00:{s}::/64").parse().ok(),
-        gateway: None,
+        // As the planner has it where a router has a leg.
+        gateway: Some(Gateway {
+            mac: mac(0x80 + v * 10 + s),
+            addresses: vec![ip(&format!("10.1.{s}.1")), ip(&format!("fd00:{s}::1"))],
+        }),
         options: Default::default(),
     };
     let port = |s: u8, name: &str| Port {

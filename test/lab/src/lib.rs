@@ -24,7 +24,8 @@ pub use testkit::{difference, without_counters};
 pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// Ports are in that set for a minute after they announced something.
-const WITHOUT_ANNOUNCING: &str = r"| sed '/^\tset announcing {$/,/^\t}$/d'";
+const WITHOUT_ANNOUNCING: &str =
+    r"| sed '/^\tset announcing {$/,/^\t}$/d; /^\tset asking {$/,/^\t}$/d'";
 
 /// A lab that is up.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use super::{
 use crate::router::{Hop, MAIN_TABLE, Route, RouteRule, RouterFirewall, Way};
 use crate::{
     BridgePortFlags, Desired, FdbRow, FdbState, FdbTarget, Guard, HostState, LinkKind, Neighbour,
-    OwnedName, Stamp, Subject,
+    OwnedName, Service, Stamp, Subject,
 };
 use ipnet::IpNet;
 use model::{
@@ -559,5 +559,6 @@ fn guard(mac: MacAddr, addresses: impl Iterator<Item = IpAddr>) -> Guard {
     Guard {
         macs: BTreeSet::from([mac]),
         addresses,
+        service: Service::None,
     }
 }

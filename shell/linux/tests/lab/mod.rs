@@ -8,7 +8,9 @@
 
 pub mod frames;
 
-use host_plan::{Action, BridgePortFlags, Guard, HostState, Inside, Scope, Stamp, VethToNetns};
+use host_plan::{
+    Action, BridgePortFlags, Guard, HostState, Inside, Scope, Service, Stamp, VethToNetns,
+};
 use linux::{ActionError, Kernel, Netns, in_netns};
 use model::{Capability, IfName, MacAddr, Mtu, NetnsName, NicId, SubnetId, VlanId, Vni, VpcId};
 use nix::mount::{MsFlags, mount};
@@ -209,7 +211,10 @@ fn forget_counts(value: &mut Value) {
                 flags.retain(|flag| flag != "NO-CARRIER" && flag != "LOWER_UP");
             }
             // Who announced something lately.
-            if map.get("name").is_some_and(|name| name == "announcing") {
+            if map
+                .get("name")
+                .is_some_and(|name| name == "announcing" || name == "asking")
+            {
                 map.remove("elem");
             }
             if let Some(Value::Array(elements)) = map.get_mut("elem") {
@@ -339,6 +344,7 @@ pub fn guard(n: u8) -> Guard {
             IpAddr::V6(mac(n).link_local()),
         ]
         .into(),
+        service: Service::None,
     }
 }
 

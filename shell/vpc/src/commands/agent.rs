@@ -2,7 +2,7 @@
 
 use super::evpn::PeerView;
 use super::host::own_name;
-use super::{l2, logging};
+use super::{l2, leases, logging};
 use crate::block_on;
 use crate::connect::{AgentAccess, refused};
 use crate::failure::{Doing, Failure, Outcome};
@@ -36,6 +36,12 @@ pub(crate) enum Agent {
     /// How the agent of this host is
     #[command(after_help = "Examples:\n  vpc agent status\n  vpc agent status -o json")]
     Status {
+        #[command(flatten)]
+        agent: AgentAccess,
+    },
+    /// Which addresses NICs of this host took by DHCP, and when
+    #[command(after_help = "Examples:\n  vpc agent leases\n  vpc agent leases -o json")]
+    Leases {
         #[command(flatten)]
         agent: AgentAccess,
     },
@@ -127,6 +133,7 @@ impl Agent {
                     .map_err(|status| refused("asking the agent how it is", &status))?;
                 show(global, status.into_inner())
             }),
+            Self::Leases { agent } => leases::run(global, &agent),
             Self::L2(L2::Stack(stack)) => stack.run(global),
             Self::L2(L2::Port(port)) => port.run(global),
         }
