@@ -59,6 +59,7 @@ pub fn stored(data: &[u8]) {
         let desired = host_plan::Desired {
             underlay: machine.underlay(),
             stacks: machine.stacks(),
+            routers: machine.routers(),
             forwarding: &Forwarding::default(),
             local_neighbours: json.len() % 2 == 0,
         };
