@@ -156,22 +156,38 @@ impl Lab {
         self.control_with(&["kill", "--signal", "15"], host, daemon);
     }
 
-    /// `vpc lab start`: starts a daemon that is not running.
+    /// `vpc lab start`: starts a daemon that is not running. One that was told to stop answers before
+    /// it has ended.
+    ///
+    /// # Panics
+    /// If it cannot be started.
     pub fn start(&self, host: &str, daemon: &str) {
-        self.control("start", host, daemon);
+        self.eventually(&format!("{daemon} on {host} is started"), || {
+            let output = self.try_control(&["start"], host, daemon);
+            let said = text_of(&output);
+            if !output.status.success() && said.contains("it runs already") {
+                return Err(said);
+            }
+            assert!(output.status.success(), "lab start {host} {daemon}: {said}");
+            Ok(())
+        });
     }
 
     fn control(&self, verb: &str, host: &str, daemon: &str) {
         self.control_with(&[verb], host, daemon);
     }
 
-    fn control_with(&self, verb: &[&str], host: &str, daemon: &str) {
+    fn try_control(&self, verb: &[&str], host: &str, daemon: &str) -> Output {
         let output = vpc()
             .arg("lab")
             .args(verb)
             .args(["--name", &self.name, host, daemon])
             .output();
-        let output = output.expect("the vpc binary can be started");
+        output.expect("the vpc binary can be started")
+    }
+
+    fn control_with(&self, verb: &[&str], host: &str, daemon: &str) {
+        let output = self.try_control(verb, host, daemon);
         assert!(
             output.status.success(),
             "lab {verb:?} {host} {daemon}: {}",
