@@ -11,6 +11,11 @@ const NOTHING: &str = "vpc-nothing";
 /// Makes it an EVPN client. There is no command for some devices alone.
 const ADVERTISE_ALL: &str = "advertise-all-vni";
 
+/// Before 10.3 bgpd forgets what is withdrawn while the second runs that it waits before it tells a new
+/// session its table (FRR commit 92c92ae7c6): if it had told the route all the same, as it does when a policy
+/// changed or a refresh was asked for, the session never hears that it is gone. So it does not wait.
+const NO_COALESCING: &str = "coalesce-time 0";
+
 /// MACs with their addresses.
 pub type Macs = BTreeMap<MacAddr, BTreeSet<IpAddr>>;
 
@@ -174,6 +179,7 @@ impl Wanted {
         // take in nothing, and not say so.
         bgp.add("no bgp ebgp-requires-policy");
         bgp.add("no bgp default ipv4-unicast");
+        bgp.add(NO_COALESCING);
         if let Role::Reflector { cluster_id } = self.role {
             bgp.add(format!("bgp cluster-id {cluster_id}"));
         }

@@ -72,7 +72,7 @@ fn a_reflector_has_clients_and_no_instances() {
     );
 }
 
-/// What FRR 8.4.4 answered to `show running-config` after it was given golden/client.conf.
+/// What FRR 8.4.4 answers to `show running-config` after it was given golden/client.conf.
 const RUNNING: &str = include_str!("golden/client-8.4.4.txt");
 
 fn commands(wanted: &Wanted, running: &str) -> String {

@@ -31,6 +31,9 @@ const LISTENER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 /// How long a session of bgpd's must have been up before what it withdraws is believed, as
 /// [`evpn::Timing::handover`]: others come to a reflector that started over at about the same time.
 pub(crate) const SETTLED: Duration = Duration::from_secs(10);
+/// How long the listener waits between attempts at most: it connects to its own host, and until bgpd
+/// takes it in this host hears nothing.
+const LISTENER_RETRY: Duration = Duration::from_millis(250);
 /// For how long rows stay while no reflector is up: as long as our own reflectors ask for
 /// (RFC 9494), so that it does not matter who speaks.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
@@ -228,8 +231,10 @@ impl Bgp {
     /// the same code from either, and stay while FRR is restarted.
     async fn start_frr(&mut self, address: IpAddr, config: &BgpConfig) -> Result<Running, Failed> {
         let password = listener_key(&self.frr_dir.with_extension("key"))?;
+        let mut bgp = self.speaker(LISTENER, config.asn);
+        bgp.timing.retry_max = LISTENER_RETRY;
         let listener = SpeakerConfig {
-            bgp: self.speaker(LISTENER, config.asn),
+            bgp,
             local_address: Some(LISTENER.into()),
             listen: Vec::new(),
         };
