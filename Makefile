@@ -28,6 +28,7 @@ lint:
 
 # Figures as ratios against a baseline measured in the same run.
 bench: setup
+	scripts/setup.sh --bench
 	$(CARGO) build --release -p vpc -p bench
 	$(CARGO) build --release -p linux --examples
 	$(CARGO) build --release -p speaker --examples

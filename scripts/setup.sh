@@ -2,6 +2,7 @@
 # setup.sh            the Debian 12 packages that building, the demo and the tests need
 # setup.sh --kernel   also those that `cargo xtask kernel build` needs
 # setup.sh --fuzz     also what the fuzzer is built with
+# setup.sh --bench    also the DHCP servers that ours is measured beside
 # Installs what is missing and nothing else; starts no service. Safe to run again.
 set -euo pipefail
 
@@ -19,9 +20,10 @@ fail() { echo "setup: $*" >&2; exit 1; }
 case "$*" in
 '') ;;
 --fuzz) packages+=(g++) ;;
+--bench) packages+=(kea-dhcp4-server dnsmasq-base) ;;
 --kernel) packages+=("${kernel_packages[@]}") ;;
--h | --help) sed -n '2,5s/^# //p' "$0"; exit ;;
-*) fail "unknown argument '$*': none, --kernel or --fuzz" ;;
+-h | --help) sed -n '2,6s/^# //p' "$0"; exit ;;
+*) fail "unknown argument '$*': none, --kernel, --fuzz or --bench" ;;
 esac
 [ "$(id -u)" = 0 ] || fail "installing packages needs root: run it as root (sudo $0 $*)"
 command -v apt-get dpkg-query >/dev/null || fail "no apt here: this script is for Debian 12; elsewhere install: ${packages[*]}"
@@ -44,7 +46,7 @@ hold_services() {
     cat >$policy <<POLICY
 #!/bin/sh
 # made by vpc's setup.sh for as long as it runs
-case "\$1" in frr* | gobgpd* | postgresql* | iperf3*) exit 101 ;; esac
+case "\$1" in frr* | gobgpd* | postgresql* | iperf3* | kea*) exit 101 ;; esac
 [ -x $policy_kept ] && exec $policy_kept "\$@"
 exit 0
 POLICY
@@ -84,6 +86,7 @@ if [ ${#wanted[@]} -gt 0 ]; then
             frr) systemctl -q disable frr ;;
             gobgpd) systemctl -q disable gobgpd ;;
             postgresql-15) systemctl -q disable postgresql ;;
+            kea-dhcp4-server) systemctl -q disable kea-dhcp4-server ;;
             esac
         done
     fi

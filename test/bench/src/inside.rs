@@ -1,5 +1,9 @@
 //! The far half, inside a lab host or a workload: does what it is asked, line by line.
 
+mod flows;
+mod lease;
+mod routers;
+
 use crate::wire::{Answer, Ask, NewNic, Spent, Usage};
 use api::tonic::Code;
 use api::tonic::transport::Channel;
@@ -48,6 +52,7 @@ pub(crate) fn serve() {
         runtime,
         clients: Vec::new(),
         created: Vec::new(),
+        routers: Vec::new(),
     };
     for line in io::stdin().lock().lines() {
         let ask: Ask = serde_json::from_str(&line.expect("lines of text")).expect("a question");
@@ -63,6 +68,8 @@ struct Server {
     clients: Vec<ManagementClient<Channel>>,
     /// Ids of the NICs that were created.
     created: Vec<String>,
+    /// Ids of the routers.
+    routers: Vec<String>,
 }
 
 impl Server {
@@ -77,6 +84,13 @@ impl Server {
             Ask::Usage(daemon) => Answer::Usage(usage(&daemon)),
             Ask::Send(to, ms) => send(to, Duration::from_millis(ms)),
             Ask::Count(port, ms) => count(port, Duration::from_millis(ms)),
+            Ask::Echo(first, ports) => flows::echo(first, ports),
+            Ask::Connect(to, ports, ms) => flows::connect(to, ports, Duration::from_millis(ms)),
+            Ask::CreateRouter(router) => self.create_router(&router),
+            Ask::FillRouters(routers) => self.fill_routers(routers),
+            Ask::ClearRouters => self.clear_routers(),
+            Ask::Forwards(router, first, count) => self.forwards(&router, first, count),
+            Ask::Lease(namespaces, ms) => lease::run(&namespaces, Duration::from_millis(ms)),
         }
     }
 

@@ -1,6 +1,6 @@
 //! What `make bench` prints: our figures beside baselines measured in the same run.
 //!
-//! `bench [--quick] [latency|many|path|reflect|fdb|move]...` as root. Everything happens in labs of its own. Parts of
+//! `bench [--quick] [latency|many|path|reflect|fdb|move|router|dhcp]...` as root. Everything happens in labs of its own. Parts of
 //! it run inside lab hosts: there this binary is started again as `bench inside`.
 #![expect(clippy::print_stdout, reason = "it prints its figures")]
 
@@ -8,11 +8,13 @@ mod fdb;
 mod figures;
 mod inside;
 mod latency;
+mod leases;
 mod many;
 mod moving;
 mod path;
 mod reflect;
 mod remote;
+mod routers;
 mod wire;
 
 use figures::Table;
@@ -55,6 +57,10 @@ const QUICK: Effort = Effort {
     moves: 50,
 };
 
+const PARTS: [&str; 8] = [
+    "latency", "many", "path", "reflect", "fdb", "move", "router", "dhcp",
+];
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     if arguments.first().is_some_and(|first| first == "inside") {
@@ -81,11 +87,11 @@ fn main() -> ExitCode {
     for argument in &arguments {
         match argument.as_str() {
             "--quick" => effort = QUICK,
-            "latency" | "many" | "path" | "reflect" | "fdb" | "move" => {
-                parts.push(argument.as_str())
-            }
+            part if PARTS.contains(&part) => parts.push(part),
             other => {
-                println!("{other:?}: bench [--quick] [latency|many|path|reflect|fdb|move]...");
+                println!(
+                    "{other:?}: bench [--quick] [latency|many|path|reflect|fdb|move|router|dhcp]..."
+                );
                 return ExitCode::from(2);
             }
         }
@@ -114,6 +120,12 @@ fn main() -> ExitCode {
     }
     if wanted("move") {
         moving::measure(effort, &mut table);
+    }
+    if wanted("router") {
+        routers::measure(effort, &mut table);
+    }
+    if wanted("dhcp") {
+        leases::measure(effort, &mut table);
     }
     figures::machine();
     table.print();

@@ -140,7 +140,7 @@ impl Cluster {
 /// Waits until the kernel has taken apart the namespaces that were removed: it does so in the
 /// background, for seconds if there are a thousand, and whatever comes next waits for its locks.
 /// Neither side's figure has that in it.
-fn settle() {
+pub(crate) fn settle() {
     let namespaces = || -> Option<u64> {
         let slabs = fs::read_to_string("/proc/slabinfo").ok()?;
         let line = slabs

@@ -12,12 +12,14 @@ use testkit::eventually;
 
 const PORT: u16 = 5201;
 
-/// A workload on each of two hosts.
-struct Pair {
-    lab: Lab,
-    netns: &'static str,
-    /// Of the workload on c2.
-    address: IpAddr,
+/// Somebody who sends and somebody who receives.
+pub(crate) struct Pair {
+    pub(crate) lab: Lab,
+    /// As `vpc lab exec` has places.
+    pub(crate) from: String,
+    pub(crate) to: String,
+    /// Of who receives.
+    pub(crate) address: IpAddr,
 }
 
 /// Interleaved runs through both, so that what others do on this machine hits both.
@@ -31,36 +33,13 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) {
         "for f in /proc/sys/net/bridge/bridge-nf-call-*; do if [ -e $f ]; then echo 0 >$f; fi; done",
     );
     for pair in [&ours, &plain, &spared] {
-        pair.lab
-            .reaches(&format!("c1/{}", pair.netns), &pair.address.to_string());
+        pair.lab.reaches(&pair.from, &pair.address.to_string());
     }
-    // The one that is first takes turns.
     let both = |measure: &dyn Fn(&Pair) -> f64, by_hand: &Pair, what: &str| {
-        let (mut a, mut b) = (Vec::new(), Vec::new());
-        for turn in 0..effort.pairs {
-            if turn % 2 == 0 {
-                a.push(measure(&ours));
-                b.push(measure(by_hand));
-            } else {
-                b.push(measure(by_hand));
-                a.push(measure(&ours));
-            }
-            progress(&format!(
-                "{what}: ours {:.2}, by hand {:.2}",
-                a[turn], b[turn]
-            ));
-        }
-        (a, b)
+        in_turns(effort.pairs, what, &ours, by_hand, measure)
     };
-    let mut add = |figure: &str, unit: &str, (ours, by_hand): (Vec<f64>, Vec<f64>), target| {
-        let ratios: Vec<f64> = ours.iter().zip(&by_hand).map(|(a, b)| a / b).collect();
-        table.add_ratio(
-            figure,
-            (median(&ours), unit),
-            Some(median(&by_hand)),
-            Some(median(&ratios)),
-            target,
-        );
+    let mut add = |figure: &str, unit: &str, both: Both, target| {
+        add_pairs(table, figure, unit, &both, target);
     };
     let seconds = effort.seconds;
     let least = Target::RatioLeast(0.97);
@@ -92,6 +71,65 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) {
     add(figure, "k/s", packets, Target::None);
 }
 
+impl Pair {
+    /// The workloads of c1 and c2.
+    fn between_hosts(lab: Lab) -> Self {
+        Self {
+            lab,
+            from: "c1/w".to_owned(),
+            to: "c2/w".to_owned(),
+            address: IpAddr::from([10, 98, 0, 12]),
+        }
+    }
+}
+
+/// Figures of ours, and those of what was made by hand.
+pub(crate) type Both = (Vec<f64>, Vec<f64>);
+
+/// Measures both so many times, so that what others do on this machine hits both. The one that is
+/// first takes turns.
+pub(crate) fn in_turns(
+    pairs: usize,
+    what: &str,
+    ours: &Pair,
+    by_hand: &Pair,
+    measure: &dyn Fn(&Pair) -> f64,
+) -> Both {
+    let (mut a, mut b) = (Vec::new(), Vec::new());
+    for turn in 0..pairs {
+        if turn % 2 == 0 {
+            a.push(measure(ours));
+            b.push(measure(by_hand));
+        } else {
+            b.push(measure(by_hand));
+            a.push(measure(ours));
+        }
+        progress(&format!(
+            "{what}: ours {:.2}, by hand {:.2}",
+            a[turn], b[turn]
+        ));
+    }
+    (a, b)
+}
+
+/// A row with the medians, and the median of the pairs' ratios.
+pub(crate) fn add_pairs(
+    table: &mut Table,
+    figure: &str,
+    unit: &str,
+    (ours, by_hand): &Both,
+    target: Target,
+) {
+    let ratios: Vec<f64> = ours.iter().zip(by_hand).map(|(a, b)| a / b).collect();
+    table.add_ratio(
+        figure,
+        (median(ours), unit),
+        Some(median(by_hand)),
+        Some(median(&ratios)),
+        target,
+    );
+}
+
 fn ours() -> Pair {
     let lab = Lab::up_with(&["--hosts", "m1,c1,c2"]);
     lab.admin("create path --cidr 10.98.0.0/16");
@@ -101,17 +139,12 @@ fn ours() -> Pair {
             "nic create path/one/{host} --host {host} --attach netns:w --ip 10.98.0.{last} --wait"
         ));
     }
-    Pair {
-        lab,
-        netns: "w",
-        address: IpAddr::from([10, 98, 0, 12]),
-    }
+    Pair::between_hosts(lab)
 }
 
-fn mtu(pair: &Pair) -> u64 {
-    let links = pair
-        .lab
-        .json(&format!("c1/{}", pair.netns), "ip -j link show dev eth0");
+/// What the sender's interface carries.
+pub(crate) fn mtu(pair: &Pair) -> u64 {
+    let links = pair.lab.json(&pair.from, "ip -j link show dev eth0");
     links[0]["mtu"].as_u64().expect("an interface has an MTU")
 }
 
@@ -159,20 +192,15 @@ fn by_hand(mtu: u64, first: &str) -> Pair {
             ),
         );
     }
-    Pair {
-        lab,
-        netns: "w",
-        address: IpAddr::from([10, 98, 0, 12]),
-    }
+    Pair::between_hosts(lab)
 }
 
 /// Gbit/s received. Client and server each on a processor of its own: unpinned runs differ twofold
 /// by where they happen to be.
-fn tcp(pair: &Pair, seconds: u64) -> f64 {
-    let place = |host: &str| format!("{host}/{}", pair.netns);
+pub(crate) fn tcp(pair: &Pair, seconds: u64) -> f64 {
     let port = PORT.to_string();
     let mut server = pair.lab.command(
-        &place("c2"),
+        &pair.to,
         &["taskset", "-c", "1", "iperf3", "-s", "-1", "-p", &port],
     );
     server.stdout(Stdio::null()).stderr(Stdio::null());
@@ -183,7 +211,7 @@ fn tcp(pair: &Pair, seconds: u64) -> f64 {
     );
     // Refused until the server listens.
     let rate = eventually("a run of iperf3", lab::LIMIT, || {
-        let output = pair.lab.try_sh(&place("c1"), &line);
+        let output = pair.lab.try_sh(&pair.from, &line);
         let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
         let rate = report["end"]["sum_received"]["bits_per_second"].as_f64();
         rate.ok_or_else(|| lab::text_of(&output))
@@ -193,9 +221,9 @@ fn tcp(pair: &Pair, seconds: u64) -> f64 {
 }
 
 /// Thousands of datagrams received in a second.
-fn udp(pair: &Pair, seconds: u64) -> f64 {
-    let mut sender = Remote::start(&pair.lab, &format!("c1/{}", pair.netns), Some(0));
-    let mut receiver = Remote::start(&pair.lab, &format!("c2/{}", pair.netns), Some(1));
+pub(crate) fn udp(pair: &Pair, seconds: u64) -> f64 {
+    let mut sender = Remote::start(&pair.lab, &pair.from, Some(0));
+    let mut receiver = Remote::start(&pair.lab, &pair.to, Some(1));
     for remote in [&mut sender, &mut receiver] {
         remote.call(&Ask::Hello);
     }

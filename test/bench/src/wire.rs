@@ -24,6 +24,32 @@ pub(crate) enum Ask {
     Send(SocketAddr, u64),
     /// Count datagrams at a port, for so many milliseconds from the first.
     Count(u16, u64),
+    /// Echo the first byte of each connection to so many ports from this one on, until the end.
+    Echo(u16, u16),
+    /// Connect to so many ports from this one on in turn, for so many milliseconds; a byte there and
+    /// back each.
+    Connect(SocketAddr, u16, u64),
+    /// Create one router by the API; answered when the server answered.
+    CreateRouter(NewRouter),
+    /// Create many at once; answered when the hosts have applied all.
+    FillRouters(Vec<NewRouter>),
+    /// Delete all routers that this process created; answered when the hosts have applied it.
+    ClearRouters,
+    /// So many more port forwards for a router, from a port's number on; answered when the hosts have
+    /// applied them.
+    Forwards(String, usize, usize),
+    /// Take addresses by DHCP in so many workloads of this host, over and over for so many milliseconds.
+    Lease(Vec<String>, u64),
+}
+
+/// A router to create.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct NewRouter {
+    pub(crate) vpc: String,
+    pub(crate) name: String,
+    pub(crate) subnets: Vec<String>,
+    /// The network outside; empty: no way out. With one it translates.
+    pub(crate) uplink: String,
 }
 
 /// A NIC to create.
@@ -54,6 +80,16 @@ pub(crate) enum Answer {
     },
     Usage(Usage),
     Datagrams(u64),
+    Connections {
+        made: u64,
+        failed: u64,
+    },
+    Leases {
+        /// Exchanges of four messages that came to their end.
+        done: u64,
+        /// Questions that were asked again because no answer came.
+        again: u64,
+    },
 }
 
 /// How long the API took.
