@@ -7,7 +7,7 @@ use crate::{
 use ipnet::IpNet;
 use model::{
     AccountId, Encoding, HostId, Labels, MacAddr, Mtu, Name, NicId, ObjectId, Revision, Role,
-    SpeakerKind, SubnetId, SubnetOptions, UnixMillis, VlanId, Vni, VpcId,
+    SpeakerKind, SubnetId, SubnetOptions, UnixMillis, UserData, VlanId, Vni, VpcId,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -150,6 +150,9 @@ pub struct CreateNic {
     pub mac: Option<MacAddr>,
     /// Addresses of the caller's choice, at most one per family; the others are allocated.
     pub addresses: Vec<IpAddr>,
+    /// What it may read of its user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_data: Option<UserData>,
     /// The users' labels.
     pub labels: Labels,
 }

@@ -27,6 +27,7 @@ mod refusal;
 mod rollout;
 mod routing;
 mod token;
+mod vpc_names;
 
 pub use attachment::AttachmentSpec;
 pub use command::{

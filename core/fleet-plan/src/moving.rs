@@ -121,6 +121,7 @@ mod tests {
                 since: UnixMillis(1_000),
                 taken_back: String::new(),
             }),
+            user_data: None,
             meta: Meta::default(),
         }
     }

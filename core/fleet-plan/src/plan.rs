@@ -1,6 +1,6 @@
 //! Intent + inventory -> what one host has to make true.
 
-use crate::Intent;
+use crate::{Intent, vpc_names};
 use ipnet::IpNet;
 use model::{
     BgpConfig, Encoding, Gateway, Generation, HostConfig, HostId, MovePhase, NatConfig, Nic,
@@ -205,6 +205,7 @@ fn router_config(intent: &Intent, router: &Router) -> RouterConfig {
         uplink: router.uplink.as_ref().map(|leg| uplink(intent, leg)),
         routes: router.routes.clone(),
         nat: nat(intent, router),
+        names: vpc_names::of_router(intent, vpc, router),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::decision::hex;
 use crate::{Delta, Draft, Intent, plan};
-use model::{Generation, HostConfig, HostId, Object, Reflector};
+use model::{Generation, HostConfig, HostId, Object, Reflector, VpcId};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,10 +65,16 @@ impl Rollout {
                 // Accounts show in names only, and those do not change.
                 Object::Account(_) => {}
                 Object::Vpc(vpc) => self.stale.extend(intent.hosts_of_vpc(vpc.id)),
-                Object::Subnet(subnet) => self.stale.extend(intent.hosts_of_subnet(subnet.id)),
+                Object::Subnet(subnet) => {
+                    self.stale.extend(intent.hosts_of_subnet(subnet.id));
+                    self.note_routers(intent, subnet.vpc);
+                }
                 Object::Nic(nic) => {
                     self.stale.insert(nic.placement.host);
                     self.stale.extend(nic.moving.as_ref().map(|m| m.other.host));
+                    if let Some(subnet) = intent.subnet(nic.subnet) {
+                        self.note_routers(intent, subnet.vpc);
+                    }
                 }
                 Object::Host(host) => {
                     self.stale.insert(host.id);
@@ -97,6 +103,13 @@ impl Rollout {
                 }
             }
         }
+    }
+
+    /// Routers tell the names of all NICs of their VPC.
+    fn note_routers(&mut self, intent: &Intent, vpc: VpcId) {
+        let routers = intent.routers_of_vpc(vpc);
+        self.stale
+            .extend(routers.map(|router| router.placement.host));
     }
 
     /// Marks all hosts: `intent` was loaded afresh.

@@ -9,7 +9,7 @@ use host_plan::{Action, Desired, FdbRow, FdbState, FdbTarget, HostState, Link, L
 use model::{
     Capability, Encoding, Forwarding, IfName, MacAddr, Mtu, NatConfig, NicId, OneToOne, Port,
     PortRole, RouterConfig, RouterId, RouterLeg, Segment, SourceNat, Stack, StaticRoute, SubnetId,
-    SubnetOptions, Underlay, Uplink, UplinkAddress, Via, VlanId, Vni, VpcId,
+    SubnetOptions, Underlay, Uplink, UplinkAddress, Via, VlanId, Vni, VpcId, VpcNames,
 };
 use std::net::IpAddr;
 
@@ -226,6 +226,7 @@ impl World {
                 public: pairs("public").into_iter().map(public).collect(),
                 ..NatConfig::default()
             },
+            names: VpcNames::default(),
         });
     }
 

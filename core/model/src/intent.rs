@@ -3,7 +3,7 @@
 use crate::{
     AccountId, Asn, Attachment, Encoding, ExternalNetwork, ExternalNetworkId, HostId, MacAddr, Mtu,
     Name, NicId, PublicIp, PublicIpId, Router, RouterId, SpeakerKind, SubnetId, SubnetOptions,
-    VlanId, Vni, VpcId,
+    UserData, VlanId, Vni, VpcId,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -157,6 +157,9 @@ pub struct Nic {
     /// The move that is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moving: Option<Move>,
+    /// What its user gave it to read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_data: Option<UserData>,
     /// Revision, age, labels.
     pub meta: Meta,
 }

@@ -10,6 +10,7 @@ mod host_config;
 mod id;
 mod intent;
 mod name;
+mod names;
 mod network;
 mod router_config;
 mod routing;
@@ -31,6 +32,9 @@ pub use intent::{
     Subnet, UnixMillis, Vpc,
 };
 pub use name::{BadName, DomainName, IfName, Name, NetnsName};
+pub use names::{
+    BadUserData, METADATA_V4, METADATA_V6, NamedNic, NamedSubnet, UserData, VpcNames, ZONE,
+};
 pub use network::{
     Asn, BadEncoding, Encoding, Mtu, MtuOutOfRange, VlanId, VlanOutOfRange, Vni, VniOutOfRange,
 };

@@ -1,6 +1,6 @@
 //! What a route host has to make true of one virtual router.
 
-use crate::{IfName, MacAddr, Mtu, RouterId, SubnetId, VpcId};
+use crate::{IfName, MacAddr, Mtu, RouterId, SubnetId, VpcId, VpcNames};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -29,6 +29,9 @@ pub struct RouterConfig {
     /// Address translation, and what of the inside is open to the outside.
     #[serde(default, skip_serializing_if = "NatConfig::is_none")]
     pub nat: NatConfig,
+    /// The VPC's names, and what its NICs are told of themselves.
+    #[serde(default, skip_serializing_if = "VpcNames::is_empty")]
+    pub names: VpcNames,
 }
 
 /// A router's interface in a subnet. Its MAC and addresses are the same wherever the router runs.
@@ -296,6 +299,7 @@ mod tests {
             uplink: None,
             routes: Vec::new(),
             nat: NatConfig::default(),
+            names: VpcNames::default(),
         };
         let text = serde_json::to_string(&router).unwrap();
         let expected = r#"{"id":"0000000001","vpc":"0000000002","name":"blue/r1","legs":[]}"#;

@@ -3,7 +3,7 @@
 
 mod router;
 
-pub use router::port_forward;
+pub use router::{port_forward, user_data};
 
 use crate::v1;
 use ipnet::IpNet;

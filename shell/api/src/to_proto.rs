@@ -113,6 +113,9 @@ pub fn nic(
             since_unix_ms: moving.since.0,
             taken_back: moving.taken_back.clone(),
         }),
+        user_data_bytes: nic.user_data.as_ref().map_or(0, |data| {
+            u32::try_from(data.bytes().len()).unwrap_or(u32::MAX)
+        }),
     }
 }
 
@@ -253,6 +256,10 @@ impl From<&HostConfig> for v1::HostConfig {
 pub fn without_secrets(config: &mut v1::HostConfig) {
     for reflector in config.bgp.iter_mut().flat_map(|bgp| &mut bgp.reflectors) {
         reflector.password.clear();
+    }
+    let names = config.routers.iter_mut().flat_map(|r| &mut r.names);
+    for nic in names.flat_map(|n| &mut n.subnets).flat_map(|s| &mut s.nics) {
+        nic.user_data.clear();
     }
 }
 

@@ -1,7 +1,7 @@
 //! Requests to commands: fields are checked at once, references when the command is decided.
 
 use api::v1::r#ref::By;
-use api::{BadRequest, Field, bounded, list, number, parse, subnet_options, v1};
+use api::{BadRequest, Field, bounded, list, number, parse, subnet_options, user_data, v1};
 use fleet_plan::{
     AttachmentSpec, Command, CreateAccount, CreateNic, CreateSubnet, CreateVpc, Expect, Intent,
     MoveNic, Refusal, RequestId, UpdateHost, UpdateSubnet, UpdateVpc,
@@ -201,6 +201,7 @@ pub(crate) fn create_nic(wire: v1::CreateNicRequest) -> Result<Unresolved, BadRe
         16,
         |field, text| parse(field, &text),
     )?;
+    let user_data = user_data(Field::root("user_data"), wire.user_data)?;
     let labels = labels(Field::root("labels"), wire.labels)?;
     Ok(Box::new(move |intent| {
         Ok(Command::CreateNic(CreateNic {
@@ -210,6 +211,7 @@ pub(crate) fn create_nic(wire: v1::CreateNicRequest) -> Result<Unresolved, BadRe
             attachment: attachment.clone(),
             mac,
             addresses: addresses.clone(),
+            user_data: user_data.clone(),
             labels: labels.clone(),
         }))
     }))

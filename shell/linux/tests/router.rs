@@ -99,6 +99,7 @@ fn vpc(v: u8) -> (Stack, RouterConfig) {
             source_v6: true,
             ..NatConfig::default()
         },
+        names: Default::default(),
     };
     (stack, router)
 }

@@ -94,6 +94,7 @@ pub(crate) struct NicView {
     conditions: Vec<ConditionView>,
     moves: u32,
     moving: Option<MoveView>,
+    user_data_bytes: u32,
     #[serde(flatten)]
     meta: MetaView,
 }
@@ -365,6 +366,7 @@ impl From<v1::Nic> for NicView {
             host_name: nic.host_name,
             moves: nic.moves,
             moving: nic.moving.map(Into::into),
+            user_data_bytes: nic.user_data_bytes,
             meta: MetaView::of(nic.meta),
         }
     }
@@ -423,6 +425,9 @@ impl NicView {
             ("host", self.host_name.clone()),
             ("attachment", self.attachment.clone()),
         ];
+        if self.user_data_bytes > 0 {
+            details.push(("user data", format!("{} bytes", self.user_data_bytes)));
+        }
         details.extend(self.meta.details());
         details.push(("state", self.state_in_words()));
         if let Some(moving) = &self.moving {

@@ -24,6 +24,10 @@ pub(super) const ROUTES_PER_ROUTER: usize = 1000;
 /// Each is a rule of the router's ruleset.
 pub(super) const FORWARDS_PER_ROUTER: usize = 1000;
 
+/// Of all NICs of a VPC together: a message to a route host, and its file, stay a few MiB. A quarter
+/// of what a thousand NICs could have.
+pub(super) const USER_DATA_PER_VPC: usize = 4 << 20;
+
 /// Keys and values of an object's labels together.
 const LABEL_BYTES: usize = 1000;
 

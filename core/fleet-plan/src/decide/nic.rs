@@ -1,12 +1,12 @@
 //! NICs: host, attachment, MAC and addresses.
 
-use super::Work;
+use super::{Work, limits};
 use crate::intent::{Device, PoolKey, Scope, missing, prefixes_of};
 use crate::{AttachmentSpec, CreateNic, Refusal, Resource};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use model::{
     Attachment, Host, HostId, IfName, Kind, MacAddr, NetnsName, Nic, NicId, Object, ObjectId,
-    Placement, Role, Subnet, VpcId,
+    Placement, Role, Subnet, UserData, VpcId,
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -29,6 +29,7 @@ impl<'a> Work<'a> {
         self.check_name(Kind::Nic, Scope::Subnet(subnet.id), &create.name)?;
         let host = self.suitable_host(create.host)?;
         self.check_bundle(&host.name, host.speaker, subnet.vpc)?;
+        self.check_user_data(subnet.vpc, create.user_data.as_ref())?;
         let nic = Nic {
             id: self.draw(NicId::from_random, ObjectId::Nic),
             subnet: subnet.id,
@@ -41,6 +42,7 @@ impl<'a> Work<'a> {
             },
             moves: 0,
             moving: None,
+            user_data: create.user_data,
             meta: self.new_meta(create.labels)?,
         };
         Ok(self.put(Object::Nic(nic)))
@@ -63,6 +65,24 @@ impl<'a> Work<'a> {
             });
         }
         Ok(host)
+    }
+
+    /// All of it is in one configuration, that of the host of the VPC's router.
+    fn check_user_data(&self, vpc: VpcId, more: Option<&UserData>) -> Result<(), Refusal> {
+        let Some(more) = more else { return Ok(()) };
+        let subnets = self.intent.subnets_of(vpc);
+        let nics = subnets.flat_map(|subnet| self.intent.nics_of_subnet(subnet.id));
+        let there = nics.filter_map(|nic| nic.user_data.as_ref());
+        let count = there.chain([more]).map(|data| data.bytes().len()).sum();
+        if count <= limits::USER_DATA_PER_VPC {
+            return Ok(());
+        }
+        Err(Refusal::TooMany {
+            object: self.intent.describe(ObjectId::Vpc(vpc)),
+            what: "bytes of user data",
+            count,
+            most: limits::USER_DATA_PER_VPC,
+        })
     }
 
     fn pick_mac(&mut self, vpc: VpcId, asked: Option<MacAddr>) -> Result<MacAddr, Refusal> {

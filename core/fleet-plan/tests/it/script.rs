@@ -9,7 +9,7 @@ use fleet_plan::{
 use model::{
     AccountId, Asn, Change, Cluster, Encoding, ExternalNetworkId, HostConfig, HostId, Kind, Labels,
     MacAddr, Mtu, Name, NicId, Object, ObjectId, Port, PortRole, PublicIpId, Reflector, Revision,
-    Role, RouterId, SpeakerKind, SubnetId, SubnetOptions, UnixMillis, VlanId, Vni, VpcId,
+    Role, RouterId, SpeakerKind, SubnetId, SubnetOptions, UnixMillis, UserData, VlanId, Vni, VpcId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -239,6 +239,9 @@ impl World {
                     attachment: parsed(line.arg(3)),
                     mac: line.get::<MacAddr>("mac"),
                     addresses: line.all("ip").iter().map(|text| parsed(text)).collect(),
+                    user_data: line
+                        .get::<String>("user-data")
+                        .map(|text| UserData::new(text.into_bytes()).unwrap()),
                     labels: line.labels(),
                 })
             }

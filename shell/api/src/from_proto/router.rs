@@ -5,8 +5,8 @@ use super::{bounded, list, mac_address, number, optional, parse};
 use crate::v1;
 use ipnet::IpNet;
 use model::{
-    NatConfig, OneToOne, PortForward, Protocol, RouterConfig, RouterLeg, SourceNat, StaticRoute,
-    Uplink, UplinkAddress, Via,
+    NamedNic, NamedSubnet, NatConfig, OneToOne, PortForward, Protocol, RouterConfig, RouterLeg,
+    SourceNat, StaticRoute, Uplink, UplinkAddress, UserData, Via, VpcNames,
 };
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -17,6 +17,9 @@ const MAX_ROUTES: usize = 20_000;
 const MAX_SOURCES: usize = 256;
 const MAX_PUBLIC: usize = 4096;
 const MAX_FORWARDS: usize = 4096;
+const MAX_SUBNETS: usize = 4096;
+const MAX_NICS: usize = 65_536;
+const MAX_PREFIXES: usize = 64;
 
 impl TryFrom<v1::RouterConfig> for RouterConfig {
     type Error = BadRequest;
@@ -40,6 +43,10 @@ pub(super) fn config(field: Field<'_>, wire: v1::RouterConfig) -> Result<RouterC
         nat: match wire.nat {
             None => NatConfig::default(),
             Some(wire) => nat(field.of("nat"), wire)?,
+        },
+        names: match wire.names {
+            None => VpcNames::default(),
+            Some(wire) => names(field.of("names"), wire)?,
         },
     })
 }
@@ -158,6 +165,49 @@ pub fn port_forward(field: Field<'_>, wire: v1::PortForward) -> Result<PortForwa
         to,
         to_port,
     })
+}
+
+fn names(field: Field<'_>, wire: v1::VpcNames) -> Result<VpcNames, BadRequest> {
+    Ok(VpcNames {
+        vpc: optional(&wire.vpc, |text| parse(field.of("vpc"), text))?,
+        prefixes: list(
+            field.of("prefixes"),
+            wire.prefixes,
+            MAX_PREFIXES,
+            |field, text| parse(field, &text),
+        )?,
+        subnets: list(field.of("subnets"), wire.subnets, MAX_SUBNETS, named_subnet)?,
+    })
+}
+
+fn named_subnet(field: Field<'_>, wire: v1::NamedSubnet) -> Result<NamedSubnet, BadRequest> {
+    Ok(NamedSubnet {
+        subnet: parse(field.of("subnet_id"), &wire.subnet_id)?,
+        name: parse(field.of("name"), &wire.name)?,
+        dhcp: wire.dhcp,
+        nics: list(field.of("nics"), wire.nics, MAX_NICS, named_nic)?,
+    })
+}
+
+fn named_nic(field: Field<'_>, wire: v1::NamedNic) -> Result<NamedNic, BadRequest> {
+    let held = field.of("addresses");
+    Ok(NamedNic {
+        nic: parse(field.of("nic_id"), &wire.nic_id)?,
+        name: parse(field.of("name"), &wire.name)?,
+        mac: mac_address(field.of("mac"), &wire.mac)?,
+        addresses: list(held, wire.addresses, MAX_ADDRESSES, ip)?,
+        user_data: user_data(field.of("user_data"), wire.user_data)?,
+    })
+}
+
+/// What a NIC may read; none if there are no bytes.
+pub fn user_data(field: Field<'_>, bytes: Vec<u8>) -> Result<Option<UserData>, BadRequest> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    UserData::new(bytes)
+        .map(Some)
+        .map_err(|error| field.bad(error))
 }
 
 fn same_family(field: Field<'_>, one: IpAddr, other: IpAddr) -> Result<(), BadRequest> {

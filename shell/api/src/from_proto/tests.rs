@@ -1,7 +1,8 @@
 use super::*;
 use model::{
-    HostId, Mtu, NatConfig, NicId, OneToOne, PortForward, Protocol, RouterConfig, RouterId,
-    RouterLeg, SourceNat, StaticRoute, SubnetId, Uplink, UplinkAddress, Via, VlanId, Vni, VpcId,
+    HostId, Mtu, NamedNic, NamedSubnet, NatConfig, NicId, OneToOne, PortForward, Protocol,
+    RouterConfig, RouterId, RouterLeg, SourceNat, StaticRoute, SubnetId, Uplink, UplinkAddress,
+    Via, VlanId, Vni, VpcId,
 };
 use std::num::NonZeroU16;
 
@@ -116,6 +117,22 @@ fn config() -> HostConfig {
                     to_port: NonZeroU16::new(80).unwrap(),
                 }],
                 source_v6: true,
+            },
+            names: VpcNames {
+                vpc: Some("blue".parse().unwrap()),
+                prefixes: vec![net("10.4.0.0/16")],
+                subnets: vec![NamedSubnet {
+                    subnet,
+                    name: "web".parse().unwrap(),
+                    dhcp: true,
+                    nics: vec![NamedNic {
+                        nic: NicId::from_random(0),
+                        name: "a0".parse().unwrap(),
+                        mac: "02:00:00:00:00:01".parse().unwrap(),
+                        addresses: vec!["10.4.1.5".parse().unwrap()],
+                        user_data: Some(UserData::new(vec![0, 255]).unwrap()),
+                    }],
+                }],
             },
         }],
     }

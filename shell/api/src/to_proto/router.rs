@@ -3,8 +3,8 @@
 use super::text;
 use crate::v1;
 use model::{
-    NatConfig, PortForward, RouterConfig, RouterLeg, SourceNat, StaticRoute, Uplink, UplinkAddress,
-    Via,
+    NamedNic, NamedSubnet, NatConfig, PortForward, RouterConfig, RouterLeg, SourceNat, StaticRoute,
+    Uplink, UplinkAddress, Via, VpcNames,
 };
 
 impl From<&RouterConfig> for v1::RouterConfig {
@@ -17,6 +17,7 @@ impl From<&RouterConfig> for v1::RouterConfig {
             uplink: router.uplink.as_ref().map(Into::into),
             routes: router.routes.iter().map(Into::into).collect(),
             nat: (!router.nat.is_none()).then(|| (&router.nat).into()),
+            names: (!router.names.is_empty()).then(|| (&router.names).into()),
         }
     }
 }
@@ -93,6 +94,40 @@ impl From<&PortForward> for v1::PortForward {
             ports: forward.ports.to_string(),
             to: forward.to.to_string(),
             to_port: forward.to_port.get().into(),
+        }
+    }
+}
+
+impl From<&VpcNames> for v1::VpcNames {
+    fn from(names: &VpcNames) -> Self {
+        Self {
+            vpc: text(&names.vpc),
+            prefixes: texts(&names.prefixes),
+            subnets: names.subnets.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<&NamedSubnet> for v1::NamedSubnet {
+    fn from(subnet: &NamedSubnet) -> Self {
+        Self {
+            subnet_id: subnet.subnet.to_string(),
+            name: subnet.name.to_string(),
+            dhcp: subnet.dhcp,
+            nics: subnet.nics.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<&NamedNic> for v1::NamedNic {
+    fn from(nic: &NamedNic) -> Self {
+        let user_data = nic.user_data.as_ref().map(|data| data.bytes().to_vec());
+        Self {
+            nic_id: nic.nic.to_string(),
+            name: nic.name.to_string(),
+            mac: nic.mac.to_string(),
+            addresses: texts(&nic.addresses),
+            user_data: user_data.unwrap_or_default(),
         }
     }
 }

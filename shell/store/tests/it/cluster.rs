@@ -7,7 +7,7 @@ use fleet_plan::{
 };
 use model::{
     Asn, Cluster, Encoding, HostId, Labels, Mtu, Name, Object, ObjectId, PublicTarget, Role,
-    SourcePolicy, SpeakerKind, SubnetId, SubnetOptions, UnixMillis,
+    SourcePolicy, SpeakerKind, SubnetId, SubnetOptions, UnixMillis, UserData,
 };
 use std::collections::BTreeSet;
 use store::{Store, StoreError};
@@ -63,6 +63,7 @@ pub(crate) fn nic(subnet: SubnetId, host: HostId, text: &str) -> Command {
         attachment: AttachmentSpec::Tap,
         mac: None,
         addresses: vec![],
+        user_data: UserData::new(format!("#!/bin/sh\n# {text}\n").into_bytes()).ok(),
         labels: Labels::new(),
     })
 }

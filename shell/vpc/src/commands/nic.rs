@@ -7,12 +7,14 @@ use super::request::{
 use super::vpc::{check_name, nics};
 use crate::block_on;
 use crate::connect::{reference, refused};
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Doing, Failure, Outcome};
 use crate::options::{Global, Wait};
 use crate::views::NicView;
 use api::v1;
 use clap::{Args, Subcommand};
+use std::io::{self, Read};
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 /// Network interfaces of workloads.
 #[derive(Debug, Subcommand)]
@@ -20,7 +22,8 @@ pub(crate) enum Nic {
     /// Create a NIC
     #[command(after_help = "Examples:
   vpc nic create blue/web/a1 --host c1 --attach netns:a1 --wait
-  vpc nic create blue/web/vm1 --host c1 --attach tap --ip 10.4.1.9 --mac 02:00:00:00:00:09")]
+  vpc nic create blue/web/vm1 --host c1 --attach tap --ip 10.4.1.9 --mac 02:00:00:00:00:09
+  vpc nic create blue/web/vm2 --host c1 --attach tap --user-data cloud-config.yaml")]
     Create(Box<Create>),
     /// List NICs
     #[command(after_help = "Examples:
@@ -85,6 +88,9 @@ pub(crate) struct Create {
     /// Its MAC; chosen by the server if not given
     #[arg(long)]
     mac: Option<model::MacAddr>,
+    /// A file that it may read at http://169.254.169.254, at most 16 KiB; - is standard input
+    #[arg(long, value_name = "FILE")]
+    user_data: Option<PathBuf>,
     #[command(flatten)]
     creation: Creation,
     #[command(flatten)]
@@ -111,6 +117,31 @@ pub(super) fn attachment(text: &str) -> Result<v1::Attachment, String> {
         }),
     };
     Ok(v1::Attachment { kind: Some(kind) })
+}
+
+/// Not more than tells that it is too much.
+fn read_user_data(doing: &str, path: &Path) -> Outcome<Vec<u8>> {
+    let reading = || format!("{doing}: reading user data from {}", path.display());
+    let most = model::UserData::MOST_BYTES as u64 + 1;
+    let mut bytes = Vec::new();
+    let read = match path.to_str() {
+        Some("-") => io::stdin().lock().take(most).read_to_end(&mut bytes),
+        _ => {
+            let file = std::fs::File::open(path).doing(reading)?;
+            file.take(most).read_to_end(&mut bytes)
+        }
+    };
+    read.doing(reading)?;
+    match model::UserData::new(bytes) {
+        Ok(data) => Ok(data.bytes().to_vec()),
+        Err(model::BadUserData::TooLong(_)) => Err(Failure::new(format!(
+            "{}: it has more than {} bytes",
+            reading(),
+            model::UserData::MOST_BYTES
+        ))
+        .hint("compress it, or let it fetch the rest")),
+        Err(bad) => Err(Failure::new(format!("{}: {bad}", reading()))),
+    }
 }
 
 impl Nic {
@@ -205,6 +236,10 @@ impl Create {
             attachment: Some(self.attach),
             mac: self.mac.map(|mac| mac.to_string()).unwrap_or_default(),
             addresses: self.ip.iter().map(ToString::to_string).collect(),
+            user_data: match &self.user_data {
+                Some(path) => read_user_data(&doing, path)?,
+                None => Vec::new(),
+            },
             labels: self.creation.labels(),
         };
         block_on(async {
