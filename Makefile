@@ -60,7 +60,7 @@ evpn-matrix: setup
 
 # Coverage-guided fuzzing of everything that decodes another's bytes; so long for each target.
 FUZZ_SECONDS ?= 20
-FUZZ_TARGETS ?= bgp_open bgp_stream bgp_messages bgp_update netlink nftables protobuf stored names
+FUZZ_TARGETS ?= bgp_open bgp_stream bgp_messages bgp_update netlink nftables protobuf stored names dns metadata
 fuzz:
 	scripts/setup.sh --fuzz
 	scripts/fuzz.sh $(FUZZ_SECONDS) $(FUZZ_TARGETS)

@@ -1,6 +1,7 @@
 //! What is fuzzed, as functions over bytes. The targets hand them libFuzzer's bytes, `seeds` makes
 //! the bytes to begin with, and a finding is run again with `cargo fuzz run TARGET FILE`.
 
+pub mod asked;
 pub mod bgp;
 pub mod formats;
 pub mod kernel;

@@ -40,6 +40,12 @@ fn seeds(into: &Path) -> io::Result<()> {
     for (n, text) in fuzz::formats::NAMES.iter().enumerate() {
         put(into, "names", n, text.as_bytes())?;
     }
+    for (n, bytes) in fuzz::asked::dns_samples().iter().enumerate() {
+        put(into, "dns", n, bytes)?;
+    }
+    for (n, request) in fuzz::asked::REQUESTS.iter().enumerate() {
+        put(into, "metadata", n, request.as_bytes())?;
+    }
     for (n, stored) in fuzz::formats::stored_samples().iter().enumerate() {
         put(into, "stored", n, stored)?;
     }
