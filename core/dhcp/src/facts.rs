@@ -83,7 +83,7 @@ impl Facts {
             server_mac: gateway.map_or_else(|| server_mac(segment.subnet), |gateway| gateway.mac),
             v4,
             v6,
-            options: segment.options.clone(),
+            options: told(segment),
         })
     }
 
@@ -91,6 +91,15 @@ impl Facts {
     pub fn resolves(&self) -> Option<Ipv4Addr> {
         self.v4.filter(|v4| v4.router.is_none()).map(|v4| v4.server)
     }
+}
+
+/// Where nothing is said of resolvers, the router is one.
+fn told(segment: &Segment) -> SubnetOptions {
+    let mut options = segment.options.clone();
+    if let Some(gateway) = segment.gateway.as_ref().filter(|_| options.dns.is_empty()) {
+        options.dns.clone_from(&gateway.addresses);
+    }
+    options
 }
 
 /// The address of a server that no router has, so that the host answers for it: clients renew there.

@@ -32,4 +32,4 @@ pub use state::{
     Neighbour, NetnsState, Scope, Service, Trunk,
 };
 pub use uplink::{Uplink, uplinks};
-pub use want::{Desired, Problem, VXLAN_PORT};
+pub use want::{Desired, Problem, VXLAN_PORT, metadata_addresses};

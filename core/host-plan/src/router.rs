@@ -132,7 +132,8 @@ pub enum RouterChange {
 /// What a router lets pass and what it translates: the data of its ruleset.
 ///
 /// Between legs and out everything passes, in only what is opened here; the router itself answers
-/// nobody but for echoes of its inside and what belongs to passing flows.
+/// nobody but for echoes of its inside, questions for names and metadata, and what belongs to passing
+/// flows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct RouterFirewall {
     /// Interfaces of the inside.
@@ -149,6 +150,10 @@ pub struct RouterFirewall {
     pub open: BTreeSet<IpAddr>,
     /// Where ports lead; the ranges of an address and protocol do not overlap.
     pub forwards: BTreeMap<(IpAddr, Protocol, PortRange), (IpAddr, NonZeroU16)>,
+    /// Legs with the addresses that names are asked at, by that leg alone: port 53.
+    pub resolvers: BTreeSet<(IfName, IpAddr)>,
+    /// Legs with the addresses that metadata are asked at: port 80 of TCP.
+    pub metadata: BTreeSet<(IfName, IpAddr)>,
 }
 
 /// What a ruleset was made from, in short.

@@ -3,6 +3,7 @@
 
 mod router;
 
+pub use router::metadata_addresses;
 pub(crate) use router::{WantInside, WantRouter};
 
 use crate::uplink::suppresses;

@@ -5,7 +5,7 @@ mod message;
 use crate::wire::{self, Udp};
 use crate::{Answer, Event, Facts, Reason, V4};
 use message::{Reply, Request, code};
-use model::MacAddr;
+use model::{METADATA_V4, MacAddr};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// Seconds that an address may be used without word from us: what an agent may be away. A client
@@ -232,9 +232,14 @@ impl Transaction<'_> {
         let router = self.v4.router.map(|ip| ip.octets());
         Some(match code {
             code::ROUTERS => router?.to_vec(),
-            // The default route; a client that asked for this option ignores the other
-            // (RFC 3442). `| prefix length 1 | as many bytes of the prefix as count | router 4 |`
-            code::ROUTES => [&[0][..], &router?].concat(),
+            // The way to the metadata, whatever other default route there is, and the default route; a
+            // client that asked for this option ignores the other (RFC 3442).
+            // `| prefix length 1 | as many bytes of the prefix as count | router 4 |`, repeated
+            code::ROUTES => {
+                let router = router?;
+                let metadata = METADATA_V4.octets();
+                [&[32][..], &metadata, &router, &[0], &router].concat()
+            }
             code::RESOLVERS => addresses(&told.dns),
             code::NTP => addresses(&told.ntp),
             code::DOMAIN => told.domain.as_ref()?.as_str().as_bytes().to_vec(),

@@ -130,7 +130,8 @@ fn a_client_without_address_is_offered_its_own_and_gets_it() {
     assert_eq!(offer.option(59), Some(&75_600_u32.to_be_bytes()[..]));
     assert_eq!(offer.option(1), Some(&[255, 255, 255, 0][..]));
     assert_eq!(offer.option(3), Some(&SERVER[..]));
-    assert_eq!(offer.option(121), Some(&[0, 10, 4, 1, 1][..]));
+    let routes = [32, 169, 254, 169, 254, 10, 4, 1, 1, 0, 10, 4, 1, 1];
+    assert_eq!(offer.option(121), Some(&routes[..]));
     assert_eq!(offer.option(6), Some(&[10, 4, 1, 53, 10, 4, 1, 54][..]));
     assert_eq!(offer.option(15), Some(&b"blue.internal"[..]));
     assert_eq!(offer.option(119), Some(&b"\x03web\x04blue\0\x01b\0"[..]));

@@ -10,9 +10,9 @@ use crate::{
 };
 use ipnet::IpNet;
 use model::{
-    Capability, Encoding, IfName, MacAddr, Mtu, NetnsName, PortForward, PortRange, Protocol,
-    RouterConfig, RouterId, RouterLeg, Segment, SourceNat, Stack, SubnetId, Uplink, UplinkAddress,
-    Via,
+    Capability, Encoding, IfName, METADATA_V4, METADATA_V6, MacAddr, Mtu, NetnsName, PortForward,
+    PortRange, Protocol, RouterConfig, RouterId, RouterLeg, Segment, SourceNat, Stack, SubnetId,
+    Uplink, UplinkAddress, Via,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -161,6 +161,13 @@ impl Want {
         };
         self.fdb.insert(row, subject);
         let addresses = leg.addresses.iter().map(IpNet::addr);
+        let metadata = metadata_addresses(leg);
+        let firewall = &mut router.firewall;
+        let at_leg = |ip| (name.clone(), ip);
+        firewall.resolvers.extend(addresses.clone().map(at_leg));
+        firewall
+            .metadata
+            .extend(metadata.iter().copied().map(at_leg));
         if desired.local_neighbours && stack.encoding == Encoding::VlanBased {
             let vlan_device = filtering && observed.capabilities.contains(&Capability::VlanDevices);
             if let Some(holder) = neighbour_holder(segment, filtering, vlan_device) {
@@ -190,13 +197,15 @@ impl Want {
                 flags: NIC_FLAGS,
                 vlans: Some(access(segment, filtering)),
             }),
-            guard: Some(guard(leg.mac, addresses)),
+            guard: Some(guard(leg.mac, addresses.chain(metadata.iter().copied()))),
         };
         self.links.insert(name.clone(), link);
         let inside = WantInside {
             mac: leg.mac,
             mtu: leg.mtu,
-            addresses: leg.addresses.iter().copied().collect(),
+            addresses: (leg.addresses.iter().copied())
+                .chain(metadata.into_iter().map(IpNet::from))
+                .collect(),
         };
         router.links.insert(name, inside);
     }
@@ -465,6 +474,20 @@ impl Want {
             source: None,
         })
     }
+}
+
+/// The metadata's addresses at a leg, of the families that it has. On the leg and not on the loopback, so
+/// that a client without a route there, which looks for it on its link, finds it.
+pub fn metadata_addresses(leg: &RouterLeg) -> Vec<IpAddr> {
+    let of_family = |address: &IpAddr| {
+        let mut legs = leg.addresses.iter();
+        legs.any(|net| net.addr().is_ipv4() == address.is_ipv4())
+    };
+    let in_subnet = |address: &IpAddr| leg.addresses.iter().any(|net| net.contains(address));
+    [IpAddr::V4(METADATA_V4), IpAddr::V6(METADATA_V6)]
+        .into_iter()
+        .filter(|address| of_family(address) && !in_subnet(address))
+        .collect()
 }
 
 /// An outer leg that can be made.

@@ -255,7 +255,7 @@ fn clients_hear_of_the_router_and_all_that_the_subnet_says() {
             &[
                 "new_ip_address=10.4.1.11",
                 "new_routers=10.4.1.1",
-                "new_rfc3442_routes=0 10 4 1 1",
+                "new_rfc3442_routes=32 169 254 169 254 10 4 1 1 0 10 4 1 1",
                 "new_domain_name_servers=10.4.1.53",
                 "new_domain_name=blue.internal",
                 "new_domain_search=web.blue.internal. blue.internal.",

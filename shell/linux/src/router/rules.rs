@@ -39,11 +39,30 @@ const SETS: &[(&str, &str)] = &[
     // Inner addresses that are open as they are.
     ("set open4", "type ipv4_addr;"),
     ("set open6", "type ipv6_addr;"),
+    // What each leg answers at: names, and metadata.
+    ("set resolver4", "type ifname . ipv4_addr;"),
+    ("set resolver6", "type ifname . ipv6_addr;"),
+    ("set metadata4", "type ifname . ipv4_addr;"),
+    ("set metadata6", "type ifname . ipv6_addr;"),
     // Each leg twice: what came by a leg and leaves by the same.
     ("set turned", "type ifname . ifname;"),
 ];
 
+/// Who asked lately. What is in them is the kernel's.
+const ASKING: &[(&str, &str)] = &[
+    (
+        "set asking4",
+        "type ipv4_addr; size 65535; flags dynamic,timeout; timeout 1m;",
+    ),
+    (
+        "set asking6",
+        "type ipv6_addr; size 65535; flags dynamic,timeout; timeout 1m;",
+    ),
+];
+
 const COUNTERS: &[&str] = &[
+    "asked",
+    "asked-too-often",
     "invalid",
     "to-router",
     "from-outside",
@@ -70,7 +89,14 @@ const RULES: &[(&str, &str, &[&str])] = &[
         "input",
         "type filter hook input priority filter; policy drop;",
         &[
+            // Before the state is looked at: one flow may be a flood of questions.
+            "udp dport 53 iifname . ip daddr @resolver4 goto asked4",
+            "udp dport 53 iifname . ip6 daddr @resolver6 goto asked6",
             "ct state vmap { established : accept, related : accept, invalid : drop }",
+            "tcp dport 53 iifname . ip daddr @resolver4 goto asked4",
+            "tcp dport 53 iifname . ip6 daddr @resolver6 goto asked6",
+            "tcp dport 80 iifname . ip daddr @metadata4 goto asked4",
+            "tcp dport 80 iifname . ip6 daddr @metadata6 goto asked6",
             "iifname \"l-*\" icmp type echo-request limit rate 200/second burst 200 packets accept",
             "iifname \"l-*\" icmpv6 type echo-request limit rate 200/second burst 200 packets accept",
             "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept",
@@ -90,6 +116,25 @@ const RULES: &[(&str, &str, &[&str])] = &[
             "ip daddr @open4 counter name \"opened\" accept",
             "ip6 daddr @open6 counter name \"opened\" accept",
             "counter name \"from-outside\"",
+        ],
+    ),
+    // Questions and connections of one source, so that none keeps the router from answering another.
+    (
+        "asked4",
+        "",
+        &[
+            "update @asking4 { ip saddr limit rate over 500/second burst 500 packets } counter name \"asked-too-often\" drop",
+            "counter name \"asked\" accept",
+        ],
+    ),
+    (
+        "asked6",
+        "",
+        &[
+            // What rp_filter is to IPv4.
+            "fib saddr . iif oif missing counter name \"invalid\" drop",
+            "update @asking6 { ip6 saddr limit rate over 500/second burst 500 packets } counter name \"asked-too-often\" drop",
+            "counter name \"asked\" accept",
         ],
     ),
     ("invalid", "", &["counter name \"invalid\" drop"]),
@@ -193,6 +238,14 @@ fn elements(firewall: &RouterFirewall) -> BTreeMap<String, Vec<String>> {
     for ip in &firewall.open {
         put("open", ip, ip.to_string());
     }
+    for (set, held) in [
+        ("resolver", &firewall.resolvers),
+        ("metadata", &firewall.metadata),
+    ] {
+        for (leg, ip) in held {
+            put(set, ip, format!("\"{leg}\" . {ip}"));
+        }
+    }
     let turned = firewall.legs.iter();
     let turned: Vec<String> = turned.map(|leg| format!("\"{leg}\" . \"{leg}\"")).collect();
     if !turned.is_empty() {
@@ -204,7 +257,7 @@ fn elements(firewall: &RouterFirewall) -> BTreeMap<String, Vec<String>> {
 /// The table without what differs between routers, but for one chain.
 fn table(snat: &[String]) -> String {
     let mut text = String::from("table inet vpc {\n");
-    for (name, kind) in SETS {
+    for (name, kind) in SETS.iter().chain(ASKING) {
         put(&mut text, format_args!("\t{name} {{ {kind} }}"));
     }
     for counter in COUNTERS {
