@@ -4,7 +4,7 @@ use super::control::{self, Request};
 use super::spec::UnderlayKind;
 use super::state::{LabDir, LabState};
 use super::up::Wanted;
-use super::{DEFAULT_NAME, cluster, demo, down, enter, holder, probe, sniff, status, up};
+use super::{DEFAULT_NAME, cluster, demo, down, enter, holder, probe, sniff, status, told, up};
 use crate::failure::{Failure, Outcome};
 use crate::options::Global;
 use crate::output::remark;
@@ -151,6 +151,13 @@ The exit status is the command's.")]
         device: String,
         #[arg(required = true)]
         addresses: Vec<IpAddr>,
+    },
+    /// Ask a router for a name's address and for oneself
+    #[command(hide = true)]
+    Told {
+        #[arg(long)]
+        resolver: IpAddr,
+        name: String,
     },
     /// Count what comes in at interfaces until standard input ends
     #[command(hide = true)]
@@ -331,6 +338,7 @@ impl Lab {
                 device,
                 addresses,
             } => probe::ask(&addresses, broadcast, &device),
+            Self::Told { resolver, name } => told::ask(resolver, &name),
             Self::Sniff { interfaces } => sniff::count(&interfaces),
         }
     }

@@ -19,6 +19,7 @@ mod sniff;
 mod spec;
 mod state;
 mod status;
+mod told;
 mod up;
 mod wire;
 

@@ -1,6 +1,7 @@
 //! `vpc lab demo`: VPCs with the same addresses, and proof of who reaches whom.
 
 mod draw;
+mod names;
 mod outside;
 mod reach;
 
@@ -64,6 +65,7 @@ struct Report {
     /// What is not as it should be, in words.
     wrong: Vec<String>,
     outside: Outside,
+    names: Vec<names::Answer>,
     underlay: Counts,
     left_out: Vec<String>,
 }
@@ -90,11 +92,16 @@ fn build_and_check(lab: &LabDir, wanted: &Wanted<'_>, format: Format, down: bool
     let sniffer = Sniffer::start(&inside)?;
     let (matrix, looks) = settled(&inside, &nics)?;
     let outside = through_routers(&inside, &nics)?;
+    let names = match outside::has_routers(&inside) {
+        true => names::look(&inside, &nics)?,
+        false => Vec::new(),
+    };
     let underlay = sniffer.finish()?;
     progress.done();
 
     let mut wrong = matrix.wrong();
     wrong.extend(outside.wrong());
+    wrong.extend(names.iter().filter_map(names::Answer::wrong));
     wrong.extend(wrong_on_underlay(
         &underlay,
         &expected_vnis(&inside, &vpcs)?,
@@ -106,6 +113,7 @@ fn build_and_check(lab: &LabDir, wanted: &Wanted<'_>, format: Format, down: bool
         looks,
         nics,
         outside,
+        names,
         wrong,
         underlay,
         left_out,
@@ -532,6 +540,11 @@ fn show(state: &LabState, report: &Report, matrix: &Matrix) -> Outcome {
     if !report.outside.out.is_empty() {
         let title = paint.title("Through the routers");
         print(&format!("\n{title}\n{}", report.outside.lines()))?;
+    }
+    if !report.names.is_empty() {
+        let lines: Vec<String> = report.names.iter().map(names::Answer::line).collect();
+        let title = paint.title("Names and metadata");
+        print(&format!("\n{title}\n{}", lines.join("\n")))?;
     }
     print(&format!(
         "\n{}\n{}",
