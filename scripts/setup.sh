@@ -11,6 +11,7 @@ packages=(
     isc-dhcp-client udhcpc dhcpcd-base
     iproute2 nftables iputils-ping iputils-arping ndisc6 tcpdump ethtool iperf3 socat
     frr gobgpd postgresql-15 faketime
+    bind9-dnsutils cloud-init
 )
 kernel_packages=(bc binutils bison dpkg-dev e2fsprogs flex xz-utils)
 rust_needed=1.95
@@ -70,6 +71,10 @@ if [ ${#wanted[@]} -gt 0 ]; then
     trap 'release_services; rm -f "$log"' EXIT
     trap 'exit 130' INT TERM HUP
     hold_services
+    # Only its code is wanted. Where it was not before it stays off: it would take the machine for a new instance.
+    if [[ " ${wanted[*]} " == *" cloud-init "* ]]; then
+        mkdir -p /etc/cloud && touch /etc/cloud/cloud-init.disabled
+    fi
     apt=(apt-get -q -y -o DPkg::Lock::Timeout=600)
     if ! "${apt[@]}" update >"$log" 2>&1; then
         tail -n 5 "$log" >&2

@@ -3,6 +3,7 @@
 use crate::announce::Announcer;
 use crate::dhcp::Dhcp;
 use crate::evpn_api::EvpnApi;
+use crate::names::Tally;
 use crate::view::View;
 use metrics::{Histogram, Page, Source};
 use std::sync::Arc;
@@ -23,6 +24,7 @@ pub(crate) struct Figures {
     pub(crate) view: watch::Receiver<Arc<View>>,
     pub(crate) speaker: EvpnApi,
     pub(crate) dhcp: Dhcp,
+    pub(crate) names: Tally,
     pub(crate) reconcile: Histogram,
     pub(crate) announcer: Announcer,
 }
@@ -39,6 +41,20 @@ impl Source for Figures {
             "What NICs asked of DHCP and router advertisements, and what became of it.",
             (book.events.iter())
                 .map(|(event, count)| (vec![("event", (*event).to_owned())], *count)),
+        );
+        let asked = self.names.counts();
+        page.counter(
+            "vpc_router_questions",
+            "What NICs asked their routers for, and what became of it.",
+            asked.events.iter().map(|((service, event), count)| {
+                let labels = [("service", *service), ("event", *event)];
+                (labels.map(|(k, v)| (k, v.to_owned())).to_vec(), *count)
+            }),
+        );
+        page.counter(
+            "vpc_router_questions_limited",
+            "Questions that a NIC got no answer to because it asked its router too much.",
+            (asked.limited.iter()).map(|(nic, count)| (vec![("nic", nic.to_string())], *count)),
         );
         self.speaker.figures(&mut page).await;
         page

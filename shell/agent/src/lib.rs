@@ -14,6 +14,7 @@ mod evpn_api;
 mod figures;
 mod kernel;
 mod local_api;
+mod names;
 mod rd;
 mod run;
 mod server;

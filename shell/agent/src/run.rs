@@ -9,6 +9,7 @@ use crate::events::Event;
 use crate::figures::{self, Figures};
 use crate::kernel::{KernelThread, chain};
 use crate::local_api::{self, Identity};
+use crate::names;
 use crate::server::ServerStream;
 use crate::turn::{self, Agent, Pace, Start};
 use api::{Credential, CredentialError};
@@ -53,6 +54,8 @@ pub struct Options {
     pub mac_limit: Option<u32>,
     /// Where metrics are given out over HTTP to whoever asks; see [`metrics::may_listen`].
     pub metrics: Option<SocketAddr>,
+    /// Whom routers ask for names outside of their VPC; none is the host's own resolvers.
+    pub resolvers: Option<Vec<SocketAddr>>,
 }
 
 impl Options {
@@ -71,6 +74,7 @@ impl Options {
             keep_bridge_netfilter: false,
             mac_limit: None,
             metrics: None,
+            resolvers: None,
         }
     }
 }
@@ -173,6 +177,11 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         events: events.clone(),
     });
     let dhcp = Dhcp::start(view.clone(), &disk)?;
+    let resolvers = match &options.resolvers {
+        Some(given) => names::Resolvers::new(given),
+        None => names::of_host(),
+    };
+    let names = names::start(view.clone(), resolvers);
     if let Some(credential) = credential {
         let stream = ServerStream {
             credential_file: options.credential.clone().unwrap_or_default(),
@@ -192,6 +201,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
             view: view.clone(),
             speaker: evpn.clone(),
             dhcp: dhcp.clone(),
+            names,
             reconcile,
             announcer,
         };

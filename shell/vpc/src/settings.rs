@@ -22,6 +22,8 @@ pub(crate) const SERVER_DATA: &str = "/var/lib/vpc/server";
 const RUN_DIR: &str = "/run/vpc";
 /// The port of BGP (RFC 4271 §8.2.1).
 const BGP_PORT: u16 = 179;
+/// The port of DNS.
+const DNS_PORT: u16 = 53;
 /// The longest pace that makes sense, in seconds.
 const LONGEST_PACE: u64 = 86_400;
 
@@ -53,6 +55,8 @@ pub(crate) struct AgentSettings {
     pub(crate) mac_limit: Option<u32>,
     /// Where metrics are given out.
     pub(crate) metrics: Option<SocketAddr>,
+    /// Whom routers of this host ask for names outside of their VPC.
+    pub(crate) resolvers: Option<Vec<SocketAddr>>,
     /// What to log, as `RUST_LOG` has it: `info`, `agent=debug`.
     pub(crate) log: String,
 }
@@ -170,6 +174,7 @@ pub(crate) const AGENT: Schema = Schema {
         ("metrics", Word::Text),
         ("metrics_public", Word::Flag),
         ("name", Word::Text),
+        ("resolvers", Word::List),
         ("resync_secs", Word::Number),
         ("roles", Word::List),
         ("run_dir", Word::Text),
@@ -223,6 +228,7 @@ bridge_netfilter = "auto"            # bridge-nf-call-*: off if nobody has rules
 mac_limit = 20000                    # MACs of other hosts in a subnet, at most; without it any number
 metrics = "127.0.0.1:9476"           # for Prometheus, over HTTP; without it none
 metrics_public = false               # true: metrics may be at an address that others reach
+resolvers = ["192.0.2.53"]           # asked by routers here for other names; [] for none, without it those of /etc/resolv.conf
 log = "info"                         # as RUST_LOG has it"#;
 
 /// A file with every key, for `--help`.
@@ -347,6 +353,7 @@ impl Sources {
                 .unwrap_or(false),
             mac_limit: reader.mac_limit(),
             metrics: reader.metrics(),
+            resolvers: reader.list("resolvers", parse_resolver),
             log: reader.text("log").unwrap_or_else(|| "info".to_owned()),
         };
         reader.done(settings)
@@ -455,6 +462,23 @@ pub(crate) fn parse_reflector_word(text: &str) -> Result<ReflectorWord, String> 
         .map_err(|_| {
             format!("{text:?} is not builtin, frr or external, and not ADDRESS or ADDRESS:PORT")
         })
+}
+
+/// A resolver of others has the port of DNS unless it names another. Loopback is taken where it is asked
+/// for.
+fn parse_resolver(text: &str) -> Result<SocketAddr, String> {
+    let bad = || format!("{text:?} is not ADDRESS or ADDRESS:PORT");
+    let address = (text.parse::<SocketAddr>())
+        .or_else(|_| {
+            text.parse::<IpAddr>()
+                .map(|ip| SocketAddr::new(ip, DNS_PORT))
+        })
+        .map_err(|_| bad())?;
+    let ip = address.ip();
+    match ip.is_unspecified() || ip.is_multicast() || address.port() == 0 {
+        true => Err(bad()),
+        false => Ok(address),
+    }
 }
 
 /// A reflector has the port of BGP unless it names another.

@@ -210,6 +210,7 @@ fn options(settings: AgentSettings) -> Outcome<agent::Options> {
     options.keep_bridge_netfilter = settings.keep_bridge_netfilter;
     options.mac_limit = settings.mac_limit;
     options.metrics = settings.metrics;
+    options.resolvers = settings.resolvers;
     Ok(options)
 }
 

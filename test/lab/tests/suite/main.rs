@@ -7,6 +7,7 @@ mod hostile;
 mod input;
 mod misconfig;
 mod moves;
+mod names;
 mod reach;
 mod reflector;
 mod scale;

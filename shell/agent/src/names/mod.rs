@@ -1,0 +1,276 @@
+//! Answers what NICs ask their router: names, and what they are told of themselves. On sockets inside of
+//! the routers' namespaces, from the configuration alone: it needs no server, and no VPC hears of another.
+//!
+//! A thread of its own with a runtime of its own, so that no flood of questions keeps the agent from its
+//! passes, and no pass a question from its answer. It reads what the loop publishes.
+
+mod facts;
+mod forward;
+mod resolver;
+mod shares;
+mod tally;
+mod web;
+
+use crate::kernel::chain;
+use crate::view::View;
+use facts::Facts;
+use forward::Forwarder;
+use host_plan::OwnedName;
+use linux::Netns;
+use model::{HostConfig, NetnsName, RouterId, SubnetId};
+use shares::{Pace, Shares};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::thread;
+use std::time::Duration;
+pub(crate) use tally::Tally;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tracing::{debug, info, warn};
+use web::Session;
+
+pub(crate) use forward::{Resolvers, of_host};
+
+/// Between looks whether a namespace is still the one that is served.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The same while an address is not there yet.
+const SOON: Duration = Duration::from_millis(200);
+
+/// Begins to answer, until `view` has no publisher any more.
+pub(crate) fn start(view: watch::Receiver<Arc<View>>, resolvers: Resolvers) -> Tally {
+    let tally = Tally::default();
+    let server = Server {
+        view,
+        forwarder: Arc::new(Forwarder::new(resolvers)),
+        session: Arc::new(Session::new()),
+        tally: tally.clone(),
+        config: None,
+        routers: BTreeMap::new(),
+        failed: BTreeSet::new(),
+    };
+    thread::Builder::new()
+        .name("names".to_owned())
+        .spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            match runtime {
+                Ok(runtime) => runtime.block_on(server.run()),
+                Err(error) => warn!(%error, "Nobody answers for names and metadata"),
+            }
+        })
+        .expect("a process may start a thread");
+    tally
+}
+
+struct Server {
+    view: watch::Receiver<Arc<View>>,
+    forwarder: Arc<Forwarder>,
+    session: Arc<Session>,
+    tally: Tally,
+    /// What `routers` was made of.
+    config: Option<Arc<HostConfig>>,
+    routers: BTreeMap<RouterId, Served>,
+    /// What could not be listened at, and was told.
+    failed: BTreeSet<(RouterId, Endpoint)>,
+}
+
+/// What is listened at in a router's namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Endpoint {
+    /// The resolver of a subnet.
+    Names(SubnetId, IpAddr),
+    /// The metadata of all.
+    Metadata(IpAddr),
+}
+
+/// One router's namespace.
+struct Served {
+    netns: NetnsName,
+    /// Of the namespace that the sockets are in. They keep it alive, so no other gets its number.
+    inode: u64,
+    router: Arc<Router>,
+    tasks: BTreeMap<Endpoint, Vec<Task>>,
+}
+
+/// What those who answer at one router share.
+struct Router {
+    facts: RwLock<Arc<Facts>>,
+    forwarder: Arc<Forwarder>,
+    tally: Tally,
+    /// How often each NIC may ask.
+    pace: Pace,
+    /// Questions that others were asked, by NIC.
+    forwarded: Shares,
+    /// Connections that names are asked by.
+    connections: Shares,
+    /// Those that metadata are asked by.
+    web: Shares,
+    session: Arc<Session>,
+}
+
+impl Router {
+    fn facts(&self) -> Arc<Facts> {
+        // It is replaced at once, so it is whole also after a panic.
+        Arc::clone(&self.facts.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Ends with this.
+struct Task(JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Server {
+    async fn run(mut self) {
+        loop {
+            let view = Arc::clone(&self.view.borrow_and_update());
+            if let Some(config) = &view.managed {
+                self.take(config);
+            }
+            let whole = self.listen();
+            let wait = if whole { LOOK_EVERY } else { SOON };
+            tokio::select! {
+                changed = self.view.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Takes in a configuration: who has which name.
+    fn take(&mut self, config: &Arc<HostConfig>) {
+        if self
+            .config
+            .as_ref()
+            .is_some_and(|held| Arc::ptr_eq(held, config))
+        {
+            return;
+        }
+        let here: BTreeSet<RouterId> = config.routers.iter().map(|router| router.id).collect();
+        self.routers.retain(|id, _| here.contains(id));
+        self.failed.retain(|(id, _)| here.contains(id));
+        for (at, router) in config.routers.iter().enumerate() {
+            if let Some(served) = self.routers.get(&router.id) {
+                let held = served.router.facts();
+                if *held.router() != *router {
+                    let facts = Arc::new(Facts::of(config, at));
+                    let mut place =
+                        (served.router.facts.write()).unwrap_or_else(PoisonError::into_inner);
+                    *place = facts;
+                }
+                continue;
+            }
+            let served = Served {
+                netns: OwnedName::router_netns(router.id),
+                inode: 0,
+                router: Arc::new(Router {
+                    facts: RwLock::new(Arc::new(Facts::of(config, at))),
+                    forwarder: Arc::clone(&self.forwarder),
+                    tally: self.tally.clone(),
+                    pace: Pace::default(),
+                    forwarded: Shares::new(FORWARDED_PER_NIC, FORWARDED_PER_ROUTER),
+                    connections: Shares::new(CONNECTIONS_PER_NIC, CONNECTIONS_PER_ROUTER),
+                    web: Shares::new(CONNECTIONS_PER_NIC, CONNECTIONS_PER_ROUTER),
+                    session: Arc::clone(&self.session),
+                }),
+                tasks: BTreeMap::new(),
+            };
+            self.routers.insert(router.id, served);
+        }
+        let nics = config.routers.iter().flat_map(|router| router.names.nics());
+        self.tally.keep(&nics.map(|(_, nic)| nic.nic).collect());
+        self.config = Some(Arc::clone(config));
+    }
+
+    /// Listens where nobody does yet; false if something is still to come.
+    fn listen(&mut self) -> bool {
+        let mut whole = true;
+        for (id, served) in &mut self.routers {
+            let Some(netns) = served.enter() else {
+                whole = false;
+                continue;
+            };
+            let wanted = served.router.facts().endpoints();
+            served.tasks.retain(|endpoint, tasks| {
+                wanted.contains(endpoint) && !tasks.iter().any(|task| task.0.is_finished())
+            });
+            for endpoint in wanted {
+                if served.tasks.contains_key(&endpoint) {
+                    continue;
+                }
+                match endpoint.serve(&netns, &served.router) {
+                    Ok(tasks) => {
+                        debug!(router = %id, ?endpoint, "Listening");
+                        if self.failed.remove(&(*id, endpoint)) {
+                            info!(router = %id, ?endpoint, "Listening after all");
+                        }
+                        served.tasks.insert(endpoint, tasks);
+                    }
+                    Err(error) => {
+                        whole = false;
+                        // The address is there when the router is.
+                        if self.failed.insert((*id, endpoint)) {
+                            debug!(router = %id, ?endpoint, error = chain(&error), "Not listening yet");
+                        }
+                    }
+                }
+            }
+        }
+        whole
+    }
+}
+
+impl Served {
+    /// The router's namespace as it is now; none if there is none. What was served in another that had
+    /// its name ends.
+    fn enter(&mut self) -> Option<Netns> {
+        let path = Path::new(linux::NETNS_DIR).join(self.netns.as_str());
+        let inode = std::fs::metadata(path).ok()?.ino();
+        if inode != self.inode {
+            self.tasks.clear();
+            self.inode = inode;
+        }
+        Netns::named(&self.netns).ok()
+    }
+}
+
+impl Endpoint {
+    fn serve(self, netns: &Netns, router: &Arc<Router>) -> Result<Vec<Task>, linux::Error> {
+        match self {
+            Self::Names(subnet, ip) => {
+                let address = SocketAddr::new(ip, DNS_PORT);
+                let udp = linux::bind_udp(netns, address)?;
+                let tcp = linux::listen_tcp(netns, address, None)?;
+                let (one, other) = (Arc::clone(router), Arc::clone(router));
+                Ok(vec![
+                    Task(tokio::spawn(resolver::udp(one, subnet, udp))),
+                    Task(tokio::spawn(resolver::tcp(other, subnet, tcp))),
+                ])
+            }
+            Self::Metadata(ip) => {
+                let address = SocketAddr::new(ip, HTTP_PORT);
+                // No router behind the NIC passes it on: only what has the NIC's own network reads it.
+                let listener = linux::listen_tcp(netns, address, Some(1))?;
+                let router = Arc::clone(router);
+                Ok(vec![Task(tokio::spawn(web::serve(router, listener)))])
+            }
+        }
+    }
+}
+
+const DNS_PORT: u16 = 53;
+const HTTP_PORT: u16 = 80;
+/// Questions under way that others were asked. At two seconds each until somebody else is asked, a NIC
+/// still has a dozen a second while all resolvers are down.
+const FORWARDED_PER_NIC: usize = 32;
+const FORWARDED_PER_ROUTER: usize = 256;
+/// A browser opens six. Of names and of metadata, each.
+const CONNECTIONS_PER_NIC: usize = 8;
+const CONNECTIONS_PER_ROUTER: usize = 256;
