@@ -140,7 +140,12 @@ fn link(
             false => stale.push(change),
         }
     }
-    for address in want.addresses.difference(&held).copied() {
+    // The first is the source of what the router itself says where no route names one: not an address
+    // without a network.
+    let missing = want.addresses.difference(&held).copied();
+    let (hosts, nets): (Vec<_>, Vec<_>) =
+        missing.partition(|net| net.prefix_len() == net.max_prefix_len());
+    for address in nets.into_iter().chain(hosts) {
         changes.push(RouterChange::AddAddress {
             link: link(),
             address,
