@@ -10,5 +10,6 @@ mod moves;
 mod names;
 mod reach;
 mod reflector;
+mod routers;
 mod scale;
 mod seeing;
