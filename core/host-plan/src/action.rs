@@ -224,7 +224,8 @@ pub struct BridgePortFlags {
 impl From<Subject> for Option<model::ObjectId> {
     fn from(subject: Subject) -> Self {
         match subject {
-            Subject::Host | Subject::Router(_) => None,
+            Subject::Host => None,
+            Subject::Router(id) => Some(model::ObjectId::Router(id)),
             Subject::Vpc(id) => Some(model::ObjectId::Vpc(id)),
             Subject::Subnet(id) => Some(model::ObjectId::Subnet(id)),
             Subject::Nic(id) => Some(model::ObjectId::Nic(id)),

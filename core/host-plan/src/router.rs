@@ -1,7 +1,9 @@
 //! What is inside of a router's namespace, and the changes that make it what it should be.
 
+mod bound;
 mod flows;
 
+pub use bound::{FLOWS_PER_ROUTER, is_full};
 pub use flows::Flow;
 
 use ipnet::IpNet;

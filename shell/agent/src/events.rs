@@ -21,6 +21,8 @@ pub(crate) enum Event {
     Observed(Result<Box<HostState>, String>, linux::Looks),
     /// Somebody changed something in the kernel.
     Drift,
+    /// A router tracks too many flows, or does not any more.
+    Metered,
     /// The kernel's thread acted.
     Ran(Vec<(Step, Result<(), String>)>),
     /// The local API asks for something.

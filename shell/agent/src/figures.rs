@@ -4,6 +4,7 @@ use crate::announce::Announcer;
 use crate::dhcp::Dhcp;
 use crate::evpn_api::EvpnApi;
 use crate::names::Tally;
+use crate::meter::Meter;
 use crate::view::View;
 use metrics::{Histogram, Page, Source};
 use std::sync::Arc;
@@ -27,6 +28,7 @@ pub(crate) struct Figures {
     pub(crate) names: Tally,
     pub(crate) reconcile: Histogram,
     pub(crate) announcer: Announcer,
+    pub(crate) meter: Meter,
 }
 
 impl Source for Figures {
@@ -56,12 +58,34 @@ impl Source for Figures {
             "Questions that a NIC got no answer to because it asked its router too much.",
             (asked.limited.iter()).map(|(nic, count)| (vec![("nic", nic.to_string())], *count)),
         );
+        self.routers(&mut page);
         self.speaker.figures(&mut page).await;
         page
     }
 }
 
 impl Figures {
+    fn routers(&self, page: &mut Page) {
+        let routers = self.meter.all();
+        let id = |router: &api::v1::RouterFigures| ("router", router.router_id.clone());
+        page.gauge(
+            "vpc_router_flows",
+            "Flows that a router tracks.",
+            routers.iter().map(|router| {
+                let flows = i64::try_from(router.flows).unwrap_or(i64::MAX);
+                (vec![id(router)], flows)
+            }),
+        );
+        page.counter(
+            "vpc_router_rules",
+            "What a router's rules counted: new flows by where they go, packets that were dropped.",
+            routers.iter().flat_map(|router| {
+                let rules = router.rules.iter();
+                rules.map(|rule| (vec![id(router), ("rule", rule.name.clone())], rule.packets))
+            }),
+        );
+    }
+
     fn agent(&self, page: &mut Page, view: &View) {
         let counters = view.counters;
         let mut count = |name, help, value| page.counter(name, help, [(vec![], value)]);

@@ -15,6 +15,7 @@ mod figures;
 mod kernel;
 mod local_api;
 mod names;
+mod meter;
 mod rd;
 mod run;
 mod server;

@@ -10,6 +10,7 @@ use crate::figures::{self, Figures};
 use crate::kernel::{KernelThread, chain};
 use crate::local_api::{self, Identity};
 use crate::names;
+use crate::meter::Meter;
 use crate::server::ServerStream;
 use crate::turn::{self, Agent, Pace, Start};
 use api::{Credential, CredentialError};
@@ -52,6 +53,8 @@ pub struct Options {
     pub keep_bridge_netfilter: bool,
     /// The most MACs of other hosts in an EVPN instance; none: any number.
     pub mac_limit: Option<u32>,
+    /// The most flows that a router here tracks.
+    pub router_flows: u32,
     /// Where metrics are given out over HTTP to whoever asks; see [`metrics::may_listen`].
     pub metrics: Option<SocketAddr>,
     /// Whom routers ask for names outside of their VPC; none is the host's own resolvers.
@@ -73,6 +76,7 @@ impl Options {
             unused_stack_after: Duration::from_secs(600),
             keep_bridge_netfilter: false,
             mac_limit: None,
+            router_flows: host_plan::FLOWS_PER_ROUTER,
             metrics: None,
             resolvers: None,
         }
@@ -161,6 +165,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let evpn = bgp.api();
     let announcer = Announcer::start(capabilities.clone());
     let reconcile = figures::reconcile_times();
+    let meter = Meter::new(options.router_flows);
     let (agent, view) = Agent::new(Start {
         machine: HostMachine::new(underlay, managed, local),
         may_act,
@@ -170,6 +175,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         rds,
         reconcile: reconcile.clone(),
         announcer: announcer.clone(),
+        meter: meter.clone(),
         pace: Pace {
             resync_every: options.resync_every,
             unused_stack_after: options.unused_stack_after,
@@ -182,6 +188,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         None => names::of_host(),
     };
     let names = names::start(view.clone(), resolvers);
+    meter.start(view.clone(), events.clone());
     if let Some(credential) = credential {
         let stream = ServerStream {
             credential_file: options.credential.clone().unwrap_or_default(),
@@ -192,6 +199,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
             view: view.clone(),
             events: events.clone(),
             clock: Clock::default(),
+            meter: meter.clone(),
             renewed: None,
         };
         tokio::spawn(stream.run());
@@ -204,6 +212,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
             names,
             reconcile,
             announcer,
+            meter,
         };
         tokio::spawn(metrics::serve(address, figures))
     });

@@ -4,6 +4,7 @@
 use crate::clock::{Clock, far_clock};
 use crate::events::{Event, ServerLink};
 use crate::kernel::chain;
+use crate::meter::Meter;
 use crate::view::{View, unix_now};
 use api::Credential;
 use api::tonic::transport::Channel;
@@ -42,6 +43,7 @@ pub(crate) struct ServerStream {
     pub(crate) view: watch::Receiver<Arc<View>>,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) clock: Clock,
+    pub(crate) meter: Meter,
     pub(crate) renewed: Option<Instant>,
 }
 
@@ -202,6 +204,7 @@ impl ServerStream {
         }
         let mut report = v1::HostReport::from(&status);
         report.underlay_mtu = view.underlay.mtu.get().into();
+        report.routers = self.meter.report();
         report
     }
 

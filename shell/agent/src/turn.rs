@@ -9,6 +9,7 @@ use crate::bgp::{self, Bgp, News};
 use crate::disk::{Disk, StateError};
 use crate::events::{Event, Request, ServerLink, status_of};
 use crate::kernel::{Job, KernelThread};
+use crate::meter::Meter;
 use crate::rd::RdIndexes;
 use crate::view::{Counters, View, unix_now};
 use api::tonic::Status;
@@ -90,6 +91,7 @@ pub(crate) struct Agent {
     started: UnixMillis,
     view: watch::Sender<Arc<View>>,
     announcer: Announcer,
+    meter: Meter,
     events: mpsc::Sender<Event>,
 }
 
@@ -112,6 +114,7 @@ pub(crate) struct Start {
     pub(crate) rds: RdIndexes,
     pub(crate) reconcile: Histogram,
     pub(crate) announcer: Announcer,
+    pub(crate) meter: Meter,
     pub(crate) pace: Pace,
     pub(crate) events: mpsc::Sender<Event>,
 }
@@ -202,6 +205,7 @@ impl Agent {
             started,
             view,
             announcer: start.announcer,
+            meter: start.meter,
             events: start.events,
         };
         (agent, receiver)
@@ -333,6 +337,7 @@ impl Agent {
                 self.counters.whole_looks = looks.whole;
                 self.observed(*state);
             }
+            Event::Metered => self.publish(),
             Event::Drift => {
                 self.bgp.look();
                 self.due = Some(Instant::now());
@@ -799,6 +804,12 @@ impl Agent {
         let mut conditions = conditions(&self.machine);
         conditions.extend(self.frr_condition().map(|c| (c.object, c)));
         conditions.extend(self.unkept.iter().map(|c| (c.object, c.clone())));
+        for full in self.meter.conditions() {
+            conditions
+                .entry(full.object)
+                .and_modify(|other| other.message = format!("{}; {}", other.message, full.message))
+                .or_insert(full);
+        }
         let view = View {
             started: self.started,
             managed: match &before.managed {

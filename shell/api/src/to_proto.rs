@@ -203,6 +203,7 @@ impl From<&HostStatus> for v1::HostReport {
             underlay_mtu: 0,
             elsewhere_nic_ids: status.elsewhere.iter().map(ToString::to_string).collect(),
             frr_version: shown.frr_version,
+            routers: Vec::new(),
         }
     }
 }

@@ -5,7 +5,8 @@ use crate::cluster::ClusterContext;
 use crate::owner::{Event, GENERATION_MAX, Handle, Push, Session, chain, now, removed};
 use api::tonic::{Request, Response, Status, Streaming};
 use api::{Field, v1};
-use model::{Condition, Generation, HostId, HostStatus, ObjectId};
+use model::{Condition, Generation, HostId, HostStatus, ObjectId, RouterId};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -119,7 +120,9 @@ async fn take_reports(
             Ok(None) => return None,
             Err(status) => return Some(status),
         };
+        let mut report = report;
         let underlay_mtu = report.underlay_mtu;
+        let figures = figures(std::mem::take(&mut report.routers));
         let status = match checked(host, report) {
             Ok(status) => status,
             Err(status) => return Some(status),
@@ -130,11 +133,29 @@ async fn take_reports(
             session,
             status: Box::new(status),
             underlay_mtu,
+            figures,
         };
         if let Err(status) = owner.send(event).await {
             return Some(status);
         }
     }
+}
+
+/// What a host told of its routers, as far as it is of a size that one may tell.
+fn figures(told: Vec<v1::RouterFigures>) -> BTreeMap<RouterId, v1::RouterFigures> {
+    const ROUTERS: usize = 256;
+    const PARTS: usize = 512;
+    const NAME: usize = 32;
+    let sized = |router: &v1::RouterFigures| {
+        let names = router.rules.iter().map(|rule| &rule.name);
+        let mut names = names.chain(router.legs.iter().map(|leg| &leg.subnet_id));
+        router.rules.len() <= PARTS
+            && router.legs.len() <= PARTS
+            && names.all(|name| name.len() <= NAME)
+    };
+    let told = told.into_iter().take(ROUTERS).filter(sized);
+    told.filter_map(|router| Some((router.router_id.parse().ok()?, router)))
+        .collect()
 }
 
 fn checked(host: HostId, report: v1::HostReport) -> Result<HostStatus, Status> {

@@ -12,7 +12,7 @@ use fleet_plan::{
 };
 use model::{
     Change, Generation, Host, HostConfig, HostId, HostStatus, Liveness, Object, ObjectId, Revision,
-    UnixMillis,
+    RouterId, UnixMillis,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -56,6 +56,8 @@ pub(crate) enum Event {
         session: u64,
         status: Box<HostStatus>,
         underlay_mtu: u32,
+        /// Of some of its routers.
+        figures: BTreeMap<RouterId, v1::RouterFigures>,
     },
     HostDisconnected {
         host: HostId,
@@ -288,7 +290,11 @@ impl Owner {
                     session,
                     status,
                     underlay_mtu,
-                } => self.reported(host, session, *status, underlay_mtu),
+                    figures,
+                } => {
+                    self.reported(host, session, *status, underlay_mtu);
+                    self.counted(host, figures);
+                }
                 Event::HostDisconnected { host, session } => {
                     if self
                         .sessions
@@ -787,6 +793,20 @@ impl Owner {
         }
     }
 
+    /// Those of routers that are not there any more are forgotten.
+    fn counted(&mut self, host: HostId, figures: BTreeMap<RouterId, v1::RouterFigures>) {
+        let intent = &self.state.intent;
+        let Some(known) = self.state.hosts.get_mut(&host) else {
+            return;
+        };
+        known.figures.extend(figures);
+        let runs = |id: &RouterId| {
+            let router = intent.router(*id);
+            router.is_some_and(|router| router.placement.host == host)
+        };
+        known.figures.retain(|id, _| runs(id));
+    }
+
     fn refresh_liveness(&mut self, host: HostId) {
         let liveness = self.state.liveness(host);
         let Some(known) = self.state.hosts.get_mut(&host) else {
@@ -904,6 +924,7 @@ pub(crate) async fn load(
             saved_at,
             status,
             underlay_mtu: 0,
+            figures: BTreeMap::new(),
             unsaved: false,
         };
         state.hosts.insert(host, known);

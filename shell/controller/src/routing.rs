@@ -301,6 +301,10 @@ impl State {
             epoch: router.placement.epoch,
             meta: Some((&router.meta).into()),
             status,
+            figures: self
+                .hosts
+                .get(&host)
+                .and_then(|known| known.figures.get(&router.id).cloned()),
         }
     }
 

@@ -32,6 +32,8 @@ pub(crate) struct State {
 pub(crate) struct Known {
     pub(crate) status: HostStatus,
     pub(crate) underlay_mtu: u32,
+    /// The newest that it told of its routers. Lost with the server, and told again within seconds.
+    pub(crate) figures: BTreeMap<RouterId, v1::RouterFigures>,
     /// As the watchers were told.
     pub(crate) shown: Liveness,
     /// Changed since it was saved.
@@ -44,6 +46,7 @@ impl Default for Known {
         Self {
             status: HostStatus::default(),
             underlay_mtu: 0,
+            figures: BTreeMap::new(),
             shown: Liveness::Joining,
             unsaved: false,
             saved_at: UnixMillis(0),

@@ -3,8 +3,11 @@
 //! Each is entered by a thread of its own, so that its sockets and sysctls are the namespace's.
 
 mod flows;
+mod meter;
 mod route;
 mod rules;
+
+pub use meter::{LinkCounts, RouterCounts, RuleCount, refuse_flows, router_counts, tracked_flows};
 
 use crate::error::{Cause, Doing, Error};
 use crate::link::{self, RawLink};

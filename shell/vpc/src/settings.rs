@@ -53,6 +53,8 @@ pub(crate) struct AgentSettings {
     pub(crate) keep_bridge_netfilter: bool,
     /// The most MACs of other hosts in an EVPN instance.
     pub(crate) mac_limit: Option<u32>,
+    /// The most flows that a router here tracks.
+    pub(crate) router_flows: Option<u32>,
     /// Where metrics are given out.
     pub(crate) metrics: Option<SocketAddr>,
     /// Whom routers of this host ask for names outside of their VPC.
@@ -177,6 +179,7 @@ pub(crate) const AGENT: Schema = Schema {
         ("resolvers", Word::List),
         ("resync_secs", Word::Number),
         ("roles", Word::List),
+        ("router_flows", Word::Number),
         ("run_dir", Word::Text),
         ("socket", Word::Text),
         ("state_dir", Word::Text),
@@ -226,6 +229,7 @@ resync_secs = 30                     # between full looks at the kernel
 unused_stack_secs = 600              # a local stack without NICs goes after this
 bridge_netfilter = "auto"            # bridge-nf-call-*: off if nobody has rules there; or "keep"
 mac_limit = 20000                    # MACs of other hosts in a subnet, at most; without it any number
+router_flows = 65536                 # flows that a router here tracks, at most
 metrics = "127.0.0.1:9476"           # for Prometheus, over HTTP; without it none
 metrics_public = false               # true: metrics may be at an address that others reach
 resolvers = ["192.0.2.53"]           # asked by routers here for other names; [] for none, without it those of /etc/resolv.conf
@@ -352,6 +356,7 @@ impl Sources {
                 .checked("bridge_netfilter", parse_bridge_netfilter)
                 .unwrap_or(false),
             mac_limit: reader.mac_limit(),
+            router_flows: reader.router_flows(),
             metrics: reader.metrics(),
             resolvers: reader.list("resolvers", parse_resolver),
             log: reader.text("log").unwrap_or_else(|| "info".to_owned()),
@@ -621,6 +626,16 @@ impl Reader {
                 .and_then(|raw| u32::try_from(raw).ok())
                 .filter(|limit| *limit > 0)
                 .ok_or_else(|| "it is not a number of MACs from 1 to 4294967295".to_owned())
+        })
+    }
+
+    fn router_flows(&mut self) -> Option<u32> {
+        self.take("router_flows", |value| {
+            value
+                .as_integer()
+                .and_then(|raw| u32::try_from(raw).ok())
+                .filter(|most| *most > 0)
+                .ok_or_else(|| "it is not a number of flows from 1 to 4294967295".to_owned())
         })
     }
 

@@ -1,6 +1,7 @@
 //! What the command line shows of each object. The JSON field names are a contract: they may be
 //! added to, never renamed.
 
+mod router_figures;
 mod routing;
 
 pub(crate) use routing::{ExternalView, PublicIpView, RouterView};

@@ -234,6 +234,11 @@ impl Want {
             self.trouble(subject, false, message);
             return None;
         }
+        if there.is_some_and(|link| !link.up) {
+            let message =
+                format!("router {router_name} has no way out: {bridge} is down: bring it up");
+            self.trouble(subject, false, message);
+        }
         let addresses = match &uplink.address {
             UplinkAddress::Static(addresses) => addresses.clone(),
             UplinkAddress::Dhcp => {

@@ -69,7 +69,18 @@ const COUNTERS: &[&str] = &[
     "between-legs",
     "to-outside",
     "opened",
+    "too-many-flows",
 ];
+
+/// No part of what is installed: whoever counts the flows puts families in, for a while each.
+pub(super) const FULL_SET: &str = "full";
+const FULL: &str = "set full { type nf_proto; flags timeout; }";
+
+/// Only the first packet of a flow comes here.
+const NOT_FULL: &str = "meta nfproto @full counter name \"too-many-flows\" drop";
+/// Flows are counted once a second: between two looks no more than this come from each side.
+const NOT_TOO_FAST: &str =
+    "limit rate over 10000/second burst 10000 packets counter name \"too-many-flows\" drop";
 
 /// What does not depend on the router.
 const RULES: &[(&str, &str, &[&str])] = &[
@@ -112,9 +123,9 @@ const RULES: &[(&str, &str, &[&str])] = &[
             "ct state vmap { established : accept, related : accept, invalid : goto invalid }",
             "iifname \"l-*\" goto inside",
             // Only what was opened.
-            "ct status dnat counter name \"opened\" accept",
-            "ip daddr @open4 counter name \"opened\" accept",
-            "ip6 daddr @open6 counter name \"opened\" accept",
+            "ct status dnat goto opened",
+            "ip daddr @open4 goto opened",
+            "ip6 daddr @open6 goto opened",
             "counter name \"from-outside\"",
         ],
     ),
@@ -144,9 +155,16 @@ const RULES: &[(&str, &str, &[&str])] = &[
         &[
             // What rp_filter is to IPv4.
             "meta nfproto ipv6 fib saddr . iif oif missing counter name \"invalid\" drop",
+            NOT_FULL,
+            NOT_TOO_FAST,
             "oifname \"l-*\" counter name \"between-legs\" accept",
             "oifname \"rx-*\" counter name \"to-outside\" accept",
         ],
+    ),
+    (
+        "opened",
+        "",
+        &[NOT_FULL, NOT_TOO_FAST, "counter name \"opened\" accept"],
     ),
 ];
 
@@ -260,6 +278,7 @@ fn table(snat: &[String]) -> String {
     for (name, kind) in SETS.iter().chain(ASKING) {
         put(&mut text, format_args!("\t{name} {{ {kind} }}"));
     }
+    put(&mut text, format_args!("\t{FULL}"));
     for counter in COUNTERS {
         put(&mut text, format_args!("\tcounter {counter} {{ }}"));
     }

@@ -209,6 +209,9 @@ fn options(settings: AgentSettings) -> Outcome<agent::Options> {
     }
     options.keep_bridge_netfilter = settings.keep_bridge_netfilter;
     options.mac_limit = settings.mac_limit;
+    if let Some(most) = settings.router_flows {
+        options.router_flows = most;
+    }
     options.metrics = settings.metrics;
     options.resolvers = settings.resolvers;
     Ok(options)

@@ -1,5 +1,6 @@
 //! Routers, external networks and public addresses.
 
+use super::router_figures::FiguresView;
 use super::{ConditionView, MetaView, condition_lines, dash, short, some, word};
 use crate::output::Row;
 use api::v1;
@@ -33,6 +34,7 @@ pub(crate) struct RouterView {
     generation: u64,
     applied_generation: u64,
     conditions: Vec<ConditionView>,
+    figures: Option<FiguresView>,
     #[serde(flatten)]
     meta: MetaView,
 }
@@ -149,6 +151,7 @@ impl From<v1::Router> for RouterView {
             uplink: router.uplink.map(Into::into),
             forwards: router.forwards.into_iter().map(Into::into).collect(),
             public_ips: router.public_ips.into_iter().map(Into::into).collect(),
+            figures: router.figures.map(Into::into),
             id: router.id,
             name: router.name,
             path: router.path,
@@ -226,11 +229,20 @@ impl RouterView {
         )];
         let mut groups = vec![("legs".to_owned(), self.leg_lines())];
         if let Some(uplink) = &self.uplink {
-            groups.push((uplink.title(), uplink.lines()));
+            let mut lines = uplink.lines();
+            lines.extend(
+                self.figures
+                    .as_ref()
+                    .and_then(|figures| figures.of_leg(None)),
+            );
+            groups.push((uplink.title(), lines));
         }
         let routes: Vec<String> = self.routes.iter().map(RouteView::line).collect();
         groups.push(("routes".to_owned(), routes));
         groups.push(("nat".to_owned(), self.nat_lines()));
+        if let Some(figures) = &self.figures {
+            groups.push((figures.title(), figures.lines()));
+        }
         groups.retain(|(title, inner)| title.starts_with("uplink") || !inner.is_empty());
         for (index, (title, inner)) in groups.iter().enumerate() {
             let last = index + 1 == groups.len();
@@ -261,7 +273,10 @@ impl RouterView {
             .map(|leg| {
                 let name = leg.subnet_path.rsplit('/').next().unwrap_or_default();
                 let addresses = leg.addresses.join(" ");
-                format!("{name}  {addresses}  {}  mtu {}", leg.mac, leg.mtu)
+                let counted = self.figures.as_ref();
+                let counted = counted.and_then(|figures| figures.of_leg(Some(&leg.subnet_id)));
+                let counted = counted.map_or(String::new(), |counted| format!("  {counted}"));
+                format!("{name}  {addresses}  {}  mtu {}{counted}", leg.mac, leg.mtu)
             })
             .collect()
     }

@@ -1,0 +1,287 @@
+//! Counts what passes routers, and has those that track too many flows take no new ones.
+//!
+//! A thread of its own: a pass over everything else does not keep it from counting.
+
+use crate::events::Event;
+use crate::kernel::chain;
+use crate::view::{View, unix_now};
+use api::v1;
+use host_plan::{OwnedName, is_full};
+use linux::RouterCounts;
+use model::{Condition, NetnsName, ObjectId, RouterId, SubnetId, UnixMillis};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+/// Between counts of flows. A router's rules bound what may come meanwhile.
+const EVERY: Duration = Duration::from_secs(1);
+/// A full router stays so for as long without another word: an agent that is gone shuts none.
+const REFUSE_FOR: Duration = Duration::from_secs(10);
+/// Counters of routers that are read each time; those of others next time.
+const READ_AT_ONCE: usize = 64;
+/// In one report.
+const TOLD_AT_ONCE: usize = 256;
+/// The same for legs; a router has fewer.
+const LEGS_AT_ONCE: usize = 2000;
+
+/// What is known of a router.
+#[derive(Debug, Clone, Default)]
+struct Metered {
+    name: String,
+    flows: u64,
+    full_since: Option<UnixMillis>,
+    counts: RouterCounts,
+    legs: Vec<SubnetId>,
+    counted: UnixMillis,
+}
+
+#[derive(Debug, Default)]
+struct Book {
+    routers: BTreeMap<RouterId, Metered>,
+    /// The last that was told of in a report.
+    told: Option<RouterId>,
+}
+
+/// Shared by the thread that counts and those who show it.
+#[derive(Debug, Clone)]
+pub(crate) struct Meter {
+    book: Arc<Mutex<Book>>,
+    most: u32,
+}
+
+/// A router that is to be counted.
+struct Router {
+    id: RouterId,
+    netns: NetnsName,
+    name: String,
+    legs: Vec<SubnetId>,
+}
+
+impl Meter {
+    /// Nothing is counted yet; a router may track this many flows.
+    pub(crate) fn new(most: u32) -> Self {
+        let book = Arc::default();
+        Self { book, most }
+    }
+
+    /// Begins to count, until `view` has no publisher any more.
+    pub(crate) fn start(&self, view: watch::Receiver<Arc<View>>, events: mpsc::Sender<Event>) {
+        let counting = Counting {
+            meter: self.clone(),
+            view,
+            events,
+            next: None,
+            told: false,
+        };
+        thread::Builder::new()
+            .name("meter".to_owned())
+            .spawn(move || counting.run())
+            .expect("a process may start a thread");
+    }
+
+    /// Of routers that take no new flows.
+    pub(crate) fn conditions(&self) -> Vec<Condition> {
+        let book = self.lock();
+        let full = book.routers.iter().filter_map(|(id, metered)| {
+            Some(Condition {
+                object: ObjectId::Router(*id),
+                message: format!(
+                    "router {} tracks as many flows as it may on this host, {}, and takes no new \
+                     ones: see who opens so many, or raise router_flows in the agent's configuration",
+                    metered.name, self.most
+                ),
+                since: metered.full_since?,
+                attempts: 0,
+            })
+        });
+        full.collect()
+    }
+
+    /// Of some routers, in turn, for a report.
+    pub(crate) fn report(&self) -> Vec<v1::RouterFigures> {
+        let mut book = self.lock();
+        let after = book.told;
+        let is_later = |(id, _): &(&RouterId, &Metered)| after.is_none_or(|after| **id > after);
+        let mut legs = 0;
+        let few = |(_, metered): &(&RouterId, &Metered)| {
+            legs += metered.legs.len() + 1;
+            legs <= LEGS_AT_ONCE
+        };
+        let some = book
+            .routers
+            .iter()
+            .filter(is_later)
+            .take_while(few)
+            .take(TOLD_AT_ONCE);
+        let some: Vec<_> = some
+            .map(|(id, metered)| (*id, self.shown(*id, metered)))
+            .collect();
+        // After the last comes the first.
+        let last = book.routers.last_key_value().map(|(id, _)| *id);
+        book.told = some
+            .last()
+            .map(|(id, _)| *id)
+            .filter(|id| Some(*id) != last);
+        some.into_iter().map(|(_, figures)| figures).collect()
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> Vec<v1::RouterFigures> {
+        let book = self.lock();
+        let all = book.routers.iter();
+        all.map(|(id, metered)| self.shown(*id, metered)).collect()
+    }
+
+    fn shown(&self, id: RouterId, metered: &Metered) -> v1::RouterFigures {
+        let outer = (OwnedName::router_outer(id), String::new());
+        let legs = metered.legs.iter();
+        let legs = legs.map(|subnet| (OwnedName::router_leg(*subnet), subnet.to_string()));
+        let legs = legs.chain([outer]).filter_map(|(name, subnet_id)| {
+            let counts = metered.counts.links.get(&name)?;
+            Some(v1::LegFigures {
+                subnet_id,
+                in_packets: counts.in_packets,
+                in_bytes: counts.in_bytes,
+                out_packets: counts.out_packets,
+                out_bytes: counts.out_bytes,
+            })
+        });
+        let rules = metered
+            .counts
+            .rules
+            .iter()
+            .map(|(name, count)| v1::RuleFigures {
+                name: name.clone(),
+                packets: count.packets,
+                bytes: count.bytes,
+            });
+        v1::RouterFigures {
+            router_id: id.to_string(),
+            flows: metered.flows,
+            flow_limit: self.most,
+            full_since_unix_ms: metered.full_since.map_or(0, |since| since.0),
+            rules: rules.collect(),
+            legs: legs.collect(),
+            counted_unix_ms: metered.counted.0,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Book> {
+        // Each change of the book is a single one, so it is whole also after a panic.
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Counting {
+    meter: Meter,
+    view: watch::Receiver<Arc<View>>,
+    events: mpsc::Sender<Event>,
+    /// Whose counters are read next.
+    next: Option<RouterId>,
+    /// That counting fails.
+    told: bool,
+}
+
+impl Counting {
+    fn run(mut self) {
+        while self.view.has_changed().is_ok() {
+            thread::park_timeout(EVERY);
+            let routers = self.routers();
+            let names: Vec<NetnsName> = routers.iter().map(|r| r.netns.clone()).collect();
+            match linux::tracked_flows(&names) {
+                Ok(flows) => {
+                    self.told = false;
+                    self.note(&routers, &flows);
+                }
+                // What fails for good must not fill the log.
+                Err(error) if !self.told => {
+                    self.told = true;
+                    warn!(
+                        error = chain(&error),
+                        "Counting the flows of routers failed"
+                    );
+                }
+                Err(_) => {}
+            }
+            self.read(&routers);
+        }
+    }
+
+    fn routers(&self) -> Vec<Router> {
+        let view = Arc::clone(&self.view.borrow());
+        let managed = view.managed.iter().flat_map(|config| &config.routers);
+        let router = managed.map(|router| Router {
+            id: router.id,
+            netns: OwnedName::router_netns(router.id),
+            name: router.name.clone(),
+            legs: router.legs.iter().map(|leg| leg.subnet).collect(),
+        });
+        router.collect()
+    }
+
+    fn note(&mut self, routers: &[Router], flows: &BTreeMap<NetnsName, u64>) {
+        let mut changed = false;
+        let mut full = Vec::new();
+        let mut book = self.meter.lock();
+        book.routers
+            .retain(|id, _| routers.iter().any(|router| router.id == *id));
+        for router in routers {
+            let Some(flows) = flows.get(&router.netns).copied() else {
+                changed |= book
+                    .routers
+                    .remove(&router.id)
+                    .is_some_and(|m| m.full_since.is_some());
+                continue;
+            };
+            let metered = book.routers.entry(router.id).or_default();
+            metered.name.clone_from(&router.name);
+            metered.legs.clone_from(&router.legs);
+            metered.flows = flows;
+            let was = metered.full_since.is_some();
+            let is = is_full(flows, self.meter.most, was);
+            if is != was {
+                changed = true;
+                metered.full_since = is.then(unix_now);
+                let (router, most) = (&router.name, self.meter.most);
+                match is {
+                    true => warn!(router, flows, most, "A router takes no new flows"),
+                    false => info!(router, flows, most, "A router takes new flows again"),
+                }
+            }
+            if is {
+                full.push(&router.netns);
+            }
+        }
+        drop(book);
+        for netns in full {
+            if let Err(error) = linux::refuse_flows(netns, REFUSE_FOR) {
+                warn!(%netns, error = chain(&error), "A router that is full could not be told so");
+            }
+        }
+        if changed {
+            // Refused only when the agent is ending.
+            drop(self.events.blocking_send(Event::Metered));
+        }
+    }
+
+    /// Counters of some routers, in turn.
+    fn read(&mut self, routers: &[Router]) {
+        let start = routers
+            .iter()
+            .position(|router| Some(router.id) >= self.next);
+        let (before, after) = routers.split_at(start.unwrap_or_default());
+        let mut in_turn = after.iter().chain(before);
+        for router in in_turn.by_ref().take(READ_AT_ONCE) {
+            // One that is made or removed just now is read later, or not at all.
+            if let Ok(Some(counts)) = linux::router_counts(&router.netns)
+                && let Some(metered) = self.meter.lock().routers.get_mut(&router.id)
+            {
+                (metered.counts, metered.counted) = (counts, unix_now());
+            }
+        }
+        self.next = in_turn.next().map(|router| router.id);
+    }
+}

@@ -1,0 +1,166 @@
+//! What passed a router, counted.
+
+use crate::output::time;
+use crate::views::some;
+use api::v1;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// A router's counters, the newest that its host told.
+#[derive(Debug, Serialize)]
+pub(crate) struct FiguresView {
+    flows: u64,
+    flow_limit: u32,
+    full_since: Option<String>,
+    counted: String,
+    rules: BTreeMap<String, CountView>,
+    legs: Vec<LegCountView>,
+}
+
+#[derive(Debug, Serialize)]
+struct CountView {
+    packets: u64,
+    bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct LegCountView {
+    /// None is the leg outside.
+    subnet_id: Option<String>,
+    in_packets: u64,
+    in_bytes: u64,
+    out_packets: u64,
+    out_bytes: u64,
+}
+
+impl From<v1::RouterFigures> for FiguresView {
+    fn from(figures: v1::RouterFigures) -> Self {
+        let full = figures.full_since_unix_ms;
+        let rules = figures.rules.into_iter().map(|rule| {
+            let (packets, bytes) = (rule.packets, rule.bytes);
+            (rule.name, CountView { packets, bytes })
+        });
+        let legs = figures.legs.into_iter().map(|leg| LegCountView {
+            subnet_id: some(leg.subnet_id),
+            in_packets: leg.in_packets,
+            in_bytes: leg.in_bytes,
+            out_packets: leg.out_packets,
+            out_bytes: leg.out_bytes,
+        });
+        Self {
+            flows: figures.flows,
+            flow_limit: figures.flow_limit,
+            full_since: (full > 0).then(|| time(full)),
+            counted: time(figures.counted_unix_ms),
+            rules: rules.collect(),
+            legs: legs.collect(),
+        }
+    }
+}
+
+impl FiguresView {
+    /// What passed by a leg; none is the one outside.
+    pub(crate) fn of_leg(&self, subnet: Option<&str>) -> Option<String> {
+        let mut legs = self.legs.iter();
+        let leg = legs.find(|leg| leg.subnet_id.as_deref() == subnet)?;
+        Some(format!(
+            "in {} ({} packets)  out {} ({} packets)",
+            size(leg.in_bytes),
+            leg.in_packets,
+            size(leg.out_bytes),
+            leg.out_packets
+        ))
+    }
+
+    /// The flows, in words.
+    pub(crate) fn title(&self) -> String {
+        let full = match &self.full_since {
+            Some(since) => format!("  full since {since}: new ones are refused"),
+            None => String::new(),
+        };
+        format!(
+            "flows  {} now, {} at most{full}",
+            self.flows, self.flow_limit
+        )
+    }
+
+    /// What the rules counted.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let list = |names: &[(&str, &str)]| -> Vec<String> {
+            let count = |name: &str| self.rules.get(name).map(|count| count.packets);
+            let told = names.iter();
+            told.filter_map(|(name, words)| Some(format!("{} {words}", count(name)?)))
+                .collect()
+        };
+        let begun = list(&[
+            ("between-legs", "between legs"),
+            ("to-outside", "to the outside"),
+            ("opened", "from outside, opened"),
+        ]);
+        let dropped = list(&[
+            ("from-outside", "from outside, not opened"),
+            ("to-router", "to the router itself"),
+            ("invalid", "invalid"),
+            ("too-many-flows", "too many flows"),
+        ]);
+        let mut lines = Vec::new();
+        for (title, list) in [("begun", begun), ("packets dropped", dropped)] {
+            if !list.is_empty() {
+                lines.push(format!("{title}: {}", list.join(", ")));
+            }
+        }
+        lines
+    }
+}
+
+/// Bytes as people read them.
+fn size(bytes: u64) -> String {
+    let mut rest = bytes as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if rest < 1024.0 {
+            let digits = usize::from(unit != "B");
+            return format!("{rest:.digits$} {unit}");
+        }
+        rest /= 1024.0;
+    }
+    format!("{rest:.1} TiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_told_in_words() {
+        let view = FiguresView::from(v1::RouterFigures {
+            router_id: String::new(),
+            flows: 12,
+            flow_limit: 65_536,
+            full_since_unix_ms: 0,
+            rules: [("between-legs", 3), ("invalid", 1)]
+                .map(|(name, packets)| v1::RuleFigures {
+                    name: name.to_owned(),
+                    packets,
+                    bytes: 0,
+                })
+                .into(),
+            legs: vec![v1::LegFigures {
+                subnet_id: String::new(),
+                in_packets: 2,
+                in_bytes: 1536,
+                out_packets: 1,
+                out_bytes: 84,
+            }],
+            counted_unix_ms: 1,
+        });
+        assert_eq!(view.title(), "flows  12 now, 65536 at most");
+        assert_eq!(
+            view.lines(),
+            ["begun: 3 between legs", "packets dropped: 1 invalid"]
+        );
+        let told = "in 1.5 KiB (2 packets)  out 84 B (1 packets)";
+        assert_eq!(view.of_leg(None).as_deref(), Some(told));
+        assert_eq!(view.of_leg(Some("x")), None);
+        assert_eq!(size(u64::MAX), "16777216.0 TiB");
+    }
+}
