@@ -75,7 +75,7 @@ fn ec2_is_read_with_a_token_of_ones_own_only() {
         assert_eq!(at(159, &made.body), 200);
         assert_eq!(at(160, &made.body), 401, "it ended");
         assert_eq!(ask(&get(path)).status, 401, "none");
-        let mut changed = made.body.clone();
+        let mut changed = made.body;
         changed[15] ^= 1;
         assert_eq!(at(100, &changed), 401, "lives longer");
         assert_eq!(at(100, b"x"), 401);

@@ -2,7 +2,7 @@ use super::*;
 use model::{
     HostId, Mtu, NamedNic, NamedSubnet, NatConfig, NicId, OneToOne, PortForward, Protocol,
     RouterConfig, RouterId, RouterLeg, SourceNat, StaticRoute, SubnetId, Uplink, UplinkAddress,
-    Via, VlanId, Vni, VpcId,
+    UserData, Via, VlanId, Vni, VpcId, VpcNames,
 };
 use std::num::NonZeroU16;
 
