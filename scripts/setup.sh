@@ -8,7 +8,7 @@ set -euo pipefail
 
 packages=(
     gcc make pkg-config libc6-dev git curl ca-certificates jq procps
-    isc-dhcp-client udhcpc dhcpcd-base
+    isc-dhcp-client udhcpc dhcpcd-base systemd
     iproute2 nftables iputils-ping iputils-arping ndisc6 tcpdump ethtool iperf3 socat
     frr gobgpd postgresql-15 faketime
     bind9-dnsutils cloud-init

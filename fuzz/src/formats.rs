@@ -55,7 +55,8 @@ pub fn stored(data: &[u8]) {
     if which % 6 == 0
         && let Ok(config) = serde_json::from_slice::<HostConfig>(json)
     {
-        let machine = host_plan::HostMachine::new(config.underlay, Some(config), Default::default());
+        let machine =
+            host_plan::HostMachine::new(config.underlay, Some(config), Default::default());
         let desired = host_plan::Desired {
             underlay: machine.underlay(),
             stacks: machine.stacks(),
@@ -112,7 +113,10 @@ where
 {
     if let Ok(value) = text.parse::<T>() {
         let again = value.to_string().parse::<T>();
-        assert!(again.expect("what is shown is accepted") == value, "{text:?}");
+        assert!(
+            again.expect("what is shown is accepted") == value,
+            "{text:?}"
+        );
     }
 }
 
@@ -181,7 +185,12 @@ fn config() -> HostConfig {
             }],
             ports: vec![
                 port(1, Attachment::Tap),
-                port(2, Attachment::Existing { ifname: name("tap7") }),
+                port(
+                    2,
+                    Attachment::Existing {
+                        ifname: name("tap7"),
+                    },
+                ),
                 port(
                     3,
                     Attachment::Netns {

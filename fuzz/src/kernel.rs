@@ -60,12 +60,22 @@ pub fn netlink_samples() -> Vec<Vec<u8>> {
     error.extend(attribute(1, b"no\0"));
     vec![
         row(7, &[mac.clone(), attribute(1, &[10, 0, 0, 2])].concat()),
-        row(7, &[mac.clone(), attribute(9, &7_u32.to_ne_bytes())].concat()),
+        row(
+            7,
+            &[mac.clone(), attribute(9, &7_u32.to_ne_bytes())].concat(),
+        ),
         row(2, &[attribute(1, &[10, 1, 0, 2]), mac].concat()),
         message(16, &[&header[..], &link.concat()].concat()),
         message(44, &[&[0; 20][..], &filter].concat()),
         message(2, &error),
-        message(20, &[&[2, 24, 0, 0, 5, 0, 0, 0][..], &attribute(1, &[10, 1, 0, 2])].concat()),
+        message(
+            20,
+            &[
+                &[2, 24, 0, 0, 5, 0, 0, 0][..],
+                &attribute(1, &[10, 1, 0, 2]),
+            ]
+            .concat(),
+        ),
     ]
 }
 

@@ -3,5 +3,6 @@
 
 pub mod asked;
 pub mod bgp;
+pub mod dhcp;
 pub mod formats;
 pub mod kernel;

@@ -36,7 +36,12 @@ fn seeds(into: &Path) -> io::Result<()> {
             _ => {}
         }
     }
-    put(into, "bgp_stream", 1000, &[&[1], &own.concat()[..]].concat())?;
+    put(
+        into,
+        "bgp_stream",
+        1000,
+        &[&[1], &own.concat()[..]].concat(),
+    )?;
     for (n, text) in fuzz::formats::NAMES.iter().enumerate() {
         put(into, "names", n, text.as_bytes())?;
     }
@@ -57,6 +62,9 @@ fn seeds(into: &Path) -> io::Result<()> {
     }
     for (n, payload) in fuzz::kernel::element_samples().iter().enumerate() {
         put(into, "nftables", n, payload)?;
+    }
+    for (n, (target, bytes)) in fuzz::dhcp::samples().iter().enumerate() {
+        put(into, target, n, bytes)?;
     }
     Ok(())
 }

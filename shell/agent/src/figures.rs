@@ -3,8 +3,8 @@
 use crate::announce::Announcer;
 use crate::dhcp::Dhcp;
 use crate::evpn_api::EvpnApi;
-use crate::names::Tally;
 use crate::meter::Meter;
+use crate::names::Tally;
 use crate::view::View;
 use metrics::{Histogram, Page, Source};
 use std::sync::Arc;

@@ -448,7 +448,28 @@ fn server() -> Vec<Finding> {
         let (detail, remedy) = told;
         findings.push(wrong("clock", detail, remedy));
     }
+    findings.extend(routers(&status));
     findings
+}
+
+/// What is wrong with routers here, as the agent tells it: it names the router and what to do.
+fn routers(status: &v1::AgentStatus) -> impl Iterator<Item = Finding> {
+    let conditions = status.conditions.iter();
+    let of_routers = conditions.filter(|condition| condition.kind() == v1::Kind::Router);
+    of_routers.map(|condition| {
+        let (detail, remedy) = match condition.message.rsplit_once(": ") {
+            Some((detail, remedy)) => (detail, remedy),
+            None => (condition.message.as_str(), "see the agent's log"),
+        };
+        Finding {
+            check: "router",
+            verdict: Verdict::Wrong {
+                kind: "router".to_owned(),
+                detail: detail.to_owned(),
+                remedy: remedy.to_owned(),
+            },
+        }
+    })
 }
 
 /// What the agent tells of its EVPN: peers that something is wrong with, MACs and addresses that are
