@@ -8,6 +8,7 @@ use crate::membership;
 use crate::rest::Rest;
 use crate::{Rd, RouteTarget};
 use bytes::{BufMut, Bytes, BytesMut};
+use ipnet::IpNet;
 use model::MacAddr;
 use rustbgpd_wire as wire;
 use std::collections::BTreeMap;
@@ -82,6 +83,12 @@ impl fmt::Display for RouteKey {
                     None => Ok(()),
                 }
             }
+            Self::Other { kind: 5, id } if let Some(prefix) = self.prefix() => {
+                let tag = id.get(8..12).and_then(|tag| tag.try_into().ok());
+                let tag = tag.map_or(0, u32::from_be_bytes);
+                let (bits, network) = (prefix.prefix_len(), prefix.network());
+                write!(f, "[5]:[{tag}]:[{bits}]:[{network}]")
+            }
             Self::Other { kind, id } => {
                 write!(f, "[{kind}]:[")?;
                 id.iter().try_for_each(|octet| write!(f, "{octet:02x}"))?;
@@ -134,6 +141,31 @@ impl Nlri {
             raw: encode_route(&route),
             label: Some(label),
         }
+    }
+
+    /// Interface-less: no segment, no gateway (RFC 9136 §4.4.1).
+    pub(crate) fn ip_prefix(rd: Rd, prefix: IpNet, label: u32) -> Self {
+        let (value, gateway) = match prefix {
+            IpNet::V4(net) => {
+                let net = wire::Ipv4Prefix::new(net.network(), net.prefix_len());
+                let gateway = Ipv4Addr::UNSPECIFIED.into();
+                (wire::EvpnIpPrefixValue::V4(net), gateway)
+            }
+            IpNet::V6(net) => {
+                let net = wire::Ipv6Prefix::new(net.network(), net.prefix_len());
+                let gateway = Ipv6Addr::UNSPECIFIED.into();
+                (wire::EvpnIpPrefixValue::V6(net), gateway)
+            }
+        };
+        let raw = encode_route(&wire::EvpnRoute::IpPrefix(wire::EvpnIpPrefixRoute {
+            rd: wire::RouteDistinguisher(rd.to_bytes()),
+            esi: wire::EthernetSegmentIdentifier::ZERO,
+            ethernet_tag: wire::EthernetTagId(0),
+            prefix: value,
+            gateway,
+            label: wire::MplsLabel::new(label),
+        }));
+        Self::decode(raw).expect("it is well-formed")
     }
 
     /// Reads one route of known framing. None if it is of a known type and malformed.
@@ -229,7 +261,7 @@ impl Nlri {
 fn encode_route(route: &wire::EvpnRoute) -> Bytes {
     let mut raw = Vec::with_capacity(64);
     wire::encode_evpn_nlri(std::slice::from_ref(route), &mut raw)
-        .expect("types 2 and 3 have no value that does not fit");
+        .expect("types 2, 3 and 5 have no value that does not fit");
     Bytes::from(raw)
 }
 
@@ -244,6 +276,8 @@ pub(crate) struct Attrs {
     pub(crate) sequence: u32,
     pub(crate) sticky: bool,
     pub(crate) neighbour_flags: NeighbourFlags,
+    /// Router's MAC (RFC 9135 §8.1); none if two routers are named, which is nobody's.
+    pub(crate) router_mac: Option<MacAddr>,
     /// False if the route names encapsulations and VXLAN is not among them (RFC 8365 §5.1.3).
     pub(crate) vxlan: bool,
     /// Label and endpoint of ingress replication (RFC 6514 §5, tunnel type 6).
@@ -313,6 +347,8 @@ pub(crate) struct OwnAttrs<'a> {
     pub(crate) neighbour_flags: NeighbourFlags,
     /// VNI, for Type-3 routes.
     pub(crate) replication: Option<u32>,
+    /// The router's, for Type-5 routes.
+    pub(crate) router_mac: Option<MacAddr>,
 }
 
 impl Attrs {
@@ -330,6 +366,10 @@ impl Attrs {
             let raw = own.neighbour_flags.to_community();
             communities.push(ExtendedCommunity::new(u64::from_be_bytes(raw)));
         }
+        communities.extend(
+            own.router_mac
+                .map(|mac| ExtendedCommunity::router_mac(mac.0)),
+        );
         let mut list = vec![
             PathAttribute::Origin(Origin::Igp),
             PathAttribute::AsPath(wire::AsPath { segments: vec![] }),
@@ -357,6 +397,7 @@ impl Attrs {
             sequence: 0,
             sticky: false,
             neighbour_flags: NeighbourFlags::default(),
+            router_mac: None,
             vxlan: true,
             replication: None,
             local_pref: 100,
@@ -405,6 +446,7 @@ impl Attrs {
 
     fn note_communities(&mut self, list: &[ExtendedCommunity]) {
         let mut encapsulations = vec![];
+        let mut routers = vec![];
         for community in list {
             let raw = community.as_u64().to_be_bytes();
             self.targets.extend(RouteTarget::from_bytes(raw));
@@ -412,10 +454,13 @@ impl Attrs {
                 self.neighbour_flags = flags;
             }
             encapsulations.extend(community.as_bgp_encapsulation());
+            routers.extend(community.as_router_mac().map(MacAddr));
             if let Some((sticky, sequence)) = community.as_mac_mobility() {
                 (self.sticky, self.sequence) = (sticky, sequence);
             }
         }
+        routers.dedup();
+        self.router_mac = routers.first().copied().filter(|_| routers.len() == 1);
         self.vxlan = encapsulations.is_empty() || encapsulations.contains(&TUNNEL_VXLAN);
     }
 

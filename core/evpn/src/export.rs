@@ -563,7 +563,7 @@ impl Speaker {
         }
     }
 
-    fn announce(&mut self, now: Instant, key: &RouteKey, route: &local::OwnRoute) {
+    pub(crate) fn announce(&mut self, now: Instant, key: &RouteKey, route: &local::OwnRoute) {
         let path = Path {
             rest: route.nlri.rest(),
             attrs: Arc::clone(&route.attrs),

@@ -1,6 +1,7 @@
 //! What a person may ask a speaker.
 
 use crate::{Advice, MessageCounts, PeerId, PeerRole, Rd, RouteTarget};
+use model::MacAddr;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ pub struct RouteInfo {
     pub label: Option<u32>,
     /// The VTEP.
     pub next_hop: IpAddr,
+    /// The router there, of a Type-5 route that names one.
+    pub router_mac: Option<MacAddr>,
     /// Whom it was learned from; none for our own.
     pub from: Option<PeerId>,
     /// Whether it is the one in use.

@@ -132,11 +132,13 @@ pub enum AlertKind {
     MacLimit,
     /// A client announces routes of another host.
     ForeignRoutes,
+    /// Prefixes behind routers elsewhere that cannot be used.
+    UnusedPrefixes,
 }
 
 impl AlertKind {
     /// Every kind.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::DuplicateVtep,
         Self::DuplicateRouterId,
         Self::DuplicateMac,
@@ -146,6 +148,7 @@ impl AlertKind {
         Self::SequenceExhausted,
         Self::MacLimit,
         Self::ForeignRoutes,
+        Self::UnusedPrefixes,
     ];
 
     /// Its name, as in JSON.
@@ -160,6 +163,7 @@ impl AlertKind {
             Self::SequenceExhausted => "sequence-exhausted",
             Self::MacLimit => "mac-limit",
             Self::ForeignRoutes => "foreign-routes",
+            Self::UnusedPrefixes => "unused-prefixes",
         }
     }
 }
@@ -203,6 +207,7 @@ impl Speaker {
         let mut alerts = self.clash_alerts(now);
         alerts.extend(self.shared_router_ids(now));
         alerts.extend(self.foreign_alerts(now));
+        alerts.extend(self.vrfs.prefix_alerts(now));
         for (vni, vrf) in &self.vrfs.vrfs {
             alerts.extend(self.vrfs.duplicate_alerts(now, *vni, vrf));
             alerts.extend(self.vrfs.contest_alerts(now, *vni, vrf));

@@ -3,6 +3,7 @@
 use crate::codec::{Attrs, NeighbourFlags, Nlri, OwnAttrs, RouteKey};
 use crate::vrf::{MacKey, is_usable_vtep};
 use crate::{Config, Rd, RouteTarget};
+use ipnet::IpNet;
 use model::{Encoding, MacAddr, Tag, Vni};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -16,6 +17,8 @@ pub struct LocalState {
     pub vtep: IpAddr,
     /// EVPN instances in use here. Forwarding state is kept for these alone.
     pub evis: BTreeMap<Vni, LocalEvi>,
+    /// Routers here, by the local part of their route distinguisher, which no instance of `evis` has.
+    pub ip_vrfs: BTreeMap<u16, LocalIpVrf>,
 }
 
 impl LocalState {
@@ -24,8 +27,22 @@ impl LocalState {
         Self {
             vtep,
             evis: BTreeMap::new(),
+            ip_vrfs: BTreeMap::new(),
         }
     }
+}
+
+/// One router on this host: its part of a VPC's IP-VRF, which all routers with the same VNI share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalIpVrf {
+    /// What routers of the VPC send to each other over (L3VNI); no instance has it.
+    pub vni: Vni,
+    /// Route targets.
+    pub targets: RouteTargets,
+    /// Inner destination of what is sent to it: the Router's MAC (RFC 9135 §8.1).
+    pub mac: MacAddr,
+    /// What is reached by it: one Type-5 route each.
+    pub prefixes: BTreeSet<IpNet>,
 }
 
 /// One EVPN instance (MAC-VRF) on this host.
@@ -124,6 +141,14 @@ pub enum BadLocalState {
         "EVPN instances {0} and {1} have the same route distinguisher index {2}: give each its own"
     )]
     SharedRd(Vni, Vni, u16),
+    /// A router would share one with an instance.
+    #[error(
+        "EVPN instance {0} and a router of VNI {1} have the same route distinguisher index {2}: give each its own"
+    )]
+    SharedRouterRd(Vni, Vni, u16),
+    /// A VNI of an instance and of routers: whatever came with it would be for both.
+    #[error("VNI {0} is of an EVPN instance and of routers: give each its own")]
+    SharedVni(Vni),
     /// A tag that the encoding does not have.
     #[error(
         "EVPN instance {vni} is {encoding} and cannot have broadcast domain {tag:?}: vlan-based has none, vlan-aware-bundle a VLAN"
@@ -195,6 +220,18 @@ pub(crate) fn check(state: &LocalState) -> Result<(), BadLocalState> {
             }
         }
     }
+    for (index, vrf) in &state.ip_vrfs {
+        if let Some(other) = by_index.get(index) {
+            return Err(BadLocalState::SharedRouterRd(*other, vrf.vni, *index));
+        }
+        if state.evis.contains_key(&vrf.vni) {
+            return Err(BadLocalState::SharedVni(vrf.vni));
+        }
+        if !vrf.mac.is_usable() {
+            let (vni, mac) = (vrf.vni, vrf.mac);
+            return Err(BadLocalState::UnusableMac { vni, mac });
+        }
+    }
     Ok(())
 }
 
@@ -208,11 +245,7 @@ pub(crate) fn routes_of(
     sequence: impl Fn(MacKey, Option<IpAddr>) -> Option<u32>,
 ) -> BTreeMap<RouteKey, OwnRoute> {
     let rd = Rd::of_instance(speaker.router_id, evi.rd_index);
-    let targets: Vec<RouteTarget> = match &evi.targets {
-        RouteTargets::Auto => vec![RouteTarget::auto(speaker.asn, vni)],
-        RouteTargets::AutoRfc8365 => vec![RouteTarget::auto_rfc8365(speaker.asn, vni)],
-        RouteTargets::Manual { export, .. } => export.iter().copied().collect(),
-    };
+    let targets = exported(&evi.targets, vni, speaker);
     let attrs = |sequence, sticky, neighbour_flags, replication| {
         Arc::new(Attrs::own(&OwnAttrs {
             next_hop: vtep,
@@ -221,6 +254,7 @@ pub(crate) fn routes_of(
             sticky,
             neighbour_flags,
             replication,
+            router_mac: None,
         }))
     };
     let mut routes = BTreeMap::new();
@@ -248,6 +282,39 @@ pub(crate) fn routes_of(
         }
     }
     routes
+}
+
+fn exported(targets: &RouteTargets, vni: Vni, speaker: &Config) -> Vec<RouteTarget> {
+    match targets {
+        RouteTargets::Auto => vec![RouteTarget::auto(speaker.asn, vni)],
+        RouteTargets::AutoRfc8365 => vec![RouteTarget::auto_rfc8365(speaker.asn, vni)],
+        RouteTargets::Manual { export, .. } => export.iter().copied().collect(),
+    }
+}
+
+/// All routes that announce a router.
+pub(crate) fn prefixes_of(
+    rd_index: u16,
+    vrf: &LocalIpVrf,
+    vtep: IpAddr,
+    speaker: &Config,
+) -> Vec<(RouteKey, OwnRoute)> {
+    let rd = Rd::of_instance(speaker.router_id, rd_index);
+    let attrs = Arc::new(Attrs::own(&OwnAttrs {
+        next_hop: vtep,
+        targets: &exported(&vrf.targets, vrf.vni, speaker),
+        sequence: 0,
+        sticky: false,
+        neighbour_flags: NeighbourFlags::default(),
+        replication: None,
+        router_mac: Some(vrf.mac),
+    }));
+    let route = |prefix: &IpNet| {
+        let nlri = Nlri::ip_prefix(rd, *prefix, vrf.vni.get());
+        let attrs = Arc::clone(&attrs);
+        (nlri.key.clone(), OwnRoute { nlri, attrs })
+    };
+    vrf.prefixes.iter().map(route).collect()
 }
 
 /// Instances whose announcement differs between two states, those that are gone included.

@@ -42,10 +42,12 @@ impl Rest {
         Self::Whole(raw.into())
     }
 
-    /// First label of a Type-2 route: the VNI (RFC 8365 §5.1.3).
+    /// First label of a Type-2 route, label of a Type-5 route: the VNI (RFC 8365 §5.1.3, RFC 9136
+    /// §3.1).
     pub(crate) fn label(&self, key: &RouteKey) -> Option<u32> {
         let ip = match key {
             RouteKey::MacIp { ip, .. } => ip,
+            RouteKey::Other { kind: 5, .. } => return crate::prefix::label(self),
             _ => return None,
         };
         let label: [u8; 3] = match self {

@@ -32,6 +32,8 @@ pub struct Speaker {
     pub(crate) clashes: Clashes,
     pub(crate) local: Option<LocalState>,
     pub(crate) announced: BTreeMap<Vni, BTreeMap<RouteKey, OwnRoute>>,
+    /// What is announced of routers.
+    pub(crate) announced_prefixes: BTreeMap<RouteKey, OwnRoute>,
     pub(crate) actions: VecDeque<Action>,
     /// What closed connections still have to say.
     pub(crate) last_words: VecDeque<Transmit>,
@@ -352,6 +354,7 @@ impl Speaker {
             clashes: Clashes::default(),
             local: None,
             announced: BTreeMap::new(),
+            announced_prefixes: BTreeMap::new(),
             actions: VecDeque::new(),
             last_words: VecDeque::new(),
             ready: BTreeSet::new(),
@@ -501,6 +504,7 @@ impl Speaker {
         }
         self.membership_due = true;
         self.sync_announcements(now, changed);
+        self.sync_prefixes(now);
         self.settle(now);
         Ok(())
     }
@@ -597,7 +601,8 @@ impl Speaker {
         self.stopped = true;
         if kind == StopKind::Withdraw {
             let own = std::mem::take(&mut self.announced);
-            for key in own.values().flat_map(BTreeMap::keys) {
+            let prefixes = std::mem::take(&mut self.announced_prefixes);
+            for key in own.values().chain([&prefixes]).flat_map(BTreeMap::keys) {
                 let change = self.rib.remove(key, Source::Local);
                 self.on_change(key, change);
             }
@@ -685,6 +690,7 @@ impl Speaker {
                     .label(key)
                     .or(path.attrs.replication.map(|(label, _)| label)),
                 next_hop: path.attrs.next_hop,
+                router_mac: path.attrs.router_mac,
                 from: match source {
                     Source::Local => None,
                     Source::Peer(peer) => Some(peer),

@@ -3,6 +3,7 @@
 use crate::codec::{NeighbourFlags, RouteKey};
 use crate::config::Policy;
 use crate::duplicate::Watch;
+use crate::ip_vrf::IpVrfs;
 use crate::limit::{MacLevel, MacLimit};
 use crate::mobility::{Claim, Contest, Holder, LocalClaim};
 use crate::rib::Path;
@@ -28,8 +29,9 @@ pub(crate) struct Vrfs {
     by_target: BTreeMap<RouteTarget, BTreeSet<Vni>>,
     /// Instances that take in routes whose target has this number, of whatever AS.
     by_number: BTreeMap<u32, BTreeSet<Vni>>,
-    rows: Forwarding,
-    version: u64,
+    pub(crate) ip: IpVrfs,
+    pub(crate) rows: Forwarding,
+    pub(crate) version: u64,
     /// Local MACs that won or lost against a remote VTEP since last asked.
     pub(crate) contested: BTreeSet<MacKey>,
     /// What happened that takes the time of day to judge.
@@ -102,10 +104,39 @@ pub(crate) struct Vrf {
 
 /// Which route targets an instance takes in.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-struct Import {
-    exact: BTreeSet<RouteTarget>,
+pub(crate) struct Import {
+    pub(crate) exact: BTreeSet<RouteTarget>,
     /// The number behind any AS.
     numbers: BTreeSet<u32>,
+}
+
+impl Import {
+    pub(crate) fn of(asn: Asn, vni: Vni, targets: &RouteTargets) -> Self {
+        match targets {
+            RouteTargets::Auto | RouteTargets::AutoRfc8365 => {
+                let own = [RouteTarget::auto, RouteTarget::auto_rfc8365];
+                let own = own.map(|form| form(asn, vni));
+                Self {
+                    numbers: own.iter().filter_map(|target| target.number()).collect(),
+                    exact: BTreeSet::from(own),
+                }
+            }
+            RouteTargets::Manual { import, .. } => Self {
+                exact: import.clone(),
+                numbers: BTreeSet::new(),
+            },
+        }
+    }
+
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.exact.extend(other.exact);
+        self.numbers.extend(other.numbers);
+    }
+
+    pub(crate) fn takes(&self, target: RouteTarget) -> bool {
+        let any_as = target.number();
+        self.exact.contains(&target) || any_as.is_some_and(|number| self.numbers.contains(&number))
+    }
 }
 
 /// Where a route goes in an instance.
@@ -124,6 +155,7 @@ impl Vrfs {
             vrfs: BTreeMap::new(),
             by_target: BTreeMap::new(),
             by_number: BTreeMap::new(),
+            ip: IpVrfs::default(),
             rows: Forwarding::default(),
             version: 0,
             contested: BTreeSet::new(),
@@ -134,6 +166,10 @@ impl Vrfs {
 
     pub(crate) fn rows(&self) -> &Forwarding {
         &self.rows
+    }
+
+    pub(crate) fn router_id(&self) -> Ipv4Addr {
+        self.router_id
     }
 
     pub(crate) fn version(&self) -> u64 {
@@ -196,7 +232,7 @@ impl Vrfs {
         }
         let mut rebuilt = BTreeSet::new();
         for (vni, evi) in &local.evis {
-            let import = self.import_of(*vni, evi);
+            let import = Import::of(self.asn, *vni, &evi.targets);
             let held = self.vrfs.get(vni);
             let same = held.is_some_and(|vrf| vrf.import == import && vrf.encoding == evi.encoding);
             if !same || moved {
@@ -208,8 +244,17 @@ impl Vrfs {
             }
         }
         self.index_targets();
-        if !rebuilt.is_empty() {
+        let before = self.rows.ip_vrfs.len();
+        let fresh = self.ip.set_local(local, self.asn, moved, &mut self.rows);
+        let differs = !fresh.is_empty() || self.rows.ip_vrfs.len() != before;
+        self.version += u64::from(differs);
+        if !rebuilt.is_empty() || !fresh.is_empty() {
             for (key, path) in best {
+                if key.kind() == 5 {
+                    let all = fresh.iter();
+                    all.for_each(|vni| self.set_prefix(*vni, key, Some(path)));
+                    continue;
+                }
                 for vni in self.importers(path) {
                     if rebuilt.contains(&vni) {
                         self.add(vni, key, path, Cause::Command);
@@ -219,23 +264,6 @@ impl Vrfs {
         }
         for (vni, evi) in local.evis.iter().filter(|(vni, _)| changed.contains(vni)) {
             self.set_local_macs(now, *vni, evi, local.vtep);
-        }
-    }
-
-    fn import_of(&self, vni: Vni, evi: &LocalEvi) -> Import {
-        match &evi.targets {
-            RouteTargets::Auto | RouteTargets::AutoRfc8365 => {
-                let own = [RouteTarget::auto, RouteTarget::auto_rfc8365];
-                let own = own.map(|form| form(self.asn, vni));
-                Import {
-                    numbers: own.iter().filter_map(|target| target.number()).collect(),
-                    exact: BTreeSet::from(own),
-                }
-            }
-            RouteTargets::Manual { import, .. } => Import {
-                exact: import.clone(),
-                numbers: BTreeSet::new(),
-            },
         }
     }
 
@@ -282,7 +310,8 @@ impl Vrfs {
 
     /// Targets of the routes that some instance takes in.
     pub(crate) fn import_targets(&self) -> impl Iterator<Item = RouteTarget> {
-        self.by_target.keys().copied()
+        let prefixes = self.ip.import_targets();
+        self.by_target.keys().copied().chain(prefixes)
     }
 
     fn index_targets(&mut self) {
@@ -377,6 +406,9 @@ impl Vrfs {
 
     /// Takes a change of the best path to a route.
     pub(crate) fn apply(&mut self, key: &RouteKey, old: Option<&Path>, new: Option<&Path>) {
+        if key.kind() == 5 {
+            return self.apply_prefix(key, old, new);
+        }
         // In before out: the row of a MAC that stays must not vanish in between.
         let stays = |path: &Path| self.importers(path);
         let (before, after) = (old.map(stays), new.map(stays));

@@ -81,6 +81,31 @@ fn step(net: &mut Net, words: &[&str]) {
             local.evis.remove(&vni);
             net.push_local(name);
         }
+        [
+            "router-of",
+            name,
+            vni,
+            "rd",
+            index,
+            "mac",
+            mac,
+            ref prefixes @ ..,
+        ] => {
+            let vrf = evpn::LocalIpVrf {
+                vni: common::vni(vni.parse().unwrap()),
+                targets: evpn::RouteTargets::Auto,
+                mac: mac.parse().unwrap(),
+                prefixes: prefixes.iter().map(|net| net.parse().unwrap()).collect(),
+            };
+            let local = net.node(name).local.as_mut().unwrap();
+            local.ip_vrfs.insert(index.parse().unwrap(), vrf);
+            net.push_local(name);
+        }
+        ["no-router", name, "rd", index] => {
+            let local = net.node(name).local.as_mut().unwrap();
+            local.ip_vrfs.remove(&index.parse().unwrap());
+            net.push_local(name);
+        }
         ["mac", name, at, mac, ref addresses @ ..] => {
             let (vni, tag) = place(at);
             net.mac(name, vni, tag, mac, addresses);

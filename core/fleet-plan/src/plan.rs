@@ -3,10 +3,10 @@
 use crate::{Intent, vpc_names};
 use ipnet::IpNet;
 use model::{
-    BgpConfig, Encoding, Gateway, Generation, HostConfig, HostId, MovePhase, NatConfig, Nic,
-    ObjectId, OneToOne, OuterLeg, Placement, Port, PortRole, PublicTarget, Reflector, Router,
-    RouterConfig, RouterLeg, Segment, SourceNat, SourcePolicy, Stack, Subnet, SubnetId, Underlay,
-    Uplink, UplinkAddress, Vpc, VpcId,
+    BgpConfig, Encoding, Gateway, Generation, HostConfig, HostId, MacAddr, MovePhase, NatConfig,
+    Nic, ObjectId, OneToOne, OuterLeg, Placement, Port, PortRole, PublicTarget, Reflector, Router,
+    RouterConfig, RouterId, RouterLeg, Segment, SourceNat, SourcePolicy, SpeakerKind, Stack,
+    Subnet, SubnetId, Transit, Underlay, Uplink, UplinkAddress, Vpc, VpcId,
 };
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -54,7 +54,7 @@ pub fn plan(intent: &Intent, host: HostId, reflectors: &[Reflector]) -> Option<D
     let mut parts: BTreeMap<VpcId, Parts<'_>> = BTreeMap::new();
     let mut routers = Vec::new();
     for router in intent.routers_of_host(host) {
-        let config = router_config(intent, router);
+        let config = router_config(intent, router, inventory.speaker);
         let part = parts.entry(router.vpc).or_default();
         for leg in &router.legs {
             part.subnets
@@ -180,7 +180,7 @@ fn seat(host: HostId, nic: &Nic) -> (&Placement, PortRole, u32) {
     }
 }
 
-fn router_config(intent: &Intent, router: &Router) -> RouterConfig {
+fn router_config(intent: &Intent, router: &Router, speaker: SpeakerKind) -> RouterConfig {
     let legs: Vec<RouterLeg> = router
         .legs
         .iter()
@@ -206,7 +206,20 @@ fn router_config(intent: &Intent, router: &Router) -> RouterConfig {
         routes: router.routes.clone(),
         nat: nat(intent, router),
         names: vpc_names::of_router(intent, vpc, router),
+        transit: transit(vpc, router.id, speaker),
     }
+}
+
+/// A bundle has its VPC's VNI on its subnets' frames, and none left for routers; and FRR as the host's
+/// client would have to see the inside of the router.
+fn transit(vpc: &Vpc, router: RouterId, speaker: SpeakerKind) -> Option<Transit> {
+    let can = vpc.encoding == Encoding::VlanBased && speaker == SpeakerKind::Builtin;
+    let [.., a, b, c, d, e] = router.bits().to_be_bytes();
+    can.then_some(Transit {
+        vni: vpc.vni,
+        // Goes with the router, as the MACs of its legs do.
+        mac: MacAddr([0x12, a, b, c, d, e]),
+    })
 }
 
 fn uplink(intent: &Intent, leg: &OuterLeg) -> Uplink {

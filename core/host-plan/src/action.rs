@@ -28,6 +28,8 @@ pub enum Subject {
     Nic(NicId),
     /// A router's namespace or one of its ports.
     Router(RouterId),
+    /// The segment over which a VPC's routers reach each other.
+    Transit(VpcId),
 }
 
 /// One thing to do. Every action names all it needs; the executor chooses nothing.
@@ -226,7 +228,7 @@ impl From<Subject> for Option<model::ObjectId> {
         match subject {
             Subject::Host => None,
             Subject::Router(id) => Some(model::ObjectId::Router(id)),
-            Subject::Vpc(id) => Some(model::ObjectId::Vpc(id)),
+            Subject::Vpc(id) | Subject::Transit(id) => Some(model::ObjectId::Vpc(id)),
             Subject::Subnet(id) => Some(model::ObjectId::Subnet(id)),
             Subject::Nic(id) => Some(model::ObjectId::Nic(id)),
         }

@@ -23,8 +23,8 @@ pub use machine::{HostMachine, LocalStacks, Refused, Stale, Trouble};
 pub use names::{NotOurs, OwnedName, Stamp};
 pub use plan::{Plan, Readiness, plan};
 pub use router::{
-    DEVICE_SYSCTLS, FLOWS_PER_ROUTER, Fingerprint, Flow, GLOBAL_SYSCTLS, Hop, MAIN_TABLE, Route,
-    RouteRule, RouterChange, RouterChanges, RouterFirewall, RouterLink, RouterState, Way,
+    DEVICE_SYSCTLS, FLOWS_PER_ROUTER, Fingerprint, Flow, GLOBAL_SYSCTLS, Hop, MAIN_TABLE, NextHop,
+    Route, RouteRule, RouterChange, RouterChanges, RouterFirewall, RouterLink, RouterState, Way,
     base_sysctls, device_sysctl, device_sysctls, is_full,
 };
 pub use state::{
@@ -32,4 +32,4 @@ pub use state::{
     Neighbour, NetnsState, Scope, Service, Trunk,
 };
 pub use uplink::{Uplink, uplinks};
-pub use want::{Desired, Problem, VXLAN_PORT, metadata_addresses};
+pub use want::{Desired, Problem, VXLAN_PORT, metadata_addresses, prefixes_of};

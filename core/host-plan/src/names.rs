@@ -10,6 +10,8 @@
 //! | `n-<nic>` | a NIC's port |
 //! | `l-<subnet>` | a router's leg in a subnet: its port on the host, and its interface in the router |
 //! | `rx-<router>` | a router's outer leg, likewise |
+//! | `bx-<vpc>` | the bridge on which a VPC's routers reach each other |
+//! | `x-<router>` | a router's leg there, likewise |
 //! | namespace `r-<router>` | a router |
 
 use crate::Subject;
@@ -85,9 +87,9 @@ pub struct NotOurs;
 pub struct OwnedName;
 
 impl OwnedName {
-    /// True for `n-<nic>`, `l-<subnet>` and `rx-<router>`: ports that start closed.
+    /// True for `n-<nic>`, `l-<subnet>`, `rx-<router>` and `x-<router>`: ports that start closed.
     pub fn is_port(name: &IfName) -> bool {
-        ["n-", "l-", "rx-"]
+        ["n-", "l-", "rx-", "x-"]
             .iter()
             .any(|prefix| name.as_str().starts_with(prefix))
     }
@@ -135,6 +137,16 @@ impl OwnedName {
     /// `rx-<router>`.
     pub fn router_outer(router: RouterId) -> IfName {
         made(format!("rx-{router}"))
+    }
+
+    /// `bx-<vpc>`.
+    pub fn transit_bridge(vpc: VpcId) -> IfName {
+        made(format!("bx-{vpc}"))
+    }
+
+    /// `x-<router>`.
+    pub fn router_transit(router: RouterId) -> IfName {
+        made(format!("x-{router}"))
     }
 
     /// `r-<router>`.

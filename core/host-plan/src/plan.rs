@@ -25,6 +25,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Parts of the configuration that this host cannot make true.
     pub problems: Vec<Problem>,
+    /// Routers that get their way out, or have it.
+    outside: BTreeSet<RouterId>,
 }
 
 /// What carries traffic: nothing is left to do for it but remote rows.
@@ -36,6 +38,10 @@ pub struct Readiness {
     pub nics: BTreeSet<NicId>,
     /// Routers whose legs are open.
     pub routers: BTreeSet<RouterId>,
+    /// Those of them that other routers of their VPC can reach.
+    pub transits: BTreeSet<RouterId>,
+    /// Those of them that have their way out.
+    pub uplinks: BTreeSet<RouterId>,
 }
 
 /// Makes `desired` true from `observed`. Pure; the same inputs give the same plan.
@@ -48,13 +54,19 @@ pub fn plan(desired: &Desired<'_>, observed: &HostState) -> Plan {
     {
         // Nothing can be said of the host: leave all that is there as it is.
         return Plan {
-            steps: Vec::new(),
             problems,
+            ..Plan::default()
         };
     }
+    let outer = |router: &&RouterConfig| {
+        let name = OwnedName::router_outer(router.id);
+        want.links.contains_key(&name)
+    };
+    let outside = desired.routers.iter().filter(outer).map(|r| r.id).collect();
     let mut planner = Planner {
         want,
         observed,
+        complete: desired.forwarding.complete,
         gone: BTreeSet::new(),
         locals: OnceCell::new(),
         phases: BTreeMap::new(),
@@ -70,6 +82,7 @@ pub fn plan(desired: &Desired<'_>, observed: &HostState) -> Plan {
     Plan {
         steps: planner.phases.into_values().flatten().collect(),
         problems,
+        outside,
     }
 }
 
@@ -117,6 +130,16 @@ impl Plan {
         let ids = routers.iter().map(|router| router.id);
         let open = ids.filter(|id| !unfinished.contains(&Subject::Router(*id)));
         ready.routers.extend(open);
+        let reached = routers.iter().filter(|router| {
+            ready.routers.contains(&router.id)
+                && router.transit.is_some()
+                && !unfinished.contains(&Subject::Transit(router.vpc))
+        });
+        ready.transits.extend(reached.map(|router| router.id));
+        let outside = routers.iter().filter(|router| {
+            ready.routers.contains(&router.id) && self.outside.contains(&router.id)
+        });
+        ready.uplinks.extend(outside.map(|router| router.id));
         ready
     }
 }
@@ -153,6 +176,8 @@ enum Phase {
 struct Planner<'a> {
     want: Want,
     observed: &'a HostState,
+    /// What EVPN did not tell is not there.
+    complete: bool,
     /// Interfaces that this plan removes, or gives back; some of them it makes anew.
     gone: BTreeSet<IfName>,
     /// Rows of NICs that are here, by MAC; made when first asked for.

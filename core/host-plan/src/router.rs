@@ -26,6 +26,8 @@ pub struct RouterState {
     pub routes: BTreeSet<Route>,
     /// Rules with our protocol number.
     pub rules: BTreeSet<RouteRule>,
+    /// Permanent neighbour rows with our protocol number.
+    pub next_hops: BTreeSet<NextHop>,
 }
 
 /// An interface in a router's namespace.
@@ -75,6 +77,17 @@ pub struct Hop {
     pub device: IfName,
     /// To this neighbour; none is the destination itself.
     pub gateway: Option<IpAddr>,
+}
+
+/// A neighbour that nobody asks for: EVPN says which MAC it has.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NextHop {
+    /// The interface.
+    pub device: IfName,
+    /// Its address, that of routes' gateways.
+    pub address: IpAddr,
+    /// Its MAC.
+    pub mac: MacAddr,
 }
 
 /// "What comes in by this interface is routed by this table".
@@ -129,6 +142,11 @@ pub enum RouterChange {
     AddRule(RouteRule),
     /// Remove exactly this rule.
     DeleteRule(RouteRule),
+    /// Put a permanent neighbour row with our protocol number, in the place of one for the same
+    /// address.
+    SetNextHop(NextHop),
+    /// Remove exactly this row.
+    DeleteNextHop(NextHop),
 }
 
 /// What a router lets pass and what it translates: the data of its ruleset.

@@ -14,6 +14,7 @@ impl fmt::Display for Subject {
             Self::Subnet(id) => write!(f, "subnet {id}"),
             Self::Nic(id) => write!(f, "nic {id}"),
             Self::Router(id) => write!(f, "router {id}"),
+            Self::Transit(id) => write!(f, "routers of {id}"),
         }
     }
 }
@@ -227,6 +228,16 @@ impl fmt::Display for RouterChange {
             Self::DeleteRoute(route) => write!(f, "delete route {route}"),
             Self::AddRule(rule) => write!(f, "rule {rule}"),
             Self::DeleteRule(rule) => write!(f, "delete rule {rule}"),
+            Self::SetNextHop(hop) => {
+                write!(
+                    f,
+                    "neighbour {} is {} on {}",
+                    hop.address, hop.mac, hop.device
+                )
+            }
+            Self::DeleteNextHop(hop) => {
+                write!(f, "delete neighbour {} on {}", hop.address, hop.device)
+            }
         }
     }
 }

@@ -2,9 +2,11 @@
 //! from the configuration and from what the kernel can do. The plan is its difference to what is.
 
 mod router;
+mod transit;
 
 pub use router::metadata_addresses;
 pub(crate) use router::{WantInside, WantRouter};
+pub use transit::prefixes_of;
 
 use crate::uplink::suppresses;
 use crate::{

@@ -9,7 +9,7 @@ use host_plan::{Action, Desired, FdbRow, FdbState, FdbTarget, HostState, Link, L
 use model::{
     Capability, Encoding, Forwarding, IfName, MacAddr, Mtu, NatConfig, NicId, OneToOne, Port,
     PortRole, RouterConfig, RouterId, RouterLeg, Segment, SourceNat, Stack, StaticRoute, SubnetId,
-    SubnetOptions, Underlay, Uplink, UplinkAddress, Via, VlanId, Vni, VpcId, VpcNames,
+    SubnetOptions, Transit, Underlay, Uplink, UplinkAddress, Via, VlanId, Vni, VpcId, VpcNames,
 };
 use std::net::IpAddr;
 
@@ -83,7 +83,23 @@ impl World {
             ["remove", path] => self.remove(path),
             ["role", path, to] => self.role(path, to),
             ["learn", ..] => self.learn(&after),
-            ["forget"] => self.forwarding.evis.clear(),
+            ["hear", number, vtep, router, prefixes @ ..] => {
+                let vrf = self
+                    .forwarding
+                    .ip_vrfs
+                    .entry(vni(Some(number)))
+                    .or_default();
+                let router = router.parse().unwrap();
+                vrf.routers.insert(router, vtep.parse().unwrap());
+                for prefix in prefixes {
+                    let by = vrf.prefixes.entry(prefix.parse().unwrap());
+                    by.or_default().insert(router);
+                }
+            }
+            ["forget"] => {
+                self.forwarding.evis.clear();
+                self.forwarding.ip_vrfs.clear();
+            }
             ["incomplete"] => self.forwarding.complete = false,
             ["complete"] => self.forwarding.complete = true,
             ["drift", rest @ ..] => self.drift(rest),
@@ -127,6 +143,18 @@ impl World {
         self.named(
             all.chain(ready.nics.iter().map(|id| format!("nic {id}\n")))
                 .chain(ready.routers.iter().map(|id| format!("router {id}\n")))
+                .chain(
+                    ready
+                        .transits
+                        .iter()
+                        .map(|id| format!("router {id} among others\n")),
+                )
+                .chain(
+                    ready
+                        .uplinks
+                        .iter()
+                        .map(|id| format!("router {id} to the outside\n")),
+                )
                 .collect(),
         )
     }
@@ -170,7 +198,8 @@ impl World {
         };
     }
 
-    /// `router blue/r1 legs web:10.1.1.1/24,.. outside BRIDGE address A gateway G route P:A,.. public P:A`
+    /// `router blue/r1 legs web:10.1.1.1/24,.. outside BRIDGE address A gateway G route P:A,.. public P:A
+    /// transit VNI=MAC`
     fn router<'a>(&mut self, path: &str, after: &impl Fn(&str) -> Option<&'a str>) {
         self.routers.retain(|router| router.name != path);
         let known = self
@@ -227,6 +256,10 @@ impl World {
                 ..NatConfig::default()
             },
             names: VpcNames::default(),
+            transit: pairs("transit").first().map(|(number, mac)| Transit {
+                vni: vni(Some(number)),
+                mac: mac.parse().unwrap(),
+            }),
         });
     }
 

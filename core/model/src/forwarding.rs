@@ -1,6 +1,7 @@
 //! What EVPN learned: the only source of remote forwarding rows.
 
 use crate::{MacAddr, VlanId, Vni};
+use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -15,6 +16,18 @@ pub struct Forwarding {
     pub complete: bool,
     /// By the VNI of the EVPN instance.
     pub evis: BTreeMap<Vni, EviForwarding>,
+    /// What is behind routers elsewhere, by the VNI that they route over (L3VNI).
+    pub ip_vrfs: BTreeMap<Vni, IpVrfForwarding>,
+}
+
+/// Remote forwarding state of one VPC's routers (IP-VRF).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IpVrfForwarding {
+    /// Which VTEP a router's MAC is behind (the Router's MAC community of Type-5 routes).
+    pub routers: BTreeMap<MacAddr, IpAddr>,
+    /// By which routers a prefix is reached (Type 5): all of them the same, flows are shared. Each
+    /// is in `routers`; none of the sets is empty.
+    pub prefixes: BTreeMap<IpNet, BTreeSet<MacAddr>>,
 }
 
 /// Remote forwarding state of one EVPN instance (MAC-VRF).
@@ -45,10 +58,16 @@ impl Forwarding {
                     .map(|(_, vtep)| *vtep)
                     .chain(evi.macs.values().copied())
             })
+            .chain(
+                self.ip_vrfs
+                    .values()
+                    .flat_map(|vrf| vrf.routers.values().copied()),
+            )
             .collect()
     }
 
-    /// What is new or other here than in `before`. Never complete: of what went it says nothing.
+    /// What is new or other here than in `before`. Never complete: of what went it says nothing, nor
+    /// of what is behind routers, whose rows are not of this namespace.
     pub fn news_since(&self, before: &Forwarding) -> Forwarding {
         let empty = EviForwarding::default();
         let news = |(vni, evi): (&Vni, &EviForwarding)| {
@@ -79,6 +98,7 @@ impl Forwarding {
         Forwarding {
             complete: false,
             evis: self.evis.iter().filter_map(news).collect(),
+            ip_vrfs: BTreeMap::new(),
         }
     }
 }
@@ -116,6 +136,7 @@ mod tests {
         Forwarding {
             complete: true,
             evis: [(Vni::new(7).unwrap(), evi)].into(),
+            ip_vrfs: BTreeMap::new(),
         }
     }
 

@@ -17,7 +17,7 @@ mod routing;
 mod subnet_options;
 
 pub use addr::{BadCidr, BadMac, MacAddr, canonical_cidr};
-pub use forwarding::{EviForwarding, Forwarding, Tag};
+pub use forwarding::{EviForwarding, Forwarding, IpVrfForwarding, Tag};
 pub use host_config::{
     Attachment, BadAttachment, BadSpeaker, BgpConfig, Encapsulation, Gateway, HostConfig, Port,
     PortRole, Reflector, Secret, Segment, SpeakerKind, Stack, Underlay,
@@ -40,7 +40,7 @@ pub use network::{
 };
 pub use router_config::{
     BadPortRange, BadProtocol, NatConfig, OneToOne, PortForward, PortRange, Protocol, RouterConfig,
-    RouterLeg, SourceNat, StaticRoute, Uplink, UplinkAddress, Via,
+    RouterLeg, SourceNat, StaticRoute, Transit, Uplink, UplinkAddress, Via,
 };
 pub use routing::{
     AddressRange, BadAddressRange, BadSourcePolicy, ExternalNetwork, Leg, OuterLeg, PublicIp,

@@ -1,6 +1,6 @@
 //! What a route host has to make true of one virtual router.
 
-use crate::{IfName, MacAddr, Mtu, RouterId, SubnetId, VpcId, VpcNames};
+use crate::{IfName, MacAddr, Mtu, RouterId, SubnetId, Vni, VpcId, VpcNames};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -32,6 +32,20 @@ pub struct RouterConfig {
     /// The VPC's names, and what its NICs are told of themselves.
     #[serde(default, skip_serializing_if = "VpcNames::is_empty")]
     pub names: VpcNames,
+    /// How it reaches the VPC's other routers; none if it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transit: Option<Transit>,
+}
+
+/// A router's place among the routers of its VPC: all of them, on whichever hosts, have a leg in one
+/// segment that carries nothing but what they forward to each other (symmetric routing, RFC 9136
+/// §4.4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transit {
+    /// The segment's VNI, the VPC's own (L3VNI): no stack of the host has a segment with it.
+    pub vni: Vni,
+    /// MAC of the leg, unicast: the Router's MAC of its routes.
+    pub mac: MacAddr,
 }
 
 /// A router's interface in a subnet. Its MAC and addresses are the same wherever the router runs.
@@ -300,6 +314,7 @@ mod tests {
             routes: Vec::new(),
             nat: NatConfig::default(),
             names: VpcNames::default(),
+            transit: None,
         };
         let text = serde_json::to_string(&router).unwrap();
         let expected = r#"{"id":"0000000001","vpc":"0000000002","name":"blue/r1","legs":[]}"#;

@@ -2,9 +2,10 @@
 //! behind this host, asked what it learned.
 
 use crate::evpn_api::{EvpnApi, EvpnSource};
+use crate::rd::Of;
 use evpn::{
-    Config, LocalEvi, LocalMac, LocalState, MacLimit, PeerConfig, Policy, Role, StopKind, Timing,
-    router_id_of as router_id,
+    Config, LocalEvi, LocalIpVrf, LocalMac, LocalState, MacLimit, PeerConfig, Policy, Role,
+    RouteTargets, StopKind, Timing, router_id_of as router_id,
 };
 use frr::{Macs, Sessions, Wanted};
 use frr_driver::{Driver, Options as FrrOptions, Status as FrrStatus};
@@ -300,14 +301,14 @@ impl Bgp {
     }
 
     /// Tells FRR, if it is the client, which instances there are or will be.
-    pub(crate) fn expect(&mut self, vtep: IpAddr, stacks: &[Stack], rds: &BTreeMap<Vni, u16>) {
+    pub(crate) fn expect(&mut self, vtep: IpAddr, stacks: &[Stack], rds: &BTreeMap<Of, u16>) {
         let Some(driver) = self.driver() else {
             return;
         };
         let mut coming = LocalState::empty(vtep);
         for stack in stacks {
             for segment in &stack.segments {
-                if let Some(rd) = rds.get(&segment.vni) {
+                if let Some(rd) = rds.get(&Of::Instance(segment.vni)) {
                     let evi = LocalEvi::new(stack.encoding, *rd);
                     coming.evis.insert(segment.vni, evi);
                 }
@@ -527,12 +528,14 @@ async fn pass_on(handle: SpeakerHandle, mut local: watch::Receiver<Option<LocalS
     }
 }
 
-/// VNIs of EVPN instances that have something to announce.
-pub(crate) fn instances(stacks: &[Stack], ready: &Readiness) -> BTreeSet<Vni> {
+/// EVPN instances and routers that have something to announce.
+pub(crate) fn instances(stacks: &[Stack], ready: &Readiness) -> BTreeSet<Of> {
     let segments = stacks.iter().flat_map(|stack| &stack.segments);
+    let segments = segments.filter(|s| ready.segments.contains(&s.subnet));
+    let routers = ready.transits.iter().map(|router| Of::Router(*router));
     segments
-        .filter(|s| ready.segments.contains(&s.subnet))
-        .map(|s| s.vni)
+        .map(|s| Of::Instance(s.vni))
+        .chain(routers)
         .collect()
 }
 
@@ -542,7 +545,7 @@ pub(crate) fn local_state(
     stacks: &[Stack],
     routers: &[RouterConfig],
     ready: &Readiness,
-    rds: &BTreeMap<Vni, u16>,
+    rds: &BTreeMap<Of, u16>,
 ) -> LocalState {
     let mut local = LocalState::empty(vtep);
     for stack in stacks {
@@ -551,7 +554,7 @@ pub(crate) fn local_state(
             .iter()
             .filter(|s| ready.segments.contains(&s.subnet))
         {
-            let Some(rd) = rds.get(&segment.vni) else {
+            let Some(rd) = rds.get(&Of::Instance(segment.vni)) else {
                 continue;
             };
             let evi = local
@@ -587,6 +590,22 @@ pub(crate) fn local_state(
                 };
                 evi.macs.insert((tag, leg.mac), mac);
             }
+        }
+    }
+    for router in routers {
+        let rd = rds.get(&Of::Router(router.id));
+        if let (Some(transit), Some(rd)) = (router.transit, rd)
+            && ready.transits.contains(&router.id)
+        {
+            let out = ready.uplinks.contains(&router.id);
+            let prefixes = host_plan::prefixes_of(router);
+            let vrf = LocalIpVrf {
+                vni: transit.vni,
+                targets: RouteTargets::Auto,
+                mac: transit.mac,
+                prefixes: prefixes.filter(|net| out || net.prefix_len() > 0).collect(),
+            };
+            local.ip_vrfs.insert(*rd, vrf);
         }
     }
     local

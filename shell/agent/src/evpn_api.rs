@@ -502,6 +502,11 @@ fn wire_route(info: RouteInfo, decided_by: &[&str]) -> v1::EvpnRoute {
     let (mac, ip) = match route_type {
         2 => (part(3).to_owned(), part(5).to_owned()),
         3 => (String::new(), part(3).to_owned()),
+        5 => {
+            let router = info.router_mac.map(|mac| mac.to_string());
+            let prefix = format!("{}/{}", part(3), part(2));
+            (router.unwrap_or_default(), prefix)
+        }
         _ => (String::new(), String::new()),
     };
     let mut attributes = vec![info.route.clone()];

@@ -10,7 +10,7 @@ use crate::disk::{Disk, StateError};
 use crate::events::{Event, Request, ServerLink, status_of};
 use crate::kernel::{Job, KernelThread};
 use crate::meter::Meter;
-use crate::rd::RdIndexes;
+use crate::rd::{Of, RdIndexes};
 use crate::view::{Counters, View, unix_now};
 use api::tonic::Status;
 use host_plan::{
@@ -19,7 +19,6 @@ use host_plan::{
 use metrics::Histogram;
 use model::{
     Condition, Forwarding, Generation, HostConfig, IfName, MacAddr, ObjectId, Stack, UnixMillis,
-    Vni,
 };
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::net::IpAddr;
@@ -591,6 +590,8 @@ impl Agent {
         self.ready.segments.extend(ready.segments);
         self.ready.nics.extend(ready.nics);
         self.ready.routers.extend(ready.routers);
+        self.ready.transits.extend(ready.transits);
+        self.ready.uplinks.extend(ready.uplinks);
     }
 
     fn ran(&mut self, outcomes: Vec<(Step, Result<(), String>)>) {
@@ -639,9 +640,9 @@ impl Agent {
         });
     }
 
-    fn assign_rds(&mut self, vnis: &BTreeSet<Vni>) -> BTreeMap<Vni, u16> {
+    fn assign_rds(&mut self, in_use: &BTreeSet<Of>) -> BTreeMap<Of, u16> {
         let before = self.rds.clone();
-        let rds = self.rds.assign(vnis);
+        let rds = self.rds.assign(in_use);
         if self.rds != before
             && let Err(error) = self.disk.save(RDS, &self.rds)
         {
@@ -656,7 +657,7 @@ impl Agent {
             return;
         }
         let segments = self.machine.stacks().iter().flat_map(|s| &s.segments);
-        let vnis = segments.map(|segment| segment.vni).collect();
+        let vnis = segments.map(|s| Of::Instance(s.vni)).collect();
         let rds = self.assign_rds(&vnis);
         let vtep = self.machine.underlay().address;
         self.bgp.expect(vtep, self.machine.stacks(), &rds);
@@ -688,7 +689,7 @@ impl Agent {
             &rds,
         );
         // Before the first convergence, what is missing may just not have been looked at.
-        if self.settled > 0 || !local.evis.is_empty() {
+        if self.settled > 0 || !local.evis.is_empty() || !local.ip_vrfs.is_empty() {
             let capabilities = self.observed.as_ref().map(|state| &state.capabilities);
             let none = BTreeSet::new();
             let learned = self.machine.forwarding();

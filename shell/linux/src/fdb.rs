@@ -7,7 +7,7 @@
 
 use crate::attr::{self, Message};
 use crate::sys;
-use host_plan::{FdbRow, FdbState, FdbTarget, Neighbour};
+use host_plan::{FdbRow, FdbState, FdbTarget, Neighbour, NextHop};
 use model::{MacAddr, VlanId};
 use std::net::IpAddr;
 
@@ -147,28 +147,39 @@ fn parse_header(payload: &[u8]) -> Option<(u32, u16, u8)> {
 }
 
 pub(crate) fn set_neighbour(row: &Neighbour, index: u32) -> Message {
-    let mut message = Message::new(libc::RTM_NEWNEIGH, CREATE_OR_REPLACE);
     let flag = |set, flag| if set { flag } else { 0 };
     let flags = flag(row.remote, sys::NTF_EXT_LEARNED) | flag(row.router, sys::NTF_ROUTER);
-    header(
-        &mut message,
-        family(row.ip),
-        index,
-        libc::NUD_PERMANENT,
-        flags,
-    );
+    permanent(index, row.ip, row.mac, flags)
+}
+
+fn permanent(index: u32, ip: IpAddr, mac: MacAddr, flags: u8) -> Message {
+    let mut message = Message::new(libc::RTM_NEWNEIGH, CREATE_OR_REPLACE);
+    header(&mut message, family(ip), index, libc::NUD_PERMANENT, flags);
     message
-        .put_ip(sys::NDA_DST, row.ip)
-        .put(sys::NDA_LLADDR, &row.mac.0)
+        .put_ip(sys::NDA_DST, ip)
+        .put(sys::NDA_LLADDR, &mac.0)
         .put_u8(sys::NDA_PROTOCOL, sys::PROTOCOL);
     message
 }
 
 pub(crate) fn delete_neighbour(row: &Neighbour, index: u32) -> Message {
+    forget(index, row.ip)
+}
+
+fn forget(index: u32, ip: IpAddr) -> Message {
     let mut message = Message::new(libc::RTM_DELNEIGH, 0);
-    header(&mut message, family(row.ip), index, 0, 0);
-    message.put_ip(sys::NDA_DST, row.ip);
+    header(&mut message, family(ip), index, 0, 0);
+    message.put_ip(sys::NDA_DST, ip);
     message
+}
+
+/// A neighbour of a router that nobody asks for.
+pub(crate) fn set_next_hop(hop: &NextHop, index: u32) -> Message {
+    permanent(index, hop.address, hop.mac, 0)
+}
+
+pub(crate) fn delete_next_hop(hop: &NextHop, index: u32) -> Message {
+    forget(index, hop.address)
 }
 
 fn family(ip: IpAddr) -> i32 {

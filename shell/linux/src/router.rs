@@ -10,13 +10,14 @@ mod rules;
 pub use meter::{LinkCounts, RouterCounts, RuleCount, refuse_flows, router_counts, tracked_flows};
 
 use crate::error::{Cause, Doing, Error};
+use crate::fdb::{self, RawNeighbour};
 use crate::link::{self, RawLink};
 use crate::netns::{Netns, on_own_thread};
 use crate::observe;
 use crate::socket::Socket;
 use crate::sys;
 use host_plan::{
-    RouterChange, RouterChanges, RouterLink, RouterState, base_sysctls, device_sysctls,
+    NextHop, RouterChange, RouterChanges, RouterLink, RouterState, base_sysctls, device_sysctls,
 };
 use model::{IfName, MacAddr, NetnsName};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -75,8 +76,29 @@ fn look_here() -> Result<RouterState, Cause> {
         .collect();
     state.routes = route::all(&mut socket, &names)?;
     state.rules = route::rules(&mut socket)?;
+    state.next_hops = next_hops(&mut socket, &names)?;
     state.firewall = rules::installed(&mut Socket::netfilter()?)?;
     Ok(state)
+}
+
+/// Our neighbour rows: next hops have IPv6 addresses.
+fn next_hops(
+    socket: &mut Socket,
+    names: &BTreeMap<u32, IfName>,
+) -> Result<BTreeSet<NextHop>, Cause> {
+    let mut hops = BTreeSet::new();
+    let hop = |payload: &[u8]| {
+        let row = RawNeighbour::parse(payload).filter(|row| row.protocol == PROTOCOL)?;
+        Some(NextHop {
+            device: names.get(&row.index)?.clone(),
+            address: row.ip,
+            mac: row.mac,
+        })
+    };
+    let request = fdb::get_neighbours(libc::AF_INET6);
+    let result = socket.dump(request, |_, payload| hops.extend(hop(payload)));
+    route::tolerate_no_ipv6(true, result)?;
+    Ok(hops)
 }
 
 /// A kernel without IPv6 has none of its sysctls, and a router there has no IPv6.
@@ -170,6 +192,12 @@ impl Inside {
             }
             RouterChange::AddRule(rule) => (route::add_rule(rule), THERE),
             RouterChange::DeleteRule(rule) => (route::delete_rule(rule), GONE),
+            RouterChange::SetNextHop(hop) => {
+                (fdb::set_next_hop(hop, self.index(&hop.device)?), NONE)
+            }
+            RouterChange::DeleteNextHop(hop) => {
+                (fdb::delete_next_hop(hop, self.index(&hop.device)?), GONE)
+            }
             RouterChange::SetSysctl { .. }
             | RouterChange::SetIpv6 { .. }
             | RouterChange::SetFirewall(_) => unreachable!("it is no request"),

@@ -13,6 +13,7 @@ const BRIDGE_RULES: &[(&str, &[&str])] = &[
         &[
             // What a router says outside is no tunnel's business.
             "iifname \"rx-*\" accept",
+            "iifname \"x-*\" accept",
             "meta pkttype != { broadcast, multicast } accept",
             "update @announcing { iifname limit rate over 10/second burst 20 packets } counter name \"announced-too-often\" accept",
             "counter name \"announced\" log group 118 accept",
@@ -171,6 +172,7 @@ const BRIDGE_RULES: &[(&str, &[&str])] = &[
             "iifname \"n-*\" goto port",
             "iifname \"l-*\" goto from-router",
             "iifname \"rx-*\" goto from-router",
+            "iifname \"x-*\" goto from-router",
             "iifname @ports goto port",
         ],
     ),
@@ -183,6 +185,7 @@ const BRIDGE_RULES: &[(&str, &[&str])] = &[
             "iifname \"n-*\" counter name \"to-host\" drop",
             "iifname \"l-*\" counter name \"to-host\" drop",
             "iifname \"rx-*\" counter name \"to-host\" drop",
+            "iifname \"x-*\" counter name \"to-host\" drop",
             "iifname @ports counter name \"to-host\" drop",
             "iifname \"t-*\" counter name \"to-host\" drop",
             "iifname \"u-*\" counter name \"to-host\" drop",

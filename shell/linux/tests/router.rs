@@ -11,9 +11,9 @@ mod lab;
 use host_plan::{Desired, HostState, OwnedName, Readiness, Scope, plan};
 use lab::*;
 use model::{
-    Attachment, Encoding, Forwarding, Gateway, NatConfig, NicId, OneToOne, Port, PortForward,
-    PortRole, Protocol, RouterConfig, RouterId, RouterLeg, Segment, SourceNat, Stack, StaticRoute,
-    SubnetId, Underlay, Uplink, UplinkAddress, Via, VpcId,
+    Attachment, Encoding, Forwarding, Gateway, IpVrfForwarding, MacAddr, NatConfig, NicId,
+    OneToOne, Port, PortForward, PortRole, Protocol, RouterConfig, RouterId, RouterLeg, Segment,
+    SourceNat, Stack, StaticRoute, SubnetId, Transit, Underlay, Uplink, UplinkAddress, Via, VpcId,
 };
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -100,8 +100,17 @@ fn vpc(v: u8) -> (Stack, RouterConfig) {
             ..NatConfig::default()
         },
         names: Default::default(),
+        transit: Some(Transit {
+            vni: vni(u32::from(v) * 100),
+            mac: transit_mac(v),
+        }),
     };
     (stack, router)
+}
+
+/// Of a router among the others of its VPC.
+fn transit_mac(n: u8) -> MacAddr {
+    MacAddr([0x12, 0, 0, 0, 0, n])
 }
 
 fn net(text: &str) -> ipnet::IpNet {
@@ -290,6 +299,55 @@ fn seen_by(from: &str, to: &str, port: u16) -> Option<String> {
     let text = String::from_utf8(output.stdout).unwrap();
     let text = text.trim().trim_matches(['[', ']']);
     (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// Ways to what is behind routers elsewhere: they read back as they were made, one and several next
+/// hops, both families; none goes before all was heard, and then all go that are not wanted.
+#[test]
+fn ways_to_other_routers_are_made_and_go() {
+    lab(|lab| {
+        outside();
+        let mut wish = Wish::of(&[1]);
+        let (eight, nine) = (transit_mac(8), transit_mac(9));
+        let vrf = IpVrfForwarding {
+            routers: [(eight, ip("100.64.0.8")), (nine, ip("100.64.0.9"))].into(),
+            prefixes: [
+                (net("10.8.0.0/16"), [eight].into()),
+                (net("10.9.0.0/16"), [eight, nine].into()),
+                (net("fd00:8::/64"), [eight].into()),
+                (net("fd00:9::/64"), [eight, nine].into()),
+            ]
+            .into(),
+        };
+        wish.forwarding.ip_vrfs = [(vni(100), vrf)].into();
+        let ready = wish.make(lab);
+        let id = wish.routers[0].id;
+        assert_eq!(ready.transits, BTreeSet::from([id]));
+        assert_eq!(ready.uplinks, BTreeSet::from([id]));
+        let router = OwnedName::router_netns(id);
+        let ways = || {
+            let of = |family: &str| tool(&format!("ip -n {router} {family} route show proto 118"));
+            let all = of("-4") + &of("-6");
+            let by_transit = all.lines().filter(|line| line.contains("dev x-"));
+            by_transit.count()
+        };
+        let hops = 2 * (1 + 2);
+        assert_eq!(ways(), hops);
+        let fdb = tool("bridge fdb show dev t-100");
+        for vtep in ["dst 100.64.0.8", "dst 100.64.0.9"] {
+            assert!(fdb.contains(vtep), "{fdb}");
+        }
+        wish.forwarding.complete = false;
+        wish.forwarding.ip_vrfs.clear();
+        wish.settled(lab);
+        assert_eq!(ways(), hops);
+        wish.forwarding.complete = true;
+        wish.make(lab);
+        assert_eq!(ways(), 0);
+        let neighbours = tool(&format!("ip -n {router} neigh show nud permanent"));
+        assert!(neighbours.trim().is_empty(), "{neighbours}");
+        assert!(!tool("bridge fdb show dev t-100").contains("dst"));
+    });
 }
 
 #[test]

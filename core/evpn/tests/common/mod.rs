@@ -10,7 +10,7 @@ use evpn::{
     Action, Config, ConnId, Event, LocalEvi, LocalState, PeerConfig, Role, Speaker, StopKind,
     Timing,
 };
-use model::{Asn, Encoding, EviForwarding, Tag, Vni};
+use model::{Asn, Encoding, EviForwarding, IpVrfForwarding, MacAddr, Tag, Vni};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
@@ -450,6 +450,11 @@ impl Net {
             .evis
             .iter()
             .flat_map(|(vni, evi)| rows_of(*vni, evi))
+            .chain(
+                rows.ip_vrfs
+                    .iter()
+                    .flat_map(|(vni, vrf)| prefix_rows_of(*vni, vrf)),
+            )
             .collect();
         let mut changes: Vec<String> = vec![];
         for row in wanted.difference(&node.kernel) {
@@ -581,6 +586,16 @@ fn watched(event: &Event) -> String {
 fn list<T: std::fmt::Display>(items: &[T]) -> String {
     let items: Vec<String> = items.iter().map(ToString::to_string).collect();
     items.join(" and ")
+}
+
+pub(crate) fn prefix_rows_of(vni: Vni, vrf: &IpVrfForwarding) -> Vec<String> {
+    let routers = vrf.routers.iter();
+    let routers = routers.map(|(mac, vtep)| format!("{vni} router {mac} behind {vtep}"));
+    let prefixes = vrf.prefixes.iter().map(|(prefix, macs)| {
+        let macs: Vec<MacAddr> = macs.iter().copied().collect();
+        format!("{vni} {prefix} by {}", list(&macs))
+    });
+    routers.chain(prefixes).collect()
 }
 
 pub(crate) fn rows_of(vni: Vni, evi: &EviForwarding) -> Vec<String> {

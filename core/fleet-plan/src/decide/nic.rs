@@ -12,7 +12,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Prefixes of the interfaces that the agent makes (PRODUCT nouns): one of them as a NIC would be
 /// taken for the agent's own and removed.
-const OWN_PREFIXES: [&str; 8] = ["b-", "t-", "n-", "r-", "rx-", "s-", "u-", "w-"];
+const OWN_PREFIXES: [&str; 11] = [
+    "b-", "bx-", "l-", "n-", "r-", "rx-", "s-", "t-", "u-", "w-", "x-",
+];
 
 /// True for names that the agent gives interfaces.
 pub(super) fn is_own_name(name: &str) -> bool {

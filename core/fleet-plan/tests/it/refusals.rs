@@ -434,7 +434,9 @@ fn hosts_and_interfaces() {
         "in-use: host c1 cannot give up its compute role: it has NICs default/blue/tiny/a, \
          default/blue/web/a, default/blue/web/b; delete or move them first",
     );
-    for name in ["b-x", "t-1", "n-x", "r-x", "rx-x", "s-x", "u-x", "w-x"] {
+    for name in [
+        "b-x", "bx-x", "l-x", "n-x", "r-x", "rx-x", "s-x", "t-1", "u-x", "w-x", "x-x",
+    ] {
         check(
             &format!("nic default/blue/web/x c1 existing:{name}"),
             &format!(

@@ -3,7 +3,8 @@
 
 use super::{Phase, Planner};
 use crate::router::{
-    Route, RouterChange, RouterChanges, RouterLink, RouterState, Way, base_sysctls, device_sysctls,
+    NextHop, Route, RouterChange, RouterChanges, RouterLink, RouterState, Way, base_sysctls,
+    device_sysctls,
 };
 use crate::want::{WantInside, WantRouter};
 use crate::{Action, Subject};
@@ -24,18 +25,31 @@ impl Planner<'_> {
             let changes = base(&router, state.as_ref());
             self.change(Phase::RouterBase, &router, changes);
             let changes = self.inside(&router, &state.unwrap_or_default());
-            self.change(Phase::Inside, &router, changes);
+            // Whatever there is with the other routers: the legs do not wait for it.
+            let (others, own) = changes.into_iter().partition(|c| router.is_of_transit(c));
+            self.change(Phase::Inside, &router, own);
+            self.change_for(Subject::Transit(router.vpc), Phase::Inside, &router, others);
         }
     }
 
     fn change(&mut self, phase: Phase, router: &WantRouter, changes: Vec<RouterChange>) {
+        self.change_for(Subject::Router(router.id), phase, router, changes);
+    }
+
+    fn change_for(
+        &mut self,
+        subject: Subject,
+        phase: Phase,
+        router: &WantRouter,
+        changes: Vec<RouterChange>,
+    ) {
         if changes.is_empty() {
             return;
         }
         let netns = router.netns.clone();
         let changes = RouterChanges { netns, changes };
         let action = Action::ChangeRouter(changes);
-        self.step(phase, Subject::Router(router.id), action);
+        self.step(phase, subject, action);
     }
 
     /// True if the interface is there and this plan does not make it anew.
@@ -62,6 +76,10 @@ impl Planner<'_> {
             Way::Hops { hops, .. } => !hops.iter().any(|hop| goes(&hop.device)),
         };
         let routes: BTreeSet<&Route> = state.routes.iter().filter(left).collect();
+        let hops = state.next_hops.iter().filter(|hop| !goes(&hop.device));
+        let hops: BTreeSet<&NextHop> = hops.collect();
+        let missing = router.next_hops.iter().filter(|hop| !hops.contains(hop));
+        changes.extend(missing.cloned().map(RouterChange::SetNextHop));
         let wanted = router.routes.iter();
         // A next hop is found by routes that are there: those without one go first.
         let (direct, by_gateway): (Vec<_>, Vec<_>) = wanted
@@ -75,10 +93,53 @@ impl Planner<'_> {
         changes.extend(removed.cloned().map(RouterChange::DeleteRule));
         let key = |route: &Route| (route.table, route.prefix);
         let kept: BTreeSet<_> = router.routes.iter().map(key).collect();
+        // What is behind routers elsewhere may only not have been heard yet.
+        let known = |route: &&Route| self.complete || !router.leads_to_others(route);
         let removed = routes.into_iter().filter(|old| !kept.contains(&key(old)));
+        let removed = removed.filter(known);
         changes.extend(removed.cloned().map(RouterChange::DeleteRoute));
+        let address = |hop: &NextHop| (hop.device.clone(), hop.address);
+        let kept: BTreeSet<_> = router.next_hops.iter().map(address).collect();
+        let removed = hops.into_iter().filter(|old| !kept.contains(&address(old)));
+        let removed = removed.filter(|_| self.complete);
+        changes.extend(removed.cloned().map(RouterChange::DeleteNextHop));
         changes.extend(stale);
         changes
+    }
+}
+
+impl WantRouter {
+    fn leads_to_others(&self, route: &Route) -> bool {
+        match &route.way {
+            Way::Blackhole => false,
+            Way::Hops { hops, .. } => hops
+                .iter()
+                .any(|hop| Some(&hop.device) == self.transit.as_ref()),
+        }
+    }
+
+    /// True for what is about the VPC's other routers.
+    fn is_of_transit(&self, change: &RouterChange) -> bool {
+        let is = |link: &IfName| self.transit.as_ref() == Some(link);
+        match change {
+            RouterChange::SetMac { link, .. }
+            | RouterChange::SetMtu { link, .. }
+            | RouterChange::SetIpv6 { link, .. }
+            | RouterChange::AddAddress { link, .. }
+            | RouterChange::DeleteAddress { link, .. }
+            | RouterChange::SetUp { link } => is(link),
+            RouterChange::SetRoute(route) | RouterChange::DeleteRoute(route) => {
+                self.leads_to_others(route)
+            }
+            RouterChange::SetNextHop(hop) | RouterChange::DeleteNextHop(hop) => is(&hop.device),
+            RouterChange::SetSysctl { path, .. } => {
+                let device = self.transit.as_ref();
+                device.is_some_and(|device| path.split('/').any(|part| part == device.as_str()))
+            }
+            RouterChange::SetFirewall(_)
+            | RouterChange::AddRule(_)
+            | RouterChange::DeleteRule(_) => false,
+        }
     }
 }
 

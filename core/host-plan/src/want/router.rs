@@ -1,9 +1,10 @@
 //! Routers: their ports on the host, and what is inside of their namespaces.
 
+use super::transit;
 use super::{
     Membership, NIC_FLAGS, Problem, Want, WantLink, What, access, neighbour_holder, segment_bridge,
 };
-use crate::router::{Hop, MAIN_TABLE, Route, RouteRule, RouterFirewall, Way};
+use crate::router::{Hop, MAIN_TABLE, NextHop, Route, RouteRule, RouterFirewall, Way};
 use crate::{
     BridgePortFlags, Desired, FdbRow, FdbState, FdbTarget, Guard, HostState, LinkKind, Neighbour,
     OwnedName, Service, Stamp, Subject,
@@ -12,7 +13,7 @@ use ipnet::IpNet;
 use model::{
     Capability, Encoding, IfName, METADATA_V4, METADATA_V6, MacAddr, Mtu, NetnsName, PortForward,
     PortRange, Protocol, RouterConfig, RouterId, RouterLeg, Segment, SourceNat, Stack, SubnetId,
-    Uplink, UplinkAddress, Via,
+    Uplink, UplinkAddress, Via, VpcId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -29,11 +30,16 @@ const OUTER_FLAGS: BridgePortFlags = BridgePortFlags {
 #[derive(Debug, Clone)]
 pub(crate) struct WantRouter {
     pub(crate) id: RouterId,
+    pub(crate) vpc: VpcId,
     pub(crate) netns: NetnsName,
     pub(crate) firewall: RouterFirewall,
     pub(crate) links: BTreeMap<IfName, WantInside>,
     pub(crate) routes: BTreeSet<Route>,
     pub(crate) rules: BTreeSet<RouteRule>,
+    /// The leg among the VPC's routers.
+    pub(crate) transit: Option<IfName>,
+    /// Those of the routes by it.
+    pub(crate) next_hops: BTreeSet<NextHop>,
 }
 
 /// An interface inside.
@@ -42,11 +48,13 @@ pub(crate) struct WantInside {
     pub(crate) mac: MacAddr,
     pub(crate) mtu: Mtu,
     pub(crate) addresses: BTreeSet<IpNet>,
+    /// Its next hops have IPv6 addresses.
+    pub(crate) next_hops: bool,
 }
 
 impl WantInside {
     pub(crate) fn has_ipv6(&self) -> bool {
-        self.addresses.iter().any(|a| matches!(a, IpNet::V6(_)))
+        self.next_hops || self.addresses.iter().any(|a| matches!(a, IpNet::V6(_)))
     }
 }
 
@@ -74,11 +82,14 @@ impl Want {
         self.netns.insert(netns.clone());
         let mut router = WantRouter {
             id: config.id,
+            vpc: config.vpc,
             netns,
             firewall: RouterFirewall::default(),
             links: BTreeMap::new(),
             routes: BTreeSet::new(),
             rules: BTreeSet::new(),
+            transit: None,
+            next_hops: BTreeSet::new(),
         };
         let stack = desired.stacks.iter().find(|stack| stack.vpc == config.vpc);
         for leg in &config.legs {
@@ -100,6 +111,7 @@ impl Want {
             .uplink
             .as_ref()
             .and_then(|uplink| self.outer(observed, &mut router, config, uplink));
+        let transit = self.transit_leg(desired, &mut router, config);
         self.firewall(&mut router, config, outside.as_ref());
         if let (Some(uplink), Some(outside)) = (&config.uplink, &outside) {
             let guard = guard(
@@ -115,11 +127,15 @@ impl Want {
                 inside.addresses = addresses;
             }
         }
-        self.routes(&mut router, config, outside.as_ref());
+        let others = match transit {
+            Some(transit) => transit::ways(desired, &mut router, config, transit),
+            None => BTreeMap::new(),
+        };
+        self.routes(&mut router, config, outside.as_ref(), others);
         self.routers.push(router);
     }
 
-    fn trouble(&mut self, subject: Subject, blocks: bool, message: String) {
+    pub(super) fn trouble(&mut self, subject: Subject, blocks: bool, message: String) {
         self.problems.push(Problem {
             subject,
             message,
@@ -206,6 +222,7 @@ impl Want {
             addresses: (leg.addresses.iter().copied())
                 .chain(metadata.into_iter().map(IpNet::from))
                 .collect(),
+            next_hops: false,
         };
         router.links.insert(name, inside);
     }
@@ -273,6 +290,7 @@ impl Want {
             mac: uplink.mac,
             mtu,
             addresses: addresses.iter().copied().collect(),
+            next_hops: false,
         };
         router.links.insert(name.clone(), inside);
         Some(Outside {
@@ -289,7 +307,10 @@ impl Want {
         outside: Option<&Outside>,
     ) {
         let outer = OwnedName::router_outer(config.id);
-        let legs = router.links.keys().filter(|name| **name != outer);
+        let legs = router
+            .links
+            .keys()
+            .filter(|name| **name != outer && router.transit.as_ref() != Some(*name));
         router.firewall.legs = legs.cloned().collect();
         let legs = config.legs.iter().flat_map(|leg| &leg.addresses);
         router.firewall.inside = legs.clone().map(IpNet::trunc).collect();
@@ -380,6 +401,7 @@ impl Want {
         router: &mut WantRouter,
         config: &RouterConfig,
         outside: Option<&Outside>,
+        others: BTreeMap<IpNet, Way>,
     ) {
         let mut for_all: BTreeMap<IpNet, Way> = BTreeMap::new();
         for route in config.routes.iter().filter(|route| route.table.is_none()) {
@@ -391,6 +413,9 @@ impl Want {
             for (default, way) in outside.defaults() {
                 for_all.entry(default).or_insert(way);
             }
+        }
+        for (prefix, way) in others {
+            for_all.entry(prefix).or_insert(way);
         }
         let mut tables: BTreeMap<SubnetId, BTreeMap<IpNet, Way>> = BTreeMap::new();
         for route in &config.routes {

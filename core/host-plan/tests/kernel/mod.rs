@@ -351,6 +351,15 @@ fn change_router(state: &mut HostState, router: &RouterChanges) {
             RouterChange::DeleteRoute(route) => assert!(inside.routes.remove(route)),
             RouterChange::AddRule(rule) => assert!(inside.rules.insert(rule.clone())),
             RouterChange::DeleteRule(rule) => assert!(inside.rules.remove(rule)),
+            RouterChange::SetNextHop(hop) => {
+                let same = |old: &host_plan::NextHop| {
+                    (&old.device, old.address) == (&hop.device, hop.address)
+                };
+                assert!(!inside.links[&hop.device].ipv6_disabled, "{hop:?}");
+                inside.next_hops.retain(|old| !same(old));
+                inside.next_hops.insert(hop.clone());
+            }
+            RouterChange::DeleteNextHop(hop) => assert!(inside.next_hops.remove(hop)),
         }
     }
 }
@@ -402,6 +411,7 @@ pub(crate) fn remove(state: &mut HostState, name: &IfName) {
     for router in state.routers.values_mut() {
         router.links.remove(name);
         router.rules.retain(|rule| rule.device != *name);
+        router.next_hops.retain(|hop| hop.device != *name);
         router.routes.retain(|route| match &route.way {
             Way::Blackhole => true,
             Way::Hops { hops, .. } => !hops.iter().any(|hop| hop.device == *name),

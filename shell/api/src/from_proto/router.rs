@@ -6,7 +6,7 @@ use crate::v1;
 use ipnet::IpNet;
 use model::{
     NamedNic, NamedSubnet, NatConfig, OneToOne, PortForward, Protocol, RouterConfig, RouterLeg,
-    SourceNat, StaticRoute, Uplink, UplinkAddress, UserData, Via, VpcNames,
+    SourceNat, StaticRoute, Transit, Uplink, UplinkAddress, UserData, Via, VpcNames,
 };
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -48,6 +48,17 @@ pub(super) fn config(field: Field<'_>, wire: v1::RouterConfig) -> Result<RouterC
             None => VpcNames::default(),
             Some(wire) => names(field.of("names"), wire)?,
         },
+        transit: match wire.transit {
+            None => None,
+            Some(wire) => Some(transit(field.of("transit"), &wire)?),
+        },
+    })
+}
+
+fn transit(field: Field<'_>, wire: &v1::RouterTransit) -> Result<Transit, BadRequest> {
+    Ok(Transit {
+        vni: number(field.of("vni"), wire.vni)?,
+        mac: mac_address(field.of("mac"), &wire.mac)?,
     })
 }
 

@@ -1,8 +1,8 @@
 use super::*;
 use model::{
     HostId, Mtu, NamedNic, NamedSubnet, NatConfig, NicId, OneToOne, PortForward, Protocol,
-    RouterConfig, RouterId, RouterLeg, SourceNat, StaticRoute, SubnetId, Uplink, UplinkAddress,
-    UserData, Via, VlanId, Vni, VpcId, VpcNames,
+    RouterConfig, RouterId, RouterLeg, SourceNat, StaticRoute, SubnetId, Transit, Uplink,
+    UplinkAddress, UserData, Via, VlanId, Vni, VpcId, VpcNames,
 };
 use std::num::NonZeroU16;
 
@@ -134,6 +134,10 @@ fn config() -> HostConfig {
                     }],
                 }],
             },
+            transit: Some(Transit {
+                vni: Vni::new(4096).unwrap(),
+                mac: MacAddr([0x12, 0, 0, 0, 0, 1]),
+            }),
         }],
     }
 }

@@ -18,6 +18,10 @@ impl From<&RouterConfig> for v1::RouterConfig {
             routes: router.routes.iter().map(Into::into).collect(),
             nat: (!router.nat.is_none()).then(|| (&router.nat).into()),
             names: (!router.names.is_empty()).then(|| (&router.names).into()),
+            transit: router.transit.map(|transit| v1::RouterTransit {
+                vni: transit.vni.get(),
+                mac: transit.mac.to_string(),
+            }),
         }
     }
 }

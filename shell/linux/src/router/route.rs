@@ -33,6 +33,24 @@ fn is_v6(prefix: &IpNet) -> bool {
 
 type Index<'a> = dyn FnMut(&IfName) -> Result<u32, Cause> + 'a;
 
+/// A gateway may be of the other family than the route (RFC 8950, `struct rtvia`:
+/// `| family 2 | address |`).
+fn put_gateway(message: &mut Message, ipv6: bool, gateway: IpAddr) {
+    match gateway {
+        IpAddr::V6(address) if !ipv6 => {
+            let mut via = Vec::with_capacity(18);
+            via.extend((libc::AF_INET6 as u16).to_ne_bytes());
+            via.extend(address.octets());
+            message.put(sys::RTA_VIA, &via);
+        }
+        _ => _ = message.put_ip(sys::RTA_GATEWAY, gateway),
+    }
+}
+
+fn parse_via(value: &[u8]) -> Option<IpAddr> {
+    attr::ip(value.get(2..)?)
+}
+
 /// A route in the place of the one to the same prefix in the same table, if there is one.
 pub(super) fn set(route: &Route, index: &mut Index<'_>) -> Result<Message, Cause> {
     let flags = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
@@ -83,7 +101,7 @@ fn message(kind: u16, flags: i32, route: &Route, index: &mut Index<'_>) -> Resul
     if let Some(hop) = single {
         message.put_u32(sys::RTA_OIF, index(&hop.device)?);
         if let Some(gateway) = hop.gateway {
-            message.put_ip(sys::RTA_GATEWAY, gateway);
+            put_gateway(&mut message, v6, gateway);
         }
         return Ok(message);
     }
@@ -98,7 +116,7 @@ fn message(kind: u16, flags: i32, route: &Route, index: &mut Index<'_>) -> Resul
                 m.header(&[on_link(hop) as u8, 0])
                     .header(&index.to_ne_bytes());
                 if let Some(gateway) = hop.gateway {
-                    m.put_ip(sys::RTA_GATEWAY, gateway);
+                    put_gateway(m, v6, gateway);
                 }
             });
         }
@@ -124,7 +142,7 @@ pub(super) fn all(
     Ok(routes)
 }
 
-fn tolerate_no_ipv6(ipv6: bool, result: Result<(), Cause>) -> Result<(), Cause> {
+pub(super) fn tolerate_no_ipv6(ipv6: bool, result: Result<(), Cause>) -> Result<(), Cause> {
     let none = |cause: &Cause| {
         matches!(
             cause.errno(),
@@ -162,6 +180,7 @@ fn parse(payload: &[u8], names: &BTreeMap<u32, IfName>) -> Option<Route> {
             sys::RTA_DST => to = attr::ip(value),
             sys::RTA_PREFSRC => source = attr::ip(value),
             sys::RTA_GATEWAY => gateway = attr::ip(value),
+            sys::RTA_VIA => gateway = parse_via(value),
             sys::RTA_OIF => device = attr::u32(value).and_then(|index| names.get(&index)),
             sys::RTA_MULTIPATH => hops.extend(parse_hops(value, names)),
             _ => {}
@@ -198,7 +217,9 @@ fn parse_hops<'a>(
     };
     std::iter::from_fn(next).filter_map(|hop| {
         let device = names.get(&attr::u32(hop.get(4..)?)?)?.clone();
-        let gateway = attr::attribute(hop.get(8..)?, sys::RTA_GATEWAY).and_then(attr::ip);
+        let get = |kind| attr::attribute(hop.get(8..)?, kind);
+        let via = || get(sys::RTA_VIA).and_then(parse_via);
+        let gateway = get(sys::RTA_GATEWAY).and_then(attr::ip).or_else(via);
         Some(Hop { device, gateway })
     })
 }

@@ -67,6 +67,7 @@ const COUNTERS: &[&str] = &[
     "to-router",
     "from-outside",
     "between-legs",
+    "to-routers",
     "to-outside",
     "opened",
     "too-many-flows",
@@ -110,6 +111,8 @@ const RULES: &[(&str, &str, &[&str])] = &[
             "tcp dport 80 iifname . ip6 daddr @metadata6 goto asked6",
             "iifname \"l-*\" icmp type echo-request limit rate 200/second burst 200 packets accept",
             "iifname \"l-*\" icmpv6 type echo-request limit rate 200/second burst 200 packets accept",
+            "iifname \"x-*\" icmp type echo-request limit rate 200/second burst 200 packets accept",
+            "iifname \"x-*\" icmpv6 type echo-request limit rate 200/second burst 200 packets accept",
             "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept",
             "counter name \"to-router\"",
         ],
@@ -122,6 +125,8 @@ const RULES: &[(&str, &str, &[&str])] = &[
             "tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu",
             "ct state vmap { established : accept, related : accept, invalid : goto invalid }",
             "iifname \"l-*\" goto inside",
+            // From a router of the same VPC, which is the tenant's as well.
+            "iifname \"x-*\" goto inside",
             // Only what was opened.
             "ct status dnat goto opened",
             "ip daddr @open4 goto opened",
@@ -155,8 +160,11 @@ const RULES: &[(&str, &str, &[&str])] = &[
         &[
             // What rp_filter is to IPv4.
             "meta nfproto ipv6 fib saddr . iif oif missing counter name \"invalid\" drop",
+            // Who hears of each other has a shorter way: nothing goes round in circles.
+            "iifname \"x-*\" oifname \"x-*\" counter name \"invalid\" drop",
             NOT_FULL,
             NOT_TOO_FAST,
+            "oifname \"x-*\" counter name \"to-routers\" accept",
             "oifname \"l-*\" counter name \"between-legs\" accept",
             "oifname \"rx-*\" counter name \"to-outside\" accept",
         ],

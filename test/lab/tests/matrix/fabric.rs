@@ -52,7 +52,7 @@ impl Vpc<'_> {
 
 impl Fabric {
     pub(crate) fn up(column: Column) -> Self {
-        let mut options = vec!["--hosts", "m1,c1,c2,c3,c4"];
+        let mut options = vec!["--hosts", "m1,c1,c2:compute+route,c3:compute+route,c4"];
         match column {
             Column::BuiltIn => {}
             Column::FrrClient => options.extend(["--speaker", "c1=frr"]),

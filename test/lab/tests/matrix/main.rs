@@ -18,6 +18,7 @@ mod fabric;
 mod foreign;
 mod guest;
 mod lane;
+mod outsider;
 mod raw;
 mod rows;
 mod table;

@@ -13,3 +13,4 @@ mod reflector;
 mod routers;
 mod scale;
 mod seeing;
+mod type5;

@@ -4,6 +4,7 @@ mod elsewhere;
 mod hostile;
 mod mobility;
 mod reflector;
+mod routed;
 mod routes;
 mod sessions;
 mod soak;
@@ -61,7 +62,7 @@ pub(crate) const ALL: &[Row] = &[
     reflector::E20,
     sessions::E21,
     hostile::E22,
-    elsewhere::E23,
+    routed::E23,
     elsewhere::E24,
     tenants::E25,
     tenants::E26,

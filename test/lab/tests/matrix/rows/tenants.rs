@@ -315,7 +315,7 @@ pub(crate) const E13: Row = Row {
 
 pub(crate) const E25: Row = Row {
     id: "E25",
-    case: "Subnet and VPC deleted and made again while peers are up: no row of the old ones",
+    case: "Subnet, VPC and the VNI of routers changed, deleted and made again while peers are up: no row of the old ones",
     run: |fabric| {
         let sessions = fabric.connections();
         for _ in 0..2 {
@@ -344,6 +344,8 @@ pub(crate) const E25: Row = Row {
             drop(vpc);
             fabric.is_as_it_was();
         }
+        super::routed::l3vni_changes(fabric);
+        fabric.is_as_it_was();
         assert_eq!(fabric.connections(), sessions, "the sessions are the same");
         Cell::Pass
     },

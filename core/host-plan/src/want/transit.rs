@@ -1,0 +1,208 @@
+//! The segment over which the routers of a VPC reach each other, on whichever hosts they are: a
+//! bridge with the tunnel of the VPC's own VNI, and a leg of each router that is here. Nobody
+//! speaks in it but routers, and nothing is asked in it: EVPN says who is where.
+
+use super::router::WantRouter;
+use super::{Membership, NIC_FLAGS, Want, WantInside, WantLink, What, device_mac};
+use crate::router::{Hop, NextHop, Way};
+use crate::{Desired, FdbRow, FdbState, FdbTarget, Guard, OwnedName, Service, Stamp, Subject};
+use ipnet::IpNet;
+use model::{
+    Encapsulation, Encoding, IpVrfForwarding, MacAddr, RouterConfig, Transit, UplinkAddress, VpcId,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// What a router tells the others of its VPC: the prefixes of its legs, and everything, where it
+/// has a way out.
+pub fn prefixes_of(router: &RouterConfig) -> impl Iterator<Item = IpNet> + '_ {
+    let legs = router.legs.iter().flat_map(|leg| &leg.addresses);
+    let gateways = router.uplink.iter().filter(|uplink| {
+        // No way out is made of it yet.
+        uplink.address != UplinkAddress::Dhcp
+    });
+    let gateways = gateways.flat_map(|uplink| &uplink.gateways);
+    let defaults = gateways.map(|gateway| everything(gateway.is_ipv6()));
+    legs.map(IpNet::trunc).chain(defaults)
+}
+
+fn everything(ipv6: bool) -> IpNet {
+    let text = if ipv6 { "::/0" } else { "0.0.0.0/0" };
+    text.parse().expect("it is a prefix")
+}
+
+/// How a router's neighbours in the segment name it: by the address that its MAC makes, so that one
+/// next hop is one router, whatever the family of the underlay and of the packets.
+fn next_hop_of(mac: MacAddr) -> IpAddr {
+    IpAddr::V6(mac.link_local())
+}
+
+impl Want {
+    /// The router's leg among the routers of its VPC; none if it has none or cannot have it.
+    pub(super) fn transit_leg(
+        &mut self,
+        desired: &Desired<'_>,
+        router: &mut WantRouter,
+        config: &RouterConfig,
+    ) -> Option<Transit> {
+        let transit = config.transit?;
+        let Some(mtu) = Encapsulation::inner_mtu(desired.underlay, Encoding::VlanBased) else {
+            return None; // There is a problem with the stack already.
+        };
+        let subject = Subject::Transit(config.vpc);
+        let stamp = Stamp::Vpc(config.vpc);
+        let bridge = OwnedName::transit_bridge(config.vpc);
+        let tunnel = OwnedName::tunnel(transit.vni);
+        if !self.links.contains_key(&bridge) {
+            if self.links.contains_key(&tunnel) {
+                let message = format!(
+                    "router {} does not reach the VPC's other routers: VNI {} is in use on this \
+                     host for something else",
+                    config.name, transit.vni
+                );
+                self.trouble(subject, true, message);
+                return None;
+            }
+            let mac = device_mac(0x16, config.vpc.bits());
+            self.bridge(bridge.clone(), subject, stamp, mac, mtu, false);
+            let membership = Some(membership(config.vpc));
+            self.tunnel(desired, transit.vni, subject, stamp, mtu, membership);
+            self.transit_rows(desired, config.vpc, transit);
+        }
+        let name = OwnedName::router_transit(config.id);
+        let link = WantLink {
+            subject,
+            stamp: Stamp::Router(config.id),
+            what: What::RouterPort {
+                netns: router.netns.clone(),
+                mac: transit.mac,
+            },
+            mtu,
+            membership: Some(membership(config.vpc)),
+            guard: Some(Guard {
+                macs: BTreeSet::from([transit.mac]),
+                addresses: BTreeSet::from([next_hop_of(transit.mac)]),
+                service: Service::None,
+            }),
+        };
+        let row = FdbRow {
+            dev: name.clone(),
+            mac: transit.mac,
+            target: FdbTarget::Bridge(None),
+            state: FdbState::Static,
+        };
+        self.fdb.insert(row, subject);
+        self.links.insert(name.clone(), link);
+        let inside = WantInside {
+            mac: transit.mac,
+            mtu,
+            addresses: BTreeSet::new(),
+            next_hops: true,
+        };
+        router.links.insert(name.clone(), inside);
+        router.transit = Some(name);
+        Some(transit)
+    }
+
+    /// Where frames to routers on other hosts go.
+    fn transit_rows(&mut self, desired: &Desired<'_>, vpc: VpcId, transit: Transit) {
+        let Some(learned) = desired.forwarding.ip_vrfs.get(&transit.vni) else {
+            return;
+        };
+        let here: BTreeSet<MacAddr> = desired
+            .routers
+            .iter()
+            .filter_map(|router| Some(router.transit?.mac))
+            .collect();
+        let tunnel = OwnedName::tunnel(transit.vni);
+        let elsewhere = learned
+            .routers
+            .iter()
+            .filter(|(mac, _)| !here.contains(*mac));
+        for (mac, vtep) in elsewhere {
+            for target in [FdbTarget::Vtep(*vtep), FdbTarget::Bridge(None)] {
+                let row = FdbRow {
+                    dev: tunnel.clone(),
+                    mac: *mac,
+                    target,
+                    state: FdbState::ExternLearned,
+                };
+                self.fdb.insert(row, Subject::Transit(vpc));
+            }
+        }
+    }
+}
+
+/// The ways to what is behind the VPC's other routers.
+pub(super) fn ways(
+    desired: &Desired<'_>,
+    router: &mut WantRouter,
+    config: &RouterConfig,
+    transit: Transit,
+) -> BTreeMap<IpNet, Way> {
+    let Some(device) = router.transit.clone() else {
+        return BTreeMap::new();
+    };
+    let none = IpVrfForwarding::default();
+    let learned = desired.forwarding.ip_vrfs.get(&transit.vni);
+    let learned = learned.unwrap_or(&none);
+    let mut by_router = learned.prefixes.clone();
+    // Those on this host are not heard of, and are nearer.
+    let mut beside: BTreeMap<IpNet, BTreeSet<MacAddr>> = BTreeMap::new();
+    for other in desired.routers.iter().filter(|other| other.id != config.id) {
+        let Some(there) = other.transit.filter(|other| other.vni == transit.vni) else {
+            continue;
+        };
+        for prefix in prefixes_of(other) {
+            beside.entry(prefix).or_default().insert(there.mac);
+        }
+    }
+    by_router.extend(beside);
+    let own: BTreeSet<IpNet> = own_prefixes(config).collect();
+    let mut ways = BTreeMap::new();
+    for (prefix, macs) in by_router {
+        // Who has a way out of its own does not go out by another's.
+        let out = prefix.prefix_len() == 0 && config.uplink.is_some();
+        if out || own.contains(&prefix) {
+            continue;
+        }
+        let macs: Vec<MacAddr> = macs.into_iter().filter(|mac| *mac != transit.mac).collect();
+        if macs.is_empty() {
+            continue;
+        }
+        let hops = macs.iter().map(|mac| Hop {
+            device: device.clone(),
+            gateway: Some(next_hop_of(*mac)),
+        });
+        let hops = hops.collect();
+        ways.insert(prefix, Way::Hops { hops, source: None });
+        router.next_hops.extend(macs.into_iter().map(|mac| NextHop {
+            device: device.clone(),
+            address: next_hop_of(mac),
+            mac,
+        }));
+    }
+    ways
+}
+
+/// Prefixes that the kernel has routes to by itself.
+fn own_prefixes(config: &RouterConfig) -> impl Iterator<Item = IpNet> + '_ {
+    let legs = config.legs.iter().flat_map(|leg| &leg.addresses);
+    let outer = config
+        .uplink
+        .iter()
+        .flat_map(|uplink| match &uplink.address {
+            UplinkAddress::Static(addresses) => addresses.as_slice(),
+            UplinkAddress::Dhcp => &[],
+        });
+    legs.chain(outer).map(IpNet::trunc)
+}
+
+/// What is not known to be a router's goes nowhere.
+fn membership(vpc: VpcId) -> Membership {
+    Membership {
+        bridge: OwnedName::transit_bridge(vpc),
+        flags: NIC_FLAGS,
+        vlans: Some(BTreeMap::new()),
+    }
+}
