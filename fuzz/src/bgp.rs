@@ -4,8 +4,7 @@
 //! their session nor a route, and go on to hear of each other.
 
 use evpn::{
-    Action, Announces, Config, ConnId, ConnectMode, LocalEvi, LocalMac, LocalState, PeerConfig,
-    PeerInfo, Role, SessionState, Speaker, Timing,
+    Action, Announces, Config, ConnId, ConnectMode, LocalEvi, LocalIpVrf, LocalMac, LocalState, PeerConfig, PeerInfo, Role, RouteTargets, SessionState, Speaker, Timing,
 };
 use model::{Asn, Encoding, MacAddr, VlanId, Vni};
 use std::collections::BTreeMap;
@@ -248,7 +247,7 @@ fn vni() -> Vni {
     Vni::new(VNI).expect("it is a VNI")
 }
 
-/// What is behind this speaker: an instance of each encoding.
+/// What is behind this speaker: an instance of each encoding, and a router.
 fn local() -> LocalState {
     let mut state = LocalState::empty(OWN.into());
     let vlan = VlanId::new(7).ok();
@@ -266,6 +265,15 @@ fn local() -> LocalState {
         let vni = Vni::new(index.into()).expect("it is a VNI");
         state.evis.insert(vni, evi);
     }
+    let vrf = LocalIpVrf {
+        vni: Vni::new(300).expect("it is a VNI"),
+        targets: RouteTargets::Auto,
+        mac: MacAddr([0x12, 0, 0, 0, 0, 1]),
+        prefixes: ["10.1.0.0/24", "::/0"]
+            .map(|net| net.parse().expect("it is a prefix"))
+            .into(),
+    };
+    state.ip_vrfs.insert(300, vrf);
     state
 }
 

@@ -170,6 +170,8 @@ enum Phase {
     /// Before the bridge's rows, which send frames there.
     TunnelRows,
     RemoteRows,
+    /// By what these rows lead to.
+    Ways,
     StaleNetns,
 }
 

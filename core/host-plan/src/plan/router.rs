@@ -28,7 +28,7 @@ impl Planner<'_> {
             // Whatever there is with the other routers: the legs do not wait for it.
             let (others, own) = changes.into_iter().partition(|c| router.is_of_transit(c));
             self.change(Phase::Inside, &router, own);
-            self.change_for(Subject::Transit(router.vpc), Phase::Inside, &router, others);
+            self.change_for(Subject::Transit(router.vpc), Phase::Ways, &router, others);
         }
     }
 

@@ -53,16 +53,22 @@ impl Want {
         let stamp = Stamp::Vpc(config.vpc);
         let bridge = OwnedName::transit_bridge(config.vpc);
         let tunnel = OwnedName::tunnel(transit.vni);
+        let taken = match (self.links.contains_key(&bridge), self.links.get(&tunnel)) {
+            (false, there) => there.is_some(),
+            (true, there) => there
+                .and_then(|there| there.membership.as_ref())
+                .is_none_or(|member| member.bridge != bridge),
+        };
+        if taken {
+            let message = format!(
+                "router {} does not reach the VPC's other routers: VNI {} is in use on this host \
+                 for something else",
+                config.name, transit.vni
+            );
+            self.trouble(subject, true, message);
+            return None;
+        }
         if !self.links.contains_key(&bridge) {
-            if self.links.contains_key(&tunnel) {
-                let message = format!(
-                    "router {} does not reach the VPC's other routers: VNI {} is in use on this \
-                     host for something else",
-                    config.name, transit.vni
-                );
-                self.trouble(subject, true, message);
-                return None;
-            }
             let mac = device_mac(0x16, config.vpc.bits());
             self.bridge(bridge.clone(), subject, stamp, mac, mtu, false);
             let membership = Some(membership(config.vpc));

@@ -254,6 +254,7 @@ fn ways_out_are_shared_and_routers_move() {
     ways_become(&lab, "r2", &two, &of_two);
     lab.reaches(b, "10.4.3.1");
     lab.reaches(a, EXT);
+    lab.admin("nat source blue/three none");
     lab.admin("router uplink blue/three --none");
     ways_become(
         &lab,
