@@ -190,9 +190,7 @@ impl Rig {
 
     fn info(&self, peer: Ipv4Addr) -> PeerInfo {
         let peers = self.speaker.peers(self.now);
-        let found = peers
-            .into_iter()
-            .find(|info| info.peer == IpAddr::from(peer));
+        let found = peers.into_iter().find(|info| info.peer == IpAddr::from(peer));
         found.expect("a configured peer is told of")
     }
 
@@ -384,13 +382,7 @@ fn communities() -> Vec<u8> {
 }
 
 fn mandatory() -> Vec<u8> {
-    [
-        origin(),
-        as_path(),
-        attribute(0x40, 5, &[0, 0, 0, 100]),
-        communities(),
-    ]
-    .concat()
+    [origin(), as_path(), attribute(0x40, 5, &[0, 0, 0, 100]), communities()].concat()
 }
 
 /// A Type-2 route without an address.

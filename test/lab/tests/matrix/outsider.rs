@@ -128,6 +128,26 @@ impl<'a> Outsider<'a> {
         });
     }
 
+    /// Waits until it announces its own prefix in the target of this VNI, or not at all.
+    pub(crate) fn announces(&self, prefix: &str, vni: Option<u64>) {
+        let (network, bits) = prefix.split_once('/').expect("a prefix");
+        let route = format!("[5]:[0]:[{bits}]:[{network}]");
+        self.fabric
+            .lab
+            .eventually(&format!("FRR announces {prefix} in {vni:?}"), || {
+                let text = self.ask("show bgp l2vpn evpn");
+                // The line of the route, of its next hop, of its communities.
+                let mut lines = text.lines().skip_while(|line| !line.contains(&route));
+                let communities = lines.nth(2);
+                let holds = match (vni, communities) {
+                    (None, None) => true,
+                    (Some(vni), Some(line)) => line.contains(&format!(":{vni} ")),
+                    _ => false,
+                };
+                if holds { Ok(()) } else { Err(text) }
+            });
+    }
+
     /// Waits until its kernel has nothing of others' any more.
     pub(crate) fn knows_nobody(&self) {
         self.fabric.lab.eventually("FRR's kernel has no row", || {

@@ -59,7 +59,10 @@ impl Router {
             .lab
             .eventually(&what, || match self.ways(fabric, prefix) {
                 seen if seen == wanted => Ok(()),
-                seen => Err(format!("{seen:?}")),
+                seen => {
+                    let routes = fabric.lab.sh(self.host, "vpc evpn routes --type 5");
+                    Err(format!("{seen:?}\n{routes}"))
+                }
             });
     }
 }
@@ -183,11 +186,17 @@ pub(super) fn l3vni_changes(fabric: &Fabric) {
         outsider.knows_nobody();
     };
     has_all();
-    // Another VNI, and back.
+    // Another VNI, and back. Not in one step: FRR says the old label with the new target then
+    // (FRR issue 5791).
     outsider.make_device(other);
-    outsider.tell(&format!("no vni {vni}\nvni {other}\n"));
+    outsider.tell(&format!("no vni {vni}\n"));
     has_nothing();
-    outsider.tell(&format!("no vni {other}\nvni {vni}\n"));
+    outsider.tell(&format!("vni {other}\n"));
+    outsider.announces(v4, Some(other));
+    has_nothing();
+    outsider.tell(&format!("no vni {other}\n"));
+    outsider.announces(v4, None);
+    outsider.tell(&format!("vni {vni}\n"));
     outsider.remove_device(other);
     has_all();
     // A segment's for a while: FRR floods it, and nobody here has that segment.
