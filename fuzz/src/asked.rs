@@ -30,7 +30,11 @@ pub fn dns(data: &[u8]) {
             nics: vec![nic()],
         }],
     });
-    let transport = if how & 1 == 0 { Transport::Udp } else { Transport::Tcp };
+    let transport = if how & 1 == 0 {
+        Transport::Udp
+    } else {
+        Transport::Tcp
+    };
     match dns::answer(&zone, bytes, transport) {
         Answer::Dropped => {}
         Answer::Reply(reply, _) => {
@@ -68,7 +72,8 @@ pub const QUESTION: &[u8] =
 pub fn metadata(data: &[u8]) {
     let mut lines = data.split(|byte| *byte == b'\n');
     let first = lines.next().unwrap_or_default();
-    let Ok((method, path)) = std::str::from_utf8(first).map(|f| f.split_once(' ').unwrap_or((f, "")))
+    let Ok((method, path)) =
+        std::str::from_utf8(first).map(|f| f.split_once(' ').unwrap_or((f, "")))
     else {
         return;
     };

@@ -4,7 +4,8 @@
 //! their session nor a route, and go on to hear of each other.
 
 use evpn::{
-    Action, Announces, Config, ConnId, ConnectMode, LocalEvi, LocalIpVrf, LocalMac, LocalState, PeerConfig, PeerInfo, Role, RouteTargets, SessionState, Speaker, Timing,
+    Action, Announces, Config, ConnId, ConnectMode, LocalEvi, LocalIpVrf, LocalMac, LocalState,
+    PeerConfig, PeerInfo, Role, RouteTargets, SessionState, Speaker, Timing,
 };
 use model::{Asn, Encoding, MacAddr, VlanId, Vni};
 use std::collections::BTreeMap;
@@ -190,7 +191,9 @@ impl Rig {
 
     fn info(&self, peer: Ipv4Addr) -> PeerInfo {
         let peers = self.speaker.peers(self.now);
-        let found = peers.into_iter().find(|info| info.peer == IpAddr::from(peer));
+        let found = peers
+            .into_iter()
+            .find(|info| info.peer == IpAddr::from(peer));
         found.expect("a configured peer is told of")
     }
 
@@ -382,7 +385,13 @@ fn communities() -> Vec<u8> {
 }
 
 fn mandatory() -> Vec<u8> {
-    [origin(), as_path(), attribute(0x40, 5, &[0, 0, 0, 100]), communities()].concat()
+    [
+        origin(),
+        as_path(),
+        attribute(0x40, 5, &[0, 0, 0, 100]),
+        communities(),
+    ]
+    .concat()
 }
 
 /// A Type-2 route without an address.
