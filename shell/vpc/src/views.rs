@@ -751,7 +751,7 @@ mod tests {
         assert_eq!(
             fields(&nic),
             "addresses applied_generation attachment conditions created generation host_id \
-             host_name id labels mac moves moving name path resource_version state subnet_id"
+             host_name id labels mac moves moving name path resource_version state subnet_id user_data_bytes"
         );
         let host = HostView::from(v1::Host::default());
         assert_eq!(

@@ -11,3 +11,4 @@ mod refused_routing;
 mod routing;
 mod script;
 mod speed;
+mod vpc_names;
