@@ -132,3 +132,46 @@ fn server_mac(subnet: SubnetId) -> MacAddr {
     let b = subnet.bits().to_be_bytes();
     MacAddr([0x12, b[3], b[4], b[5], b[6], b[7]])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::{Attachment, Gateway, PortRole, VlanId, Vni};
+
+    #[test]
+    fn the_router_is_the_resolver_where_nothing_is_said() {
+        let subnet = SubnetId::from_random(1);
+        let mut segment = Segment {
+            subnet,
+            name: "blue/web".to_owned(),
+            vlan: VlanId::new(2).unwrap(),
+            vni: Vni::new(3).unwrap(),
+            mtu: Mtu::new(1450).unwrap(),
+            v4: Some("10.4.1.0/24".parse().unwrap()),
+            v6: None,
+            options: SubnetOptions::default(),
+            gateway: None,
+        };
+        let port = Port {
+            nic: NicId::from_random(4),
+            name: "blue/web/a1".to_owned(),
+            subnet,
+            mac: "02:00:00:00:00:01".parse().unwrap(),
+            addresses: vec!["10.4.1.5".parse().unwrap()],
+            attachment: Attachment::Tap,
+            role: PortRole::Settled,
+            sequence: 0,
+        };
+        let dns = |segment: &Segment| Facts::of(segment, &port).unwrap().options.dns;
+        assert_eq!(dns(&segment), [] as [IpAddr; 0]);
+        let gateway: IpAddr = "10.4.1.1".parse().unwrap();
+        segment.gateway = Some(Gateway {
+            mac: "02:00:00:00:00:09".parse().unwrap(),
+            addresses: vec![gateway],
+        });
+        assert_eq!(dns(&segment), [gateway]);
+        let own: IpAddr = "10.4.1.53".parse().unwrap();
+        segment.options.dns = vec![own];
+        assert_eq!(dns(&segment), [own]);
+    }
+}

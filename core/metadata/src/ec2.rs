@@ -1,7 +1,8 @@
 //! The tree of EC2's instance metadata, as far as there is something to say.
 
-use crate::{BYTES, Instance, Response, TEXT};
+use crate::{BYTES, Instance, JSON, Response, TEXT};
 use ipnet::IpNet;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What clients ask for first; all are the same.
@@ -19,8 +20,14 @@ pub(crate) fn answer(instance: &Instance<'_>, parts: &[&str]) -> Response {
     match parts {
         [] => Response::new(TEXT, VERSIONS.join("\n")),
         [version, ..] if !VERSIONS.contains(version) => Response::none(),
-        [_] if user_data.is_some() => Response::new(TEXT, "meta-data\nuser-data"),
-        [_] => Response::new(TEXT, "meta-data"),
+        [_] if user_data.is_some() => Response::new(TEXT, "dynamic\nmeta-data\nuser-data"),
+        [_] => Response::new(TEXT, "dynamic\nmeta-data"),
+        [_, "dynamic"] => Response::new(TEXT, "instance-identity/"),
+        [_, "dynamic", "instance-identity"] => Response::new(TEXT, "document"),
+        // Without a signature: it says who asks to nobody else. cloud-init waits for it.
+        [_, "dynamic", "instance-identity", "document"] => {
+            Response::new(JSON, document(instance).to_string())
+        }
         [_, "user-data"] => match user_data {
             Some(data) => Response::new(BYTES, data.bytes()),
             None => Response::none(),
@@ -31,6 +38,14 @@ pub(crate) fn answer(instance: &Instance<'_>, parts: &[&str]) -> Response {
         },
         _ => Response::none(),
     }
+}
+
+fn document(instance: &Instance<'_>) -> Value {
+    json!({
+        "version": "2017-09-30",
+        "instanceId": instance.nic.nic.to_string(),
+        "privateIp": instance.addresses(true).next(),
+    })
 }
 
 /// A leaf's text, or the names in a directory.

@@ -100,7 +100,7 @@ fn the_tree_of_ec2() {
         let escaped = below.replace(':', "%3A");
         let subnet = instance.leg.subnet.to_string();
         for (path, expected) in [
-            ("/latest/", "meta-data\nuser-data"),
+            ("/latest/", "dynamic\nmeta-data\nuser-data"),
             ("/latest/user-data", "#!/bin/sh\n"),
             (
                 "/latest/meta-data/",
@@ -125,11 +125,14 @@ fn the_tree_of_ec2() {
                 "{path}"
             );
         }
+        let document = read(instance, "/latest/dynamic/instance-identity/document");
+        let document: serde_json::Value = serde_json::from_slice(&document.body).unwrap();
+        assert_eq!(document["instanceId"], id);
         for path in [
             "/2000-01-01/meta-data/",
             "/latest/meta-data/instance",
             "/latest/meta-data/network/inter",
-            "/latest/dynamic/instance-identity/document",
+            "/latest/dynamic/instance-identity/pkcs7",
             "/latest/../etc/passwd",
         ] {
             assert_eq!(read(instance, path).status, 404, "{path}");

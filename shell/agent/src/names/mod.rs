@@ -25,7 +25,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 pub(crate) use tally::Tally;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -39,6 +39,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The same while an address is not there yet.
 const SOON: Duration = Duration::from_millis(200);
 
+/// An address that is missing for longer is worth a word.
+const TOLD_AFTER: Duration = Duration::from_secs(30);
+
 /// Begins to answer, until `view` has no publisher any more.
 pub(crate) fn start(view: watch::Receiver<Arc<View>>, resolvers: Resolvers) -> Tally {
     let tally = Tally::default();
@@ -49,7 +52,7 @@ pub(crate) fn start(view: watch::Receiver<Arc<View>>, resolvers: Resolvers) -> T
         tally: tally.clone(),
         config: None,
         routers: BTreeMap::new(),
-        failed: BTreeSet::new(),
+        failed: BTreeMap::new(),
     };
     thread::Builder::new()
         .name("names".to_owned())
@@ -74,8 +77,8 @@ struct Server {
     /// What `routers` was made of.
     config: Option<Arc<HostConfig>>,
     routers: BTreeMap<RouterId, Served>,
-    /// What could not be listened at, and was told.
-    failed: BTreeSet<(RouterId, Endpoint)>,
+    /// What cannot be listened at: since when, and whether that was told.
+    failed: BTreeMap<(RouterId, Endpoint), (Instant, bool)>,
 }
 
 /// What is listened at in a router's namespace.
@@ -155,7 +158,7 @@ impl Server {
         }
         let here: BTreeSet<RouterId> = config.routers.iter().map(|router| router.id).collect();
         self.routers.retain(|id, _| here.contains(id));
-        self.failed.retain(|(id, _)| here.contains(id));
+        self.failed.retain(|(id, _), _| here.contains(id));
         for (at, router) in config.routers.iter().enumerate() {
             if let Some(served) = self.routers.get(&router.id) {
                 let held = served.router.facts();
@@ -208,16 +211,21 @@ impl Server {
                 match endpoint.serve(&netns, &served.router) {
                     Ok(tasks) => {
                         debug!(router = %id, ?endpoint, "Listening");
-                        if self.failed.remove(&(*id, endpoint)) {
+                        if let Some((_, true)) = self.failed.remove(&(*id, endpoint)) {
                             info!(router = %id, ?endpoint, "Listening after all");
                         }
                         served.tasks.insert(endpoint, tasks);
                     }
                     Err(error) => {
                         whole = false;
-                        // The address is there when the router is.
-                        if self.failed.insert((*id, endpoint)) {
-                            debug!(router = %id, ?endpoint, error = chain(&error), "Not listening yet");
+                        // The address is there when the router is, which takes a moment.
+                        let now = Instant::now();
+                        let failed = self.failed.entry((*id, endpoint));
+                        let (since, told) = failed.or_insert((now, false));
+                        if !*told && now.duration_since(*since) > TOLD_AFTER {
+                            *told = true;
+                            let error = chain(&error);
+                            warn!(router = %id, ?endpoint, error, "Nobody answers there; trying again");
                         }
                     }
                 }

@@ -180,8 +180,8 @@ fn resolvers(lab: &Lab, list: &str) {
     lab.sh(
         "r1",
         &format!(
-            "sed -i '/^resolvers/d' /etc/vpc/agent.toml && \
-             sed -i '1i resolvers = [{list}]' /etc/vpc/agent.toml"
+            "sed -i '/^resolvers/d; /^metrics/d' /etc/vpc/agent.toml && \
+             sed -i '1i resolvers = [{list}]\\nmetrics = \"127.0.0.1:9476\"' /etc/vpc/agent.toml"
         ),
     );
     lab.stop("r1", "agent");
@@ -231,6 +231,23 @@ fn other_names_are_asked_of_the_hosts_resolvers() {
     }
     drop(flood.kill());
     drop(flood.wait());
+    // It is seen whose questions were too many: by the agent, and before it by the kernel.
+    let flooding = lab.admin("nic show blue/web/a2");
+    let flooding = flooding["id"].as_str().expect("an id");
+    let figures = lab.sh("r1", "curl -s http://127.0.0.1:9476/metrics");
+    let limited = |line: &&str| line.starts_with("vpc_router_questions_limited_total");
+    let limited: Vec<&str> = figures.lines().filter(limited).collect();
+    assert!(
+        limited.len() == 1 && limited[0].contains(flooding),
+        "{flooding}: {limited:?}"
+    );
+    let router = lab.admin("router show blue/gw");
+    let router = router["id"].as_str().expect("an id");
+    let kernel = lab.sh(
+        "r1",
+        &format!("ip netns exec r-{router} nft list counter inet vpc asked-too-often"),
+    );
+    assert!(!kernel.contains("packets 0 "), "{kernel}");
     drop(child.kill());
     drop(child.wait());
 }
