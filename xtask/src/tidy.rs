@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 
 /// All that a crate under `core/` may depend on beside other crates there.
 const CORE_MAY_USE: &[&str] = &[
+    "base64",
     "bytes",
+    "hmac",
     "ipnet",
     "rustbgpd-fsm",
     "rustbgpd-wire",
