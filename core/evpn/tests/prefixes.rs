@@ -133,11 +133,12 @@ fn what_cannot_be_used_is_told_of() {
         change(&mut route);
         bench.send_raw(peer, &route.announcement());
         assert_eq!(rows(&bench), IpVrfForwarding::default(), "{told}");
-        let alerts = bench.speaker.alerts(bench.now);
+        // An own address as next hop is told of in other words, too.
+        let mut alerts = bench.speaker.alerts(bench.now);
+        alerts.retain(|alert| alert.kind.name() == "unused-prefixes");
         let [alert] = &alerts[..] else {
             panic!("{told}: {alerts:?}");
         };
-        assert_eq!(alert.kind.name(), "unused-prefixes");
         assert!(alert.what.contains(told), "{told}: {}", alert.what);
         bench.send_raw(peer, &update(&[unreach(&route.nlri())]));
         assert!(bench.speaker.alerts(bench.now).is_empty(), "{told}");

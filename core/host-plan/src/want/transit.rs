@@ -70,7 +70,7 @@ impl Want {
         }
         if !self.links.contains_key(&bridge) {
             let mac = device_mac(0x16, config.vpc.bits());
-            self.bridge(bridge.clone(), subject, stamp, mac, mtu, false);
+            self.bridge(bridge, subject, stamp, mac, mtu, false);
             let membership = Some(membership(config.vpc));
             self.tunnel(desired, transit.vni, subject, stamp, mtu, membership);
             self.transit_rows(desired, config.vpc, transit);
