@@ -15,6 +15,7 @@ mod network;
 mod router_config;
 mod routing;
 mod subnet_options;
+mod voting;
 
 pub use addr::{BadCidr, BadMac, MacAddr, canonical_cidr};
 pub use forwarding::{EviForwarding, Forwarding, IpVrfForwarding, Tag};
@@ -47,3 +48,4 @@ pub use routing::{
     PublicTarget, Router, RouterPlacement, SourcePolicy,
 };
 pub use subnet_options::{BadOptions, DhcpOptions, SubnetOptions};
+pub use voting::{BadVoter, Voter, VoterSet, Voting};
