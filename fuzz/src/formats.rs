@@ -16,7 +16,7 @@ pub fn protobuf(data: &[u8]) {
     let Some((which, bytes)) = data.split_first() else {
         return;
     };
-    match which % 4 {
+    match which % 6 {
         0 => {
             if let Ok(wire) = v1::HostConfig::decode(bytes)
                 && let Ok(ours) = HostConfig::try_from(wire)
@@ -33,7 +33,16 @@ pub fn protobuf(data: &[u8]) {
             }
         }
         2 => drop(v1::Stack::decode(bytes).map(model::Stack::try_from)),
-        _ => drop(v1::Port::decode(bytes).map(model::Port::try_from)),
+        3 => drop(v1::Port::decode(bytes).map(model::Port::try_from)),
+        4 => drop(v1::ConfirmReply::decode(bytes).map(api::confirmed)),
+        _ => {
+            if let Ok(wire) = v1::ConfirmRequest::decode(bytes)
+                && let Ok(ask) = lease::Ask::try_from(wire)
+            {
+                let again = lease::Ask::try_from(v1::ConfirmRequest::from(&ask));
+                assert_eq!(again.expect("what was accepted is accepted"), ask);
+            }
+        }
     }
 }
 
@@ -152,6 +161,7 @@ fn config() -> HostConfig {
         sequence: 7,
     };
     HostConfig {
+        voting: None,
         host: HostId::from_random(1),
         generation: Generation(3),
         underlay: Underlay {
@@ -217,5 +227,15 @@ pub fn stored_samples() -> Vec<Vec<u8>> {
 /// Messages as they are sent.
 pub fn wire_samples() -> Vec<Vec<u8>> {
     let config = v1::HostConfig::from(&config()).encode_to_vec();
-    vec![[&[0], &config[..]].concat()]
+    let ask = v1::ConfirmRequest {
+        claims: vec![v1::RouterClaim {
+            router_id: model::RouterId::from_random(1).to_string(),
+            epoch: 2,
+        }],
+        ended: Vec::new(),
+    };
+    vec![
+        [&[0], &config[..]].concat(),
+        [&[5], &ask.encode_to_vec()[..]].concat(),
+    ]
 }

@@ -4,7 +4,7 @@ use prost::Message;
 use std::path::PathBuf;
 
 const ROOT: &str = "../../proto";
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "vpc/v1/types.proto",
     "vpc/v1/router_config.proto",
     "vpc/v1/host_config.proto",
@@ -15,6 +15,7 @@ const FILES: [&str; 10] = [
     "vpc/v1/l2.proto",
     "vpc/v1/evpn.proto",
     "vpc/v1/agent.proto",
+    "vpc/v1/lease.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -28,6 +28,7 @@ mod rollout;
 mod routing;
 mod token;
 mod vpc_names;
+mod voting;
 
 pub use attachment::AttachmentSpec;
 pub use command::{
@@ -49,3 +50,4 @@ pub use routing::{
     UpdateRouter,
 };
 pub use token::{BadToken, JoinToken, TokenRefusal, TokenSecret, TokenUse};
+pub use voting::Electorate;

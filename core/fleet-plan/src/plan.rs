@@ -6,7 +6,7 @@ use model::{
     BgpConfig, Encoding, Gateway, Generation, HostConfig, HostId, MacAddr, MovePhase, NatConfig,
     Nic, ObjectId, OneToOne, OuterLeg, Placement, Port, PortRole, PublicTarget, Reflector, Router,
     RouterConfig, RouterId, RouterLeg, Segment, SourceNat, SourcePolicy, SpeakerKind, Stack,
-    Subnet, SubnetId, Transit, Underlay, Uplink, UplinkAddress, Vpc, VpcId,
+    Subnet, SubnetId, Transit, Underlay, Uplink, UplinkAddress, Voting, Vpc, VpcId,
 };
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -33,12 +33,19 @@ impl Draft {
             bgp,
             stacks,
             routers,
+            voting,
         } = issued;
         self.0.host == *host
             && self.0.underlay == *underlay
             && self.0.bgp == *bgp
             && self.0.stacks == *stacks
             && self.0.routers == *routers
+            && self.0.voting == *voting
+    }
+
+    pub(crate) fn with_voting(mut self, voting: Option<Voting>) -> Self {
+        self.0.voting = voting;
+        self
     }
 
     /// Without a generation (it is 0).
@@ -91,6 +98,7 @@ pub fn plan(intent: &Intent, host: HostId, reflectors: &[Reflector]) -> Option<D
         },
         stacks,
         routers,
+        voting: None,
     }))
 }
 
@@ -207,6 +215,7 @@ fn router_config(intent: &Intent, router: &Router, speaker: SpeakerKind) -> Rout
         nat: nat(intent, router),
         names: vpc_names::of_router(intent, vpc, router),
         transit: transit(vpc, router.id, speaker),
+        epoch: router.placement.epoch,
     }
 }
 

@@ -1,8 +1,9 @@
 //! Which configuration each host has, and when it needs a new generation of it.
 
 use crate::decision::hex;
-use crate::{Delta, Draft, Intent, plan};
-use model::{Generation, HostConfig, HostId, Object, Reflector, VpcId};
+use crate::voting::voting;
+use crate::{Delta, Draft, Electorate, Intent, plan};
+use model::{Generation, HostConfig, HostId, Object, Reflector, Role, VpcId};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +17,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Rollout {
     reflectors: Vec<Reflector>,
+    electorate: Electorate,
     issued: BTreeMap<HostId, IssuedRow>,
     configs: BTreeMap<HostId, Arc<HostConfig>>,
     stale: BTreeSet<HostId>,
@@ -52,6 +54,7 @@ impl Rollout {
     pub fn new(rows: Vec<IssuedRow>, intent: &Intent, reflectors: Vec<Reflector>) -> Self {
         Self {
             reflectors,
+            electorate: Electorate::default(),
             issued: rows.into_iter().map(|row| (row.host, row)).collect(),
             configs: BTreeMap::new(),
             stale: intent.hosts().map(|host| host.id).collect(),
@@ -78,6 +81,9 @@ impl Rollout {
                 }
                 Object::Host(host) => {
                     self.stale.insert(host.id);
+                    // Route hosts know each other.
+                    let route = intent.hosts().filter(|h| h.roles.contains(&Role::Route));
+                    self.stale.extend(route.map(|host| host.id));
                 }
                 Object::Router(router) => {
                     self.stale.insert(router.placement.host);
@@ -126,6 +132,15 @@ impl Rollout {
         }
     }
 
+    /// Who votes on where routers run from now on.
+    pub fn set_electorate(&mut self, intent: &Intent, electorate: Electorate) {
+        if self.electorate != electorate {
+            self.electorate = electorate;
+            let route = intent.hosts().filter(|h| h.roles.contains(&Role::Route));
+            self.stale.extend(route.map(|host| host.id));
+        }
+    }
+
     /// Takes over what another server issued: the next generation of that host will be higher.
     pub fn adopt(&mut self, row: IssuedRow) {
         let host = row.host;
@@ -160,6 +175,7 @@ impl Rollout {
             self.issued.remove(&host);
             return None;
         };
+        let draft = draft.with_voting(voting(intent, host, &self.electorate));
         if self
             .configs
             .get(&host)

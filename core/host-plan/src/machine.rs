@@ -5,12 +5,13 @@ use crate::greeting::frames;
 use crate::uplink::{Uplink, port_link};
 use crate::want::{is_away, tag_of};
 use crate::{
-    Action, Desired, FdbState, Greeting, HostState, OwnedName, Plan, Problem, Readiness, Scope,
-    Step, Subject, plan,
+    Action, Desired, FdbState, Greeting, HostState, OwnedName, Plan, Problem, Readiness,
+    RouterChange, RouterChanges, Scope, Step, Subject, plan,
 };
 use model::{
     Attachment, Capability, Encoding, Forwarding, Generation, HostConfig, IfName, NetnsName, NicId,
-    Port, PortRole, RouterConfig, Segment, SpeakerKind, Stack, Underlay, UnixMillis, VlanId, VpcId,
+    Port, PortRole, RouterConfig, RouterId, Segment, SpeakerKind, Stack, Underlay, UnixMillis,
+    VlanId, VpcId,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,6 +37,10 @@ pub struct HostMachine {
     troubles: BTreeMap<Subject, Trouble>,
     /// NICs that came here, with their sequence: their subnets were told.
     greeted: BTreeMap<NicId, u32>,
+    /// Routers that may run here; none is all.
+    leased: Option<BTreeSet<RouterId>>,
+    /// Routers whose neighbours were told that they run here.
+    greeted_routers: BTreeSet<RouterId>,
 }
 
 /// Stacks made through the host's own API, with no management server involved.
@@ -122,6 +127,8 @@ impl HostMachine {
             conflicts: Vec::new(),
             troubles: BTreeMap::new(),
             greeted: BTreeMap::new(),
+            leased: None,
+            greeted_routers: BTreeSet::new(),
         };
         machine.merge();
         machine
@@ -149,6 +156,13 @@ impl HostMachine {
     pub fn set_own_mtu(&mut self, mtu: model::Mtu) {
         self.own_underlay.mtu = mtu;
         self.merge();
+    }
+
+    /// Routers that may run here; none is all that are placed here. The others are made, and silent.
+    pub fn set_leased(&mut self, leased: Option<BTreeSet<RouterId>>) {
+        let held = leased.clone().unwrap_or_default();
+        self.greeted_routers.retain(|router| held.contains(router));
+        self.leased = leased;
     }
 
     /// What the speaker learned. True if anything differs.
@@ -370,6 +384,8 @@ impl HostMachine {
         let ready = plan.readiness(&self.merged, &self.routers);
         let greetings = self.greetings(&ready, observed);
         plan.steps.extend(greetings);
+        let greetings = self.router_greetings(&ready, observed);
+        plan.steps.extend(greetings);
         let waits =
             |subject: &Subject| self.troubles.get(subject).is_some_and(|t| t.retry_at > now);
         plan.steps.retain(|step| !waits(&step.subject));
@@ -410,6 +426,12 @@ impl HostMachine {
                 && let Some(port) = self.port(nic)
             {
                 self.greeted.insert(nic, port.sequence);
+            }
+            if let (Subject::Router(id), Ok(())) = (step.subject, &outcome)
+                && is_greeting(&step.action)
+                && self.leased.as_ref().is_some_and(|held| held.contains(&id))
+            {
+                self.greeted_routers.insert(id);
             }
             match outcome {
                 Ok(()) => drop(done.insert(step.subject)),
@@ -458,6 +480,21 @@ impl HostMachine {
             }
         }
         steps
+    }
+
+    /// Routers that may run here since a moment ago speak up, inside and outside: others had them before.
+    fn router_greetings(&self, ready: &Readiness, observed: &HostState) -> Vec<Step> {
+        let new = |router: &&RouterConfig| {
+            let leased = self.leased.as_ref();
+            leased.is_some_and(|leased| leased.contains(&router.id))
+                && ready.routers.contains(&router.id)
+                && !self.greeted_routers.contains(&router.id)
+        };
+        let step = |router: &RouterConfig| Step {
+            subject: Subject::Router(router.id),
+            action: router_greeting(router, observed),
+        };
+        self.routers.iter().filter(new).map(step).collect()
     }
 
     fn port(&self, nic: NicId) -> Option<&Port> {
@@ -795,4 +832,28 @@ fn check_segments(stack: &Stack, underlay: Underlay) -> Result<(), Refused> {
         }
     }
     Ok(())
+}
+fn is_greeting(action: &Action) -> bool {
+    let Action::ChangeRouter(router) = action else {
+        return false;
+    };
+    let mut changes = router.changes.iter();
+    changes.all(|change| matches!(change, RouterChange::SetMac { .. }))
+}
+
+/// Each interface is given the MAC that it has: thereupon the kernel announces its addresses to the
+/// neighbours (`arp_notify`, `ndisc_notify`).
+fn router_greeting(router: &RouterConfig, observed: &HostState) -> Action {
+    let legs = router.legs.iter();
+    let legs = legs.map(|leg| (OwnedName::router_leg(leg.subnet), leg.mac));
+    let outer = router.uplink.iter();
+    let outer = outer.map(|uplink| (OwnedName::router_outer(router.id), uplink.mac));
+    let changes = legs.chain(outer);
+    let changes = changes.filter(|(link, _)| observed.links.contains_key(link));
+    Action::ChangeRouter(RouterChanges {
+        netns: OwnedName::router_netns(router.id),
+        changes: changes
+            .map(|(link, mac)| RouterChange::SetMac { link, mac })
+            .collect(),
+    })
 }

@@ -388,6 +388,7 @@ fn config(generation: u64) -> HostConfig {
         },
         stacks: Vec::new(),
         routers: Vec::new(),
+        voting: None,
     }
 }
 

@@ -260,6 +260,7 @@ impl World {
                 vni: vni(Some(number)),
                 mac: mac.parse().unwrap(),
             }),
+            epoch: 1,
         });
     }
 

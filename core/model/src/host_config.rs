@@ -3,7 +3,7 @@
 
 use crate::{
     Asn, BadName, Encoding, Generation, HostId, IfName, MacAddr, Mtu, NetnsName, NicId,
-    RouterConfig, SubnetId, SubnetOptions, VlanId, Vni, VpcId,
+    RouterConfig, SubnetId, SubnetOptions, VlanId, Vni, Voting, VpcId,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,9 @@ pub struct HostConfig {
     /// Routers that run on this host, ordered by id.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routers: Vec<RouterConfig>,
+    /// By whose word a route host runs them; none is nobody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub voting: Option<Voting>,
 }
 
 /// A host's place on the underlay.

@@ -3,7 +3,7 @@
 use crate::{
     AccountId, Asn, Attachment, Encoding, ExternalNetwork, ExternalNetworkId, HostId, MacAddr, Mtu,
     Name, NicId, PublicIp, PublicIpId, Router, RouterId, SpeakerKind, SubnetId, SubnetOptions,
-    UserData, VlanId, Vni, VpcId,
+    UserData, VlanId, Vni, VoterSet, VpcId,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -298,6 +298,12 @@ pub struct HostStatus {
     /// Version of the FRR that is installed; empty if none is.
     #[serde(default)]
     pub frr_version: String,
+    /// The voters by whose word it runs its routers, as far as they are new to it; empty if it asks nobody.
+    #[serde(default)]
+    pub voters: VoterSet,
+    /// Route hosts that lately asked it whether they may run their routers.
+    #[serde(default)]
+    pub heard: BTreeSet<HostId>,
 }
 
 /// What a kernel and host can do.

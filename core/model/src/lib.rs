@@ -48,4 +48,4 @@ pub use routing::{
     PublicTarget, Router, RouterPlacement, SourcePolicy,
 };
 pub use subnet_options::{BadOptions, DhcpOptions, SubnetOptions};
-pub use voting::{BadVoter, Voter, VoterSet, Voting};
+pub use voting::{BadVoter, LEASE_PORT, Voter, VoterSet, Voting};

@@ -29,6 +29,9 @@ pub struct RouterConfig {
     /// Address translation, and what of the inside is open to the outside.
     #[serde(default, skip_serializing_if = "NatConfig::is_none")]
     pub nat: NatConfig,
+    /// Which placement of the router this is: each has a higher one than the one before it.
+    #[serde(default)]
+    pub epoch: u64,
     /// The VPC's names, and what its NICs are told of themselves.
     #[serde(default, skip_serializing_if = "VpcNames::is_empty")]
     pub names: VpcNames,
@@ -313,11 +316,13 @@ mod tests {
             uplink: None,
             routes: Vec::new(),
             nat: NatConfig::default(),
+            epoch: 3,
             names: VpcNames::default(),
             transit: None,
         };
         let text = serde_json::to_string(&router).unwrap();
-        let expected = r#"{"id":"0000000001","vpc":"0000000002","name":"blue/r1","legs":[]}"#;
+        let expected =
+            r#"{"id":"0000000001","vpc":"0000000002","name":"blue/r1","legs":[],"epoch":3}"#;
         assert_eq!(text, expected);
         assert_eq!(serde_json::from_str::<RouterConfig>(&text).unwrap(), router);
     }

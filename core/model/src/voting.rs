@@ -7,6 +7,10 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
+/// TCP port at which route hosts answer each other whether they may run their routers, on their underlay
+/// address.
+pub const LEASE_PORT: u16 = 7444;
+
 /// One of those who confirm that a host runs a router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -582,10 +582,12 @@ pub(crate) fn local_state(
             let open = routers
                 .iter()
                 .filter(|router| ready.routers.contains(&router.id));
-            let legs = open.flat_map(|router| &router.legs);
-            for leg in legs.filter(|leg| leg.subnet == segment.subnet) {
+            let legs = open.flat_map(|router| router.legs.iter().map(move |leg| (router, leg)));
+            for (router, leg) in legs.filter(|(_, leg)| leg.subnet == segment.subnet) {
                 let mac = LocalMac {
                     router: true,
+                    // It wins over the place that the router had before.
+                    sequence: sequence_of(router.epoch),
                     ..LocalMac::with_addresses(leg.addresses.iter().map(|net| net.addr()))
                 };
                 evi.macs.insert((tag, leg.mac), mac);
@@ -609,6 +611,11 @@ pub(crate) fn local_state(
         }
     }
     local
+}
+
+/// Placements count from 1.
+fn sequence_of(epoch: u64) -> u32 {
+    u32::try_from(epoch.saturating_sub(1)).unwrap_or(u32::MAX)
 }
 
 /// What the interface on the underlay carries now; none if it cannot be found.

@@ -1,5 +1,6 @@
 //! Everything that can happen to the agent.
 
+use crate::lease::Leased;
 use api::tonic::Status;
 use host_plan::{HostState, Refused, Step};
 use model::{Forwarding, HostConfig, NicId, Port, Segment, Stack, VpcId};
@@ -15,6 +16,8 @@ pub(crate) enum Event {
     Kept(Result<model::Generation, String>),
     /// The connection to the management server came or went.
     Server(ServerLink),
+    /// Which routers may run here.
+    Leased(Leased),
     /// The speaker's forwarding state changed.
     Forwarding(Arc<Forwarding>),
     /// The kernel's thread looked; how often it looked at everything up to now.

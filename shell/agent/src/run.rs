@@ -8,6 +8,7 @@ use crate::disk::{Disk, StateError};
 use crate::events::Event;
 use crate::figures::{self, Figures};
 use crate::kernel::{KernelThread, chain};
+use crate::lease::{Leases, Orders};
 use crate::local_api::{self, Identity};
 use crate::meter::Meter;
 use crate::names;
@@ -139,10 +140,18 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
             source,
         })?;
 
-    spare_bridged_frames(options.keep_bridge_netfilter);
     let (events, queue) = mpsc::channel(64);
+    // First of all: a lease that runs out while the rest starts is a router that falls silent.
+    let orders = managed.as_ref().map(Orders::of).unwrap_or_default();
+    let leases = Leases::start(
+        orders,
+        disk.clone(),
+        options.credential.clone().unwrap_or_default(),
+        events.clone(),
+    );
     let (kernel, capabilities) =
         KernelThread::start(&options.run_dir, events.clone()).map_err(AgentError::Kernel)?;
+    spare_bridged_frames(options.keep_bridge_netfilter);
     let may_act = managed.is_some() || credential.is_none();
     let mut bgp = Bgp::new(
         bgp::forwarding_is_preserved(&options.run_dir),
@@ -171,6 +180,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         may_act,
         disk: disk.clone(),
         kernel,
+        leases,
         bgp,
         rds,
         reconcile: reconcile.clone(),

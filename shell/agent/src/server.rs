@@ -4,6 +4,7 @@
 use crate::clock::{Clock, far_clock};
 use crate::events::{Event, ServerLink};
 use crate::kernel::chain;
+use crate::lease::Leased;
 use crate::meter::Meter;
 use crate::view::{View, unix_now};
 use api::Credential;
@@ -161,14 +162,19 @@ impl ServerStream {
     }
 
     /// The part of a report that is worth sending before its time.
-    fn reported(&mut self) -> (u64, u64, BTreeSet<NicId>, Vec<String>) {
+    fn reported(&mut self) -> (u64, u64, BTreeSet<NicId>, Leased, Vec<String>) {
         let view = self.view.borrow_and_update();
         let conditions = view
             .conditions
             .values()
             .map(|c| format!("{}{}", c.object, c.message));
         let lost = view.lost.as_ref().clone();
-        (view.desired().0, view.applied.0, lost, conditions.collect())
+        let leased = Leased {
+            held: None,
+            ..view.leased.clone()
+        };
+        let conditions = conditions.collect();
+        (view.desired().0, view.applied.0, lost, leased, conditions)
     }
 
     fn report(&mut self) -> v1::HostReport {
@@ -189,6 +195,8 @@ impl ServerStream {
                 .cloned()
                 .collect(),
             elsewhere: view.lost.as_ref().clone(),
+            voters: view.leased.voters.clone(),
+            heard: view.leased.heard.clone(),
             frr_version: frr.map(|version| version.to_string()).unwrap_or_default(),
         };
         let told = self.ahead().and_then(far_clock);

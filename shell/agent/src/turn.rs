@@ -9,6 +9,7 @@ use crate::bgp::{self, Bgp, News};
 use crate::disk::{Disk, StateError};
 use crate::events::{Event, Request, ServerLink, status_of};
 use crate::kernel::{Job, KernelThread};
+use crate::lease::{Leased, Leases, Orders};
 use crate::meter::Meter;
 use crate::rd::{Of, RdIndexes};
 use crate::view::{Counters, View, unix_now};
@@ -46,6 +47,9 @@ pub(crate) struct Agent {
     may_act: bool,
     disk: Disk,
     kernel: KernelThread,
+    leases: Leases,
+    /// As the leases' thread last said.
+    leased: Leased,
     bgp: Bgp,
     rds: RdIndexes,
     pace: Pace,
@@ -109,6 +113,7 @@ pub(crate) struct Start {
     pub(crate) may_act: bool,
     pub(crate) disk: Disk,
     pub(crate) kernel: KernelThread,
+    pub(crate) leases: Leases,
     pub(crate) bgp: Bgp,
     pub(crate) rds: RdIndexes,
     pub(crate) reconcile: Histogram,
@@ -158,6 +163,7 @@ impl Agent {
             managed_vpcs: Arc::default(),
             ready: Arc::default(),
             lost: Arc::default(),
+            leased: Leased::default(),
             conditions: Arc::default(),
             observed: None,
             underlay: start.machine.underlay(),
@@ -173,6 +179,8 @@ impl Agent {
             may_act: start.may_act,
             disk: start.disk,
             kernel: start.kernel,
+            leases: start.leases,
+            leased: Leased::default(),
             bgp: start.bgp,
             rds: start.rds,
             pace: start.pace,
@@ -327,6 +335,7 @@ impl Agent {
                 self.server = link;
                 self.publish();
             }
+            Event::Leased(leased) => self.leased(leased),
             Event::Forwarding(forwarding) => self.learned(&forwarding),
             Event::Observed(Ok(state), looks) => {
                 if looks.lost > self.counters.resyncs {
@@ -370,6 +379,7 @@ impl Agent {
         info!(%generation, stacks = config.stacks.len(), "Configuration received");
         self.counters.configs += 1;
         self.may_act = true;
+        self.leases.order(Orders::of(&config));
         self.bgp
             .configure(self.machine.underlay().address, &config.bgp)
             .await;
@@ -429,6 +439,20 @@ impl Agent {
             since: before.as_ref().map_or_else(unix_now, |before| before.since),
             attempts: before.map_or(1, |before| before.attempts.saturating_add(1)),
         });
+    }
+
+    fn leased(&mut self, leased: Leased) {
+        if leased.held != self.leased.held {
+            info!(routers = ?leased.held, "Routers that may run here");
+            self.machine.set_leased(leased.held.clone());
+            self.expecting = true;
+            self.due = Some(Instant::now());
+        }
+        self.leased = leased;
+        if self.may_act && self.observed.is_some() {
+            self.announce();
+        }
+        self.publish();
     }
 
     fn learned(&mut self, forwarding: &Arc<Forwarding>) {
@@ -681,11 +705,13 @@ impl Agent {
         let vnis = bgp::instances(self.machine.stacks(), &self.ready);
         let rds = self.assign_rds(&vnis);
         let vtep = self.machine.underlay().address;
+        let mut ready = self.ready.clone();
+        ready.routers.retain(|router| self.leased.may_run(*router));
         let local = bgp::local_state(
             vtep,
             self.machine.stacks(),
             self.machine.routers(),
-            &self.ready,
+            &ready,
             &rds,
         );
         // Before the first convergence, what is missing may just not have been looked at.
@@ -830,6 +856,7 @@ impl Agent {
             ),
             ready: Arc::new(self.ready.clone()),
             lost: Arc::new(self.machine.lost_nics()),
+            leased: self.leased.clone(),
             conditions: Arc::new(conditions),
             observed: self.observed.clone(),
             underlay: self.machine.underlay(),

@@ -1,6 +1,7 @@
 //! What the agent shows of itself: a snapshot that the loop publishes and others read.
 
 use crate::events::ServerLink;
+use crate::lease::Leased;
 use host_plan::{HostState, Readiness};
 use model::{
     Condition, Generation, HostConfig, NicId, ObjectId, Stack, SubnetId, Underlay, UnixMillis,
@@ -25,6 +26,8 @@ pub(crate) struct View {
     pub(crate) ready: Arc<Readiness>,
     /// NICs in use here that another host announces and wins.
     pub(crate) lost: Arc<BTreeSet<NicId>>,
+    /// Which routers may run here, and by whose word.
+    pub(crate) leased: Leased,
     /// What is wrong.
     pub(crate) conditions: Arc<BTreeMap<ObjectId, Condition>>,
     /// What was last read from the kernel.

@@ -11,13 +11,14 @@ use crate::v1::evpn_client::EvpnClient;
 use crate::v1::host_sync_client::HostSyncClient;
 use crate::v1::l2_client::L2Client;
 use crate::v1::management_client::ManagementClient;
+use crate::v1::router_lease_client::RouterLeaseClient;
 use hyper_util::rt::TokioIo;
 use model::{HostId, Name, Role, SpeakerKind};
 use rustls::pki_types::CertificateDer;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,6 +75,24 @@ pub async fn connect_host(
 ) -> Result<HostSyncClient<Channel>, ConnectError> {
     let channel = connect(credential).await?;
     Ok(HostSyncClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE_BYTES))
+}
+
+/// A client of the server that confirms which routers the host of this credential runs.
+pub async fn connect_voter_server(
+    credential: &Credential,
+) -> Result<RouterLeaseClient<Channel>, ConnectError> {
+    Ok(RouterLeaseClient::new(connect(credential).await?))
+}
+
+/// The same of a route host that votes, which listens there.
+pub async fn connect_voter_host(
+    credential: &Credential,
+    host: HostId,
+    address: SocketAddr,
+) -> Result<RouterLeaseClient<Channel>, ConnectError> {
+    let tls = credential.peer_tls(host)?;
+    let channel = tls_channel(&[address.to_string()], tls).await?;
+    Ok(RouterLeaseClient::new(channel))
 }
 
 /// A channel to the first server that answers.

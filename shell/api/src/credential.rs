@@ -1,7 +1,8 @@
 //! The file with which an administrator or a host reaches the server.
 
-use crate::pki::{Identity, identify};
+use crate::pki::{Identity, Role, identify};
 use crate::tls::{self, TlsError};
+use model::HostId;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
@@ -170,11 +171,34 @@ impl Credential {
 
     /// The TLS side of it.
     pub fn tls(&self) -> Result<rustls::ClientConfig, CredentialError> {
+        let (ca, key) = self.ca_and_key()?;
+        Ok(tls::client(&ca, self.chain()?, key)?)
+    }
+
+    /// The TLS side of it towards another host, which has to be this one.
+    pub fn peer_tls(&self, host: HostId) -> Result<rustls::ClientConfig, CredentialError> {
+        let (ca, key) = self.ca_and_key()?;
+        let expected = Identity {
+            role: Role::Host(host),
+            ..self.identity()?
+        };
+        Ok(tls::peer_client(&ca, self.chain()?, key, expected)?)
+    }
+
+    /// The TLS side of it where other hosts call this one.
+    pub fn listener_tls(&self) -> Result<rustls::ServerConfig, CredentialError> {
+        let (ca, key) = self.ca_and_key()?;
+        Ok(tls::peer_server(&ca, self.chain()?, key)?)
+    }
+
+    fn ca_and_key(
+        &self,
+    ) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), CredentialError> {
         let ca = CertificateDer::from_pem_slice(self.ca.as_bytes())
             .map_err(|_| CredentialError::Content { what: "CA" })?;
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes())
             .map_err(|_| CredentialError::Content { what: "key" })?;
-        Ok(tls::client(&ca, self.chain()?, key)?)
+        Ok((ca, key))
     }
 
     fn chain(&self) -> Result<Vec<CertificateDer<'static>>, CredentialError> {

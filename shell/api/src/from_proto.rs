@@ -2,8 +2,10 @@
 //! the field.
 
 mod router;
+mod voting;
 
 pub use router::{port_forward, user_data};
+pub use voting::confirmed;
 
 use crate::v1;
 use ipnet::IpNet;
@@ -287,6 +289,7 @@ impl TryFrom<v1::HostConfig> for HostConfig {
                 MAX_ROUTERS,
                 router::config,
             )?,
+            voting: wire.voting.map(voting::voting).transpose()?,
         })
     }
 }
@@ -324,6 +327,7 @@ impl TryFrom<v1::HostReport> for HostStatus {
     type Error = BadRequest;
     fn try_from(wire: v1::HostReport) -> Result<Self, BadRequest> {
         let resources = wire.resources.unwrap_or_default();
+        let (voters, heard) = voting::report(wire.routing.unwrap_or_default())?;
         Ok(Self {
             last_checkin: UnixMillis(0),
             agent_version: version(Field::root("agent_version"), &wire.agent_version)?,
@@ -358,6 +362,8 @@ impl TryFrom<v1::HostReport> for HostStatus {
             )?
             .into_iter()
             .collect(),
+            voters,
+            heard,
         })
     }
 }

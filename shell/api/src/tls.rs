@@ -2,11 +2,12 @@
 //!
 //! The provider is passed everywhere explicitly, so that nothing depends on a process-wide default.
 
-use crate::pki::{Fingerprint, SERVER_NAME};
+use crate::pki::{Fingerprint, Identity, SERVER_NAME, identify};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
@@ -85,6 +86,52 @@ pub fn client(
         .map_err(error("the key does not belong to the certificate"))?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(config)
+}
+
+/// A host that others of `ca` call. They have to show a certificate, and it shows the one that it calls
+/// with itself.
+pub fn peer_server(
+    ca: &CertificateDer<'static>,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<ServerConfig, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(error("TLS 1.3 is not offered by the provider"))?
+        .with_client_cert_verifier(clients_of(ca)?)
+        .with_single_cert(chain, key)
+        .map_err(error("the key does not belong to the certificate"))?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+/// A host that calls another, and believes the one with this identity.
+pub fn peer_client(
+    ca: &CertificateDer<'static>,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    expected: Identity,
+) -> Result<ClientConfig, TlsError> {
+    let verifier = PeerIs {
+        expected,
+        clients: clients_of(ca)?,
+        provider: provider(),
+    };
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(error("TLS 1.3 is not offered by the provider"))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_client_auth_cert(chain, key)
+        .map_err(error("the key does not belong to the certificate"))?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+fn clients_of(ca: &CertificateDer<'static>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots(ca)?), provider())
+        .build()
+        .map_err(error("the cluster CA cannot verify clients"))
 }
 
 /// A client without a certificate, which believes the server whose CA has this fingerprint.
@@ -167,5 +214,59 @@ impl ServerCertVerifier for PinnedCa {
 
     fn root_hint_subjects(&self) -> Option<&[DistinguishedName]> {
         None
+    }
+}
+
+/// A host's certificate is one for clients, whichever side it is on: it is verified as such, and then it
+/// has to be the right host's.
+#[derive(Debug)]
+struct PeerIs {
+    expected: Identity,
+    clients: Arc<dyn ClientCertVerifier>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for PeerIs {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.clients
+            .verify_client_cert(end_entity, intermediates, now)?;
+        let wrong = rustls::CertificateError::ApplicationVerificationFailure;
+        match identify(end_entity) {
+            Ok(identity) if identity == self.expected => Ok(ServerCertVerified::assertion()),
+            _ => Err(rustls::Error::InvalidCertificate(wrong)),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

@@ -9,8 +9,10 @@ use crate::pki::Issued;
 use crate::v1;
 use model::{
     Account, Attachment, Condition, Host, HostConfig, HostId, HostStatus, Meta, MovePhase, Nic,
-    Port, PortRole, Secret, Segment, Stack, Subnet, SubnetOptions, Vpc,
+    Port, PortRole, Secret, Segment, Stack, Subnet, SubnetOptions, VoterSet, Voting, Vpc,
 };
+use router::texts;
+use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 impl From<&Meta> for v1::Meta {
@@ -204,6 +206,12 @@ impl From<&HostStatus> for v1::HostReport {
             elsewhere_nic_ids: status.elsewhere.iter().map(ToString::to_string).collect(),
             frr_version: shown.frr_version,
             routers: Vec::new(),
+            routing: (!status.voters.is_empty() || !status.heard.is_empty()).then(|| {
+                v1::RoutingReport {
+                    voters: texts(&status.voters),
+                    heard_host_ids: texts(&status.heard),
+                }
+            }),
         }
     }
 }
@@ -249,6 +257,23 @@ impl From<&HostConfig> for v1::HostConfig {
             }),
             stacks: config.stacks.iter().map(Into::into).collect(),
             routers: config.routers.iter().map(Into::into).collect(),
+            voting: config.voting.as_ref().map(Into::into),
+        }
+    }
+}
+
+impl From<&Voting> for v1::Voting {
+    fn from(voting: &Voting) -> Self {
+        let set = |voters: &VoterSet| v1::VoterSet {
+            voters: texts(voters),
+        };
+        let peer = |(host, address): (&HostId, &SocketAddr)| v1::VotingPeer {
+            host_id: host.to_string(),
+            address: address.to_string(),
+        };
+        Self {
+            sets: voting.sets.iter().map(set).collect(),
+            peers: voting.peers.iter().map(peer).collect(),
         }
     }
 }

@@ -10,6 +10,7 @@ mod enrollment;
 mod files;
 mod host_sync;
 mod init;
+mod lease;
 mod limit;
 mod list;
 mod listener;

@@ -3,12 +3,13 @@
 //! Changes that wait together are decided one on the other, committed in one transaction and only
 //! then answered, broadcast and planned. Nobody reads the intent between decision and commit.
 
+use crate::lease::Votes;
 use crate::state::State;
 use api::tonic::{Code as Grpc, Status};
 use api::v1;
 use fleet_plan::{
     Code, Command, Context, CreateHost, Decision, Delta, Expect, Issued, JoinToken, MoveStep,
-    Refusal, RequestId, Rollout, TokenSecret,
+    Refusal, RequestId, Rollout, RouterChange, TokenSecret, UpdateRouter,
 };
 use model::{
     Change, Generation, Host, HostConfig, HostId, HostStatus, Liveness, Object, ObjectId, Revision,
@@ -142,6 +143,7 @@ pub(crate) struct Owner {
     announced: Revision,
     contended_until: Instant,
     statuses_at: Instant,
+    votes: Votes,
 }
 
 /// Whether the intent in memory is that of the store.
@@ -217,6 +219,7 @@ impl Owner {
         state: State,
         store: Arc<Store>,
         shared_store: bool,
+        votes: Votes,
     ) -> (Self, Handle, watch::Receiver<BTreeSet<IpAddr>>) {
         let (events_in, events) = mpsc::channel(4096);
         let (live, _) = broadcast::channel(4096);
@@ -242,7 +245,9 @@ impl Owner {
             staleness: Staleness::Current,
             contended_until: Instant::now(),
             statuses_at: Instant::now(),
+            votes,
         };
+        owner.route_hosts_changed();
         (owner, handle, peers_out)
     }
 
@@ -393,7 +398,7 @@ impl Owner {
                 let action = command.action();
                 let is_move = matches!(command, Command::MoveNic(_));
                 let context = Context {
-                    down: down.clone(),
+                    down: &down | &change.context.down,
                     ..change.context.clone()
                 };
                 let decision = intent.decide(command, &context)?;
@@ -471,6 +476,55 @@ impl Owner {
             self.commit(changes).await;
             self.issue().await;
         }
+    }
+
+    /// Routers whose host fell silent or drains go to another.
+    async fn place_routers(&mut self) {
+        let silent = self.state.silent_hosts(&self.votes, !self.shared_store);
+        let routers = self.state.routers_to_place(&silent);
+        if routers.is_empty() {
+            return;
+        }
+        let mut changes = Vec::new();
+        for router in &routers {
+            let (answer, _) = oneshot::channel();
+            let update = UpdateRouter {
+                router: router.id,
+                expect: Expect::Exactly(router.meta.revision),
+                change: RouterChange::Place(None),
+            };
+            changes.push(PendingChange {
+                unresolved: Box::new(move |_| Ok(Command::UpdateRouter(update.clone()))),
+                context: Context {
+                    now: self.state.now,
+                    seed: rand::random(),
+                    request: None,
+                    down: silent.clone(),
+                    actor: "server".to_owned(),
+                },
+                answer,
+            });
+        }
+        self.commit(changes).await;
+        for before in routers {
+            let Some(router) = self.state.intent.router(before.id) else {
+                continue;
+            };
+            if router.placement != before.placement {
+                let name = |id| self.state.intent.path(id);
+                let path = name(ObjectId::Router(router.id));
+                let from = name(ObjectId::Host(before.placement.host));
+                let to = name(ObjectId::Host(router.placement.host));
+                match silent.contains(&before.placement.host) {
+                    true => warn!(
+                        router = path,
+                        from, to, "Router is taken over: its host is silent"
+                    ),
+                    false => info!(router = path, from, to, "Router leaves a host that drains"),
+                }
+            }
+        }
+        self.issue().await;
     }
 
     fn log_step(&self, nic: &model::Nic, step: &MoveStep) {
@@ -587,7 +641,13 @@ impl Owner {
         self.progress.send_modify(|count| *count += 1);
     }
 
+    fn route_hosts_changed(&self) {
+        let hosts = self.state.route_hosts().map(|host| host.id);
+        self.votes.set_hosts(hosts.collect());
+    }
+
     fn hosts_changed(&mut self) {
+        self.route_hosts_changed();
         self.state.forget_removed();
         let intent = &self.state.intent;
         self.sessions.retain(|host, (_, push)| {
@@ -672,7 +732,8 @@ impl Owner {
     async fn issue(&mut self) {
         // Another server's generations can win a few times over, not for ever.
         for _ in 0..5 {
-            for issued in self.state.replan() {
+            let electorate = self.state.electorate(!self.shared_store);
+            for issued in self.state.replan(electorate) {
                 self.unsaved.insert(issued.row.host, issued);
             }
             if self.unsaved.is_empty() {
@@ -844,6 +905,7 @@ impl Owner {
             // Its failure was logged, and the next tick tries again.
             drop(self.make_current().await);
         }
+        self.place_routers().await;
         if self.statuses_at.elapsed() >= STATUS_EVERY {
             self.statuses_at = Instant::now();
             self.save_statuses(false).await;

@@ -2,6 +2,7 @@
 
 use crate::cluster::ClusterContext;
 use crate::files::{DataDir, DataDirError};
+use crate::lease::{self, Votes};
 use crate::limit::RateLimit;
 use crate::listener::{self, CertificateError, ServerCertificate};
 use crate::owner::{Event, Handle, Owner};
@@ -13,6 +14,7 @@ use api::v1;
 use api::v1::enrollment_server::EnrollmentServer;
 use api::v1::host_sync_server::HostSyncServer;
 use api::v1::management_server::ManagementServer;
+use api::v1::router_lease_server::RouterLeaseServer;
 use model::{Reflector, Secret};
 use std::collections::BTreeSet;
 use std::io;
@@ -227,9 +229,11 @@ impl Server {
                 servers: options.advertise.clone(),
             },
         });
-        let (owner, handle, peers) = Owner::new(state, Arc::clone(&store), shared);
+        let votes = Votes::new();
+        let (owner, handle, peers) = Owner::new(state, Arc::clone(&store), shared, votes.clone());
         let services = Services {
             handle,
+            votes,
             context,
             acceptor,
             tcp,
@@ -296,6 +300,7 @@ impl Server {
 /// What listens and answers.
 struct Services {
     handle: Handle,
+    votes: Votes,
     context: Arc<ClusterContext>,
     acceptor: TlsAcceptor,
     tcp: tokio::net::TcpListener,
@@ -328,6 +333,11 @@ impl Services {
             limit: RateLimit::default(),
         })
         .max_decoding_message_size(64 << 10);
+        let router_lease = RouterLeaseServer::new(lease::Service {
+            votes: self.votes,
+            cluster: Arc::clone(&self.context),
+        })
+        .max_decoding_message_size(1 << 20);
         let host_sync = HostSyncServer::new(host_sync::Service {
             owner: self.handle,
             cluster: self.context,
@@ -353,6 +363,7 @@ impl Services {
                 .add_service(management)
                 .add_service(enrollment)
                 .add_service(host_sync)
+                .add_service(router_lease)
                 .add_service(health)
                 .add_service(reflection);
             let stop = async move {

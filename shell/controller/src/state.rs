@@ -1,7 +1,9 @@
 //! What the server knows: the intent, the hosts' configurations, and how the hosts are.
 
 use api::v1;
-use fleet_plan::{Intent, Issued, MoveStep, Refusal, Rollout, Seat, liveness, next_step};
+use fleet_plan::{
+    Electorate, Intent, Issued, MoveStep, Refusal, Rollout, Seat, liveness, next_step,
+};
 use model::{
     Attachment, Capability, Change, Condition, Encoding, Generation, Host, HostConfig, HostId,
     HostStatus, Liveness, MovePhase, Nic, NicId, Object, ObjectId, Port, RouterId, UnixMillis,
@@ -69,7 +71,8 @@ impl State {
     }
 
     /// Plans the hosts that changed. The answer has to be saved before the hosts get it.
-    pub(crate) fn replan(&mut self) -> Vec<Issued> {
+    pub(crate) fn replan(&mut self, electorate: Electorate) -> Vec<Issued> {
+        self.rollout.set_electorate(&self.intent, electorate);
         let issued = self.rollout.poll(&self.intent);
         let hosts: Vec<HostId> = self.intent.hosts().map(|host| host.id).collect();
         for host in hosts {

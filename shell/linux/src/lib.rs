@@ -13,6 +13,7 @@ mod bpf;
 mod bridge_netfilter;
 mod error;
 mod fdb;
+mod fence;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod host;
@@ -38,6 +39,7 @@ pub use announce::{Announcement, Announcements};
 pub use asked::{Asked, Question};
 pub use bridge_netfilter::{BridgeNetfilter, bridge_netfilter, switch_off_bridge_netfilter};
 pub use error::{ActionError, Cause, Error};
+pub use fence::Fence;
 pub use host::{UnderlayInterface, kernel_version, resources, underlay_interface};
 pub use kernel::{Kernel, Looks};
 pub use monitor::Watch;

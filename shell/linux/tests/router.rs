@@ -94,6 +94,7 @@ fn vpc(v: u8) -> (Stack, RouterConfig) {
             mtu: None,
         }),
         routes: Vec::new(),
+        epoch: 1,
         nat: NatConfig {
             source: Some(SourceNat::Masquerade),
             source_v6: true,

@@ -44,6 +44,7 @@ pub(super) fn config(field: Field<'_>, wire: v1::RouterConfig) -> Result<RouterC
             None => NatConfig::default(),
             Some(wire) => nat(field.of("nat"), wire)?,
         },
+        epoch: wire.epoch,
         names: match wire.names {
             None => VpcNames::default(),
             Some(wire) => names(field.of("names"), wire)?,

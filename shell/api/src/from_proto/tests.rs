@@ -13,6 +13,17 @@ fn net(text: &str) -> IpNet {
 fn config() -> HostConfig {
     let subnet = SubnetId::from_random(3);
     HostConfig {
+        voting: Some(model::Voting {
+            sets: vec![
+                [
+                    model::Voter::Server,
+                    model::Voter::Host(HostId::from_random(1)),
+                ]
+                .into(),
+                [model::Voter::Host(HostId::from_random(2))].into(),
+            ],
+            peers: [(HostId::from_random(2), "10.0.0.2:7444".parse().unwrap())].into(),
+        }),
         host: HostId::from_random(1),
         generation: Generation(7),
         underlay: Underlay {
@@ -78,6 +89,7 @@ fn config() -> HostConfig {
             id: RouterId::from_random(9),
             vpc: VpcId::from_random(2),
             name: "blue/r1".to_owned(),
+            epoch: 4,
             legs: vec![RouterLeg {
                 subnet,
                 mac: "02:00:00:00:00:09".parse().unwrap(),

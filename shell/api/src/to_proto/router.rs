@@ -22,6 +22,7 @@ impl From<&RouterConfig> for v1::RouterConfig {
                 vni: transit.vni.get(),
                 mac: transit.mac.to_string(),
             }),
+            epoch: router.epoch,
         }
     }
 }
@@ -136,6 +137,6 @@ impl From<&NamedNic> for v1::NamedNic {
     }
 }
 
-fn texts(values: &[impl ToString]) -> Vec<String> {
-    values.iter().map(ToString::to_string).collect()
+pub(super) fn texts<'a, T: ToString + 'a>(values: impl IntoIterator<Item = &'a T>) -> Vec<String> {
+    values.into_iter().map(ToString::to_string).collect()
 }

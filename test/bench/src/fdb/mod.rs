@@ -371,6 +371,7 @@ fn config() -> HostConfig {
         password: None,
     };
     HostConfig {
+        voting: None,
         host: HostId::from_random(1),
         generation: Generation(1),
         underlay: Underlay {

@@ -2,6 +2,7 @@
 
 mod crash;
 mod evpn;
+mod failover;
 mod frr;
 mod hostile;
 mod input;

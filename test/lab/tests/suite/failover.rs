@@ -1,0 +1,272 @@
+//! Route hosts that die, are cut off or drain: their routers go on elsewhere, and never on two at once.
+
+use lab::stream::{Echo, Received, Stream, longest_loss};
+use lab::wire::{Mac, Wire, arp, ethernet, mac};
+use lab::{Lab, text_of};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+const EVERY: Duration = Duration::from_millis(10);
+/// So many datagrams in a row are ten seconds.
+const TOO_MANY: u64 = 1000;
+const ARP: u16 = 0x0806;
+
+/// Two route hosts, and a router on the first that leads out.
+fn two_route_hosts() -> Lab {
+    let lab = Lab::up_with(&["--hosts", "m1,c1,r1,r2"]);
+    lab.admin("create blue --cidr 10.4.0.0/16");
+    lab.admin("subnet create blue/web --cidr 10.4.1.0/24");
+    lab.admin("nic create blue/web/a1 --host c1 --attach netns:a1 --ip 10.4.1.11 --wait");
+    lab.admin("router create blue/gw --subnet web --uplink --nat --host r1 --wait");
+    lab.sh("c1/a1", "ip route replace default via 10.4.1.1");
+    lab.reaches("c1/a1", "198.51.100.1");
+    for host in ["r1", "r2"] {
+        fenced(&lab, host);
+    }
+    lab
+}
+
+/// The host runs routers by a lease, and the server knows it.
+fn fenced(lab: &Lab, host: &str) {
+    lab.eventually(&format!("{host} has a fence"), || {
+        let rules = lab.try_sh(host, "nft list table bridge vpc-lease");
+        let voting = lab.json(host, "vpc -o json agent status");
+        match rules.status.success() && voting["converged"] == true {
+            true => Ok(()),
+            false => Err(format!("{} {voting}", text_of(&rules))),
+        }
+    });
+}
+
+fn router(lab: &Lab) -> Value {
+    lab.admin("router show blue/gw")
+}
+
+fn runs_on(lab: &Lab, host: &str) {
+    lab.eventually(&format!("the router is on {host}"), || {
+        let router = router(lab);
+        match router["host_name"] == host {
+            true => Ok(()),
+            false => Err(router.to_string()),
+        }
+    });
+}
+
+/// What others see of the router, wherever it runs.
+fn face(lab: &Lab) -> Value {
+    let router = router(lab);
+    serde_json::json!([router["legs"], router["uplink"]])
+}
+
+fn outer_address(lab: &Lab) -> Ipv4Addr {
+    let router = router(lab);
+    let address = router["uplink"]["addresses"][0].as_str();
+    let address = address.and_then(|text| text.split('/').next()?.parse().ok());
+    address.unwrap_or_else(|| panic!("no address outside: {router}"))
+}
+
+/// Namespaces of routers on a host.
+fn has_router(lab: &Lab, host: &str) -> bool {
+    lab.sh(host, "ip netns list").contains("r-")
+}
+
+/// Pulls or plugs cables.
+fn cables(lab: &Lab, host: &str, devices: &[&str], state: &str) {
+    for device in devices {
+        lab.sh(host, &format!("ip link set {device} {state}"));
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "a figure of the test")]
+fn figure(what: &str, received: &Received, from: Instant) {
+    let lost = longest_loss(&received.arrivals, from, Instant::now());
+    println!(
+        "figure: {what}: {} ms",
+        u128::from(lost) * EVERY.as_millis()
+    );
+    assert!(
+        lost < TOO_MANY,
+        "{what}: {lost} datagrams in a row were lost"
+    );
+}
+
+/// Traffic to the outside while something happens; it flows again at the end.
+fn through(lab: &Lab, what: &str, happens: impl FnOnce()) {
+    let _echo = Echo::start(lab, "ext");
+    let stream = Stream::start(lab, "c1/a1", OUTSIDE, EVERY);
+    lab.eventually("an answer", || match stream.arrived().is_empty() {
+        true => Err("none".to_owned()),
+        false => Ok(()),
+    });
+    let from = Instant::now();
+    happens();
+    let so_far = stream.arrived().len();
+    lab.eventually(&format!("{what}: answers again"), || {
+        match stream.arrived().len() > so_far + 50 {
+            true => Ok(()),
+            false => Err("none".to_owned()),
+        }
+    });
+    figure(what, &stream.stop(), from);
+}
+
+#[test]
+fn a_router_outlives_its_agent_its_server_and_its_host() {
+    let lab = two_route_hosts();
+    let before = face(&lab);
+
+    through(&lab, "agent killed five times", || {
+        for _ in 0..5 {
+            lab.kill("r1", "agent");
+            lab.start("r1", "agent");
+            lab.eventually("the agent is there again", || {
+                let status = lab.try_sh("r1", "vpc -o json agent status");
+                let text = text_of(&status);
+                match text.contains("\"converged\": true") || text.contains("\"converged\":true") {
+                    true => Ok(()),
+                    false => Err(text),
+                }
+            });
+        }
+    });
+
+    through(&lab, "server killed", || {
+        lab.kill("m1", "server");
+        let up = lab.sh("r1", "nft list set bridge vpc-lease held");
+        // Longer than a lease.
+        let gone = Instant::now() + Duration::from_secs(4);
+        lab.eventually("some leases", || match Instant::now() > gone {
+            true => Ok(()),
+            false => Err(up.clone()),
+        });
+    });
+    lab.start("m1", "server");
+
+    let home = lab.eventually("the server answers", || {
+        let shown = lab.try_sh("m1", "vpc -o json router show blue/gw");
+        let json: Value = serde_json::from_slice(&shown.stdout).map_err(|_| text_of(&shown))?;
+        json["host_name"]
+            .as_str()
+            .map(str::to_owned)
+            .ok_or_else(|| json.to_string())
+    });
+    let other = if home == "r1" { "r2" } else { "r1" };
+    let home = home.as_str();
+    for host in [home, other] {
+        lab.eventually(&format!("{host} checks in"), || {
+            let shown = lab.admin("host list");
+            let hosts = shown.as_array().or(shown["hosts"].as_array());
+            let hosts = hosts.into_iter().flatten();
+            let up = hosts
+                .clone()
+                .any(|h| h["name"] == host && h.to_string().contains("\"up\""));
+            match up {
+                true => Ok(()),
+                false => Err(shown.to_string()),
+            }
+        });
+    }
+    through(&lab, "route host killed", || {
+        cables(&lab, home, &["eth0", "eth1"], "down");
+        lab.kill(home, "agent");
+        runs_on(&lab, other);
+    });
+    assert_eq!(face(&lab), before, "the router looks otherwise");
+
+    // It comes back and finds that its router is another's.
+    through(&lab, "route host is back", || {
+        cables(&lab, home, &["eth0", "eth1"], "up");
+        lab.start(home, "agent");
+        lab.eventually("it gives up the router", || match has_router(&lab, home) {
+            true => Err("it has it".to_owned()),
+            false => Ok(()),
+        });
+    });
+    runs_on(&lab, other);
+    fenced(&lab, home);
+
+    through(&lab, "route host drains", || {
+        lab.admin(&format!("host drain {other}"));
+        runs_on(&lab, home);
+        lab.eventually("it gives up the router", || match has_router(&lab, other) {
+            true => Err("it has it".to_owned()),
+            false => Ok(()),
+        });
+    });
+    assert_eq!(face(&lab), before, "the router looks otherwise");
+}
+
+/// Asks for the router's address fifty times a second; who answered what, by the question's number.
+fn probe(lab: &Lab, address: Ipv4Addr, ends: &AtomicBool) -> BTreeMap<&'static str, Vec<u16>> {
+    let asker: Mac = mac("02:00:00:00:00:77");
+    let ext = lab.wire("ext", "eth0");
+    let hosts: Vec<(&str, Wire)> = [("r1", "x-r1"), ("r2", "x-r2")]
+        .map(|(host, port)| (host, lab.wire("underlay", port)))
+        .into();
+    let mut answers = BTreeMap::from([("r1", Vec::new()), ("r2", Vec::new())]);
+    let mut number: u16 = 0;
+    while !ends.load(Ordering::Relaxed) {
+        number += 1;
+        let [high, low] = number.to_be_bytes();
+        // Each question has an asker of its own, so that each answer says what it answers.
+        let question = arp(1, asker, Ipv4Addr::new(203, 0, high, low), address);
+        ext.send(&ethernet([0xff; 6], asker, ARP, &question));
+        std::thread::park_timeout(Duration::from_millis(20));
+        for (host, wire) in &hosts {
+            for frame in wire.received() {
+                let is_answer = frame.len() >= 42
+                    && frame[..6] == asker
+                    && frame[12..14] == ARP.to_be_bytes()
+                    && frame[20..22] == [0, 2]
+                    && frame[28..32] == address.octets();
+                if is_answer {
+                    let of = answers.entry(host).or_default();
+                    of.push(u16::from_be_bytes([frame[40], frame[41]]));
+                }
+            }
+        }
+    }
+    answers
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "figures of the test")]
+fn two_route_hosts_that_both_live_never_answer_both() {
+    let lab = two_route_hosts();
+    let address = outer_address(&lab);
+    let ends = AtomicBool::new(false);
+    let answers = std::thread::scope(|scope| {
+        let probing = scope.spawn(|| probe(&lab, address, &ends));
+        through(&lab, "route host cut off from the others", || {
+            // Not from the outside; its agent lives, and so does its router.
+            cables(&lab, "r1", &["eth0"], "down");
+            runs_on(&lab, "r2");
+        });
+        assert!(has_router(&lab, "r1"), "r1 cannot know yet");
+        through(&lab, "route host no longer cut off", || {
+            cables(&lab, "r1", &["eth0"], "up");
+            lab.eventually("r1 gives up the router", || match has_router(&lab, "r1") {
+                true => Err("it has it".to_owned()),
+                false => Ok(()),
+            });
+        });
+        ends.store(true, Ordering::Relaxed);
+        probing.join().expect("the probe does not panic")
+    });
+    let (one, two) = (&answers["r1"], &answers["r2"]);
+    println!(
+        "figure: questions answered by r1: {}, by r2: {}",
+        one.len(),
+        two.len()
+    );
+    assert!(one.len() > 10 && two.len() > 10, "{answers:?}");
+    let (last, first) = (one.iter().max(), two.iter().min());
+    assert!(
+        last < first,
+        "r1 answered {last:?} and r2 {first:?}: {answers:?}"
+    );
+}
