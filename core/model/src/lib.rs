@@ -15,6 +15,7 @@ mod network;
 mod router_config;
 mod routing;
 mod subnet_options;
+mod tracked;
 mod voting;
 
 pub use addr::{BadCidr, BadMac, MacAddr, canonical_cidr};
@@ -48,4 +49,5 @@ pub use routing::{
     PublicTarget, Router, RouterPlacement, SourcePolicy,
 };
 pub use subnet_options::{BadOptions, DhcpOptions, SubnetOptions};
+pub use tracked::{Ends, Tracked};
 pub use voting::{BadVoter, LEASE_PORT, Voter, VoterSet, Voting};

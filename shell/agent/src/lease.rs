@@ -9,12 +9,13 @@ mod listen;
 use crate::disk::Disk;
 use crate::events::Event;
 use crate::kernel::chain;
+use api::tonic::Status;
 use api::tonic::transport::Channel;
 use api::v1::router_lease_client::RouterLeaseClient;
 use api::{Credential, v1};
 use lease::{Ask, HOLD, Owner, Promise, Voter};
 use linux::Fence;
-use model::{HostConfig, HostId, IfName, RouterId, Voter as Who, VoterSet, Voting};
+use model::{HostConfig, HostId, IfName, RouterId, Tracked, Voter as Who, VoterSet, Voting};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -29,6 +30,14 @@ use tracing::{debug, info, warn};
 const ANSWER_LIMIT: Duration = Duration::from_millis(500);
 /// Between attempts to reach a voter.
 const RETRY: Duration = Duration::from_millis(200);
+/// For new orders to be taken.
+const TAKE_LIMIT: Duration = Duration::from_secs(1);
+/// Whoever does not take over what a router tracked by then does without.
+const HAND_OVER_LIMIT: Duration = Duration::from_millis(250);
+/// What came for a router that does not come is kept for so long.
+const ARRIVAL_LIMIT: Duration = Duration::from_secs(5);
+/// Routers whose connections are kept at once.
+const ARRIVALS: usize = 64;
 /// Name of the file in the state directory.
 const PROMISES: &str = "router-promises";
 
@@ -103,8 +112,12 @@ impl Orders {
 /// The way to the thread.
 #[derive(Debug, Clone)]
 pub(crate) struct Leases {
-    orders: watch::Sender<Orders>,
+    orders: watch::Sender<Numbered>,
+    taken: watch::Receiver<u64>,
 }
+
+/// Orders, and how many there were before them.
+type Numbered = (u64, Orders);
 
 impl Leases {
     /// Starts it, in the calling thread's network namespace.
@@ -117,8 +130,9 @@ impl Leases {
         let mut keeper = Keeper::new(disk, orders.clone());
         // What is renewed before anything else starts has not run out.
         keeper.turn();
-        let orders = watch::Sender::new(orders);
+        let orders = watch::Sender::new((0, orders));
         let given = orders.subscribe();
+        let (took, taken) = watch::channel(0);
         thread::Builder::new()
             .name("lease".to_owned())
             .spawn(move || {
@@ -126,21 +140,24 @@ impl Leases {
                     .enable_all()
                     .build();
                 match runtime {
-                    Ok(runtime) => runtime.block_on(run(given, keeper, credential, events)),
+                    Ok(runtime) => runtime.block_on(run(given, took, keeper, credential, events)),
                     Err(error) => warn!(%error, "Routers here cannot get a lease"),
                 }
             })
             .expect("a process may start a thread");
-        Self { orders }
+        Self { orders, taken }
     }
 
-    /// From now on for these.
-    pub(crate) fn order(&self, orders: Orders) {
-        self.orders.send_if_modified(|held| {
-            let differs = *held != orders;
-            *held = orders;
-            differs
+    /// From now on for these; returns when they are taken, or after a while if the thread is stuck.
+    pub(crate) async fn order(&mut self, orders: Orders) {
+        let mut number = 0;
+        self.orders.send_modify(|held| {
+            number = held.0 + 1;
+            *held = (number, orders);
         });
+        let taken = self.taken.wait_for(|taken| *taken >= number);
+        // The fence does not depend on it.
+        drop(timeout(TAKE_LIMIT, taken).await);
     }
 }
 
@@ -150,11 +167,19 @@ struct Shared {
     keeper: Arc<Mutex<Keeper>>,
     /// An answer came, or an order.
     news: Arc<Notify>,
+    /// Voters are to be asked at once.
+    hurry: Arc<Notify>,
+    /// Route hosts that are reached.
+    clients: Arc<Mutex<BTreeMap<Who, RouterLeaseClient<Channel>>>>,
 }
 
 impl Shared {
     fn keeper(&self) -> MutexGuard<'_, Keeper> {
         self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn clients(&self) -> MutexGuard<'_, BTreeMap<Who, RouterLeaseClient<Channel>>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -172,10 +197,22 @@ struct Keeper {
     open: BTreeMap<RouterId, Instant>,
     trouble: Option<String>,
     told: Option<Leased>,
+    /// What routers tracked that are silent and leave, for whoever takes them.
+    handing: Vec<v1::HandOverRequest>,
+    /// The same of routers that come here.
+    arrivals: BTreeMap<RouterId, Arrival>,
+}
+
+struct Arrival {
+    /// Of the placement that ended.
+    epoch: u64,
+    connections: Vec<Tracked>,
+    at: Instant,
 }
 
 async fn run(
-    mut orders: watch::Receiver<Orders>,
+    mut orders: watch::Receiver<Numbered>,
+    took: watch::Sender<u64>,
     keeper: Keeper,
     credential: PathBuf,
     events: mpsc::Sender<Event>,
@@ -183,6 +220,8 @@ async fn run(
     let shared = Shared {
         keeper: Arc::new(Mutex::new(keeper)),
         news: Arc::default(),
+        hurry: Arc::default(),
+        clients: Arc::default(),
     };
     let asks = watch::Sender::new(Arc::new(Ask::default()));
     let mut voters: BTreeMap<Who, Asking> = BTreeMap::new();
@@ -190,9 +229,14 @@ async fn run(
     loop {
         let due = {
             let mut keeper = shared.keeper();
-            let ordered = orders.borrow_and_update().clone();
+            let (number, ordered) = orders.borrow_and_update().clone();
             if ordered != keeper.orders {
                 keeper.take(ordered);
+            }
+            took.send_replace(number);
+            let handing = std::mem::take(&mut keeper.handing);
+            if !handing.is_empty() {
+                tokio::spawn(hand_over(handing, shared.clone()));
             }
             asks.send_replace(Arc::new(keeper.turn()));
             listening.at(keeper.orders.shared().and(keeper.orders.address));
@@ -204,7 +248,11 @@ async fn run(
                 });
             }
             let now = Instant::now();
-            now + keeper.owner.pace(now)
+            let pace = match keeper.arrivals.is_empty() {
+                true => keeper.owner.pace(now),
+                false => lease::ACQUIRE,
+            };
+            now + pace
         };
         loop {
             let news = shared.keeper().news();
@@ -219,6 +267,7 @@ async fn run(
                     Ok(()) => break,
                     Err(_) => return,
                 },
+                () = shared.hurry.notified() => break,
                 // What was answered is in the kernel already; the loop is to hear of it.
                 () = shared.news.notified() => {}
             }
@@ -259,6 +308,8 @@ impl Keeper {
             open: BTreeMap::new(),
             trouble: None,
             told: None,
+            handing: Vec::new(),
+            arrivals: BTreeMap::new(),
         };
         keeper.take(orders);
         // Nothing that was here before this process may speak again without a lease, after a reboot say.
@@ -291,13 +342,19 @@ impl Keeper {
         let silent = !self.fenced
             || left.is_empty()
             || self.act("silencing routers", |fence| fence.forbid(&left));
+        if silent && self.fenced && orders.shared().is_some() {
+            for router in gone.iter().filter(|id| !orders.routers.contains_key(id)) {
+                let epoch = self.orders.routers[router].epoch;
+                self.handing.extend(leaving(*router, epoch));
+            }
+        }
         // New ports of a router that holds its lease may speak, too.
         self.open.clear();
-        let claims = orders
-            .routers
-            .iter()
-            .map(|(router, placed)| (*router, placed.epoch))
-            .collect();
+        let mut claims = claims_of(&orders);
+        for handing in self.handing.iter().filter_map(|h| h.router.as_ref()) {
+            // Until another has what it tracked.
+            claims.extend(handing.router_id.parse().map(|id| (id, handing.epoch)));
+        }
         if !silent {
             // The kernel silences them when their time is over; until then no voter is told.
             self.owner = Owner::default();
@@ -311,6 +368,74 @@ impl Keeper {
         self.orders = orders;
     }
 
+    /// Voters hear that what was handed over is free.
+    fn release(&mut self) {
+        let claims = claims_of(&self.orders);
+        self.owner.want(Instant::now(), &claims);
+    }
+
+    fn check_peer(&self, host: HostId) -> Result<(), Status> {
+        let known = self.orders.voting.as_ref();
+        match known.is_some_and(|voting| voting.peers.contains_key(&host)) {
+            true => Ok(()),
+            false => Err(Status::permission_denied(format!(
+                "host {host} is no route host as far as this one knows"
+            ))),
+        }
+    }
+
+    /// What a router tracked elsewhere that may come here.
+    fn arrived(&mut self, claim: lease::Claim, connections: Vec<Tracked>) {
+        let now = Instant::now();
+        self.arrivals
+            .retain(|_, arrival| now < arrival.at + ARRIVAL_LIMIT);
+        if self.arrivals.len() < ARRIVALS {
+            let arrival = Arrival {
+                epoch: claim.epoch,
+                connections,
+                at: now,
+            };
+            self.arrivals.insert(claim.router, arrival);
+        }
+    }
+
+    /// Gives routers what they tracked elsewhere, as soon as they are made.
+    fn settle_arrivals(&mut self) {
+        let now = Instant::now();
+        let orders = &self.orders;
+        self.arrivals.retain(|router, arrival| {
+            if now >= arrival.at + ARRIVAL_LIMIT {
+                return false;
+            }
+            let comes = orders.routers.get(router);
+            if comes.is_none_or(|placed| placed.epoch <= arrival.epoch) {
+                return true;
+            }
+            let netns = host_plan::OwnedName::router_netns(*router);
+            match linux::track_connections(&netns, &arrival.connections) {
+                Ok(None) => true,
+                Ok(Some(taken)) => {
+                    let of = arrival.connections.len();
+                    info!(%router, taken, of, "Tracked connections came with a router");
+                    false
+                }
+                Err(error) => {
+                    warn!(%router, error = chain(&error), "Tracked connections are lost");
+                    false
+                }
+            }
+        });
+    }
+
+    /// Held, and nothing is on its way that has to be there before the first packet.
+    fn may_open(&self, now: Instant) -> BTreeMap<RouterId, Instant> {
+        let mut held = self.owner.held(now);
+        held.retain(|router, _| {
+            self.orders.routers.contains_key(router) && !self.arrivals.contains_key(router)
+        });
+        held
+    }
+
     /// Votes for itself, and says what to ask the others.
     fn turn(&mut self) -> Ask {
         let now = Instant::now();
@@ -321,6 +446,7 @@ impl Keeper {
             let confirmed = self.answer(host, &ask);
             self.owner.confirmed(Who::Host(host), now, &confirmed);
         }
+        self.settle_arrivals();
         self.open_what_is_held();
         ask
     }
@@ -360,7 +486,7 @@ impl Keeper {
             self.open.clear();
             return;
         }
-        let held = self.owner.held(now);
+        let held = self.may_open(now);
         if self.fenced && !self.is_up() {
             // `nft flush ruleset` takes it away, say.
             warn!("The fence of routers is gone: putting it up again");
@@ -498,7 +624,7 @@ impl Keeper {
         let leased = Leased {
             held: self
                 .fenced
-                .then(|| self.owner.held(now).into_keys().collect()),
+                .then(|| self.may_open(now).into_keys().collect()),
             // Only what is enforced is told.
             voters: match &self.orders.voting {
                 Some(voting) if self.fenced || !shared => {
@@ -514,6 +640,51 @@ impl Keeper {
         self.told = Some(leased.clone());
         Some(leased)
     }
+}
+
+fn claims_of(orders: &Orders) -> BTreeMap<RouterId, u64> {
+    let routers = orders.routers.iter();
+    routers.map(|(id, placed)| (*id, placed.epoch)).collect()
+}
+
+/// What a router that leaves tracks; none if that is nothing.
+fn leaving(router: RouterId, epoch: u64) -> Option<v1::HandOverRequest> {
+    let netns = host_plan::OwnedName::router_netns(router);
+    let tracked = match linux::tracked_connections(&netns, api::MAX_TRACKED) {
+        Ok(tracked) => tracked,
+        Err(error) => {
+            warn!(%router, error = chain(&error), "Tracked connections stay behind");
+            return None;
+        }
+    };
+    (!tracked.is_empty()).then(|| v1::HandOverRequest {
+        router: Some((&lease::Claim { router, epoch }).into()),
+        connections: tracked.iter().map(Into::into).collect(),
+    })
+}
+
+/// To all route hosts that are reached, as the one that takes the router is not known here; then it is free.
+async fn hand_over(handing: Vec<v1::HandOverRequest>, shared: Shared) {
+    let clients = shared.clients().clone();
+    let hosts = clients
+        .into_iter()
+        .filter(|(who, _)| *who != Who::Server)
+        .map(|(who, mut client)| {
+            let handing = handing.clone();
+            tokio::spawn(timeout(HAND_OVER_LIMIT, async move {
+                for request in handing {
+                    if let Err(status) = client.hand_over(request).await {
+                        debug!(host = %who, reason = status.message(), "Not handed over");
+                    }
+                }
+            }))
+        });
+    let hosts: Vec<_> = hosts.collect();
+    for host in hosts {
+        drop(host.await);
+    }
+    shared.keeper().release();
+    shared.hurry.notify_one();
 }
 
 /// A task that asks one voter.
@@ -556,7 +727,10 @@ async fn ask_for_ever(
             Ok(Ok(mut client)) => {
                 debug!(voter = %who, "Reached");
                 reason.clear();
-                ask_on(who, &mut client, &mut asks, &shared).await
+                shared.clients().insert(who, client.clone());
+                let ended = ask_on(who, &mut client, &mut asks, &shared).await;
+                shared.clients().remove(&who);
+                ended
             }
             Ok(Err(error)) => error,
             Err(_) => "no answer in 1 s".to_owned(),

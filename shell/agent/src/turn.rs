@@ -379,7 +379,8 @@ impl Agent {
         info!(%generation, stacks = config.stacks.len(), "Configuration received");
         self.counters.configs += 1;
         self.may_act = true;
-        self.leases.order(Orders::of(&config));
+        // What leaves is silent, and what it tracked is read, before its namespace goes.
+        self.leases.order(Orders::of(&config)).await;
         self.bgp
             .configure(self.machine.underlay().address, &config.bgp)
             .await;
@@ -706,7 +707,9 @@ impl Agent {
         let rds = self.assign_rds(&vnis);
         let vtep = self.machine.underlay().address;
         let mut ready = self.ready.clone();
-        ready.routers.retain(|router| self.leased.may_run(*router));
+        for set in [&mut ready.routers, &mut ready.transits] {
+            set.retain(|router| self.leased.may_run(*router));
+        }
         let local = bgp::local_state(
             vtep,
             self.machine.stacks(),

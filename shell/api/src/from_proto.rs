@@ -5,7 +5,7 @@ mod router;
 mod voting;
 
 pub use router::{port_forward, user_data};
-pub use voting::confirmed;
+pub use voting::{MAX_TRACKED, confirmed, handed_over};
 
 use crate::v1;
 use ipnet::IpNet;

@@ -79,6 +79,15 @@ impl RouterLease for Service {
             confirmed: confirmed.iter().map(Into::into).collect(),
         }))
     }
+
+    async fn hand_over(
+        &self,
+        _request: Request<v1::HandOverRequest>,
+    ) -> Result<Response<v1::HandOverReply>, Status> {
+        Err(Status::unimplemented(
+            "the server runs no routers: hand over to the route hosts",
+        ))
+    }
 }
 
 impl State {

@@ -48,4 +48,5 @@ pub use nft::firewall_counters;
 pub use powerless::spawn_powerless;
 pub use router::{LinkCounts, RouterCounts, RuleCount, refuse_flows, router_counts, tracked_flows};
 pub use service::{bind_udp, listen_tcp};
+pub use router::{track_connections, tracked_connections};
 pub use sys::PROTOCOL;

@@ -2,11 +2,13 @@
 //!
 //! Each is entered by a thread of its own, so that its sockets and sysctls are the namespace's.
 
+mod carry;
 mod flows;
 mod meter;
 mod route;
 mod rules;
 
+pub use carry::{track_connections, tracked_connections};
 pub use meter::{LinkCounts, RouterCounts, RuleCount, refuse_flows, router_counts, tracked_flows};
 
 use crate::error::{Cause, Doing, Error};

@@ -30,8 +30,8 @@ use tracing::{debug, warn};
 const CONNECTIONS: usize = 256;
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(1);
-/// A claim of 4096 routers is below.
-const LARGEST_REQUEST_BYTES: usize = 1 << 20;
+/// A claim of 4096 routers is below, and so are 20000 tracked connections.
+const LARGEST_REQUEST_BYTES: usize = 8 << 20;
 
 /// The listener, which is where it is told to be.
 pub(super) struct Listening {
@@ -191,18 +191,28 @@ impl RouterLease for Service {
         };
         let ask = Ask::try_from(request.into_inner())?;
         let mut keeper = self.0.keeper();
-        let known = keeper.orders.voting.as_ref();
-        if !known.is_some_and(|voting| voting.peers.contains_key(&host)) {
-            return Err(Status::permission_denied(format!(
-                "host {host} is no route host as far as this one knows"
-            )));
-        }
+        keeper.check_peer(host)?;
         let confirmed = keeper.answer_other(host, &ask);
         drop(keeper);
         self.0.news.notify_one();
         Ok(Response::new(v1::ConfirmReply {
             confirmed: confirmed.iter().map(Into::into).collect(),
         }))
+    }
+
+    async fn hand_over(
+        &self,
+        request: Request<v1::HandOverRequest>,
+    ) -> Result<Response<v1::HandOverReply>, Status> {
+        let caller = request.extensions().get::<Caller>();
+        let Some(Caller(host)) = caller.copied() else {
+            return Err(Status::unauthenticated("this call is for hosts"));
+        };
+        let (claim, connections) = api::handed_over(request.into_inner())?;
+        let mut keeper = self.0.keeper();
+        keeper.check_peer(host)?;
+        keeper.arrived(claim, connections);
+        Ok(Response::new(v1::HandOverReply {}))
     }
 }
 

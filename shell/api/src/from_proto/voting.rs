@@ -3,7 +3,7 @@
 use super::{BadRequest, Field, list, parse};
 use crate::v1;
 use lease::{Ask, Claim, MAX_CLAIMS};
-use model::{HostId, VoterSet, Voting};
+use model::{Ends, HostId, Protocol, Tracked, VoterSet, Voting};
 use std::collections::BTreeSet;
 
 /// More than a cluster has, with those that are on their way out.
@@ -11,6 +11,8 @@ const MAX_SETS: usize = 64;
 const MAX_VOTERS: usize = 64;
 const MAX_HEARD: usize = 4096;
 const MAX_PEERS: usize = 1024;
+/// Connections of a router that go with it to another host, at most.
+pub const MAX_TRACKED: usize = 20_000;
 
 pub(super) fn voting(wire: v1::Voting) -> Result<Voting, BadRequest> {
     let root = Field::root("voting");
@@ -91,6 +93,76 @@ impl From<&Ask> for v1::ConfirmRequest {
         Self {
             claims: ask.claims.iter().map(Into::into).collect(),
             ended: ask.ended.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+/// What a router is to track that comes from another host.
+pub fn handed_over(wire: v1::HandOverRequest) -> Result<(Claim, Vec<Tracked>), BadRequest> {
+    let root = Field::root("router");
+    let router = wire
+        .router
+        .ok_or_else(|| root.bad("it is missing: say whose connections they are"))?;
+    let claim = Claim {
+        router: parse(root.of("router_id"), &router.router_id)?,
+        epoch: router.epoch,
+    };
+    let field = Field::root("connections");
+    let connections = list(field, wire.connections, MAX_TRACKED, tracked)?;
+    Ok((claim, connections))
+}
+
+fn tracked(field: Field<'_>, wire: v1::TrackedConnection) -> Result<Tracked, BadRequest> {
+    let original = ends(field.of("original"), wire.original)?;
+    let reply = ends(field.of("reply"), wire.reply)?;
+    let v4 = original.from.is_ipv4();
+    let others = [original.to, reply.from, reply.to];
+    if others.iter().any(|address| address.is_ipv4() != v4) {
+        return Err(field.bad("its addresses are of two families"));
+    }
+    Ok(Tracked {
+        protocol: field
+            .of("protocol")
+            .enumeration::<v1::TransportProtocol, Protocol>(wire.protocol)?,
+        original,
+        reply,
+        seen_reply: wire.seen_reply,
+        assured: wire.assured,
+        timeout: wire.timeout,
+        tcp_state: u8::try_from(wire.tcp_state)
+            .map_err(|_| field.of("tcp_state").bad("no state has such a number"))?,
+    })
+}
+
+fn ends(field: Field<'_>, wire: Option<v1::ConnectionEnds>) -> Result<Ends, BadRequest> {
+    let wire = wire.ok_or_else(|| field.bad("it is missing"))?;
+    let port = |name, port: u32| {
+        u16::try_from(port).map_err(|_| field.of(name).bad("a port is at most 65535"))
+    };
+    Ok(Ends {
+        from: parse(field.of("from"), &wire.from)?,
+        from_port: port("from_port", wire.from_port)?,
+        to: parse(field.of("to"), &wire.to)?,
+        to_port: port("to_port", wire.to_port)?,
+    })
+}
+
+impl From<&Tracked> for v1::TrackedConnection {
+    fn from(tracked: &Tracked) -> Self {
+        let ends = |ends: &Ends| v1::ConnectionEnds {
+            from: ends.from.to_string(),
+            from_port: ends.from_port.into(),
+            to: ends.to.to_string(),
+            to_port: ends.to_port.into(),
+        };
+        Self {
+            protocol: v1::TransportProtocol::from(tracked.protocol).into(),
+            original: Some(ends(&tracked.original)),
+            reply: Some(ends(&tracked.reply)),
+            seen_reply: tracked.seen_reply,
+            assured: tracked.assured,
+            timeout: tracked.timeout,
+            tcp_state: tracked.tcp_state.into(),
         }
     }
 }

@@ -12,7 +12,7 @@ use model::Protocol;
 use std::net::IpAddr;
 
 /// Type of a message about tracked connections.
-const fn message(kind: u8) -> u16 {
+pub(super) const fn message(kind: u8) -> u16 {
     (libc::NFNL_SUBSYS_CTNETLINK as u16) << 8 | kind as u16
 }
 
@@ -72,16 +72,16 @@ fn parse(payload: &[u8]) -> Option<(Flow, Message)> {
     Some((flow, request))
 }
 
-struct Tuple {
-    protocol: Option<Protocol>,
-    source: IpAddr,
-    destination: IpAddr,
-    source_port: u16,
-    destination_port: u16,
+pub(super) struct Tuple {
+    pub(super) protocol: Option<Protocol>,
+    pub(super) source: IpAddr,
+    pub(super) destination: IpAddr,
+    pub(super) source_port: u16,
+    pub(super) destination_port: u16,
 }
 
 impl Tuple {
-    fn parse(attributes: &[u8]) -> Option<Self> {
+    pub(super) fn parse(attributes: &[u8]) -> Option<Self> {
         let ip = attr::attribute(attributes, sys::CTA_TUPLE_IP)?;
         let proto = attr::attribute(attributes, sys::CTA_TUPLE_PROTO)?;
         let address = |v4, v6| {

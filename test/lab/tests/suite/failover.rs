@@ -1,11 +1,12 @@
 //! Route hosts that die, are cut off or drain: their routers go on elsewhere, and never on two at once.
 
-use lab::stream::{Echo, Received, Stream, longest_loss};
+use lab::stream::{Echo, Received, Stream, longest_gap, longest_loss};
 use lab::wire::{Mac, Wire, arp, ethernet, mac};
 use lab::{Lab, text_of};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -269,4 +270,113 @@ fn two_route_hosts_that_both_live_never_answer_both() {
         last < first,
         "r1 answered {last:?} and r2 {first:?}: {answers:?}"
     );
+}
+
+/// A connection of TCP that pushes a number each 10 ms from the outside in: when they came, at whom they
+/// were sent from within.
+fn pushed(lab: &Lab, ends: &AtomicBool, started: &AtomicBool) -> Vec<(u64, Instant)> {
+    let listener = lab.inside("ext", || TcpListener::bind((OUTSIDE, 7100)));
+    let listener = listener.expect("the port is free");
+    let inner = lab.inside("c1/a1", || TcpStream::connect((OUTSIDE, 7100)));
+    let mut inner = inner.expect("there is a way out");
+    let (mut outer, _) = listener.accept().expect("it was connected");
+    outer.set_nodelay(true).expect("a socket");
+    inner
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .expect("a socket");
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut number: u64 = 0;
+            while !ends.load(Ordering::Relaxed) {
+                outer
+                    .write_all(&number.to_be_bytes())
+                    .expect("the connection lives");
+                number += 1;
+                std::thread::park_timeout(EVERY);
+            }
+        });
+        let mut came = Vec::new();
+        let mut buffer = [0; 8];
+        while inner.read_exact(&mut buffer).is_ok() {
+            came.push((u64::from_be_bytes(buffer), Instant::now()));
+            started.store(true, Ordering::Relaxed);
+        }
+        came
+    })
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "figures of the test")]
+fn an_established_connection_survives_a_planned_move() {
+    let lab = two_route_hosts();
+    let (ends, started) = (AtomicBool::new(false), AtomicBool::new(false));
+    let answers = Answers::asked_for(&lab);
+    let (from, came) = std::thread::scope(|scope| {
+        let pushing = scope.spawn(|| pushed(&lab, &ends, &started));
+        lab.eventually("numbers come", || match started.load(Ordering::Relaxed) {
+            true => Ok(()),
+            false => Err("none".to_owned()),
+        });
+        let from = Instant::now();
+        for host in ["r2", "r1", "r2"] {
+            lab.admin(&format!("router move blue/gw --host {host} --wait"));
+            lab.reaches("c1/a1", "198.51.100.1");
+            answers.still_come(&lab);
+        }
+        ends.store(true, Ordering::Relaxed);
+        (from, pushing.join().expect("the pusher does not panic"))
+    });
+    // All came, in order.
+    assert!(
+        came.windows(2).all(|pair| pair[1].0 == pair[0].0 + 1),
+        "{came:?}"
+    );
+    let gap = longest_gap(&came, from, Instant::now());
+    println!(
+        "figure: TCP through three planned moves, longest gap: {} ms",
+        gap.as_millis()
+    );
+    assert!(gap < Duration::from_secs(10), "{gap:?}");
+}
+
+/// Somebody outside who was asked once, by UDP, and answers ever since: what comes in is let in and
+/// translated only by what the router tracks.
+struct Answers {
+    inner: UdpSocket,
+    outer: UdpSocket,
+    to: SocketAddr,
+}
+
+impl Answers {
+    fn asked_for(lab: &Lab) -> Self {
+        let outer = lab.inside("ext", || UdpSocket::bind((OUTSIDE, 7101)));
+        let outer = outer.expect("the port is free");
+        let inner = lab.inside("c1/a1", || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 7102)));
+        let inner = inner.expect("the port is free");
+        for socket in [&inner, &outer] {
+            let wait = Some(Duration::from_millis(200));
+            socket.set_read_timeout(wait).expect("a socket");
+        }
+        let to = lab.eventually("a question comes out", || {
+            inner
+                .send_to(b"question", (OUTSIDE, 7101))
+                .map_err(|error| error.to_string())?;
+            let came = outer.recv_from(&mut [0; 8]);
+            came.map(|(_, from)| from)
+                .map_err(|error| error.to_string())
+        });
+        let answers = Self { inner, outer, to };
+        answers.still_come(lab);
+        answers
+    }
+
+    fn still_come(&self, lab: &Lab) {
+        lab.eventually("an answer comes in, with no question before it", || {
+            self.outer
+                .send_to(b"answer", self.to)
+                .map_err(|error| error.to_string())?;
+            let came = self.inner.recv_from(&mut [0; 8]);
+            came.map(drop).map_err(|error| error.to_string())
+        });
+    }
 }
