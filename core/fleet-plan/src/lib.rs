@@ -27,8 +27,8 @@ mod refusal;
 mod rollout;
 mod routing;
 mod token;
-mod vpc_names;
 mod voting;
+mod vpc_names;
 
 pub use attachment::AttachmentSpec;
 pub use command::{
