@@ -1,0 +1,147 @@
+//! Asks the other voters, and hands over to the other route hosts.
+
+use super::Shared;
+use crate::kernel::chain;
+use api::tonic::transport::Channel;
+use api::v1::router_lease_client::RouterLeaseClient;
+use api::{Credential, v1};
+use lease::Ask;
+use model::Voter as Who;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tracing::debug;
+
+/// A voter that has not answered by then is asked again, on another connection.
+const ANSWER_LIMIT: Duration = Duration::from_millis(500);
+/// Between attempts to reach a voter.
+const RETRY: Duration = Duration::from_millis(200);
+/// Whoever does not take over what a router tracked by then does without.
+const HAND_OVER_LIMIT: Duration = Duration::from_millis(250);
+
+/// To all route hosts that are reached, as the one that takes the router is not known here; then it is free.
+pub(super) async fn hand_over(handing: Vec<v1::HandOverRequest>, shared: Shared) {
+    let clients = shared.clients().clone();
+    let hosts = clients
+        .into_iter()
+        .filter(|(who, _)| *who != Who::Server)
+        .map(|(who, mut client)| {
+            let handing = handing.clone();
+            tokio::spawn(timeout(HAND_OVER_LIMIT, async move {
+                for request in handing {
+                    if let Err(status) = client.hand_over(request).await {
+                        debug!(host = %who, reason = status.message(), "Not handed over");
+                    }
+                }
+            }))
+        });
+    let hosts: Vec<_> = hosts.collect();
+    for host in hosts {
+        drop(host.await);
+    }
+    shared.keeper().release();
+    shared.hurry.notify_one();
+}
+
+/// A task that asks one voter.
+pub(super) struct Asking {
+    pub(super) address: Option<SocketAddr>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Asking {
+    pub(super) fn start(
+        who: Who,
+        address: Option<SocketAddr>,
+        credential: &Path,
+        asks: watch::Receiver<Arc<Ask>>,
+        shared: Shared,
+    ) -> Self {
+        let credential = credential.to_owned();
+        let task = tokio::spawn(ask_for_ever(who, address, credential, asks, shared));
+        Self { address, task }
+    }
+}
+
+async fn ask_for_ever(
+    who: Who,
+    address: Option<SocketAddr>,
+    credential: PathBuf,
+    mut asks: watch::Receiver<Arc<Ask>>,
+    shared: Shared,
+) {
+    let mut reason = String::new();
+    loop {
+        let connected = timeout(2 * ANSWER_LIMIT, connect(who, address, &credential)).await;
+        let ended = match connected {
+            Ok(Ok(mut client)) => {
+                debug!(voter = %who, "Reached");
+                reason.clear();
+                shared.clients().insert(who, client.clone());
+                let ended = ask_on(who, &mut client, &mut asks, &shared).await;
+                shared.clients().remove(&who);
+                ended
+            }
+            Ok(Err(error)) => error,
+            Err(_) => "no answer in 1 s".to_owned(),
+        };
+        if asks.has_changed().is_err() {
+            return;
+        }
+        if ended != reason {
+            debug!(voter = %who, reason = ended, "A voter does not answer");
+            reason = ended;
+        }
+        sleep(RETRY).await;
+    }
+}
+
+async fn connect(
+    who: Who,
+    address: Option<SocketAddr>,
+    credential: &Path,
+) -> Result<RouterLeaseClient<Channel>, String> {
+    let credential = Credential::load(credential).map_err(|error| chain(&error))?;
+    let client = match (who, address) {
+        (Who::Host(host), Some(address)) => {
+            api::connect_voter_host(&credential, host, address).await
+        }
+        _ => api::connect_voter_server(&credential).await,
+    };
+    client.map_err(|error| chain(&error))
+}
+
+/// Asks on one connection, until it fails.
+async fn ask_on(
+    who: Who,
+    client: &mut RouterLeaseClient<Channel>,
+    asks: &mut watch::Receiver<Arc<Ask>>,
+    shared: &Shared,
+) -> String {
+    loop {
+        let request = v1::ConfirmRequest::from(asks.borrow_and_update().as_ref());
+        let sent = Instant::now();
+        let answer = match timeout(ANSWER_LIMIT, client.confirm(request)).await {
+            Err(_) => return "no answer in 0.5 s".to_owned(),
+            Ok(Err(status)) => return status.message().to_owned(),
+            Ok(Ok(answer)) => answer.into_inner(),
+        };
+        match api::confirmed(answer) {
+            Err(error) => return error.to_string(),
+            Ok(claims) => shared.keeper().confirmed(who, sent, &claims),
+        }
+        shared.news.notify_one();
+        if asks.changed().await.is_err() {
+            return "the agent is ending".to_owned();
+        }
+    }
+}
