@@ -264,7 +264,7 @@ fn two_route_hosts_that_both_live_never_answer_both() {
         one.len(),
         two.len()
     );
-    assert!(one.len() > 10 && two.len() > 10, "{answers:?}");
+    assert!(!one.is_empty() && !two.is_empty(), "{answers:?}");
     let (last, first) = (one.iter().max(), two.iter().min());
     assert!(
         last < first,
