@@ -1,5 +1,6 @@
 //! What an instance of FRR is to do, and its configuration as lines within lines.
 
+use crate::show::RunningInstance;
 use evpn::{LocalState, Rd, RouteTarget, RouteTargets};
 use model::{Asn, BgpConfig, Encoding, MacAddr, Secret, Vni};
 use std::collections::{BTreeMap, BTreeSet};
@@ -318,6 +319,17 @@ impl Line {
 }
 
 impl Config {
+    /// True if an EVPN instance is in it: before, bgpd answers no question about instances.
+    pub fn has_instances(&self) -> bool {
+        let mut families = self.lines.iter().flat_map(|line| &line.children);
+        families.any(|family| {
+            family
+                .children
+                .iter()
+                .any(|line| line.text.starts_with("vni "))
+        })
+    }
+
     /// As a file that FRR reads.
     pub fn render(&self) -> String {
         let mut text = String::new();
@@ -357,6 +369,31 @@ impl Config {
             path.push(depth);
         }
         config
+    }
+}
+
+/// The distinguishers that bgpd has and does not show: it takes no `rd` that is what it has made up itself
+/// already, and then has no such line.
+pub fn unsaid_distinguishers(
+    running: &mut Config,
+    wanted: &BTreeMap<Vni, Instance>,
+    have: &BTreeMap<Vni, RunningInstance>,
+) {
+    let families = running.lines.iter_mut().flat_map(|line| &mut line.children);
+    for block in families.flat_map(|family| &mut family.children) {
+        let vni = block.text.strip_prefix("vni ");
+        let vni = vni.and_then(|vni| Vni::new(vni.parse().ok()?).ok());
+        let Some((want, have)) = vni.and_then(|vni| Some((wanted.get(&vni)?, have.get(&vni)?)))
+        else {
+            continue;
+        };
+        let is_said = block
+            .children
+            .iter()
+            .any(|line| line.text.starts_with("rd "));
+        if !is_said && have.rd == want.rd.to_string() {
+            block.add(format!("rd {}", want.rd));
+        }
     }
 }
 

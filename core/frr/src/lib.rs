@@ -18,7 +18,7 @@ mod version;
 pub use announced::{Announced, Differences, Route};
 pub use config::{
     Config, Duplicates, Freeze, Instance, Line, Listener, Macs, Neighbour, Role, Wanted,
-    announces_all_vnis,
+    announces_all_vnis, unsaid_distinguishers,
 };
 pub use diff::changes;
 pub use show::{

@@ -5,7 +5,7 @@
 use evpn::{LocalEvi, LocalState};
 use frr::{
     Config, Feature, Freeze, Listener, Neighbour, Role, Sessions, Version, Wanted, changes,
-    instances, kernel_instances,
+    instances, kernel_instances, unsaid_distinguishers,
 };
 use model::{Asn, BgpConfig, Encoding, Reflector, Secret, SpeakerKind, Vni};
 use std::collections::BTreeSet;
@@ -169,4 +169,23 @@ fn clients_come_and_go_and_the_others_are_not_touched() {
         include_str!("golden/clients-changed.conf")
     );
     assert_eq!(commands(&wanted, &wanted.config().render()), "");
+}
+
+/// bgpd 8.4.4, and every later one, takes `rd` without a word and does not show it if it is what bgpd has derived
+/// for the instance already.
+#[test]
+fn a_distinguisher_that_is_derived_is_not_said_again() {
+    let wanted = wanted();
+    let silent = RUNNING.replace("   rd 100.64.0.2:7\n", "");
+    assert_ne!(silent, RUNNING);
+    let with = |rd: &str| {
+        let text = format!(r#"{{"100100":{{"vni":100100,"inKernel":"True","rd":"{rd}"}}}}"#);
+        let have = instances(&text).unwrap();
+        let mut running = Config::parse(&silent);
+        unsaid_distinguishers(&mut running, &wanted.instances, &have);
+        changes(&wanted.config(), &running, wanted.asn).render()
+    };
+    assert_eq!(with("100.64.0.2:7"), "");
+    assert_eq!(with("100.64.0.2:3"), commands(&wanted, &silent));
+    assert!(commands(&wanted, &silent).contains("rd 100.64.0.2:7"));
 }

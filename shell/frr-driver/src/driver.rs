@@ -7,7 +7,7 @@ use crate::vty::{self, VtyError};
 use frr::{Announced, Config, Feature, Instance, Sessions, Version, Wanted, changes};
 use model::Vni;
 use nix::unistd::{Group, User, chown};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -33,6 +33,8 @@ const COMPARE_AGAIN: Duration = Duration::from_secs(1);
 const ATTACH_WAIT: Duration = Duration::from_secs(15);
 /// How long bgpd may lack an instance of zebra's before its sessions are made all the same.
 const ROUTES_WAIT: Duration = Duration::from_secs(5);
+/// Before what it did not take is said again.
+const SAY_AGAIN: Duration = Duration::from_secs(3);
 /// How long vtysh may take.
 const VTYSH: Duration = Duration::from_secs(30);
 /// FRR's user and group, as its packages make them.
@@ -101,6 +103,8 @@ impl Driver {
             heard: None,
             known: BTreeMap::new(),
             configured: None,
+            checks: Checks::default(),
+            refused: None,
             announcements: Announcements::default(),
             unattached: None,
             compared: None,
@@ -193,6 +197,9 @@ struct Task {
     known: BTreeMap<Vni, Instance>,
     /// What FRR was told last.
     configured: Option<(u64, Stage)>,
+    checks: Checks,
+    /// Commands that it did not take, when it was given them last, and what became of it.
+    refused: Option<(Config, Instant, String)>,
     announcements: Announcements,
     /// Since when zebra has been without bgpd.
     unattached: Option<Instant>,
@@ -409,6 +416,7 @@ impl Task {
 
     fn enter(&mut self, stage: Stage) {
         self.unattached = None;
+        self.refused = None;
         self.stage = stage;
         self.configured = None;
         self.stage_since = Instant::now();
@@ -462,24 +470,49 @@ impl Task {
                 now.instances.insert(*vni, instance.clone());
             }
         }
-        let commands = changes(&now.config(), &running, now.asn);
+        let commands = self.differences(&now, running).await?;
         if commands.lines.is_empty() {
             return Ok(());
+        }
+        if let Some((refused, at, problem)) = &self.refused
+            && *refused == commands
+            && at.elapsed() < SAY_AGAIN
+        {
+            return Err(problem.clone());
         }
         if drifted {
             warn!("FRR's configuration was changed by somebody; taking it back");
             self.status.send_modify(|status| status.drift += 1);
         }
-        vtysh(&self.dir, "frr.conf", &now.config().render(), true).await?;
-        vtysh(&self.dir, "change.conf", &commands.render(), false).await?;
-        let left = changes(&now.config(), &self.running().await?, now.asn);
-        match left.lines.first() {
-            None => Ok(()),
-            Some(_) => Err(format!(
-                "FRR took its configuration and does not show all of it; what it lacks: {}",
-                without_secrets(&left.render())
-            )),
+        let (mut left, mut problem) = (commands.clone(), None);
+        let checked = self.checks.pass(&self.dir, &now.config().render()).await;
+        if let Err(refusal) = checked {
+            problem = Some(refusal);
+        } else {
+            let bgpd = vty::configure(&self.bgpd.socket(), &commands.render()).await;
+            let said = bgpd.map_err(|error| error.to_string())?;
+            left = self.differences(&now, self.running().await?).await?;
+            if !left.lines.is_empty() {
+                problem = Some(not_taken(&left, &said));
+            }
         }
+        self.refused = problem
+            .clone()
+            .map(|problem| (left, Instant::now(), problem));
+        problem.map_or(Ok(()), Err)
+    }
+
+    /// The commands that are missing in what runs.
+    async fn differences(&self, wanted: &Wanted, mut running: Config) -> Result<Config, String> {
+        let config = wanted.config();
+        let mut commands = changes(&config, &running, wanted.asn);
+        if !commands.lines.is_empty() && running.has_instances() {
+            let have = self.bgpd("show bgp l2vpn evpn vni json").await?;
+            let have = frr::instances(&have).map_err(|error| error.to_string())?;
+            frr::unsaid_distinguishers(&mut running, &wanted.instances, &have);
+            commands = changes(&config, &running, wanted.asn);
+        }
+        Ok(commands)
     }
 
     async fn advance(&mut self, wanted: &Wanted) -> Result<(), String> {
@@ -597,6 +630,39 @@ fn write_private(path: &Path, text: &str) -> io::Result<()> {
     }
     file.write_all(text.as_bytes())?;
     fs::rename(new, path)
+}
+
+/// What is wrong when lines are still missing.
+pub(crate) fn not_taken(left: &Config, said: &[String]) -> String {
+    let said = match said {
+        [] => String::new(),
+        said => format!("; it said {}", without_secrets(&said.join(", "))),
+    };
+    format!(
+        "FRR took its configuration and does not show all of it; what it lacks: {}{said}",
+        without_secrets(&left.render())
+    )
+}
+
+/// Configurations are checked by FRR's own reader before anything of them is said; once each.
+#[derive(Debug, Default)]
+pub(crate) struct Checks {
+    /// What passed last: a few stages of the same configuration come in turns.
+    passed: VecDeque<String>,
+}
+
+impl Checks {
+    const KEPT: usize = 4;
+
+    pub(crate) async fn pass(&mut self, dir: &Path, text: &str) -> Result<(), String> {
+        if self.passed.iter().any(|passed| passed == text) {
+            return Ok(());
+        }
+        vtysh(dir, "frr.conf", text, true).await?;
+        self.passed.truncate(Self::KEPT - 1);
+        self.passed.push_front(text.to_owned());
+        Ok(())
+    }
 }
 
 pub(crate) fn without_secrets(text: &str) -> String {

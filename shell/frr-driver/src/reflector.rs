@@ -1,7 +1,7 @@
 //! bgpd alone, as a route reflector: it needs no zebra, because it puts no route anywhere.
 
 use crate::daemon::Daemon;
-use crate::driver::{Status, prepare, vtysh, without_secrets};
+use crate::driver::{Checks, Status, not_taken, prepare};
 use crate::vty::{self, VtyError};
 use frr::{Config, Feature, Sessions, Version, Wanted, changes};
 use nix::sys::signal::Signal;
@@ -45,6 +45,7 @@ impl Reflector {
             listen,
             dir: dir.to_owned(),
             started: 0,
+            checks: Checks::default(),
             status,
         };
         Self {
@@ -100,6 +101,7 @@ struct Task {
     dir: PathBuf,
     /// How often bgpd was started.
     started: u64,
+    checks: Checks,
     status: watch::Sender<Status>,
 }
 
@@ -169,7 +171,7 @@ impl Task {
         self.configure(wanted, false).await
     }
 
-    async fn configure(&self, wanted: &Wanted, drifted: bool) -> Result<(), String> {
+    async fn configure(&mut self, wanted: &Wanted, drifted: bool) -> Result<(), String> {
         let version = self.version(wanted).await?;
         let (config, running) = (wanted.config(), self.running().await?);
         let commands = changes(&config, &running, wanted.asn);
@@ -178,14 +180,12 @@ impl Task {
             warn!("The reflector's configuration was changed by somebody; taking it back");
         }
         if !commands.lines.is_empty() {
-            vtysh(&self.dir, "frr.conf", &config.render(), true).await?;
-            vtysh(&self.dir, "change.conf", &commands.render(), false).await?;
+            self.checks.pass(&self.dir, &config.render()).await?;
+            let bgpd = vty::configure(&self.bgpd.socket(), &commands.render()).await;
+            let said = bgpd.map_err(|error| error.to_string())?;
             let left = changes(&config, &self.running().await?, wanted.asn);
             if !left.lines.is_empty() {
-                return Err(format!(
-                    "FRR took its configuration and does not show all of it; what it lacks: {}",
-                    without_secrets(&left.render())
-                ));
+                return Err(not_taken(&left, &said));
             }
         }
         let sessions = Sessions::parse(&self.ask(Sessions::COMMAND).await?)

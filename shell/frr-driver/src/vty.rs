@@ -9,6 +9,8 @@ use tokio::time::timeout;
 
 /// A daemon that answers nothing for this long hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// What each line of configuration may take more: an instance that changes has its routes told anew.
+const LINE: Duration = Duration::from_millis(100);
 /// More than a full table's worth of any answer that is asked for here.
 const LARGEST_ANSWER_BYTES: usize = 64 << 20;
 
@@ -61,6 +63,34 @@ pub(crate) async fn ask(path: &Path, command: &str) -> Result<String, VtyError> 
             said: said.trim().to_owned(),
         }),
     }
+}
+
+/// Gives a daemon lines of configuration, one after the other, as in its configuration mode; the lines that
+/// it did not take, with what it said. `vtysh -f` would have bgpd begin none of the sessions that are added
+/// until a second later, and that second begins anew each time.
+pub(crate) async fn configure(path: &Path, text: &str) -> Result<Vec<String>, VtyError> {
+    let talk = async {
+        let mut stream = UnixStream::connect(path).await?;
+        let mut refused = Vec::new();
+        let lines = text.lines().map(str::trim);
+        let lines = lines.filter(|line| !line.is_empty() && *line != "!");
+        for line in ["enable", "configure terminal"].into_iter().chain(lines) {
+            let (said, status) = exchange(&mut stream, line).await?;
+            if status != 0 {
+                refused.push(format!("{line:?}: {} (status {status})", said.trim()));
+            }
+        }
+        Ok(refused)
+    };
+    let lines = u32::try_from(text.lines().count()).unwrap_or(u32::MAX);
+    let patience = PATIENCE + LINE.saturating_mul(lines);
+    let talked = timeout(patience, talk).await;
+    talked
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(|source| VtyError::Io {
+            path: path.to_owned(),
+            source,
+        })
 }
 
 /// A command goes out with a NUL behind it; the answer ends with three NULs and a status.

@@ -200,6 +200,9 @@ pub(crate) const E15: Row = Row {
         fabric.rows_become("c2", vpc.vni, &[of_1, of_3].concat());
         reflected(fabric, &vpc);
         fabric.rows_become("c2", vpc.vni, &[of_1, of_3].concat());
+        // FRR's host may give up rows later than others.
+        fabric.rows_become("c1", vpc.vni, &[of_2, of_3].concat());
+        fabric.rows_become("c3", vpc.vni, &[of_1, of_2].concat());
         let place = vpc.place("c1", "a11");
         fabric.lab.reaches(&place, &Vpc::ipv4(12));
         let ping = Ping::start(
