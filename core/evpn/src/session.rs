@@ -498,6 +498,23 @@ impl Speaker {
         self.ready.insert(id);
     }
 
+    /// Says that this speaker lives, where that is due.
+    pub(crate) fn on_keepalive_timers(&mut self, now: Instant, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let mut due = vec![];
+        for (conn, link) in &mut peer.links {
+            if link.keepalive_at.is_some_and(|at| at <= now) {
+                link.keepalive_at = None;
+                due.push(*conn);
+            }
+        }
+        for conn in due {
+            self.drive(now, conn, fsm::Event::KeepaliveTimerExpires);
+        }
+    }
+
     pub(crate) fn on_link_timers(&mut self, now: Instant, id: PeerId) {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let Some(peer) = self.peers.get_mut(&id) else {

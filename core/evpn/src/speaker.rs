@@ -469,6 +469,15 @@ impl Speaker {
         }
     }
 
+    /// Of what [`Self::handle_timeout`] does only what says that this speaker lives: for a caller that is
+    /// behind, and has yet to hear what peers said in time before it holds their silence against them.
+    pub fn handle_keepalives(&mut self, now: Instant) {
+        let peers: Vec<PeerId> = self.peers.keys().copied().collect();
+        for peer in peers {
+            self.on_keepalive_timers(now, peer);
+        }
+    }
+
     /// The instant of [`Self::poll_timeout`] has come. Harmless at any other time.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.clock = now;

@@ -198,6 +198,12 @@ impl Vrfs {
         (here && bound).then_some(local.claim.sequence)
     }
 
+    /// The sequence of this host's claim to a MAC behind it, whoever has it.
+    pub(crate) fn local_sequence(&self, (vni, tag, mac): MacKey) -> Option<u32> {
+        let contest = self.vrfs.get(&vni)?.macs.get(&(tag, mac))?;
+        Some(contest.local.as_ref()?.claim.sequence)
+    }
+
     /// True if nothing is to be sent about the MAC, or the MAC with an address.
     pub(crate) fn is_frozen(&self, key: MacKey, ip: Option<IpAddr>) -> bool {
         let (vni, tag, mac) = key;

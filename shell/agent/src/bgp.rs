@@ -5,14 +5,14 @@ use crate::evpn_api::{EvpnApi, EvpnSource};
 use crate::rd::Of;
 use evpn::{
     Config, LocalEvi, LocalIpVrf, LocalMac, LocalState, MacLimit, PeerConfig, Policy, Role,
-    RouteTargets, StopKind, Timing, router_id_of as router_id,
+    RouteTargets, Sequences, StopKind, Timing, router_id_of as router_id,
 };
 use frr::{Macs, Sessions, Wanted};
 use frr_driver::{Driver, Options as FrrOptions, Status as FrrStatus};
 use host_plan::Readiness;
 use model::{
     Asn, BgpConfig, Capability, Encoding, Forwarding, MacAddr, Mtu, PortRole, Reflector,
-    RouterConfig, Secret, SpeakerKind, Stack, UnixMillis, Vni,
+    RouterConfig, Secret, Segment, SpeakerKind, Stack, Tag, UnixMillis, Vni,
 };
 use speaker::{Peer, SpeakerConfig, SpeakerHandle};
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,6 +58,9 @@ pub(crate) struct Bgp {
     local: watch::Sender<Option<LocalState>>,
     forwarding: watch::Receiver<Arc<Forwarding>>,
     source: watch::Sender<EvpnSource>,
+    /// Mobility sequences that grew here.
+    raised: watch::Sender<Sequences>,
+    grown: watch::Receiver<Sequences>,
     /// Keeps `forwarding` open while nothing runs.
     standalone: watch::Sender<Arc<Forwarding>>,
 }
@@ -85,6 +88,8 @@ pub(crate) enum News {
     Forwarding(Arc<Forwarding>),
     /// FRR is otherwise than before.
     Frr,
+    /// [`Bgp::raised`] is.
+    Raised,
 }
 
 impl Running {
@@ -108,6 +113,7 @@ impl Running {
 impl Bgp {
     pub(crate) fn new(preserved: bool, run_dir: &Path, mac_limit: Option<u32>) -> Self {
         let standalone = watch::Sender::new(Arc::new(Forwarding::default()));
+        let raised = watch::Sender::default();
         Self {
             preserved,
             policy: Policy {
@@ -121,6 +127,8 @@ impl Bgp {
             local: watch::Sender::new(None),
             forwarding: standalone.subscribe(),
             source: watch::Sender::default(),
+            grown: raised.subscribe(),
+            raised,
             standalone,
         }
     }
@@ -216,7 +224,8 @@ impl Bgp {
         self.forwarding = handle.forwarding();
         self.forwarding.mark_changed();
         self.frr = watch::Sender::default().subscribe();
-        tokio::spawn(pass_on(handle.clone(), self.local.subscribe()));
+        let (local, raised) = (self.local.subscribe(), self.raised.clone());
+        tokio::spawn(pass_on(handle.clone(), local, raised));
         // The next speaker of this process comes to rows that this one put there.
         self.preserved = true;
         Ok(Running {
@@ -268,7 +277,8 @@ impl Bgp {
         self.forwarding = forwarding;
         self.forwarding.mark_changed();
         self.frr = driver.status();
-        tokio::spawn(pass_on(handle.clone(), self.local.subscribe()));
+        let (local, raised) = (self.local.subscribe(), self.raised.clone());
+        tokio::spawn(pass_on(handle.clone(), local, raised));
         self.preserved = true;
         Ok(Running {
             handle,
@@ -368,16 +378,25 @@ impl Bgp {
         });
     }
 
-    /// Waits for the forwarding state to change, or FRR.
+    /// Mobility sequences that grew while this host held a MAC against another claim.
+    pub(crate) fn raised(&self) -> Sequences {
+        self.raised.borrow().clone()
+    }
+
+    /// Waits for the forwarding state to change, or FRR, or a mobility sequence.
     pub(crate) async fn news(&mut self) -> News {
         let Self {
-            forwarding, frr, ..
+            forwarding,
+            frr,
+            grown,
+            ..
         } = self;
         tokio::select! {
             Ok(()) = forwarding.changed() => {
                 News::Forwarding(Arc::clone(&forwarding.borrow_and_update()))
             }
             Ok(()) = frr.changed() => News::Frr,
+            Ok(()) = grown.changed() => News::Raised,
             // Both have ended: what was learned last holds.
             else => std::future::pending().await,
         }
@@ -512,12 +531,21 @@ fn listener_key(path: &Path) -> io::Result<Secret> {
     Ok(Secret(key))
 }
 
-async fn pass_on(handle: SpeakerHandle, mut local: watch::Receiver<Option<LocalState>>) {
+async fn pass_on(
+    handle: SpeakerHandle,
+    mut local: watch::Receiver<Option<LocalState>>,
+    raised: watch::Sender<Sequences>,
+) {
     loop {
         let state = local.borrow_and_update().clone();
         if let Some(state) = state {
             match handle.set_local(state).await {
-                Ok(()) => {}
+                Ok(()) => {
+                    let Ok(now) = handle.raised().await else {
+                        return;
+                    };
+                    raised.send_if_modified(|held| std::mem::replace(held, now) != *held);
+                }
                 Err(speaker::SetLocalError::Stopped(_)) => return,
                 Err(error) => warn!(%error, "Local routes were not taken"),
             }
@@ -537,6 +565,32 @@ pub(crate) fn instances(stacks: &[Stack], ready: &Readiness) -> BTreeSet<Of> {
         .map(|s| Of::Instance(s.vni))
         .chain(routers)
         .collect()
+}
+
+fn tag_of(stack: &Stack, segment: &Segment) -> Tag {
+    match stack.encoding {
+        Encoding::VlanBased => None,
+        Encoding::VlanAwareBundle => Some(segment.vlan),
+    }
+}
+
+/// MACs that are configured on this host, whether they are ready or not.
+pub(crate) fn configured_macs(
+    stacks: &[Stack],
+    routers: &[RouterConfig],
+) -> BTreeSet<(Vni, Tag, MacAddr)> {
+    let mut macs = BTreeSet::new();
+    for stack in stacks {
+        for segment in &stack.segments {
+            let tag = tag_of(stack, segment);
+            let ports = stack.ports.iter().map(|port| (port.subnet, port.mac));
+            let legs = routers.iter().flat_map(|router| &router.legs);
+            let legs = legs.map(|leg| (leg.subnet, leg.mac));
+            let here = ports.chain(legs).filter(|(at, _)| *at == segment.subnet);
+            macs.extend(here.map(|(_, mac)| (segment.vni, tag, mac)));
+        }
+    }
+    macs
 }
 
 /// What is behind this host: subnets that reach the tunnel, NICs whose port is open, legs of routers.
@@ -561,10 +615,7 @@ pub(crate) fn local_state(
                 .evis
                 .entry(segment.vni)
                 .or_insert_with(|| LocalEvi::new(stack.encoding, *rd));
-            let tag = match stack.encoding {
-                Encoding::VlanBased => None,
-                Encoding::VlanAwareBundle => Some(segment.vlan),
-            };
+            let tag = tag_of(stack, segment);
             evi.domains.insert(tag);
             let ports = stack
                 .ports

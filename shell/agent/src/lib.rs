@@ -19,6 +19,7 @@ mod meter;
 mod names;
 mod rd;
 mod run;
+mod sequences;
 mod server;
 mod turn;
 mod view;

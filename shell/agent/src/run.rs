@@ -124,6 +124,7 @@ pub enum AgentError {
 pub async fn run(options: Options) -> Result<(), AgentError> {
     let disk = Disk::open(&options.state_dir)?;
     let (managed, local, rds) = turn::kept(&disk)?;
+    let sequences = turn::kept_sequences(&disk)?;
     let credential = options
         .credential
         .as_deref()
@@ -183,6 +184,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         leases,
         bgp,
         rds,
+        sequences,
         reconcile: reconcile.clone(),
         announcer: announcer.clone(),
         meter: meter.clone(),

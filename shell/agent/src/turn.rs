@@ -12,6 +12,7 @@ use crate::kernel::{Job, KernelThread};
 use crate::lease::{Leased, Leases, Orders};
 use crate::meter::Meter;
 use crate::rd::{Of, RdIndexes};
+use crate::sequences::Kept;
 use crate::view::{Counters, View, unix_now};
 use api::tonic::Status;
 use host_plan::{
@@ -21,6 +22,7 @@ use metrics::Histogram;
 use model::{
     Condition, Forwarding, Generation, HostConfig, IfName, MacAddr, ObjectId, Stack, UnixMillis,
 };
+use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -52,6 +54,7 @@ pub(crate) struct Agent {
     leased: Leased,
     bgp: Bgp,
     rds: RdIndexes,
+    sequences: Kept,
     pace: Pace,
     stage: Stage,
     /// When the next pass is due; none if nothing asks for one.
@@ -116,6 +119,7 @@ pub(crate) struct Start {
     pub(crate) leases: Leases,
     pub(crate) bgp: Bgp,
     pub(crate) rds: RdIndexes,
+    pub(crate) sequences: Kept,
     pub(crate) reconcile: Histogram,
     pub(crate) announcer: Announcer,
     pub(crate) meter: Meter,
@@ -183,6 +187,7 @@ impl Agent {
             leased: Leased::default(),
             bgp: start.bgp,
             rds: start.rds,
+            sequences: start.sequences,
             pace: start.pace,
             stage: Stage::Idle,
             due: Some(now),
@@ -235,6 +240,10 @@ impl Agent {
                     News::Forwarding(learned) => Event::Forwarding(learned),
                     News::Frr => {
                         self.publish();
+                        continue;
+                    }
+                    News::Raised => {
+                        self.keep_sequences();
                         continue;
                     }
                 },
@@ -676,6 +685,29 @@ impl Agent {
         rds
     }
 
+    /// Keeps what grew, and forgets it with its NIC. What could not be written is tried again with the
+    /// next pass.
+    fn keep_sequences(&mut self) {
+        let raised = self.bgp.raised();
+        if raised.is_empty() && self.sequences.is_empty() {
+            return;
+        }
+        let mut now = self.sequences.clone();
+        now.raise(&raised);
+        // Before the first convergence there may be no configuration yet.
+        if self.settled > 0 {
+            let (stacks, routers) = (self.machine.stacks(), self.machine.routers());
+            now.retain(&bgp::configured_macs(stacks, routers));
+        }
+        if now == self.sequences {
+            return;
+        }
+        match self.disk.save(SEQUENCES, &now) {
+            Ok(()) => self.sequences = now,
+            Err(error) => error!(%error, "Keeping mobility sequences failed"),
+        }
+    }
+
     /// Tells FRR, if it is the client, which instances there will be.
     fn expect_instances(&mut self) {
         if !self.bgp.is_frr() {
@@ -705,18 +737,20 @@ impl Agent {
         self.expect_instances();
         let vnis = bgp::instances(self.machine.stacks(), &self.ready);
         let rds = self.assign_rds(&vnis);
+        self.keep_sequences();
         let vtep = self.machine.underlay().address;
         let mut ready = self.ready.clone();
         for set in [&mut ready.routers, &mut ready.transits] {
             set.retain(|router| self.leased.may_run(*router));
         }
-        let local = bgp::local_state(
+        let mut local = bgp::local_state(
             vtep,
             self.machine.stacks(),
             self.machine.routers(),
             &ready,
             &rds,
         );
+        self.sequences.apply(&mut local);
         // Before the first convergence, what is missing may just not have been looked at.
         if self.settled > 0 || !local.evis.is_empty() || !local.ip_vrfs.is_empty() {
             let capabilities = self.observed.as_ref().map(|state| &state.capabilities);
@@ -879,6 +913,8 @@ pub(crate) const MANAGED: &str = "host-config";
 pub(crate) const LOCAL: &str = "local-stacks";
 /// See [`MANAGED`].
 pub(crate) const RDS: &str = "route-distinguishers";
+/// See [`MANAGED`].
+pub(crate) const SEQUENCES: &str = "mobility-sequences";
 
 /// Reads what an earlier agent kept. A damaged configuration of the server is set aside, because
 /// the server has it; damaged local stacks are nowhere else, so the agent does not start.
@@ -893,19 +929,28 @@ pub(crate) fn kept(
         }
         other => other?,
     };
-    let rds = match disk.load(RDS) {
-        Err(damage @ StateError::Damaged { .. }) => {
-            let aside = disk.set_aside(RDS)?;
-            warn!(%damage, aside = %aside.display(), "Set aside; route distinguishers start anew");
-            None
-        }
-        other => other?,
-    };
     Ok((
         managed,
         disk.load(LOCAL)?.unwrap_or_default(),
-        rds.unwrap_or_default(),
+        or_anew(disk, RDS)?,
     ))
+}
+
+/// Mobility sequences that an earlier agent kept.
+pub(crate) fn kept_sequences(disk: &Disk) -> Result<Kept, StateError> {
+    or_anew(disk, SEQUENCES)
+}
+
+/// What can be done without if it is damaged.
+fn or_anew<T: DeserializeOwned + Default>(disk: &Disk, name: &str) -> Result<T, StateError> {
+    match disk.load(name) {
+        Err(damage @ StateError::Damaged { .. }) => {
+            let aside = disk.set_aside(name)?;
+            warn!(%damage, aside = %aside.display(), "Set aside; it starts anew");
+            Ok(T::default())
+        }
+        other => Ok(other?.unwrap_or_default()),
+    }
 }
 
 fn conditions(machine: &HostMachine) -> BTreeMap<ObjectId, Condition> {

@@ -5,10 +5,11 @@ use crate::transport::{self, Connection, Event, HIGH_WATER_OCTETS, LOW_WATER_OCT
 use crate::{Peer, SpeakerConfig, SpeakerHandle, StartError, socket};
 use evpn::{
     Action, Alert, BadLocalState, CannotRefresh, ConnId, Counts, HistoryEntry, LocalState, Lost,
-    LostBy, MacInfo, PeerInfo, RouteInfo, SessionState, Speaker, StopKind, Summary, Transmit,
+    LostBy, MacInfo, PeerInfo, RouteInfo, Sequences, SessionState, Speaker, StopKind, Summary,
+    Transmit,
 };
 use model::{Forwarding, MacAddr, Tag, Vni};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
@@ -27,10 +28,17 @@ const BURST_EVENTS: usize = 256;
 const BURST_BYTES: usize = 256 << 10;
 /// Messages sent before events are looked at again.
 const TURN_MESSAGES: usize = 512;
+/// How long either may take: by bytes and messages alone a turn would be as long as the machine is slow, and
+/// KEEPALIVEs are sent between turns.
+const TURN: Duration = Duration::from_millis(50);
 /// A deadline missed by so much means that this process, or the machine, stood still.
 const STALLED: Duration = Duration::from_millis(250);
-/// How long connections are read after that before anybody is blamed for silence.
-const CATCH_UP: Duration = Duration::from_millis(250);
+/// For how long at most those who have said something are heard after that, before anybody is blamed for
+/// silence.
+const CATCH_UP: Duration = Duration::from_secs(1);
+/// Publishing rows takes this part of the time at most: all of them are copied, and with many rows and a
+/// flood of news there would be time for nothing else.
+const PUBLISH_SHARE: u32 = 4;
 /// How long a stop waits for the last messages to be sent.
 const STOP_WAIT: Duration = Duration::from_secs(1);
 
@@ -44,6 +52,7 @@ pub(crate) enum Command {
     Summary(oneshot::Sender<Summary>),
     Macs(oneshot::Sender<Vec<MacInfo>>),
     Alerts(oneshot::Sender<Vec<Alert>>),
+    Raised(oneshot::Sender<Sequences>),
     Counts(oneshot::Sender<Counts>),
     ClearMac((Vni, Tag, MacAddr), oneshot::Sender<bool>),
     ClearAddress((Vni, Tag, IpAddr), oneshot::Sender<bool>),
@@ -63,6 +72,8 @@ struct Runner {
     events_tx: mpsc::Sender<Event>,
     forwarding: watch::Sender<Arc<Forwarding>>,
     published: u64,
+    /// Not before then again.
+    publish_after: Instant,
     /// What the kernel had dropped when this started.
     dropped: KernelDrops,
 }
@@ -86,6 +97,7 @@ pub(crate) fn start(config: SpeakerConfig) -> Result<SpeakerHandle, StartError> 
         .collect();
     let runner = Runner {
         published: speaker.forwarding_version(),
+        publish_after: Instant::now(),
         speaker,
         local_address: config.local_address,
         peers: BTreeMap::new(),
@@ -112,8 +124,9 @@ impl Runner {
         mut events: mpsc::Receiver<Event>,
     ) {
         loop {
-            let more = self.carry_out(TURN_MESSAGES);
-            let deadline = self.speaker.poll_timeout();
+            let more = self.carry_out(TURN_MESSAGES, Some(Instant::now() + TURN));
+            let due = [self.speaker.poll_timeout(), self.publish_due()];
+            let deadline = due.into_iter().flatten().min();
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(Command::Stop(kind, text, reply)) => {
@@ -144,18 +157,40 @@ impl Runner {
             return;
         };
         if now - due > STALLED {
-            let until = tokio::time::Instant::now() + CATCH_UP;
-            while let Ok(Some(event)) = tokio::time::timeout_at(until, events.recv()).await {
-                self.on_event(event);
-            }
+            // The others do not wait for this speaker to have heard everybody.
+            self.speaker.handle_keepalives(now);
+            self.carry_out(TURN_MESSAGES, Some(now + TURN));
+            self.hear_everybody(events).await;
         }
         tokio::task::yield_now().await;
         self.take_burst(events);
         self.speaker.handle_timeout(Instant::now());
     }
 
+    /// Takes in what has come so far, of everybody a piece at least; who goes on and on is not heard out.
+    async fn hear_everybody(&mut self, events: &mut mpsc::Receiver<Event>) {
+        let until = tokio::time::Instant::now() + CATCH_UP;
+        let unread = self.connections.iter().filter(|(_, c)| c.has_unread());
+        let mut unheard: BTreeSet<ConnId> = unread.map(|(conn, _)| *conn).collect();
+        // What was read before is in the queue.
+        let mut queued = events.len();
+        while queued > 0 || !unheard.is_empty() {
+            let Ok(Some(event)) = tokio::time::timeout_at(until, events.recv()).await else {
+                return;
+            };
+            match &event {
+                // The first of a connection may have been read before.
+                Event::Bytes(conn, ..) if queued == 0 => drop(unheard.remove(conn)),
+                Event::Over(conn, _) => drop(unheard.remove(conn)),
+                _ => {}
+            }
+            queued = queued.saturating_sub(1);
+            self.on_event(event);
+        }
+    }
+
     fn take_burst(&mut self, events: &mut mpsc::Receiver<Event>) {
-        let mut bytes = 0;
+        let (mut bytes, end) = (0, Instant::now() + TURN);
         for _ in 0..BURST_EVENTS {
             let Ok(event) = events.try_recv() else {
                 return;
@@ -164,10 +199,25 @@ impl Runner {
                 bytes += got.len();
             }
             self.on_event(event);
-            if bytes >= BURST_BYTES {
+            if bytes >= BURST_BYTES || Instant::now() >= end {
                 return;
             }
         }
+    }
+
+    /// When rows that are not published yet are to be.
+    fn publish_due(&self) -> Option<Instant> {
+        let waiting = self.speaker.forwarding_version() != self.published;
+        waiting.then_some(self.publish_after)
+    }
+
+    fn publish(&mut self) {
+        let begin = Instant::now();
+        self.published = self.speaker.forwarding_version();
+        let rows = Arc::new(self.speaker.forwarding().clone());
+        self.forwarding.send_replace(rows);
+        let end = Instant::now();
+        self.publish_after = end + (end - begin) * PUBLISH_SHARE;
     }
 
     fn on_command(&mut self, command: Command) {
@@ -188,6 +238,7 @@ impl Runner {
             Command::Summary(reply) => drop(reply.send(self.speaker.summary())),
             Command::Macs(reply) => drop(reply.send(self.speaker.macs(now))),
             Command::Alerts(reply) => drop(reply.send(self.speaker.alerts(now))),
+            Command::Raised(reply) => drop(reply.send(self.speaker.raised())),
             Command::Counts(reply) => drop(reply.send(self.speaker.counts())),
             Command::ClearMac((vni, tag, mac), reply) => {
                 let was_frozen = self.speaker.clear_duplicate(now, vni, tag, mac);
@@ -388,19 +439,19 @@ impl Runner {
         self.speaker.handle_progress(Instant::now(), conn, waiting);
     }
 
-    /// Does what the speaker wants, up to so many messages; true if there may be more. A
+    /// Does what the speaker wants, up to so many messages or that time; true if there may be more. A
     /// reflector has millions of routes to tell when it starts, and has to listen meanwhile.
-    fn carry_out(&mut self, messages_max: usize) -> bool {
-        let mut messages = 0;
+    fn carry_out(&mut self, messages_max: usize, until: Option<Instant>) -> bool {
+        let (mut messages, mut cut) = (0, false);
         loop {
-            while messages < messages_max
-                && let Some(transmit) = self.speaker.poll_transmit()
-            {
+            while !cut && let Some(transmit) = self.speaker.poll_transmit() {
                 self.transmit(transmit);
                 messages += 1;
+                let late = || until.is_some_and(|until| Instant::now() >= until);
+                cut = messages >= messages_max || late();
             }
             // Actions come after all messages: a connection must not be closed before its last.
-            if messages == messages_max {
+            if cut {
                 break;
             }
             let Some(action) = self.speaker.poll_action() else {
@@ -409,13 +460,10 @@ impl Runner {
             self.act(action);
         }
         self.closing.retain(|writer| !writer.is_finished());
-        let version = self.speaker.forwarding_version();
-        if version != self.published {
-            self.published = version;
-            let rows = Arc::new(self.speaker.forwarding().clone());
-            self.forwarding.send_replace(rows);
+        if self.publish_due().is_some_and(|at| at <= Instant::now()) {
+            self.publish();
         }
-        messages == messages_max
+        cut
     }
 
     fn transmit(&mut self, transmit: Transmit) {
@@ -472,7 +520,7 @@ impl Runner {
 
     async fn stop(&mut self, kind: StopKind, text: &str) {
         self.speaker.stop_saying(Instant::now(), kind, text);
-        self.carry_out(usize::MAX);
+        self.carry_out(usize::MAX, None);
         self.accepting.drain(..).for_each(|task| task.abort());
         self.listeners.clear();
         self.connections.clear();

@@ -6,7 +6,7 @@
 
 use evpn::{
     Alert, BadConfig, BadLocalState, CannotRefresh, Config, Counts, HistoryEntry, LocalState,
-    MacInfo, PeerConfig, PeerInfo, RouteInfo, StopKind, Summary,
+    MacInfo, PeerConfig, PeerInfo, RouteInfo, Sequences, StopKind, Summary,
 };
 use model::{Forwarding, MacAddr, Secret, Tag, Vni};
 use std::collections::BTreeMap;
@@ -194,6 +194,11 @@ impl SpeakerHandle {
     /// What is wrong with MACs, addresses and router ids, as far as this speaker can see it.
     pub async fn alerts(&self) -> Result<Vec<Alert>, Stopped> {
         self.ask(event_loop::Command::Alerts).await
+    }
+
+    /// Mobility sequences that grew; see [`evpn::Speaker::raised`].
+    pub async fn raised(&self) -> Result<Sequences, Stopped> {
+        self.ask(event_loop::Command::Raised).await
     }
 
     /// How much it holds; cheap, however many routes there are.

@@ -7,7 +7,7 @@ use evpn::{ConnId, Lost, LostBy};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,7 +24,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const LINGER: Duration = Duration::from_secs(1);
 /// How long a closed connection may take to send what was given before.
 const LAST_WORDS: Duration = Duration::from_secs(5);
-const READ_BYTES: usize = 64 << 10;
+/// One piece: what is taken in before others have their turn. A thousand routes take some milliseconds, and
+/// many times that on a machine that is short of CPU.
+const READ_BYTES: usize = 16 << 10;
 /// Slices given to one `writev`.
 const SLICES_MAX: usize = 64;
 /// Messages handed to a writer at most; more than a batch of the speaker can make.
@@ -50,8 +52,8 @@ pub(crate) enum Event {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) peer: IpAddr,
-    /// For options. Both halves of the stream belong to tasks.
-    socket: Option<OwnedFd>,
+    /// For options, and to look at what waits. Both halves of the stream belong to tasks.
+    socket: Option<std::net::TcpStream>,
     to_send: mpsc::Sender<Bytes>,
     /// Octets that have not left.
     pub(crate) in_flight: usize,
@@ -72,6 +74,7 @@ impl Connection {
         events: mpsc::Sender<Event>,
     ) -> Self {
         let socket = stream.as_fd().try_clone_to_owned().ok();
+        let socket = socket.map(std::net::TcpStream::from);
         let (reader, writer) = stream.into_split();
         let (to_send, queue) = mpsc::channel(QUEUE_MESSAGES);
         let (open, closed) = oneshot::channel();
@@ -97,6 +100,13 @@ impl Connection {
     /// The socket, unless this host was out of descriptors.
     pub(crate) fn socket(&self) -> Option<BorrowedFd<'_>> {
         self.socket.as_ref().map(AsFd::as_fd)
+    }
+
+    /// True if the peer said something, or ended it, that was not read off the socket yet.
+    pub(crate) fn has_unread(&self) -> bool {
+        // The option not to wait is the connection's, not the descriptor's.
+        let peek = |socket: &std::net::TcpStream| socket.peek(&mut [0]).is_ok();
+        self.socket.as_ref().is_some_and(peek)
     }
 
     /// Lets the writer finish what it has, and then close. A peer that does not read does not keep
