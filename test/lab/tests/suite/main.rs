@@ -1,9 +1,11 @@
 //! The lab suite: a module for each feature, one binary, labs of their own.
 
+mod contest;
 mod crash;
 mod evpn;
 mod failover;
 mod frr;
+mod guest;
 mod hostile;
 mod input;
 mod misconfig;

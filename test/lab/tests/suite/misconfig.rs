@@ -1,119 +1,29 @@
 //! A host whose EVPN is set up wrong: told in plain words where its reflector is, and by `vpc doctor`
 //! there; nobody else loses a packet or a session.
 
-use super::evpn::{asn, established, nic, password, vpc};
-use evpn::{Config, LocalEvi, LocalMac, LocalState, PeerConfig, Role, Timing};
+use super::evpn::{established, nic, vpc};
+use super::guest::{Guest, REFLECTOR, Setup};
+use evpn::{LocalEvi, LocalMac};
 use lab::{Lab, Ping, text_of};
-use model::{Asn, Encoding, MacAddr, Secret, Vni};
+use model::{Encoding, MacAddr, Secret, Vni};
 use serde_json::Value;
-use speaker::{Peer, SpeakerConfig, SpeakerHandle};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::io::Write;
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{env, fs};
-use tokio::runtime::Runtime;
 
-const REFLECTOR: &str = "100.64.0.1";
 const C1: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 2);
 /// Of the host that is set up wrong.
 const WRONG: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 4);
 
-/// What is wrong with it.
-#[derive(Clone)]
-struct Setup {
-    asn: u32,
-    key: String,
-    router_id: Ipv4Addr,
-    vtep: Ipv4Addr,
-}
-
-/// A speaker of ours on r1, set up like this.
-struct Guest {
-    runtime: Runtime,
-    handle: SpeakerHandle,
-}
-
-impl Guest {
-    fn start(lab: &Lab, setup: &Setup) -> Self {
-        let runtime = lab.in_network_of("r1", || {
-            let mut builder = tokio::runtime::Builder::new_multi_thread();
-            builder.worker_threads(1).enable_all().build()
-        });
-        let runtime = runtime.expect("a runtime");
-        let config = SpeakerConfig {
-            bgp: Config {
-                router_id: setup.router_id,
-                asn: Asn::new(setup.asn).expect("an AS"),
-                role: Role::Vtep,
-                cluster_id: None,
-                forwarding_preserved: true,
-                timing: Timing::default(),
-                policy: evpn::Policy::default(),
-                seed: 5,
-            },
-            local_address: Some(WRONG.into()),
-            listen: Vec::new(),
-        };
-        let mut evi = LocalEvi::new(Encoding::VlanBased, 7);
-        evi.domains.insert(None);
-        let mac = MacAddr([2, 0xee, 0, 0, 0, 1]);
-        evi.macs.insert((None, mac), LocalMac::default());
-        let mut state = LocalState::empty(setup.vtep.into());
-        // Nobody else has this instance.
-        state.evis.insert(Vni::new(9_999_999).expect("a VNI"), evi);
-        let mut peer = Peer::new(PeerConfig::REFLECTOR);
-        peer.password = Some(Secret(setup.key.clone()));
-        let reflector: IpAddr = REFLECTOR.parse().expect("an address");
-        let peers = BTreeMap::from([(reflector, peer)]);
-        let started = runtime.spawn(async move {
-            let handle = SpeakerHandle::start(config).await.expect("it starts");
-            handle.set_local(state).await.expect("it is well formed");
-            handle.set_peers(peers).await.expect("it runs");
-            handle
-        });
-        let handle = runtime.block_on(started).expect("it does not panic");
-        Self { runtime, handle }
-    }
-
-    /// What its own status says is wrong, and why.
-    fn knows(&self) -> String {
-        let handle = self.handle.clone();
-        let peers = self.runtime.spawn(async move { handle.peers().await });
-        let peers = self.runtime.block_on(peers).expect("it does not panic");
-        let advice = peers.expect("it runs").swap_remove(0).advice;
-        advice.map_or_else(String::new, |advice| {
-            format!("{}; {}", advice.problem, advice.causes.join("; "))
-        })
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        let handle = self.handle.clone();
-        let stopped = self
-            .runtime
-            .spawn(async move { handle.stop(evpn::StopKind::Withdraw).await });
-        // It may have ended by itself.
-        drop(self.runtime.block_on(stopped));
-    }
-}
-
 /// Waits until the reflector's status of the host says this, and `vpc doctor` there.
 fn is_told(lab: &Lab, what: &str, words: &[&str]) {
-    let line = format!("vpc -o json evpn peers {WRONG} --reflector");
-    lab.eventually(&format!("the peer's status tells of {what}"), || {
-        let peer = lab.json("m1", &line);
-        let told = format!("{} {}", peer["problem"], peer["causes"]);
-        match words.iter().all(|words| told.contains(words)) && !peer["remedy"].is_null() {
-            true => Ok(()),
-            false => Err(format!("{peer:#}")),
-        }
-    });
-    let doctor = text_of(&lab.try_sh("m1", "vpc doctor -o json"));
-    let told = words.iter().all(|words| doctor.contains(words));
-    assert!(told, "{what}: {words:?} are not in {doctor}");
+    is_told_of(lab, WRONG, what, words);
 }
 
 #[test]
@@ -135,14 +45,9 @@ fn a_host_that_is_set_up_wrong_is_told_of_and_hurts_nobody() {
         })
     };
     let before = sessions();
-    let right = Setup {
-        asn: asn(&lab).parse().expect("a number"),
-        key: password(&lab),
-        router_id: WRONG,
-        vtep: WRONG,
-    };
+    let right = Setup::of(&lab, WRONG);
     let try_out = |what: &str, setup: Setup, there: &[&str], here: &str| {
-        let guest = Guest::start(&lab, &setup);
+        let guest = Guest::start(&lab, "r1", &setup);
         is_told(&lab, what, there);
         lab.eventually(&format!("{what}: the host itself knows"), || {
             match guest.knows() {
@@ -167,7 +72,10 @@ fn a_host_that_is_set_up_wrong_is_told_of_and_hurts_nobody() {
     let key = "not the key".to_owned();
     try_out(
         "another key",
-        Setup { key, ..right },
+        Setup {
+            key,
+            ..right.clone()
+        },
         &["missing, wrong or unexpected MD5 signature"],
         "TCP-MD5 keys differ",
     );
@@ -200,7 +108,7 @@ fn a_host_that_is_set_up_wrong_is_told_of_and_hurts_nobody() {
         "",
     );
     // All is well with it again.
-    let guest = Guest::start(&lab, &right);
+    let guest = Guest::start(&lab, "r1", &right);
     let line = format!("vpc -o json evpn peers {WRONG} --reflector");
     lab.eventually("nothing is told any more", || {
         let peer = lab.json("m1", &line);
@@ -214,6 +122,140 @@ fn a_host_that_is_set_up_wrong_is_told_of_and_hurts_nobody() {
     let result = ping.stop();
     assert_eq!((result.lost(), result.duplicates), (0, 0), "{result:?}");
     lab.start("r1", "agent");
+}
+
+/// Waits until the reflector's status of a host says this, and `vpc doctor` there.
+fn is_told_of(lab: &Lab, host: Ipv4Addr, what: &str, words: &[&str]) {
+    let line = format!("vpc -o json evpn peers {host} --reflector");
+    lab.eventually(&format!("the peer's status tells of {what}"), || {
+        let peer = lab.json("m1", &line);
+        let told = format!("{} {}", peer["problem"], peer["causes"]);
+        match words.iter().all(|words| told.contains(words)) && !peer["remedy"].is_null() {
+            true => Ok(()),
+            false => Err(format!("{peer:#}")),
+        }
+    });
+    let doctor = text_of(&lab.try_sh("m1", "vpc doctor -o json"));
+    let told = words.iter().all(|words| doctor.contains(words));
+    assert!(told, "{what}: {words:?} are not in {doctor}");
+}
+
+/// A session of WRONG's that says OPEN and KEEPALIVE, and never reads.
+struct Deaf {
+    stop: mpsc::Sender<()>,
+    speaking: JoinHandle<()>,
+}
+
+impl Deaf {
+    fn start(lab: &Lab, setup: &Setup) -> Self {
+        let key = Secret(setup.key.clone());
+        let reflector = format!("{REFLECTOR}:179").parse().expect("an address");
+        let mut stream = lab.eventually("the reflector takes a connection", || {
+            let connected = lab.block_on("r1", || async {
+                let local = Some(WRONG.into());
+                let stream = speaker::connect(reflector, local, Some(&key), true).await?;
+                let stream = stream.into_std()?;
+                stream.set_nonblocking(false)?;
+                std::io::Result::Ok(stream)
+            });
+            connected.map_err(|error| error.to_string())
+        });
+        let message = |kind: u8, body: &[u8]| {
+            let length = u16::try_from(19 + body.len()).expect("a message");
+            [&[0xff; 16][..], &length.to_be_bytes(), &[kind], body].concat()
+        };
+        let (asn, [a, b, c, d]) = (setup.asn.to_be_bytes(), WRONG.octets());
+        // EVPN and four-octet AS numbers. It asks for no targets, and so is told everything.
+        let capabilities = [&[2, 14, 1, 4, 0, 25, 0, 70, 65, 4][..], &asn, &[70, 0]].concat();
+        let narrow = u16::try_from(setup.asn).unwrap_or(23_456).to_be_bytes();
+        let head = [4, narrow[0], narrow[1], 0, 9, a, b, c, d, 16];
+        let open = message(1, &[&head[..], &capabilities].concat());
+        let keepalive = message(4, &[]);
+        let say = |stream: &mut TcpStream, octets: &[u8]| stream.write_all(octets);
+        say(&mut stream, &open).expect("it is taken");
+        say(&mut stream, &keepalive).expect("it is taken");
+        let (stop, stopped) = mpsc::channel();
+        let speaking = std::thread::spawn(move || {
+            let every = Duration::from_secs(1);
+            while stopped.recv_timeout(every) == Err(mpsc::RecvTimeoutError::Timeout) {
+                // When the reflector has ended it nobody listens.
+                if stream.write_all(&keepalive).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { stop, speaking }
+    }
+
+    fn end(self) {
+        // It may have ended by itself.
+        drop(self.stop);
+        self.speaking.join().expect("it does not panic");
+    }
+}
+
+/// An instance that nobody else has, with many MACs.
+fn many(macs: u32) -> BTreeMap<Vni, LocalEvi> {
+    let mut evi = LocalEvi::new(Encoding::VlanBased, 7);
+    evi.domains.insert(None);
+    for n in 0..macs {
+        let [_, a, b, c] = n.to_be_bytes();
+        evi.macs
+            .insert((None, MacAddr([2, 0xee, 0, a, b, c])), LocalMac::default());
+    }
+    BTreeMap::from([(Vni::new(9_999_999).expect("a VNI"), evi)])
+}
+
+#[test]
+fn a_peer_that_floods_and_one_that_never_reads_are_told_of_and_hurt_nobody() {
+    const FLOODS: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 5);
+    let lab = Lab::up_with(&["--hosts", "m1,c1,c2,r1,c3"]);
+    vpc(&lab, "blue");
+    nic(&lab, "blue", "a1", "c1", 11);
+    nic(&lab, "blue", "a2", "c2", 12);
+    for host in ["c1", "c2"] {
+        established(&lab, host, &[REFLECTOR]);
+    }
+    lab.reaches("c1/blue-a1", "10.4.1.12");
+    for host in ["r1", "c3"] {
+        lab.kill(host, "agent");
+    }
+    let ping = Ping::start(&lab, "c1/blue-a1", "10.4.1.12", Duration::from_millis(10));
+    let sessions = || {
+        ["c1", "c2"].map(|host| {
+            let line = "ss -Htn state established dport = :179 | awk '{print $3, $4}'";
+            lab.sh(host, line)
+        })
+    };
+    let before = sessions();
+    let mut flood = Setup::of(&lab, FLOODS);
+    // A few more than the reflector takes of one host.
+    flood.evis = many(200_500);
+    let flooding = Guest::start(&lab, "c3", &flood);
+    let deaf = Deaf::start(&lab, &Setup::of(&lab, WRONG));
+    is_told_of(
+        &lab,
+        FLOODS,
+        "too many routes",
+        &["100.64.0.5 announces more than the 200000 routes that it may"],
+    );
+    is_told_of(
+        &lab,
+        WRONG,
+        "not reading",
+        &["100.64.0.4 has read nothing for"],
+    );
+    // What others do is heard as ever.
+    nic(&lab, "blue", "a3", "c2", 13);
+    lab.reaches("c1/blue-a1", "10.4.1.13");
+    deaf.end();
+    drop(flooding);
+    assert_eq!(sessions(), before, "the others' sessions are the same");
+    let result = ping.stop();
+    assert_eq!((result.lost(), result.duplicates), (0, 0), "{result:?}");
+    for host in ["r1", "c3"] {
+        lab.start(host, "agent");
+    }
 }
 
 /// A host's agent whose wall clock is as far off as a file says.
