@@ -131,9 +131,10 @@ async fn peers(handle: &SpeakerHandle) -> Vec<PeerInfo> {
 
 async fn eventually(what: &str, mut probe: impl AsyncFnMut() -> Result<(), String>) {
     let end = Instant::now() + PATIENCE;
+    let mut tick = tokio::time::interval(Duration::from_millis(50));
     while let Err(seen) = probe().await {
         assert!(Instant::now() < end, "{what}: {seen}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tick.tick().await;
     }
 }
 
@@ -222,8 +223,9 @@ fn a_flood_ends_nobody_elses_session() {
             .await
             .unwrap();
         let alive = tokio::spawn(async move {
+            let mut tick = tokio::time::interval(Duration::from_secs(1));
             while open.write_all(&message(KEEPALIVE, &[])).await.is_ok() {
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                tick.tick().await;
             }
         });
         let rows = mate.forwarding();
