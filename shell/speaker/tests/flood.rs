@@ -2,6 +2,7 @@
 //! say is heard meanwhile.
 
 #![allow(clippy::unwrap_used, reason = "a helper that panics fails its test")]
+#![allow(clippy::print_stdout, reason = "a figure of the test")]
 
 mod raw;
 
