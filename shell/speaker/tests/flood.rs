@@ -211,9 +211,13 @@ fn a_flood_ends_nobody_elses_session() {
         let mut rounds = 0_u32;
         while !flood.is_finished() {
             let at = Instant::now();
-            let macs: &[u8] = if rounds % 2 == 0 { &[1, 2] } else { &[1] };
+            let macs: &[u8] = if rounds.is_multiple_of(2) {
+                &[1, 2]
+            } else {
+                &[1]
+            };
             others[0].set_local(state(1, vni(), macs)).await.unwrap();
-            let expected = quiet + usize::from(rounds % 2 == 0);
+            let expected = quiet + usize::from(rounds.is_multiple_of(2));
             news(&others[1..], expected).await;
             longest = longest.max(at.elapsed());
             rounds += 1;
