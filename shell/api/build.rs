@@ -13,6 +13,7 @@ const FILES: [&str; 11] = [
     "vpc/v1/enrollment.proto",
     "vpc/v1/host_sync.proto",
     "vpc/v1/l2.proto",
+    "vpc/v1/l3.proto",
     "vpc/v1/evpn.proto",
     "vpc/v1/agent.proto",
     "vpc/v1/lease.proto",

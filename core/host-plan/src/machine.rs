@@ -1,6 +1,8 @@
 //! The host's side of a configuration: which generation holds, what the local API added, what
 //! failed and when it is tried again. The agent's loop drives it.
 
+mod routers;
+
 use crate::greeting::frames;
 use crate::uplink::{Uplink, port_link};
 use crate::want::{is_away, tag_of};
@@ -47,6 +49,8 @@ pub struct HostMachine {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalStacks {
     stacks: BTreeMap<VpcId, LocalStack>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    routers: BTreeMap<RouterId, RouterConfig>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -250,6 +254,12 @@ impl HostMachine {
                 first: first.nic,
             });
         }
+        if let Some(router) = self.local.routers.values().find(|router| router.vpc == vpc) {
+            return Err(Refused::Invalid(format!(
+                "stack {} still has router {}: delete it first",
+                stack.name, router.name
+            )));
+        }
         let removed = self
             .local
             .stacks
@@ -346,11 +356,13 @@ impl HostMachine {
                 .unused_since
                 .is_some_and(|since| now.0.saturating_sub(since.0) >= grace_millis)
         };
+        let routers = &self.local.routers;
+        let routed = |vpc: &VpcId| routers.values().any(|router| router.vpc == *vpc);
         let gone: Vec<VpcId> = self
             .local
             .stacks
             .iter()
-            .filter(|(_, l)| idle(l))
+            .filter(|(vpc, l)| idle(l) && !routed(vpc))
             .map(|(id, _)| *id)
             .collect();
         let gone: Vec<Stack> = gone
@@ -722,6 +734,7 @@ impl HostMachine {
             .iter()
             .flat_map(|config| config.routers.iter().cloned())
             .collect();
+        self.merge_routers();
         let ports = self.merged.iter().flat_map(|stack| &stack.ports);
         let arrived: BTreeSet<NicId> = ports
             .filter(|port| port.role == PortRole::Arrived)

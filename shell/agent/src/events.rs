@@ -3,7 +3,7 @@
 use crate::lease::Leased;
 use api::tonic::Status;
 use host_plan::{HostState, Refused, Step};
-use model::{Forwarding, HostConfig, NicId, Port, Segment, Stack, VpcId};
+use model::{Forwarding, HostConfig, NicId, Port, RouterConfig, RouterId, Segment, Stack, VpcId};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -69,6 +69,12 @@ pub(crate) enum Request {
         reply: Reply<()>,
     },
     DeleteNic(NicId, Reply<()>),
+    AddRouter {
+        router: Box<RouterConfig>,
+        replace: bool,
+        reply: Reply<()>,
+    },
+    DeleteRouter(RouterId, Reply<()>),
 }
 
 /// Where the answer goes.

@@ -13,6 +13,7 @@ mod events;
 mod evpn_api;
 mod figures;
 mod kernel;
+mod l3_api;
 mod lease;
 mod local_api;
 mod meter;

@@ -1,8 +1,10 @@
-//! The host's own gRPC services, L2, AgentControl and Evpn, on a root-only unix socket.
+//! The host's own gRPC services, L2, L3, AgentControl and Evpn, on a root-only unix socket.
 
 use crate::dhcp::{Dhcp, Lease};
 use crate::events::{Event, Reply, Request};
 use crate::evpn_api::EvpnApi;
+use crate::l3_api::without_gateways_of;
+use crate::meter::Meter;
 use crate::view::View;
 use api::tonic::{self, Response, Status};
 use api::v1;
@@ -37,11 +39,12 @@ pub(crate) struct Identity {
 }
 
 #[derive(Clone)]
-struct Local {
-    view: watch::Receiver<Arc<View>>,
+pub(crate) struct Local {
+    pub(crate) view: watch::Receiver<Arc<View>>,
     events: mpsc::Sender<Event>,
     bgp: EvpnApi,
     dhcp: Dhcp,
+    pub(crate) meter: Meter,
     identity: Arc<Identity>,
 }
 
@@ -75,6 +78,7 @@ pub(crate) async fn serve(
     events: mpsc::Sender<Event>,
     bgp: EvpnApi,
     dhcp: Dhcp,
+    meter: Meter,
     identity: Identity,
     until: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
@@ -83,12 +87,17 @@ pub(crate) async fn serve(
         events,
         bgp,
         dhcp,
+        meter,
         identity: Arc::new(identity),
     };
     tonic::transport::Server::builder()
         .add_service(local.bgp.clone().service())
         .add_service(
             v1::l2_server::L2Server::new(local.clone())
+                .max_decoding_message_size(LARGEST_REQUEST_BYTES),
+        )
+        .add_service(
+            v1::l3_server::L3Server::new(local.clone())
                 .max_decoding_message_size(LARGEST_REQUEST_BYTES),
         )
         .add_service(
@@ -99,15 +108,18 @@ pub(crate) async fn serve(
         .await
 }
 
-type Answer<T> = Result<Response<T>, Status>;
-type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(crate) type Answer<T> = Result<Response<T>, Status>;
+pub(crate) type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Local {
-    fn now(&self) -> Arc<View> {
+    pub(crate) fn now(&self) -> Arc<View> {
         Arc::clone(&self.view.borrow())
     }
 
-    async fn ask(&self, request: impl FnOnce(Reply<()>) -> Request) -> Result<(), Status> {
+    pub(crate) async fn ask(
+        &self,
+        request: impl FnOnce(Reply<()>) -> Request,
+    ) -> Result<(), Status> {
         let (reply, answer) = oneshot::channel();
         let ending = || Status::unavailable("the agent is stopping");
         self.events
@@ -118,7 +130,7 @@ impl Local {
     }
 
     /// Waits until everything asked so far is done in the kernel.
-    async fn settle(&self, wait_ms: u32) -> Result<(), Status> {
+    pub(crate) async fn settle(&self, wait_ms: u32) -> Result<(), Status> {
         if wait_ms == 0 {
             return Ok(());
         }
@@ -157,7 +169,7 @@ impl v1::l2_server::L2 for Local {
         let stack = Stack::try_from(wire).map_err(invalid)?;
         let id = stack.vpc;
         if let Some(there) = find_stack(&self.now(), id)
-            && bare(there) == bare(&stack)
+            && bare(there, &stack) == bare(&stack, &stack)
         {
             return Ok(Response::new(stack_state(&self.now(), there)));
         }
@@ -527,25 +539,28 @@ async fn watch_stacks(
     }
 }
 
-fn draw(text: &mut String, make: impl FnOnce() -> String) {
+pub(crate) fn draw(text: &mut String, make: impl FnOnce() -> String) {
     if text.is_empty() {
         *text = make();
     }
 }
 
-fn missing(field: &str) -> Status {
+pub(crate) fn missing(field: &str) -> Status {
     Status::invalid_argument(format!("{field}: it is missing"))
 }
 
-fn invalid(bad: api::BadRequest) -> Status {
+pub(crate) fn invalid(bad: api::BadRequest) -> Status {
     Status::invalid_argument(bad.to_string())
 }
 
-fn gone(kind: &str, id: &str) -> Status {
+pub(crate) fn gone(kind: &str, id: &str) -> Status {
     Status::aborted(format!("{kind} {id} was deleted meanwhile"))
 }
 
-fn id<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str, field: &str) -> Result<T, Status> {
+pub(crate) fn id<T: std::str::FromStr<Err: std::fmt::Display>>(
+    text: &str,
+    field: &str,
+) -> Result<T, Status> {
     text.parse()
         .map_err(|error| Status::invalid_argument(format!("{field}: {error}")))
 }
@@ -573,11 +588,13 @@ fn nic_by_id<'a>(view: &'a View, text: &str) -> Result<(&'a Stack, &'a Port), St
 }
 
 /// A stack as `AddStack` gives it: without its NICs.
-fn bare(stack: &Stack) -> Stack {
-    Stack {
+fn bare(stack: &Stack, asked: &Stack) -> Stack {
+    let mut stack = Stack {
         ports: Vec::new(),
         ..stack.clone()
-    }
+    };
+    without_gateways_of(&mut stack, asked);
+    stack
 }
 
 fn origin(view: &View, vpc: VpcId) -> v1::Origin {
@@ -587,7 +604,7 @@ fn origin(view: &View, vpc: VpcId) -> v1::Origin {
     }
 }
 
-fn matches_origin(wanted: i32, has: i32) -> bool {
+pub(crate) fn matches_origin(wanted: i32, has: i32) -> bool {
     wanted == v1::Origin::Unspecified as i32 || wanted == has
 }
 

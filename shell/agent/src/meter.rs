@@ -135,6 +135,13 @@ impl Meter {
         all.map(|(id, metered)| self.shown(*id, metered)).collect()
     }
 
+    /// Of one; none before it was counted.
+    pub(crate) fn of(&self, id: RouterId) -> Option<v1::RouterFigures> {
+        let book = self.lock();
+        let metered = book.routers.get(&id)?;
+        Some(self.shown(id, metered))
+    }
+
     fn shown(&self, id: RouterId, metered: &Metered) -> v1::RouterFigures {
         let outer = (OwnedName::router_outer(id), String::new());
         let legs = metered.legs.iter();
@@ -212,8 +219,7 @@ impl Counting {
 
     fn routers(&self) -> Vec<Router> {
         let view = Arc::clone(&self.view.borrow());
-        let managed = view.managed.iter().flat_map(|config| &config.routers);
-        let router = managed.map(|router| Router {
+        let router = view.routers.iter().map(|router| Router {
             id: router.id,
             netns: OwnedName::router_netns(router.id),
             name: router.name.clone(),

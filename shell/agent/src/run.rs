@@ -224,7 +224,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
             names,
             reconcile,
             announcer,
-            meter,
+            meter: meter.clone(),
         };
         tokio::spawn(metrics::serve(address, figures))
     });
@@ -240,6 +240,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         events.clone(),
         evpn,
         dhcp.clone(),
+        meter.clone(),
         identity,
         async { drop(api_ends.await) },
     ));

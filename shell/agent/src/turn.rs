@@ -164,6 +164,7 @@ impl Agent {
             started,
             managed: start.machine.managed().cloned().map(Arc::new),
             stacks: Arc::default(),
+            routers: Arc::default(),
             managed_vpcs: Arc::default(),
             ready: Arc::default(),
             lost: Arc::default(),
@@ -805,6 +806,20 @@ impl Agent {
                 let result = self.machine.delete_nic(nic, unix_now());
                 self.local_changed(before, result, reply);
             }
+            Request::AddRouter {
+                router,
+                replace,
+                reply,
+            } => {
+                let before = self.machine.local().clone();
+                let result = self.machine.add_router(*router, replace);
+                self.local_changed(before, result, reply);
+            }
+            Request::DeleteRouter(router, reply) => {
+                let before = self.machine.local().clone();
+                let result = self.machine.delete_router(router);
+                self.local_changed(before, result, reply);
+            }
         }
     }
 
@@ -883,6 +898,10 @@ impl Agent {
             stacks: match same_input && !before.stacks.is_empty() {
                 true => Arc::clone(&before.stacks),
                 false => Arc::new(self.machine.stacks().to_vec()),
+            },
+            routers: match same_input {
+                true if !before.routers.is_empty() => Arc::clone(&before.routers),
+                _ => Arc::new(self.machine.routers().to_vec()),
             },
             managed_vpcs: Arc::new(
                 self.machine

@@ -4,8 +4,8 @@ use crate::events::ServerLink;
 use crate::lease::Leased;
 use host_plan::{HostState, Readiness};
 use model::{
-    Condition, Generation, HostConfig, NicId, ObjectId, Stack, SubnetId, Underlay, UnixMillis,
-    VpcId,
+    Condition, Generation, HostConfig, NicId, ObjectId, RouterConfig, Stack, SubnetId, Underlay,
+    UnixMillis, VpcId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,7 +20,9 @@ pub(crate) struct View {
     pub(crate) managed: Option<Arc<HostConfig>>,
     /// Everything desired, of both origins.
     pub(crate) stacks: Arc<Vec<Stack>>,
-    /// Which of them came from the server.
+    /// Routers, of both origins.
+    pub(crate) routers: Arc<Vec<RouterConfig>>,
+    /// Which of the stacks came from the server.
     pub(crate) managed_vpcs: Arc<BTreeSet<VpcId>>,
     /// What carries traffic.
     pub(crate) ready: Arc<Readiness>,

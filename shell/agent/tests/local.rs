@@ -5,6 +5,8 @@
 
 #[path = "local/clients.rs"]
 mod clients;
+#[path = "local/routers.rs"]
+mod routers;
 
 use agent::Options;
 use api::tonic::Code;

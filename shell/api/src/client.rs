@@ -10,6 +10,7 @@ use crate::v1::enrollment_client::EnrollmentClient;
 use crate::v1::evpn_client::EvpnClient;
 use crate::v1::host_sync_client::HostSyncClient;
 use crate::v1::l2_client::L2Client;
+use crate::v1::l3_client::L3Client;
 use crate::v1::management_client::ManagementClient;
 use crate::v1::router_lease_client::RouterLeaseClient;
 use hyper_util::rt::TokioIo;
@@ -104,6 +105,12 @@ pub async fn connect(credential: &Credential) -> Result<Channel, ConnectError> {
 pub async fn connect_l2(socket: &Path) -> Result<L2Client<Channel>, ConnectError> {
     let channel = connect_unix(socket).await?;
     Ok(L2Client::new(channel).max_decoding_message_size(LARGEST_MESSAGE_BYTES))
+}
+
+/// A client of the L3 service on the socket of the agent of this host.
+pub async fn connect_l3(socket: &Path) -> Result<L3Client<Channel>, ConnectError> {
+    let channel = connect_unix(socket).await?;
+    Ok(L3Client::new(channel).max_decoding_message_size(LARGEST_MESSAGE_BYTES))
 }
 
 /// A client of the agent of this host itself.

@@ -13,8 +13,8 @@ mod token;
 
 pub use client::{
     ConnectError, EnrollError, Enrolled, Enrollment, connect, connect_admin, connect_agent,
-    connect_evpn, connect_host, connect_l2, connect_unix, connect_voter_host, connect_voter_server,
-    enroll, enroll_with, management, renewed,
+    connect_evpn, connect_host, connect_l2, connect_l3, connect_unix, connect_voter_host,
+    connect_voter_server, enroll, enroll_with, management, renewed,
 };
 pub use credential::{Credential, CredentialError, chain_pem, write_private};
 pub use from_proto::{

@@ -10,6 +10,7 @@ use api::v1;
 use api::v1::agent_control_client::AgentControlClient;
 use api::v1::evpn_client::EvpnClient;
 use api::v1::l2_client::L2Client;
+use api::v1::l3_client::L3Client;
 use api::v1::management_client::ManagementClient;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -145,6 +146,13 @@ impl AgentAccess {
     /// A client of the agent's L2 service.
     pub(crate) async fn l2(&self) -> Outcome<L2Client<Channel>> {
         api::connect_l2(&self.socket)
+            .await
+            .map_err(|error| self.unreachable(&error))
+    }
+
+    /// A client of the agent's L3 service.
+    pub(crate) async fn l3(&self) -> Outcome<L3Client<Channel>> {
+        api::connect_l3(&self.socket)
             .await
             .map_err(|error| self.unreachable(&error))
     }

@@ -4,6 +4,7 @@
 mod router_figures;
 mod routing;
 
+pub(crate) use router_figures::FiguresView;
 pub(crate) use routing::{ExternalView, PublicIpView, RouterView};
 
 use crate::commands::subnet_options::OptionsView;

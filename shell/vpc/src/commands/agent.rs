@@ -2,7 +2,7 @@
 
 use super::evpn::PeerView;
 use super::host::own_name;
-use super::{l2, leases, logging};
+use super::{l2, l3, leases, logging};
 use crate::block_on;
 use crate::connect::{AgentAccess, refused};
 use crate::failure::{Doing, Failure, Outcome};
@@ -48,6 +48,9 @@ pub(crate) enum Agent {
     /// Bridges, tunnel endpoints and NICs by the agent's own API, with or without a server
     #[command(subcommand)]
     L2(L2),
+    /// Routers by the agent's own API, with or without a server
+    #[command(subcommand)]
+    L3(l3::HostRouter),
 }
 
 /// The agent's own API.
@@ -136,6 +139,7 @@ impl Agent {
             Self::Leases { agent } => leases::run(global, &agent),
             Self::L2(L2::Stack(stack)) => stack.run(global),
             Self::L2(L2::Port(port)) => port.run(global),
+            Self::L3(router) => router.run(global),
         }
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod evpn;
 pub(crate) mod external;
 pub(crate) mod host;
 pub(crate) mod l2;
+pub(crate) mod l3;
 mod leases;
 mod logging;
 mod moving;

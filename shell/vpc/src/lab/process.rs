@@ -57,7 +57,8 @@ impl ProcessId {
         };
         let handle = match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(handle) => handle,
-            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            // The second is of kernels from 6.16 on, in the moment in which it goes.
+            Err(rustix::io::Errno::SRCH | rustix::io::Errno::NOENT) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         // The handle is of whoever has the pid now; the start time says whether that is ours.

@@ -1,7 +1,6 @@
 //! Routers, external networks and public addresses.
 
-use super::router_figures::FiguresView;
-use super::{ConditionView, MetaView, condition_lines, dash, short, some, word};
+use super::{ConditionView, FiguresView, MetaView, condition_lines, dash, short, some, word};
 use crate::output::Row;
 use api::v1;
 use serde::Serialize;
