@@ -4,7 +4,7 @@ use prost::Message;
 use std::path::PathBuf;
 
 const ROOT: &str = "../../proto";
-const FILES: [&str; 11] = [
+const FILES: [&str; 12] = [
     "vpc/v1/types.proto",
     "vpc/v1/router_config.proto",
     "vpc/v1/host_config.proto",

@@ -48,6 +48,13 @@ pub(crate) struct Local {
     identity: Arc<Identity>,
 }
 
+/// Who knows what the loop does not.
+pub(crate) struct Knowing {
+    pub(crate) evpn: EvpnApi,
+    pub(crate) dhcp: Dhcp,
+    pub(crate) meter: Meter,
+}
+
 /// Binds the socket: in a directory and with a mode that only root can use. A socket that a killed
 /// agent left is replaced; one that answers is not.
 pub(crate) async fn bind(socket: &Path) -> io::Result<UnixListener> {
@@ -76,18 +83,16 @@ pub(crate) async fn serve(
     listener: UnixListener,
     view: watch::Receiver<Arc<View>>,
     events: mpsc::Sender<Event>,
-    bgp: EvpnApi,
-    dhcp: Dhcp,
-    meter: Meter,
+    knowing: Knowing,
     identity: Identity,
     until: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     let local = Local {
         view,
         events,
-        bgp,
-        dhcp,
-        meter,
+        bgp: knowing.evpn,
+        dhcp: knowing.dhcp,
+        meter: knowing.meter,
         identity: Arc::new(identity),
     };
     tonic::transport::Server::builder()

@@ -9,7 +9,7 @@ use crate::events::Event;
 use crate::figures::{self, Figures};
 use crate::kernel::{KernelThread, chain};
 use crate::lease::{Leases, Orders};
-use crate::local_api::{self, Identity};
+use crate::local_api::{self, Identity, Knowing};
 use crate::meter::Meter;
 use crate::names;
 use crate::server::ServerStream;
@@ -238,9 +238,11 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         listener,
         view,
         events.clone(),
-        evpn,
-        dhcp.clone(),
-        meter.clone(),
+        Knowing {
+            evpn,
+            dhcp: dhcp.clone(),
+            meter: meter.clone(),
+        },
         identity,
         async { drop(api_ends.await) },
     ));

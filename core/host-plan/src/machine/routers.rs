@@ -230,6 +230,9 @@ mod tests {
             uplink: None,
             routes: Vec::new(),
             nat: Default::default(),
+            names: Default::default(),
+            transit: None,
+            epoch: 0,
         }
     }
 

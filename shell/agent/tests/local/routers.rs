@@ -39,6 +39,7 @@ fn router(forwards: Vec<v1::PortForward>) -> v1::AddHostRouterRequest {
                 forwards,
                 ..v1::NatConfig::default()
             }),
+            ..v1::RouterConfig::default()
         }),
         replace: false,
         wait_ms: 20_000,

@@ -534,6 +534,7 @@ impl CreateRouter {
                     forwards: self.forward,
                     source_v6: self.nat6,
                 }),
+                ..v1::RouterConfig::default()
             }),
             replace: self.replace,
             wait_ms: if self.wait { WAIT_MS } else { 0 },
