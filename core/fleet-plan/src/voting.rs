@@ -33,7 +33,7 @@ pub(crate) fn voting(intent: &Intent, host: HostId, electorate: &Electorate) -> 
         .map(|host| Voter::Host(host.id))
         .take(MOST)
         .collect();
-    if electorate.one_server && current.len() % 2 == 0 {
+    if electorate.one_server && current.len().is_multiple_of(2) {
         current.insert(Voter::Server);
     }
     let members: BTreeSet<HostId> = hosts.iter().map(|host| host.id).collect();
