@@ -53,6 +53,13 @@ pub struct LocalStacks {
     routers: BTreeMap<RouterId, RouterConfig>,
 }
 
+impl LocalStacks {
+    /// Routers made so.
+    pub fn routers(&self) -> impl Iterator<Item = &RouterConfig> {
+        self.routers.values()
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct LocalStack {
     stack: Stack,

@@ -13,9 +13,10 @@ use crate::events::Event;
 use api::tonic::transport::Channel;
 use api::v1::router_lease_client::RouterLeaseClient;
 use ask::{Asking, hand_over};
+use host_plan::{LocalStacks, OwnedName};
 use keeper::Keeper;
 use lease::Ask;
-use model::{HostConfig, HostId, IfName, RouterId, Voter as Who, VoterSet, Voting};
+use model::{HostConfig, HostId, IfName, RouterConfig, RouterId, Voter as Who, VoterSet, Voting};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -36,6 +37,8 @@ pub(crate) struct Orders {
     address: Option<IpAddr>,
     voting: Option<Voting>,
     routers: BTreeMap<RouterId, Placed>,
+    /// Ports of routers that the host's own API made: nobody else could run those, so they need no lease.
+    own: BTreeMap<RouterId, BTreeSet<IfName>>,
 }
 
 /// A router that is to run here.
@@ -64,17 +67,8 @@ impl Leased {
 }
 
 impl Orders {
-    /// What a configuration comes to.
-    pub(crate) fn of(config: &HostConfig) -> Self {
-        let ports = |router: &model::RouterConfig| {
-            let legs = router.legs.iter();
-            let legs = legs.map(|leg| host_plan::OwnedName::router_leg(leg.subnet));
-            let outer = router.uplink.iter();
-            let transit = router.transit.iter();
-            legs.chain(outer.map(|_| host_plan::OwnedName::router_outer(router.id)))
-                .chain(transit.map(|_| host_plan::OwnedName::router_transit(router.id)))
-                .collect()
-        };
+    /// What a configuration comes to, beside routers that the host's own API made.
+    pub(crate) fn of(config: &HostConfig, local: &LocalStacks) -> Self {
         let placed = config.routers.iter().map(|router| {
             let placed = Placed {
                 epoch: router.epoch,
@@ -87,6 +81,10 @@ impl Orders {
             address: Some(config.underlay.address),
             voting: config.voting.clone(),
             routers: placed.collect(),
+            own: local
+                .routers()
+                .map(|router| (router.id, ports(router)))
+                .collect(),
         }
     }
 
@@ -95,6 +93,16 @@ impl Orders {
         let (host, voting) = (self.host?, self.voting.as_ref()?);
         (!voting.is_alone(host)).then_some((host, voting))
     }
+}
+
+fn ports(router: &RouterConfig) -> BTreeSet<IfName> {
+    let legs = router.legs.iter();
+    let legs = legs.map(|leg| OwnedName::router_leg(leg.subnet));
+    let outer = router.uplink.iter();
+    let transit = router.transit.iter();
+    legs.chain(outer.map(|_| OwnedName::router_outer(router.id)))
+        .chain(transit.map(|_| OwnedName::router_transit(router.id)))
+        .collect()
 }
 
 /// The way to the thread.
@@ -134,6 +142,17 @@ impl Leases {
             })
             .expect("a process may start a thread");
         Self { orders, taken }
+    }
+
+    /// From now on for these; nobody waits for it.
+    pub(crate) fn tell(&self, orders: Orders) {
+        self.orders.send_if_modified(|held| {
+            let differs = held.1 != orders;
+            if differs {
+                *held = (held.0 + 1, orders);
+            }
+            differs
+        });
     }
 
     /// From now on for these; returns when they are taken, or after a while if the thread is stuck.

@@ -195,7 +195,8 @@ struct Counting {
 impl Counting {
     fn run(mut self) {
         while self.view.has_changed().is_ok() {
-            thread::park_timeout(EVERY);
+            // Not `park_timeout`: threads that were waited for meanwhile may have left a token, and it would not wait.
+            thread::sleep(EVERY);
             let routers = self.routers();
             let names: Vec<NetnsName> = routers.iter().map(|r| r.netns.clone()).collect();
             match linux::tracked_flows(&names) {

@@ -143,7 +143,10 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
 
     let (events, queue) = mpsc::channel(64);
     // First of all: a lease that runs out while the rest starts is a router that falls silent.
-    let orders = managed.as_ref().map(Orders::of).unwrap_or_default();
+    let orders = managed
+        .as_ref()
+        .map(|config| Orders::of(config, &local))
+        .unwrap_or_default();
     let leases = Leases::start(
         orders,
         disk.clone(),

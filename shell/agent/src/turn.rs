@@ -390,7 +390,8 @@ impl Agent {
         self.counters.configs += 1;
         self.may_act = true;
         // What leaves is silent, and what it tracked is read, before its namespace goes.
-        self.leases.order(Orders::of(&config)).await;
+        let orders = Orders::of(&config, self.machine.local());
+        self.leases.order(orders).await;
         self.bgp
             .configure(self.machine.underlay().address, &config.bgp)
             .await;
@@ -842,6 +843,7 @@ impl Agent {
                     Err(Status::unavailable(error.to_string()))
                 }
                 Ok(()) => {
+                    self.tell_leases();
                     self.ask_pass();
                     self.publish();
                     Ok(())
@@ -850,6 +852,13 @@ impl Agent {
         };
         if reply.send(answer).is_err() {
             debug!("Nobody waits for the answer of the local API");
+        }
+    }
+
+    /// What the local API made needs no lease, and the thread has to know of it.
+    fn tell_leases(&self) {
+        if let Some(config) = self.machine.managed() {
+            self.leases.tell(Orders::of(config, self.machine.local()));
         }
     }
 

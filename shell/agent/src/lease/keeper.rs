@@ -17,6 +17,8 @@ use tracing::{info, warn};
 const ARRIVAL_LIMIT: Duration = Duration::from_secs(5);
 /// Routers whose connections are kept at once.
 const ARRIVALS: usize = 64;
+/// How long a router may speak that needs no lease: a hundred years.
+const ALWAYS: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// Name of the file in the state directory.
 const PROMISES: &str = "router-promises";
 
@@ -103,6 +105,10 @@ impl Keeper {
             .iter()
             .filter(|entry| !stays(entry))
             .flat_map(|(_, placed)| placed.ports.iter().cloned())
+            .chain(ports_of_own(&self.orders).filter(|port| {
+                let mut now_own = ports_of_own(&orders);
+                !now_own.any(|own| own == *port)
+            }))
             .collect();
         let gone: Vec<RouterId> = self
             .orders
@@ -138,6 +144,19 @@ impl Keeper {
             info!(routers = ?gone, "Routers leave this host");
         }
         self.orders = orders;
+        if self.fenced {
+            let own = self.own();
+            self.act("letting routers of this host's own speak", |fence| {
+                fence.allow(&own)
+            });
+        }
+    }
+
+    /// Ports that nobody else could have.
+    fn own(&self) -> BTreeMap<IfName, Duration> {
+        ports_of_own(&self.orders)
+            .map(|port| (port, ALWAYS))
+            .collect()
     }
 
     /// Voters hear that what was handed over is free.
@@ -295,7 +314,8 @@ impl Keeper {
     }
 
     pub(super) fn raise(&mut self, held: BTreeMap<RouterId, Instant>, now: Instant) {
-        let ports = self.ports(&held, now);
+        let mut ports = self.ports(&held, now);
+        ports.extend(self.own());
         if self.act("putting up the fence", |fence| fence.raise(&ports)) {
             self.fenced = true;
             self.open = held;
@@ -394,9 +414,10 @@ impl Keeper {
         let mut heard = self.voter.heard(now);
         heard.retain(|host| Some(*host) != own);
         let leased = Leased {
-            held: self
-                .fenced
-                .then(|| self.may_open(now).into_keys().collect()),
+            held: self.fenced.then(|| {
+                let own = self.orders.own.keys().copied();
+                self.may_open(now).into_keys().chain(own).collect()
+            }),
             // Only what is enforced is told.
             voters: match &self.orders.voting {
                 Some(voting) if self.fenced || !shared => {
@@ -412,6 +433,10 @@ impl Keeper {
         self.told = Some(leased.clone());
         Some(leased)
     }
+}
+
+fn ports_of_own(orders: &Orders) -> impl Iterator<Item = IfName> {
+    orders.own.values().flatten().cloned()
 }
 
 fn claims_of(orders: &Orders) -> BTreeMap<RouterId, u64> {

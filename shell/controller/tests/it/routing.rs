@@ -180,7 +180,10 @@ pub(crate) async fn a_router_is_followed_to_its_host(place: Place) {
     let away = change(Change::Place(Placed { host: None }));
     let moved = admin.update_router(away).await.unwrap().into_inner();
     assert_eq!((moved.host_name.as_str(), moved.epoch), ("r2", 2));
-    let here = until_routers(&mut at_r2, 1).await;
+    let mut here = until_routers(&mut at_r2, 1).await;
+    let epochs = [&config, &here].map(|config| config.routers[0].epoch);
+    assert_eq!(epochs, [1, 2]);
+    here.routers[0].epoch = 1;
     assert_eq!(here.routers, config.routers, "the same MACs and addresses");
     let gone = until_routers(&mut at_r1, 0).await;
     assert!(gone.stacks.is_empty());
