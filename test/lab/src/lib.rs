@@ -232,8 +232,9 @@ impl Lab {
     pub fn dump(&self, host: &str) -> String {
         let text = self.sh(
             host,
-            "ip -d link; ip -d address; ip neigh show nud permanent | sort; bridge -d fdb | sort; \
-             bridge -d link; bridge vlan 2>/dev/null",
+            // What the bridge outside learned it forgets by itself.
+            "ip -d link; ip -d address; ip neigh show nud permanent | sort; \
+             bridge -d fdb | grep -v 'master br-ext *$' | sort; bridge -d link; bridge vlan 2>/dev/null",
         );
         without_counters(&(text + &self.rules(host)))
     }
