@@ -263,7 +263,7 @@ impl Speaker {
         });
     }
 
-    fn origin(&self, source: Source) -> Origin {
+    pub(crate) fn origin(&self, source: Source) -> Origin {
         match source {
             Source::Local => Origin::Here,
             Source::Peer(id) => match self.peers.get(&id).map(|peer| peer.config.role) {
@@ -624,7 +624,7 @@ impl Speaker {
 
 /// Where a route came from, as far as reflection asks (RFC 4456 §6).
 #[derive(Clone, Copy)]
-enum Origin {
+pub(crate) enum Origin {
     Here,
     Client(PeerId),
     NonClient,
@@ -640,7 +640,7 @@ impl Origin {
         }
     }
 
-    fn goes_to(self, to: (PeerId, PeerRole), reflects: bool) -> bool {
+    pub(crate) fn goes_to(self, to: (PeerId, PeerRole), reflects: bool) -> bool {
         match self {
             Self::Here => true,
             Self::Client(from) => reflects && from != to.0,

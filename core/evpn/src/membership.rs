@@ -6,7 +6,7 @@
 
 use crate::codec::update_of;
 use crate::link::ConnId;
-use crate::rib::Path;
+use crate::rib::{Path, Source};
 use crate::{PeerId, PeerRole, RouteTarget, Speaker};
 use bytes::Bytes;
 use rustbgpd_wire as wire;
@@ -149,12 +149,30 @@ impl Speaker {
     fn wants_changed(&mut self, id: PeerId, before: &Wants, after: &Wants) {
         // Others in its group want something else.
         self.leave_group(id);
+        let Some(role) = self.peers.get(&id).map(|peer| peer.config.role) else {
+            return;
+        };
+        let reflects = self.config.role.is_reflector();
+        let told: BTreeSet<PeerId> = self
+            .peers
+            .keys()
+            .filter(|from| {
+                self.origin(Source::Peer(**from))
+                    .goes_to((id, role), reflects)
+            })
+            .copied()
+            .collect();
         let session = self.peers.get_mut(&id).and_then(|p| p.session.as_mut());
         let Some(session) = session else {
             return;
         };
         for (key, source, path) in self.rib.best_after(None) {
-            if before.admit(path) != after.admit(path) {
+            // What never went there is not withdrawn either.
+            let goes = match source {
+                Source::Local => true,
+                Source::Peer(from) => told.contains(&from),
+            };
+            if goes && before.admit(path) != after.admit(path) {
                 session.out.note(source, key);
             }
         }

@@ -237,3 +237,23 @@ fn a_vtep_wants_what_its_instances_import() {
     let told = gone.map(|vni| no(&wish_text(vni)));
     assert_eq!(heard(&mut bench, rr), told);
 }
+
+#[test]
+fn what_a_reflector_told_is_not_withdrawn_from_it_when_its_wishes_change() {
+    let address: IpAddr = "10.0.0.3".parse().unwrap();
+    let mut bench = Bench::new(config(address, Role::Vtep));
+    let mut state = LocalState::empty(address);
+    let mut evi = LocalEvi::new(Encoding::VlanBased, 1);
+    evi.domains.insert(None);
+    state.evis.insert(vni(100), evi);
+    bench.speaker.set_local(bench.now, state).unwrap();
+    let rr = constrained(&mut bench, "10.0.0.101", PeerConfig::REFLECTOR);
+    bench.send_raw(rr, &want(&wish(100)));
+    bench.send_raw(rr, &unwant(&[]));
+    announce(&mut bench, rr, 7, 100);
+    heard(&mut bench, rr);
+    bench.send_raw(rr, &unwant(&wish(100)));
+    assert_eq!(heard(&mut bench, rr), ["-flood"], "its own route alone");
+    bench.send_raw(rr, &want(&wish(100)));
+    assert_eq!(heard(&mut bench, rr), ["+flood"]);
+}
