@@ -552,8 +552,8 @@ mod tests {
     fn json_field_names_are_stable() {
         assert_eq!(
             fields(&RouterView::from(v1::Router::default())),
-            "applied_generation conditions created epoch forwards generation host_id host_name id \
-             labels legs name path public_ips resource_version routes source source_ipv6 state \
+            "applied_generation conditions created epoch figures forwards generation host_id host_name \
+             id labels legs name path public_ips resource_version routes source source_ipv6 state \
              uplink vpc_id"
         );
         let leg = LegView::from(v1::router::Leg::default());
