@@ -77,11 +77,13 @@ const COUNTERS: &[&str] = &[
 pub(super) const FULL_SET: &str = "full";
 const FULL: &str = "set full { type nf_proto; flags timeout; }";
 
-/// Only the first packet of a flow comes here.
-const NOT_FULL: &str = "meta nfproto @full counter name \"too-many-flows\" drop";
+/// Of the first packet of a flow alone: later ones that nobody answered yet come here as well, and a flow
+/// that only goes one way is as good as any.
+const NOT_FULL: &str =
+    "ct status & confirmed == 0 meta nfproto @full counter name \"too-many-flows\" drop";
 /// Flows are counted once a second: between two looks no more than this come from each side.
-const NOT_TOO_FAST: &str =
-    "limit rate over 10000/second burst 10000 packets counter name \"too-many-flows\" drop";
+const NOT_TOO_FAST: &str = "ct status & confirmed == 0 limit rate over 10000/second burst 10000 packets \
+     counter name \"too-many-flows\" drop";
 
 /// What does not depend on the router.
 const RULES: &[(&str, &str, &[&str])] = &[

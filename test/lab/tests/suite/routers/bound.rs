@@ -22,12 +22,25 @@ fn bounded(lab: &Lab, flows: u64) {
     lab.start("r1", "agent");
 }
 
-fn tracked(lab: &Lab, router: &str) -> u64 {
+fn inside(lab: &Lab, router: &str, line: &str) -> String {
     let id = lab.admin(&format!("router show {router}"))["id"].clone();
     let id = id.as_str().expect("an id");
-    let line = format!("ip netns exec r-{id} cat /proc/sys/net/netfilter/nf_conntrack_count");
-    let count = lab.sh("r1", &line);
+    lab.sh("r1", &format!("ip netns exec r-{id} {line}"))
+}
+
+fn tracked(lab: &Lab, router: &str) -> u64 {
+    let file = "/proc/sys/net/netfilter/nf_conntrack_count";
+    let count = inside(lab, router, &format!("cat {file}"));
     count.trim().parse().expect("a number")
+}
+
+/// Packets that a router refused because there were too many flows, by the kernel's word.
+fn refused_there(lab: &Lab, router: &str) -> u64 {
+    let text = inside(lab, router, "nft -j list counter inet vpc too-many-flows");
+    let found: Value = serde_json::from_str(&text).expect("JSON");
+    let counters = found["nftables"].as_array().into_iter().flatten();
+    let packets = counters.filter_map(|one| one["counter"]["packets"].as_u64());
+    packets.sum()
 }
 
 /// Waits until the server shows of a router what is wanted.
@@ -125,6 +138,19 @@ fn a_tenant_with_too_many_flows_fills_its_own_router_only() {
             false => Err("no answer".to_owned()),
         }
     });
+    // One flow that nobody answers is one flow, however many packets it has.
+    let before = refused_there(&lab, "blue/gw");
+    let one_way = lab.inside(&blue, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)));
+    let one_way = one_way.expect("a port");
+    for _ in 0..60_000 {
+        // What a full queue loses is not what is counted.
+        drop(one_way.send_to(b"!", (Ipv4Addr::new(198, 51, 100, 78), 9)));
+    }
+    assert_eq!(
+        refused_there(&lab, "blue/gw"),
+        before,
+        "a flow that only goes one way"
+    );
     // What passed is counted at each leg.
     let shown = shows(&lab, "blue/gw", "its legs' counters", |shown| {
         let legs = shown["figures"]["legs"].as_array().map(Vec::as_slice);
