@@ -46,7 +46,7 @@ test-full-kernel: setup
 # What takes too long for `test`: the suite on a full kernel, long rounds of killing and of many
 # NICs, the demo over and over.
 soak: test-full-kernel
-	VPC_SOAK=1 $(CARGO) test -p lab --test suite -- --test-threads=1 crash moves scale frr::what
+	VPC_SOAK=1 $(CARGO) test -p lab --test suite -- --test-threads=1 crash moves scale frr::what failover
 	VPC_SOAK=1 $(CARGO) test -p lab --test matrix -- --include-ignored e34
 	for round in 1 2 3 4 5 6 7 8 9 10; do \
 		target/debug/vpc lab demo --name soak --down || exit 1; \
