@@ -241,6 +241,7 @@ fn two_route_hosts_that_both_live_never_answer_both() {
     let address = outer_address(&lab);
     let ends = AtomicBool::new(false);
     let answers = std::thread::scope(|scope| {
+        let _ends_in_any_case = AtEnd(&ends);
         let probing = scope.spawn(|| probe(&lab, address, &ends));
         through(&lab, "route host cut off from the others", || {
             // Not from the outside; its agent lives, and so does its router.
@@ -344,7 +345,7 @@ fn an_established_connection_survives_a_planned_move() {
     assert!(gap < Duration::from_secs(10), "{gap:?}");
 }
 
-/// Ends the pusher also when something fails: its thread is waited for.
+/// Ends a thread that is waited for also when something fails meanwhile.
 struct AtEnd<'a>(&'a AtomicBool);
 
 impl Drop for AtEnd<'_> {
