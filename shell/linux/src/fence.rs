@@ -63,10 +63,15 @@ impl Fence {
         let mut text = format!("add table bridge {TABLE}\ndelete table bridge {TABLE}\n{RULES}");
         for (port, time) in ports {
             let millis = time.as_millis();
+            // nft takes no number of more than eight digits or so here.
+            let time = match time.as_secs() {
+                seconds @ 3600.. => format!("{seconds}s"),
+                _ => format!("{millis}ms"),
+            };
             if millis > 0 {
                 writeln!(
                     text,
-                    "add element bridge {TABLE} {SET} {{ \"{port}\" timeout {millis}ms }}"
+                    "add element bridge {TABLE} {SET} {{ \"{port}\" timeout {time} }}"
                 )
                 .expect("a String takes everything");
             }

@@ -17,8 +17,8 @@ use tracing::{info, warn};
 const ARRIVAL_LIMIT: Duration = Duration::from_secs(5);
 /// Routers whose connections are kept at once.
 const ARRIVALS: usize = 64;
-/// How long a router may speak that needs no lease: a hundred years.
-const ALWAYS: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+/// How long a router may speak that needs no lease: a year, and again with each configuration.
+const ALWAYS: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Name of the file in the state directory.
 const PROMISES: &str = "router-promises";
 
