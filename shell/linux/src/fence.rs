@@ -63,7 +63,7 @@ impl Fence {
         let mut text = format!("add table bridge {TABLE}\ndelete table bridge {TABLE}\n{RULES}");
         for (port, time) in ports {
             let millis = time.as_millis();
-            // nft takes no number of more than eight digits or so here.
+            // nft refuses a number of nine digits here.
             let time = match time.as_secs() {
                 seconds @ 3600.. => format!("{seconds}s"),
                 _ => format!("{millis}ms"),
