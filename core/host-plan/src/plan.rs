@@ -6,6 +6,7 @@
 
 mod router;
 
+use crate::router::RouterChange;
 use crate::want::VXLAN_PORT;
 use crate::want::{Membership, Want, WantLink, What};
 use crate::{
@@ -94,7 +95,7 @@ impl Plan {
         let unfinished: BTreeSet<Subject> = self
             .steps
             .iter()
-            .filter(|step| !step.action.is_row())
+            .filter(|step| !step.is_row())
             .map(|step| step.subject)
             .chain(
                 self.problems
@@ -838,10 +839,21 @@ impl Planner<'_> {
     }
 }
 
+impl Step {
+    /// True for remote rows and what else comes and goes with routes, and says nothing of what is
+    /// behind this host.
+    pub fn is_row(&self) -> bool {
+        match (&self.subject, &self.action) {
+            (Subject::Transit(_), Action::ChangeRouter(changes)) => {
+                changes.changes.iter().all(RouterChange::is_way)
+            }
+            (_, action) => action.is_row(),
+        }
+    }
+}
+
 impl Action {
-    /// True for remote rows and what else comes and goes with routes, and says nothing of the local
-    /// port.
-    pub const fn is_row(&self) -> bool {
+    const fn is_row(&self) -> bool {
         match self {
             Self::AddFdb(row) | Self::DeleteFdb(row) => {
                 matches!(row.state, FdbState::ExternLearned)

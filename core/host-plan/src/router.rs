@@ -149,6 +149,28 @@ pub enum RouterChange {
     DeleteNextHop(NextHop),
 }
 
+impl RouterChange {
+    /// True for routes and the neighbours that they lead to.
+    pub(crate) const fn is_way(&self) -> bool {
+        match self {
+            Self::SetRoute(_)
+            | Self::DeleteRoute(_)
+            | Self::SetNextHop(_)
+            | Self::DeleteNextHop(_) => true,
+            Self::SetSysctl { .. }
+            | Self::SetFirewall(_)
+            | Self::SetMac { .. }
+            | Self::SetMtu { .. }
+            | Self::SetIpv6 { .. }
+            | Self::AddAddress { .. }
+            | Self::DeleteAddress { .. }
+            | Self::SetUp { .. }
+            | Self::AddRule(_)
+            | Self::DeleteRule(_) => false,
+        }
+    }
+}
+
 /// What a router lets pass and what it translates: the data of its ruleset.
 ///
 /// Between legs and out everything passes, in only what is opened here; the router itself answers

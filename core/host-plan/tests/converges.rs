@@ -323,7 +323,7 @@ proptest! {
         machine.set_forwarding(Arc::new(second.forwarding.clone()));
         let news = machine.new_rows(&first.forwarding, &state);
         for step in &news {
-            prop_assert!(step.action.is_row(), "{step}");
+            prop_assert!(step.is_row(), "{step}");
             kernel::apply(&mut state, &step.action);
         }
         // Nothing went that is still wanted, and nothing new is left to do.

@@ -638,7 +638,7 @@ impl Agent {
             .count() as u64;
         let failed: BTreeSet<Subject> = outcomes
             .iter()
-            .filter(|(step, outcome)| outcome.is_err() && !step.action.is_row())
+            .filter(|(step, outcome)| outcome.is_err() && !step.is_row())
             .map(|(step, _)| step.subject)
             .collect();
         self.outcomes.extend(outcomes);

@@ -28,7 +28,11 @@ impl Planner<'_> {
             // Whatever there is with the other routers: the legs do not wait for it.
             let (others, own) = changes.into_iter().partition(|c| router.is_of_transit(c));
             self.change(Phase::Inside, &router, own);
-            self.change_for(Subject::Transit(router.vpc), Phase::Ways, &router, others);
+            // Steps of their own, so that what others announce says nothing of our own leg.
+            let (ways, leg) = others.into_iter().partition(RouterChange::is_way);
+            for changes in [leg, ways] {
+                self.change_for(Subject::Transit(router.vpc), Phase::Ways, &router, changes);
+            }
         }
     }
 
