@@ -88,6 +88,11 @@ pub struct Timing {
     /// took back: it does so at once when a VTEP's process dies, which will be back and say it
     /// again. Zero: not at all.
     pub withdraw_hold: Duration,
+    /// For how long it keeps them if all of a VTEP's routes in a broadcast domain went and the VTEP is a
+    /// member there ([`crate::Speaker::set_members`]): so long its process may take to be back. As long at
+    /// most a speaker that starts waits for members before what it has is complete. No longer than
+    /// `withdraw_hold`: members are as anybody.
+    pub member_hold: Duration,
     /// How long a VTEP keeps a removed reflector's routes after those that remain told everything:
     /// other VTEPs come to a new reflector at about the same time, and it has their routes only
     /// then.
@@ -120,6 +125,9 @@ impl Default for Timing {
             // An agent that is started at once is back within half of it, and what has really gone
             // is to be gone within a second.
             withdraw_hold: Duration::from_millis(500),
+            // As long as our reflectors keep a client's: a bgpd is back within two seconds, one that
+            // lost its zebra again as it started needs ten more.
+            member_hold: Duration::from_secs(15),
             // Agents come back to a server, and speakers to a reflector, within 5 s each.
             handover: Duration::from_secs(10),
             stale_time: Duration::from_secs(360),

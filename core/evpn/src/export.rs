@@ -16,7 +16,7 @@ use crate::rib::{Change, Path, Source};
 use crate::session::refresh_mark;
 use crate::speaker::Event;
 use crate::vrf::MacKey;
-use crate::{PeerId, PeerRole, Role, Speaker};
+use crate::{PeerId, PeerRole, Speaker};
 use bytes::Bytes;
 use model::Vni;
 use rustbgpd_fsm as fsm;
@@ -122,6 +122,7 @@ impl Speaker {
                     };
                     let change = self.rib.insert(&route.key, Source::Peer(id), path);
                     self.on_change(&route.key, change);
+                    self.said_again(id, &route.key);
                 }
                 None => self.withdraw(id, &route.key),
             }
@@ -138,41 +139,6 @@ impl Speaker {
         }
         if update.end_of_rib {
             self.on_synced(now, id);
-        }
-    }
-
-    /// A peer took a route back: if it does not keep routes of VTEPs whose process died, they may say
-    /// it again in a moment.
-    fn take_back(&mut self, now: Instant, id: PeerId, key: &RouteKey) {
-        let hold = self.config.timing.withdraw_hold;
-        let waits = self.config.role == Role::Vtep
-            && !hold.is_zero()
-            && self.peers.get(&id).is_some_and(Peer::forgets_at_once);
-        let source = Source::Peer(id);
-        let Some(mut path) = self.rib.path(key, source).filter(|_| waits).cloned() else {
-            self.withdraw(id, key);
-            return;
-        };
-        // It is waiting already.
-        if path.long_lived {
-            return;
-        }
-        (path.stale, path.long_lived) = (true, true);
-        let change = self.rib.insert(key, source, path);
-        self.on_change(key, change);
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.taken_back.push_back((now + hold, key.clone()));
-        }
-    }
-
-    pub(crate) fn on_withdraw_hold_over(&mut self, now: Instant, id: PeerId) {
-        while let Some(peer) = self.peers.get_mut(&id)
-            && let Some((_, key)) = peer.taken_back.pop_front_if(|(at, _)| *at <= now)
-        {
-            let path = self.rib.path(&key, Source::Peer(id));
-            if path.is_some_and(|path| path.long_lived) {
-                self.withdraw(id, &key);
-            }
         }
     }
 

@@ -4,7 +4,7 @@
 //! `poll_*` returns:
 //!
 //! * `handle_*`: the network or the clock happened;
-//! * commands ([`Speaker::set_local`], [`Speaker::set_peers`], [`Speaker::stop`]): the state that
+//! * commands ([`Speaker::set_local`], [`Speaker::set_peers`], [`Speaker::set_members`], [`Speaker::stop`]): the state that
 //!   is wanted, as a whole;
 //! * `poll_*`: what to send ([`Speaker::poll_transmit`], first), what else to do
 //!   ([`Speaker::poll_action`]), when to come back ([`Speaker::poll_timeout`]);
@@ -39,6 +39,7 @@ mod rest;
 mod rib;
 mod session;
 mod speaker;
+mod taken_back;
 mod target;
 mod vrf;
 mod watch;
@@ -58,4 +59,5 @@ pub use link::ConnId;
 pub use local::{BadLocalState, LocalEvi, LocalIpVrf, LocalMac, LocalState, RouteTargets};
 pub use raised::Sequences;
 pub use speaker::{Action, BadConfig, CannotRefresh, Event, Refused, Speaker, StopKind, Transmit};
+pub use taken_back::Members;
 pub use target::{Rd, RouteTarget};

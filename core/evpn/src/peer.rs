@@ -8,11 +8,12 @@ use crate::history::History;
 use crate::link::{ConnId, Link, Queued, Side};
 use crate::membership::Membership;
 use crate::rib::Source;
+use crate::taken_back::TakenBack;
 use crate::{PeerConfig, PeerCounters, PeerRole, SessionState, Timing};
 use bytes::Bytes;
 use rustbgpd_fsm as fsm;
 use rustbgpd_wire as wire;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
@@ -24,8 +25,8 @@ pub(crate) struct Peer {
     pub(crate) session: Option<Session>,
     /// No longer configured: the session stays, unseen, until others took over, or until then.
     pub(crate) retiring: Option<Instant>,
-    /// Routes that it took back and that are kept as a last resort until then, in order of time.
-    pub(crate) taken_back: VecDeque<(Instant, RouteKey)>,
+    /// Routes that it took back and that are kept as a last resort.
+    pub(crate) taken_back: TakenBack,
     /// When to try to connect next.
     pub(crate) retry_at: Option<Instant>,
     pub(crate) failures: u32,
@@ -184,7 +185,7 @@ impl Peer {
             limit: LimitState::Under,
             foreign: ForeignRoutes::default(),
             held_off_until: None,
-            taken_back: VecDeque::new(),
+            taken_back: TakenBack::default(),
         }
     }
 
@@ -297,7 +298,7 @@ impl Peer {
         links
             .chain(wishes.map(Some))
             .chain([self.retry_at, self.stale_until, quiet])
-            .chain([self.taken_back.front().map(|(at, _)| *at)])
+            .chain([self.taken_back.next_due()])
             .flatten()
             .min()
     }

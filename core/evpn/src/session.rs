@@ -639,7 +639,7 @@ impl Speaker {
             self.on_synced(now, id);
         }
         self.on_membership_wait_over(now, id);
-        self.on_withdraw_hold_over(now, id);
+        self.on_taken_back_due(now, id);
         if stale && outlives {
             self.begin_long_lived(now, id);
         } else if stale {
@@ -656,18 +656,26 @@ impl Speaker {
         let Some(until) = self.deferral_until.filter(|_| self.knows_instances()) else {
             return;
         };
-        let missing: Vec<PeerId> = self
-            .configured()
-            .filter(|(_, peer)| !self.is_accounted_for(peer))
-            .map(|(id, _)| *id)
-            .collect();
-        let heard = self.configured().any(|(_, peer)| peer.is_synced());
-        if now >= until || (heard && missing.is_empty()) {
+        let members = || self.waits_for_members_until().is_some_and(|at| at > now);
+        if now >= until || (self.has_heard_all() && !members()) {
+            let missing = self.unheard();
             self.deferral_until = None;
             self.vrfs.set_complete();
             self.ready.extend(self.peers.keys());
             self.report(Event::Complete { missing });
         }
+    }
+
+    /// Peers that completeness waits for.
+    fn unheard(&self) -> Vec<PeerId> {
+        let peers = self.configured();
+        let unheard = peers.filter(|(_, peer)| !self.is_accounted_for(peer));
+        unheard.map(|(id, _)| *id).collect()
+    }
+
+    /// Whether peers, one at least, told everything, and none is waited for.
+    pub(crate) fn has_heard_all(&self) -> bool {
+        self.configured().any(|(_, peer)| peer.is_synced()) && self.unheard().is_empty()
     }
 
     /// False for a VTEP before the first `set_local`: nothing can be imported yet, so that nothing

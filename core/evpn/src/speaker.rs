@@ -8,6 +8,7 @@ use crate::link::{ConnId, Link, Restart, Side, session_config};
 use crate::local::{self, OwnRoute};
 use crate::peer::{Down, Peer};
 use crate::rib::{Path, Rib, Source};
+use crate::taken_back::Members;
 use crate::vrf::{Frozen, Vrfs};
 use crate::{
     BadLocalState, Config, ConnectMode, HistoryEntry, LocalState, PeerConfig, PeerId, PeerInfo,
@@ -31,6 +32,7 @@ pub struct Speaker {
     pub(crate) vrfs: Vrfs,
     pub(crate) clashes: Clashes,
     pub(crate) local: Option<LocalState>,
+    pub(crate) members: Members,
     pub(crate) announced: BTreeMap<Vni, BTreeMap<RouteKey, OwnRoute>>,
     /// What is announced of routers.
     pub(crate) announced_prefixes: BTreeMap<RouteKey, OwnRoute>,
@@ -353,6 +355,7 @@ impl Speaker {
             vrfs: Vrfs::new(config.asn, config.router_id, config.policy),
             clashes: Clashes::default(),
             local: None,
+            members: Members::new(),
             announced: BTreeMap::new(),
             announced_prefixes: BTreeMap::new(),
             actions: VecDeque::new(),
@@ -555,6 +558,16 @@ impl Speaker {
         self.settle(now);
     }
 
+    /// Who else has something in this host's broadcast domains, by the latest word of who plans it. It
+    /// makes no row and no claim; it decides for how long is kept what is taken back by a reflector
+    /// that does so as soon as a VTEP's process dies ([`crate::Timing::member_hold`]). Of one that is no
+    /// member any more nothing that was taken back is kept. Nobody is a member before the first call.
+    pub fn set_members(&mut self, now: Instant, members: Members) {
+        self.clock = now;
+        self.take_members(members);
+        self.settle(now);
+    }
+
     /// Ends a peer's connections without a word, because how to reach it has changed (another
     /// key or port, say). Its routes are kept as for a restart, and the session is made anew.
     pub fn reset_peer(&mut self, now: Instant, id: PeerId, reason: &str) {
@@ -663,9 +676,12 @@ impl Speaker {
         let peers = self.peers.values();
         let peers = peers.filter_map(|peer| peer.next_deadline(send_hold_time));
         let deferral = self.deferral_until.filter(|_| self.knows_instances());
+        let members = self.waits_for_members_until();
+        let members = members.filter(|at| *at > self.clock);
         let retired = self.retired_deadline();
         let thaw = self.vrfs.next_deadline();
-        peers.chain(deferral).chain(retired).chain(thaw).min()
+        let own = [deferral, members, retired, thaw].into_iter().flatten();
+        peers.chain(own).min()
     }
 
     // Getters.

@@ -17,6 +17,8 @@ use std::time::Instant;
 pub(crate) type MacKey = (Vni, Tag, MacAddr);
 /// An address of one instance.
 pub(crate) type IpKey = (Vni, Tag, IpAddr);
+/// A VTEP in a broadcast domain of one instance.
+pub(crate) type Seat = (Vni, Tag, IpAddr);
 
 /// All instances of this host, and the rows they made.
 #[derive(Debug)]
@@ -489,6 +491,25 @@ impl Vrfs {
             }
             RouteKey::Other { .. } => None,
         }
+    }
+
+    /// The broadcast domain of this host that a route is for, and the VTEP that it leads to; none if it
+    /// makes no row of an instance.
+    pub(crate) fn seat(&self, key: &RouteKey, path: &Path) -> Option<Seat> {
+        let seat = |vni| match self.place(vni, key, path)? {
+            Place::Flood(tag, vtep) => Some((vni, tag, vtep)),
+            Place::Mac(tag, _, claim) => Some((vni, tag, claim.vtep)),
+        };
+        self.importers(path).into_iter().find_map(seat)
+    }
+
+    /// Routes by which a VTEP is flooded to; none if this host has no such instance.
+    pub(crate) fn floods_to(
+        &self,
+        (vni, tag, vtep): Seat,
+    ) -> Option<impl Iterator<Item = &RouteKey>> {
+        let vrf = self.vrfs.get(&vni)?;
+        Some(vrf.flood.get(&(tag, vtep)).into_iter().flatten())
     }
 
     fn usable_vtep(&self, address: IpAddr) -> Option<IpAddr> {
