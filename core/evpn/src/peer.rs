@@ -147,6 +147,10 @@ pub(crate) struct Graceful {
     pub(crate) long_lived: Duration,
     /// Both sides treat NOTIFICATIONs other than Hard Reset as a restart.
     pub(crate) notifications: bool,
+    /// It offers to receive additional paths for EVPN (RFC 7911), which only FRR does. FRR says that it
+    /// restarts gracefully for each family that a peer has, and before 10.6 does nothing for others'
+    /// restarts where the family is EVPN.
+    pub(crate) is_frr: bool,
 }
 
 /// Why a session ended.
@@ -254,7 +258,7 @@ impl Peer {
     pub(crate) fn forgets_at_once(&self) -> bool {
         self.config.role == PeerRole::Reflector
             && self.retiring.is_none()
-            && self.graceful.restart_time.is_none()
+            && (self.graceful.restart_time.is_none() || self.graceful.is_frr)
     }
 
     /// True if the peer's End-of-RIB came on the present session.

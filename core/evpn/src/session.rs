@@ -217,6 +217,7 @@ impl Speaker {
             }),
             restart_time: family.map(|_| Duration::from_secs(u64::from(agreed.peer_restart_time))),
             notifications: agreed.peer_notification_gr,
+            is_frr: agreed.peer_capabilities.iter().any(adds_paths),
         };
         peer.session = Some(Session {
             conn,
@@ -886,6 +887,16 @@ pub(crate) fn refresh_mark(subtype: RouteRefreshSubtype) -> Message {
     Message::RouteRefresh(RouteRefreshMessage::new_with_subtype(
         EVPN.0, EVPN.1, subtype,
     ))
+}
+
+/// True of ADD-PATH for EVPN.
+fn adds_paths(capability: &wire::Capability) -> bool {
+    match capability {
+        wire::Capability::AddPath(families) => families
+            .iter()
+            .any(|family| (family.afi, family.safi) == EVPN),
+        _ => false,
+    }
 }
 
 /// What the end of a session counts as, if this event leads to it.

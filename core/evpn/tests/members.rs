@@ -1,5 +1,5 @@
-//! What is kept of a VTEP whose routes a reflector without graceful restart took back all at once (FRR
-//! before 10.6 does when the VTEP's process dies): longer if the VTEP is a member.
+//! What is kept of a VTEP whose routes a reflector took back all at once that keeps none of a VTEP whose
+//! process died (FRR before 10.6): longer if the VTEP is a member.
 
 #![allow(clippy::unwrap_used, reason = "a helper that panics fails its test")]
 
@@ -40,7 +40,7 @@ impl Fabric {
         Self::with(Timing::default(), REFLECTOR, false)
     }
 
-    fn with(timing: Timing, reflector: &str, graceful: bool) -> Self {
+    fn with(timing: Timing, reflector: &str, keeps: bool) -> Self {
         let address = vtep_address(3);
         let mut bench = Bench::new(Config {
             timing,
@@ -51,7 +51,7 @@ impl Fabric {
         evi.domains.insert(None);
         state.evis.insert(vni(VNI), evi);
         bench.speaker.set_local(bench.now, state).unwrap();
-        let reflector = add_reflector(&mut bench, reflector, graceful);
+        let reflector = add_reflector(&mut bench, reflector, keeps);
         let mut fabric = Self { bench, reflector };
         fabric.members(&[ONE]);
         fabric
@@ -154,11 +154,19 @@ impl Fabric {
     }
 }
 
-fn add_reflector(bench: &mut Bench, address: &str, graceful: bool) -> IpAddr {
-    let has = |capability: &wire::Capability| {
-        graceful || !matches!(capability, wire::Capability::GracefulRestart { .. })
+/// One that keeps routes of those whose process died; or FRR, which says as much of itself.
+fn add_reflector(bench: &mut Bench, address: &str, keeps: bool) -> IpAddr {
+    if keeps {
+        return bench.peer(address, PeerConfig::REFLECTOR);
+    }
+    // As FRR 8.4.4 says it.
+    let family = wire::AddPathFamily {
+        afi: wire::Afi::L2Vpn,
+        safi: wire::Safi::Evpn,
+        send_receive: wire::AddPathMode::Receive,
     };
-    bench.peer_with(address, PeerConfig::REFLECTOR, has)
+    let adds_paths = wire::Capability::AddPath(vec![family]);
+    bench.peer_adding(address, PeerConfig::REFLECTOR, adds_paths)
 }
 
 /// Type 3.
@@ -387,8 +395,8 @@ fn a_member_of_one_broadcast_domain_is_none_of_another() {
 /// If all processes die at once, the reflector has nothing of those that are not back yet.
 #[test]
 fn a_speaker_that_starts_waits_for_members() {
-    let told_all = |graceful: bool| {
-        let mut fabric = Fabric::with(Timing::default(), REFLECTOR, graceful);
+    let told_all = |keeps: bool| {
+        let mut fabric = Fabric::with(Timing::default(), REFLECTOR, keeps);
         fabric.members(&[ONE, OTHER]);
         fabric.says_flood(ONE);
         let end_of_rib = update(&[unreach(&[])]);
