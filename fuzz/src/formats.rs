@@ -8,6 +8,7 @@ use model::{
 };
 use prost::Message;
 use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::str::FromStr;
 
@@ -211,6 +212,7 @@ fn config() -> HostConfig {
             ],
         }],
         routers: Vec::new(),
+        members: BTreeMap::from([(subnet, BTreeSet::from([[100, 64, 0, 3].into()]))]),
     }
 }
 

@@ -8,6 +8,7 @@ use model::{
     IfName, Kind, MacAddr, Name, NetnsName, Nic, NicId, Object, ObjectId, PublicIp, PublicIpId,
     PublicTarget, Revision, Router, RouterId, Subnet, SubnetId, UnixMillis, Vpc, VpcId,
 };
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -33,6 +34,8 @@ pub struct Intent {
     names: BTreeMap<(Scope, Name), ObjectId>,
     nics_by_host: BTreeSet<(HostId, NicId)>,
     routers_by_host: BTreeSet<(HostId, RouterId)>,
+    /// How many ports and legs of a subnet a host has, if it has any.
+    seats: BTreeMap<(SubnetId, HostId), usize>,
     router_of: BTreeMap<SubnetId, RouterId>,
     /// Routers with an uplink in a network, and public addresses from it.
     users_of_external: BTreeSet<(ExternalNetworkId, ObjectId)>,
@@ -144,6 +147,7 @@ impl Intent {
             names: BTreeMap::new(),
             nics_by_host: BTreeSet::new(),
             routers_by_host: BTreeSet::new(),
+            seats: BTreeMap::new(),
             router_of: BTreeMap::new(),
             users_of_external: BTreeSet::new(),
             public_by_target: BTreeSet::new(),
@@ -331,10 +335,17 @@ impl Intent {
     }
 
     /// Hosts with a port or a router's leg in the subnet.
-    pub fn hosts_of_subnet(&self, subnet: SubnetId) -> BTreeSet<HostId> {
-        self.nics_of_subnet(subnet)
-            .flat_map(|nic| nic.seats().map(|seat| seat.host))
-            .chain(self.router_of_subnet(subnet).map(|r| r.placement.host))
+    pub fn hosts_of_subnet(&self, subnet: SubnetId) -> impl Iterator<Item = HostId> + use<'_> {
+        let (first, last) = (HostId::from_random(0), HostId::from_random(u64::MAX));
+        self.seats
+            .range((subnet, first)..=(subnet, last))
+            .map(|((_, host), _)| *host)
+    }
+
+    /// The same by the addresses of their VTEPs.
+    pub fn vteps_of_subnet(&self, subnet: SubnetId) -> BTreeSet<IpAddr> {
+        self.hosts_of_subnet(subnet)
+            .filter_map(|host| Some(self.hosts.get(&host)?.underlay))
             .collect()
     }
 
@@ -559,6 +570,7 @@ impl Intent {
             }
             Object::Nic(o) => {
                 for seat in o.seats() {
+                    self.sit(o.subnet, seat.host);
                     self.nics_by_host.insert((seat.host, o.id));
                     if let Some(device) = Device::of(&seat.attachment)
                         && let Some(other) = self.devices.insert((seat.host, device), o.id)
@@ -590,6 +602,9 @@ impl Intent {
                 }
                 if let Some(uplink) = &o.uplink {
                     self.users_of_external.insert((uplink.network, id));
+                }
+                for leg in &o.legs {
+                    self.sit(leg.subnet, o.placement.host);
                 }
                 self.routers_by_host.insert((o.placement.host, o.id));
                 self.routers.insert(o.id, o);
@@ -635,6 +650,7 @@ impl Intent {
             }
             Object::Nic(o) => {
                 for seat in o.seats() {
+                    self.rise(o.subnet, seat.host);
                     self.nics_by_host.remove(&(seat.host, o.id));
                     if let Some(device) = Device::of(&seat.attachment) {
                         self.devices.remove(&(seat.host, device));
@@ -649,6 +665,7 @@ impl Intent {
             }
             Object::Router(o) => {
                 for leg in &o.legs {
+                    self.rise(leg.subnet, o.placement.host);
                     self.router_of.remove(&leg.subnet);
                 }
                 if let Some(uplink) = &o.uplink {
@@ -667,6 +684,21 @@ impl Intent {
                     self.public_by_target.remove(&(target, o.id));
                 }
                 self.public_ips.remove(&o.id);
+            }
+        }
+    }
+
+    /// A port or leg of a subnet came to a host.
+    fn sit(&mut self, subnet: SubnetId, host: HostId) {
+        *self.seats.entry((subnet, host)).or_default() += 1;
+    }
+
+    /// One went.
+    fn rise(&mut self, subnet: SubnetId, host: HostId) {
+        if let Entry::Occupied(mut seats) = self.seats.entry((subnet, host)) {
+            *seats.get_mut() -= 1;
+            if *seats.get() == 0 {
+                seats.remove();
             }
         }
     }

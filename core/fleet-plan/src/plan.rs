@@ -8,7 +8,7 @@ use model::{
     RouterConfig, RouterId, RouterLeg, Segment, SourceNat, SourcePolicy, SpeakerKind, Stack,
     Subnet, SubnetId, Transit, Underlay, Uplink, UplinkAddress, Voting, Vpc, VpcId,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// A host's configuration that has no generation yet.
@@ -34,6 +34,7 @@ impl Draft {
             stacks,
             routers,
             voting,
+            members,
         } = issued;
         self.0.host == *host
             && self.0.underlay == *underlay
@@ -41,6 +42,7 @@ impl Draft {
             && self.0.stacks == *stacks
             && self.0.routers == *routers
             && self.0.voting == *voting
+            && self.0.members == *members
     }
 
     pub(crate) fn with_voting(mut self, voting: Option<Voting>) -> Self {
@@ -75,6 +77,11 @@ pub fn plan(intent: &Intent, host: HostId, reflectors: &[Reflector]) -> Option<D
         part.subnets.insert(subnet.id, subnet);
         part.nics.push(nic);
     }
+    let subnets = parts.values().flat_map(|part| part.subnets.keys());
+    let members = subnets
+        .map(|subnet| (*subnet, others(intent, *subnet, inventory.underlay)))
+        .filter(|(_, vteps)| !vteps.is_empty())
+        .collect();
     let stacks = parts
         .into_iter()
         .map(|(id, part)| {
@@ -99,7 +106,15 @@ pub fn plan(intent: &Intent, host: HostId, reflectors: &[Reflector]) -> Option<D
         stacks,
         routers,
         voting: None,
+        members,
     }))
+}
+
+/// VTEPs of a subnet beside a host's own.
+fn others(intent: &Intent, subnet: SubnetId, own: IpAddr) -> BTreeSet<IpAddr> {
+    let mut vteps = intent.vteps_of_subnet(subnet);
+    vteps.remove(&own);
+    vteps
 }
 
 fn subnet_of(intent: &Intent, id: SubnetId) -> &Subnet {

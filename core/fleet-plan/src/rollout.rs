@@ -3,11 +3,12 @@
 use crate::decision::hex;
 use crate::voting::voting;
 use crate::{Delta, Draft, Electorate, Intent, plan};
-use model::{Generation, HostConfig, HostId, Object, Reflector, Role, VpcId};
+use model::{Generation, HostConfig, HostId, Object, Reflector, Role, SubnetId, VpcId};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Keeps the newest configuration of every host. Tell it of every applied delta with
@@ -21,6 +22,8 @@ pub struct Rollout {
     issued: BTreeMap<HostId, IssuedRow>,
     configs: BTreeMap<HostId, Arc<HostConfig>>,
     stale: BTreeSet<HostId>,
+    /// Who is in a subnet, as its hosts were planned or are about to be; of an absent one it is not known.
+    seated: BTreeMap<SubnetId, BTreeSet<IpAddr>>,
 }
 
 /// What the store remembers of a host's newest configuration.
@@ -52,13 +55,16 @@ pub struct Issued {
 impl Rollout {
     /// From what the store remembers. All hosts of `intent` are planned at the next poll.
     pub fn new(rows: Vec<IssuedRow>, intent: &Intent, reflectors: Vec<Reflector>) -> Self {
-        Self {
+        let mut rollout = Self {
             reflectors,
             electorate: Electorate::default(),
             issued: rows.into_iter().map(|row| (row.host, row)).collect(),
             configs: BTreeMap::new(),
-            stale: intent.hosts().map(|host| host.id).collect(),
-        }
+            stale: BTreeSet::new(),
+            seated: BTreeMap::new(),
+        };
+        rollout.note_all(intent);
+        rollout
     }
 
     /// Marks the hosts that `delta` may concern. Call it after the delta was applied to `intent`.
@@ -70,11 +76,13 @@ impl Rollout {
                 Object::Vpc(vpc) => self.stale.extend(intent.hosts_of_vpc(vpc.id)),
                 Object::Subnet(subnet) => {
                     self.stale.extend(intent.hosts_of_subnet(subnet.id));
+                    self.note_members(intent, subnet.id);
                     self.note_routers(intent, subnet.vpc);
                 }
                 Object::Nic(nic) => {
                     self.stale.insert(nic.placement.host);
                     self.stale.extend(nic.moving.as_ref().map(|m| m.other.host));
+                    self.note_members(intent, nic.subnet);
                     if let Some(subnet) = intent.subnet(nic.subnet) {
                         self.note_routers(intent, subnet.vpc);
                     }
@@ -87,8 +95,11 @@ impl Rollout {
                 }
                 Object::Router(router) => {
                     self.stale.insert(router.placement.host);
-                    // Hosts with NICs know the gateways of their subnets.
+                    // Hosts with NICs know the gateways of their subnets, and where the legs are.
                     self.stale.extend(intent.hosts_of_vpc(router.vpc));
+                    for subnet in intent.subnets_of(router.vpc) {
+                        self.note_members(intent, subnet.id);
+                    }
                     // Where it was before.
                     let has_it = |config: &HostConfig| {
                         config.routers.iter().any(|other| other.id == router.id)
@@ -111,6 +122,20 @@ impl Rollout {
         }
     }
 
+    /// All hosts of a subnet know who else is there: they are marked if that changed, which is when a
+    /// host gets its first seat or loses its last, not with every NIC.
+    fn note_members(&mut self, intent: &Intent, subnet: SubnetId) {
+        let now = intent.vteps_of_subnet(subnet);
+        if self.seated.get(&subnet) == Some(&now) {
+            return;
+        }
+        self.stale.extend(intent.hosts_of_subnet(subnet));
+        match now.is_empty() {
+            true => self.seated.remove(&subnet),
+            false => self.seated.insert(subnet, now),
+        };
+    }
+
     /// Routers tell the names of all NICs of their VPC.
     fn note_routers(&mut self, intent: &Intent, vpc: VpcId) {
         let routers = intent.routers_of_vpc(vpc);
@@ -122,6 +147,9 @@ impl Rollout {
     pub fn note_all(&mut self, intent: &Intent) {
         self.stale.extend(self.configs.keys());
         self.stale.extend(intent.hosts().map(|host| host.id));
+        let seated = intent.all_subnets().map(|subnet| subnet.id);
+        let seated = seated.map(|subnet| (subnet, intent.vteps_of_subnet(subnet)));
+        self.seated = seated.filter(|(_, vteps)| !vteps.is_empty()).collect();
     }
 
     /// The route reflectors that hosts connect to from now on.

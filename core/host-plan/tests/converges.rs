@@ -18,7 +18,7 @@ use model::{
     SubnetOptions, Underlay, UnixMillis, VlanId, Vni, VpcId,
 };
 use proptest::prelude::*;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -389,6 +389,7 @@ fn config(generation: u64) -> HostConfig {
         stacks: Vec::new(),
         routers: Vec::new(),
         voting: None,
+        members: BTreeMap::new(),
     }
 }
 

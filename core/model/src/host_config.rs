@@ -7,6 +7,7 @@ use crate::{
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -31,6 +32,10 @@ pub struct HostConfig {
     /// By whose word a route host runs them; none is nobody's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub voting: Option<Voting>,
+    /// VTEPs of other hosts with a port or a router's leg in the subnets that this one has. They make no
+    /// rows: routes do.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub members: BTreeMap<SubnetId, BTreeSet<IpAddr>>,
 }
 
 /// A host's place on the underlay.
@@ -344,6 +349,19 @@ mod tests {
         ] {
             assert!(bad.parse::<Attachment>().is_err(), "{bad:?} was taken");
         }
+    }
+
+    #[test]
+    fn a_configuration_of_before_has_no_members() {
+        let text = r#"{"host":"0123456789","generation":1,"underlay":{"address":"192.0.2.1","mtu":1500},
+            "bgp":{"asn":65000,"reflectors":[]},"stacks":[]}"#;
+        let mut config: HostConfig = serde_json::from_str(text).unwrap();
+        assert_eq!(config.members, BTreeMap::new());
+        assert!(!serde_json::to_string(&config).unwrap().contains("members"));
+        let vteps = BTreeSet::from(["192.0.2.2".parse().unwrap()]);
+        config.members.insert(SubnetId::from_random(7), vteps);
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<HostConfig>(&text).unwrap(), config);
     }
 
     #[test]

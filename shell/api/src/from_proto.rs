@@ -12,11 +12,12 @@ use ipnet::IpNet;
 use model::{
     Asn, Attachment, BgpConfig, Capability, Condition, Encoding, Gateway, Generation, HostConfig,
     HostStatus, IfName, Kind, Liveness, MacAddr, ObjectId, Port, PortRole, Protocol, Reflector,
-    Resources, Role, Secret, Segment, SourcePolicy, SpeakerKind, Stack, SubnetOptions, Underlay,
-    UnixMillis, canonical_cidr,
+    Resources, Role, Secret, Segment, SourcePolicy, SpeakerKind, Stack, SubnetId, SubnetOptions,
+    Underlay, UnixMillis, canonical_cidr,
 };
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 /// Conditions in one report at most; the agent names the most important first.
@@ -27,6 +28,7 @@ const MAX_ROUTERS: usize = 4096;
 const MAX_PORTS: usize = 65_536;
 const MAX_ADDRESSES: usize = 16;
 const MAX_REFLECTORS: usize = 64;
+const MAX_MEMBERS: usize = 65_536;
 const MAX_TEXT: usize = 255;
 const MAX_MESSAGE: usize = 4096;
 
@@ -290,6 +292,14 @@ impl TryFrom<v1::HostConfig> for HostConfig {
                 router::config,
             )?,
             voting: wire.voting.map(voting::voting).transpose()?,
+            members: list(
+                Field::root("members"),
+                wire.members,
+                MAX_STACKS * MAX_SEGMENTS,
+                members,
+            )?
+            .into_iter()
+            .collect(),
         })
     }
 }
@@ -426,6 +436,16 @@ fn stack(field: Field<'_>, wire: v1::Stack) -> Result<Stack, BadRequest> {
             .bad("no segment of this stack")),
         None => Ok(stack),
     }
+}
+
+fn members(
+    field: Field<'_>,
+    wire: v1::SubnetMembers,
+) -> Result<(SubnetId, BTreeSet<IpAddr>), BadRequest> {
+    let address = |field: Field<'_>, text: String| parse(field, &text);
+    let vteps = list(field.of("vteps"), wire.vteps, MAX_MEMBERS, address)?;
+    let subnet = parse(field.of("subnet_id"), &wire.subnet_id)?;
+    Ok((subnet, vteps.into_iter().collect()))
 }
 
 fn segment(field: Field<'_>, wire: v1::Segment) -> Result<Segment, BadRequest> {

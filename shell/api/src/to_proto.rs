@@ -258,6 +258,14 @@ impl From<&HostConfig> for v1::HostConfig {
             stacks: config.stacks.iter().map(Into::into).collect(),
             routers: config.routers.iter().map(Into::into).collect(),
             voting: config.voting.as_ref().map(Into::into),
+            members: config
+                .members
+                .iter()
+                .map(|(subnet, vteps)| v1::SubnetMembers {
+                    subnet_id: subnet.to_string(),
+                    vteps: texts(vteps),
+                })
+                .collect(),
         }
     }
 }

@@ -538,7 +538,7 @@ pub(crate) fn concerned(
     match object {
         Object::Account(_) => Default::default(),
         Object::Vpc(vpc) => intent.hosts_of_vpc(vpc.id),
-        Object::Subnet(subnet) => intent.hosts_of_subnet(subnet.id),
+        Object::Subnet(subnet) => intent.hosts_of_subnet(subnet.id).collect(),
         Object::Nic(nic) => std::iter::once(nic.placement.host)
             .chain(nic.moving.as_ref().map(|moving| moving.other.host))
             .collect(),

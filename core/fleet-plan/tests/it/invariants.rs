@@ -4,7 +4,9 @@
 use crate::script::World;
 use fleet_plan::{Decision, Intent, Rows};
 use ipnet::IpNet;
-use model::{Attachment, Generation, HostId, Object, ObjectId, PublicTarget, Router, Via};
+use model::{
+    Attachment, Generation, HostId, Object, ObjectId, PublicTarget, Router, SubnetId, Via,
+};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -49,6 +51,7 @@ proptest! {
             }
             rows_survive_json(&rows, &world.intent);
             generations_grow_on_change_only(&mut world, &mut generations);
+            members_are_who_is_there(&world, &rows);
         }
     }
 }
@@ -434,6 +437,39 @@ fn rows_survive_json(rows: &Rows, intent: &Intent) {
 }
 
 /// Polls; a host's generation grows by one if and only if what it is told differs.
+/// Each host is told of the others in its subnets, and of nobody else.
+fn members_are_who_is_there(world: &World, rows: &Rows) {
+    let mut there: BTreeMap<SubnetId, BTreeSet<HostId>> = BTreeMap::new();
+    for object in &rows.objects {
+        match object {
+            Object::Nic(nic) => {
+                let hosts = nic.seats().map(|seat| seat.host);
+                there.entry(nic.subnet).or_default().extend(hosts);
+            }
+            Object::Router(router) => {
+                for leg in &router.legs {
+                    let hosts = there.entry(leg.subnet).or_default();
+                    hosts.insert(router.placement.host);
+                }
+            }
+            _ => {}
+        }
+    }
+    for host in world.intent.hosts() {
+        let config = world.rollout.config(host.id).unwrap();
+        let mine = there.iter().filter(|(_, hosts)| hosts.contains(&host.id));
+        let wanted: BTreeMap<SubnetId, BTreeSet<IpAddr>> = mine
+            .map(|(subnet, hosts)| {
+                let others = hosts.iter().filter(|other| **other != host.id);
+                let address = |id: &HostId| world.intent.host(*id).unwrap().underlay;
+                (*subnet, others.map(address).collect())
+            })
+            .filter(|(_, vteps): &(_, BTreeSet<_>)| !vteps.is_empty())
+            .collect();
+        assert_eq!(config.members, wanted, "of {}", host.name);
+    }
+}
+
 fn generations_grow_on_change_only(
     world: &mut World,
     generations: &mut BTreeMap<HostId, Generation>,

@@ -389,6 +389,10 @@ impl World {
                 .unwrap();
             }
         }
+        for (subnet, vteps) in &config.members {
+            let subnet = self.intent.path(ObjectId::Subnet(*subnet));
+            writeln!(out, "  members of {subnet} {vteps:?}").unwrap();
+        }
         for router in &config.routers {
             out.push_str(&routing::show_config(&self.intent, router));
         }

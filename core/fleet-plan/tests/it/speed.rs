@@ -70,6 +70,51 @@ fn a_host_with_a_thousand_nics() {
     );
 }
 
+/// Who is in a subnet is told to all its hosts: when one more comes to be there, and not with each NIC.
+#[test]
+fn a_subnet_on_two_hundred_hosts() {
+    const HOSTS: usize = 200;
+    let mut world = World::new();
+    for line in [
+        "account a",
+        "vpc a/v 10.0.0.0/8",
+        "subnet a/v/s 10.0.0.0/16",
+    ] {
+        world.run(line).unwrap();
+    }
+    for host in 0..=HOSTS {
+        world.run(&format!("host h{host} 192.0.2.{host}")).unwrap();
+    }
+    for nic in 0..HOSTS * 20 {
+        let host = nic % HOSTS;
+        world.run(&format!("nic a/v/s/n{nic} h{host} tap")).unwrap();
+    }
+    world.rollout.poll(&world.intent);
+    let mut n = 0;
+    let one = shortest(|| {
+        n += 1;
+        world.run(&format!("nic a/v/s/more{n} h0 tap")).unwrap();
+        assert_eq!(world.rollout.poll(&world.intent).len(), 1);
+    });
+    within(
+        "one NIC more in a subnet of 200 hosts",
+        one,
+        Duration::from_millis(2),
+    );
+    let first = shortest(|| {
+        let line = format!("nic a/v/s/first h{HOSTS} tap");
+        world.run(&line).unwrap();
+        assert_eq!(world.rollout.poll(&world.intent).len(), HOSTS + 1);
+        world.run("delete nic a/v/s/first").unwrap();
+        assert_eq!(world.rollout.poll(&world.intent).len(), HOSTS + 1);
+    });
+    within(
+        "a host's first and last NIC there",
+        first,
+        Duration::from_millis(60),
+    );
+}
+
 #[test]
 fn a_full_slash_sixteen() {
     let mut world = World::new();

@@ -39,6 +39,11 @@ fn config() -> HostConfig {
                 password: Some(Secret("key".to_owned())),
             }],
         },
+        members: [(
+            subnet,
+            ["10.0.0.2".parse().unwrap(), "10.0.0.3".parse().unwrap()].into(),
+        )]
+        .into(),
         stacks: vec![Stack {
             vpc: VpcId::from_random(2),
             name: "default/blue".to_owned(),

@@ -414,6 +414,7 @@ fn config() -> HostConfig {
             }],
         }],
         routers: Vec::new(),
+        members: std::collections::BTreeMap::new(),
     }
 }
 
