@@ -4,15 +4,15 @@
 use crate::evpn_api::{EvpnApi, EvpnSource};
 use crate::rd::Of;
 use evpn::{
-    Config, LocalEvi, LocalIpVrf, LocalMac, LocalState, MacLimit, PeerConfig, Policy, Role,
-    RouteTargets, Sequences, StopKind, Timing, router_id_of as router_id,
+    Config, LocalEvi, LocalIpVrf, LocalMac, LocalState, MacLimit, Members, PeerConfig, Policy,
+    Role, RouteTargets, Sequences, StopKind, Timing, router_id_of as router_id,
 };
 use frr::{Macs, Sessions, Wanted};
 use frr_driver::{Driver, Options as FrrOptions, Status as FrrStatus};
 use host_plan::Readiness;
 use model::{
-    Asn, BgpConfig, Capability, Encoding, Forwarding, MacAddr, Mtu, PortRole, Reflector,
-    RouterConfig, Secret, Segment, SpeakerKind, Stack, Tag, UnixMillis, Vni,
+    Asn, BgpConfig, Capability, Encoding, Forwarding, HostConfig, MacAddr, Mtu, PortRole,
+    Reflector, RouterConfig, Secret, Segment, SpeakerKind, Stack, Tag, UnixMillis, Vni,
 };
 use speaker::{Peer, SpeakerConfig, SpeakerHandle};
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,6 +73,7 @@ struct Running {
     asn: Asn,
     address: IpAddr,
     reflectors: Vec<Reflector>,
+    members: Members,
 }
 
 #[derive(Debug)]
@@ -147,9 +148,10 @@ impl Bgp {
         }));
     }
 
-    /// Starts the speaker, or gives a running one its reflectors. Another AS or address is another
-    /// speaker.
-    pub(crate) async fn configure(&mut self, address: IpAddr, config: &BgpConfig) {
+    /// Starts the speaker, or gives a running one its reflectors and who else is in this host's
+    /// subnets. Another AS or address is another speaker.
+    pub(crate) async fn configure(&mut self, address: IpAddr, host: &HostConfig) {
+        let config = &host.bgp;
         let same = |running: &Running| {
             (running.kind(), running.asn, running.address) == (config.speaker, config.asn, address)
         };
@@ -182,6 +184,14 @@ impl Bgp {
         let Some(running) = &mut self.running else {
             return;
         };
+        let members = members_of(host);
+        if running.members != members {
+            if running.handle.set_members(members.clone()).await.is_err() {
+                error!("The BGP speaker has ended");
+                return;
+            }
+            running.members = members;
+        }
         if running.reflectors != config.reflectors {
             match &running.frr {
                 Some(frr) => {
@@ -234,6 +244,7 @@ impl Bgp {
             asn,
             address,
             reflectors: Vec::new(),
+            members: Members::new(),
         })
     }
 
@@ -286,6 +297,7 @@ impl Bgp {
             asn: config.asn,
             address,
             reflectors: config.reflectors.clone(),
+            members: Members::new(),
         })
     }
 
@@ -572,6 +584,19 @@ fn tag_of(stack: &Stack, segment: &Segment) -> Tag {
         Encoding::VlanBased => None,
         Encoding::VlanAwareBundle => Some(segment.vlan),
     }
+}
+
+/// Who else is in the subnets of this host, in the terms of routes.
+fn members_of(host: &HostConfig) -> Members {
+    let segments = host.stacks.iter().flat_map(|stack| {
+        let segments = stack.segments.iter();
+        segments.map(move |segment| (segment.subnet, (segment.vni, tag_of(stack, segment))))
+    });
+    let with_members = segments.filter_map(|(subnet, domain)| {
+        let vteps = host.members.get(&subnet)?;
+        Some((domain, vteps.clone()))
+    });
+    with_members.collect()
 }
 
 /// MACs that are configured on this host, whether they are ready or not.

@@ -163,7 +163,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         options.mac_limit,
     );
     if let Some(config) = &managed {
-        bgp.configure(config.underlay.address, &config.bgp).await;
+        bgp.configure(config.underlay.address, config).await;
     } else if credential.is_none() {
         bgp.standalone();
     }

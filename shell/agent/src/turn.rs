@@ -393,7 +393,7 @@ impl Agent {
         let orders = Orders::of(&config, self.machine.local());
         self.leases.order(orders).await;
         self.bgp
-            .configure(self.machine.underlay().address, &config.bgp)
+            .configure(self.machine.underlay().address, &config)
             .await;
         self.expect_instances();
         self.bgp.expected().await;

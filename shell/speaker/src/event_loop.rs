@@ -47,6 +47,7 @@ const STOP_WAIT: Duration = Duration::from_secs(1);
 pub(crate) enum Command {
     SetLocal(Box<LocalState>, oneshot::Sender<Result<(), BadLocalState>>),
     SetPeers(BTreeMap<IpAddr, Peer>, oneshot::Sender<()>),
+    SetMembers(evpn::Members, oneshot::Sender<()>),
     Routes(oneshot::Sender<Vec<RouteInfo>>),
     Peers(oneshot::Sender<Vec<PeerInfo>>),
     Summary(oneshot::Sender<Summary>),
@@ -229,6 +230,10 @@ impl Runner {
             }
             Command::SetPeers(peers, reply) => {
                 self.set_peers(now, peers);
+                reply.send(()).ok();
+            }
+            Command::SetMembers(members, reply) => {
+                self.speaker.set_members(now, members);
                 reply.send(()).ok();
             }
             Command::Routes(reply) => drop(reply.send(self.speaker.routes(now))),

@@ -153,6 +153,12 @@ impl SpeakerHandle {
             .await
     }
 
+    /// See [`evpn::Speaker::set_members`].
+    pub async fn set_members(&self, members: evpn::Members) -> Result<(), Stopped> {
+        self.ask(|reply| event_loop::Command::SetMembers(members, reply))
+            .await
+    }
+
     /// What was learned, and every change of it. The first value is what is known now.
     pub fn forwarding(&self) -> watch::Receiver<Arc<Forwarding>> {
         self.forwarding.clone()
