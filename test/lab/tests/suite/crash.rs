@@ -13,7 +13,7 @@ use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Hosts with an agent.
 const HOSTS: [&str; 4] = ["m1", "c1", "c2", "r1"];
@@ -311,13 +311,31 @@ fn a_killed_frr_reflector_loses_nothing_and_changes_nothing() {
     let choices: &[Victims] = &[
         &[("m1", "server")],
         &[("m1", "reflecting")],
-        // Not the bgpd of c1, nor the agent of c2: before 10.6 FRR withdraws a client's routes from
-        // the others as soon as its session goes.
         &[("c1", "agent")],
+        // Before 10.6 FRR withdraws a client's routes from the others as soon as its session goes:
+        // these keep them, because the server says that the host is a member.
+        &[("c1", "bgpd")],
+        &[("c1", "zebra")],
+        &[("c1", "zebra"), ("c1", "bgpd")],
+        &[("c2", "agent")],
     ];
     killed_with("killed FRR reflector", &lab, choices, frr_rounds());
     let state = lab.admin("server reflector");
     assert!(state["restarts"].as_u64() >= Some(1), "{state}");
+    // What was waited for is not a host that left: its last NIC takes its rows along, and bgpd says the
+    // same of it as of one that died.
+    lab.admin("nic delete blue/web/a1 --wait");
+    let since = Instant::now();
+    lab.eventually("c2 has no row to c1", || {
+        let rows = lab.sh("c2", "bridge fdb show | grep ' dst ' || true");
+        match rows.is_empty() {
+            true => Ok(()),
+            false => Err(rows),
+        }
+    });
+    let took = since.elapsed();
+    report("last NIC of an FRR host deleted", &format!("{took:?}"));
+    assert!(took < Duration::from_secs(6), "{took:?}");
 }
 
 #[test]
