@@ -6,7 +6,7 @@
 //! tunnel's port drops such frames when they come from a bridge (`neigh_suppress`), so they go
 //! straight out of each interface.
 
-use model::{Attachment, MacAddr, Port, VlanId};
+use model::{Attachment, Gateway, MacAddr, Port, VlanId};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 const BROADCAST: MacAddr = MacAddr([0xff; 6]);
@@ -21,6 +21,9 @@ const ARP_REQUEST: u16 = 1;
 /// RFC 903.
 const RARP_REQUEST: u16 = 3;
 const NEXT_HEADER_ICMPV6: u8 = 58;
+/// Flags of a neighbour advertisement (RFC 4861 §4.4).
+const ROUTER: u8 = 0x80;
+const OVERRIDE: u8 = 0x20;
 
 /// The frames that tell a subnet of a port's NIC.
 pub fn frames(port: &Port) -> Vec<Vec<u8>> {
@@ -28,9 +31,20 @@ pub fn frames(port: &Port) -> Vec<Vec<u8>> {
     let rarp = (port.attachment == Attachment::Tap).then(|| rarp(mac));
     let addresses = port.addresses.iter().map(|address| match address {
         IpAddr::V4(ip) => gratuitous_arp(mac, *ip),
-        IpAddr::V6(ip) => unsolicited_na(mac, *ip),
+        IpAddr::V6(ip) => unsolicited_na(mac, *ip, OVERRIDE),
     });
     addresses.chain(rarp).collect()
+}
+
+/// The frames that tell ports of a subnet's gateway. Without the flag of a router they would have
+/// hosts forget that it is one (RFC 4861 §7.2.5).
+pub(crate) fn gateway_frames(gateway: &Gateway) -> Vec<Vec<u8>> {
+    let mac = gateway.mac;
+    let addresses = gateway.addresses.iter().map(|address| match address {
+        IpAddr::V4(ip) => gratuitous_arp(mac, *ip),
+        IpAddr::V6(ip) => unsolicited_na(mac, *ip, ROUTER | OVERRIDE),
+    });
+    addresses.collect()
 }
 
 /// The frame with an 802.1Q tag: `| destination 6 | source 6 | 0x8100 2 | VLAN 2 | the rest |`.
@@ -75,11 +89,11 @@ fn rarp(mac: MacAddr) -> Vec<u8> {
     frame
 }
 
-/// RFC 4861 §4.4 and §7.2.6, to all nodes, with the override flag: `| version, class, flow 4 |
+/// RFC 4861 §4.4 and §7.2.6, to all nodes: `| version, class, flow 4 |
 /// length 2 | next header 1 | hop limit 1 | source 16 | destination 16 |`, then `| type 1 | code 1 |
 /// checksum 2 | flags 4 | target 16 | option type 1 | length 1 | MAC 6 |`.
-fn unsolicited_na(mac: MacAddr, ip: Ipv6Addr) -> Vec<u8> {
-    let mut message = vec![136, 0, 0, 0, 0x20, 0, 0, 0];
+fn unsolicited_na(mac: MacAddr, ip: Ipv6Addr, flags: u8) -> Vec<u8> {
+    let mut message = vec![136, 0, 0, 0, flags, 0, 0, 0];
     message.extend(ip.octets());
     message.extend([2, 1]);
     message.extend(mac.0);
@@ -165,6 +179,13 @@ mod tests {
             let same = |(a, b): (char, char)| b == '_' || a == b;
             assert!(frame.chars().zip(expected.chars()).all(same), "{frame}");
         }
+        let gateway = Gateway {
+            mac,
+            addresses: vec!["10.4.1.9".parse().unwrap(), "fd00::9".parse().unwrap()],
+        };
+        let of_gateway = gateway_frames(&gateway);
+        assert_eq!(of_gateway[0], told[0]);
+        assert_eq!(of_gateway[1][58], 0xa0, "a router's");
         let vlan = VlanId::new(10).unwrap();
         assert!(hex(&tagged(&told[0], vlan)).starts_with("ffffffffffff0200000000078100000a0806"));
     }
@@ -174,7 +195,7 @@ mod tests {
         #[test]
         fn checksums_add_up(mac: [u8; 6], ip: [u8; 16]) {
             let ip = Ipv6Addr::from(ip);
-            let frame = unsolicited_na(MacAddr(mac), ip);
+            let frame = unsolicited_na(MacAddr(mac), ip, OVERRIDE);
             prop_assert_eq!(frame.len(), 14 + 40 + 32);
             prop_assert_eq!(icmpv6_checksum(ip, ALL_NODES, &frame[54..]), 0);
         }

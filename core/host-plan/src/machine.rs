@@ -1,6 +1,7 @@
 //! The host's side of a configuration: which generation holds, what the local API added, what
 //! failed and when it is tried again. The agent's loop drives it.
 
+mod gateways;
 mod routers;
 
 use crate::greeting::frames;
@@ -12,8 +13,8 @@ use crate::{
 };
 use model::{
     Attachment, Capability, Encoding, Forwarding, Generation, HostConfig, IfName, NetnsName, NicId,
-    Port, PortRole, RouterConfig, RouterId, Segment, SpeakerKind, Stack, Underlay, UnixMillis,
-    VlanId, VpcId,
+    Port, PortRole, RouterConfig, RouterId, Segment, SpeakerKind, Stack, SubnetId, Underlay,
+    UnixMillis, VlanId, VpcId,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +44,8 @@ pub struct HostMachine {
     leased: Option<BTreeSet<RouterId>>,
     /// Routers whose neighbours were told that they run here.
     greeted_routers: BTreeSet<RouterId>,
+    /// Subnets whose ports know another gateway than there is, or none.
+    untold: BTreeSet<SubnetId>,
 }
 
 /// Stacks made through the host's own API, with no management server involved.
@@ -140,6 +143,7 @@ impl HostMachine {
             greeted: BTreeMap::new(),
             leased: None,
             greeted_routers: BTreeSet::new(),
+            untold: BTreeSet::new(),
         };
         machine.merge();
         machine
@@ -405,6 +409,7 @@ impl HostMachine {
         plan.steps.extend(greetings);
         let greetings = self.router_greetings(&ready, observed);
         plan.steps.extend(greetings);
+        plan.steps.extend(self.gateway_greetings(observed));
         let waits =
             |subject: &Subject| self.troubles.get(subject).is_some_and(|t| t.retry_at > now);
         plan.steps.retain(|step| !waits(&step.subject));
@@ -445,6 +450,11 @@ impl HostMachine {
                 && let Some(port) = self.port(nic)
             {
                 self.greeted.insert(nic, port.sequence);
+            }
+            if let (Action::Send(greeting), Subject::Subnet(subnet), Ok(())) =
+                (&step.action, step.subject, &outcome)
+            {
+                self.told(subnet, greeting);
             }
             if let (Subject::Router(id), Ok(())) = (step.subject, &outcome)
                 && is_greeting(&step.action)
@@ -702,6 +712,7 @@ impl HostMachine {
 
     /// Joins both origins. The server's configuration wins over a local stack that it clashes with.
     fn merge(&mut self) {
+        let gateways = gateways::gateways(&self.merged);
         self.underlay = self
             .managed
             .as_ref()
@@ -742,6 +753,7 @@ impl HostMachine {
             .flat_map(|config| config.routers.iter().cloned())
             .collect();
         self.merge_routers();
+        self.note_gateways(&gateways);
         let ports = self.merged.iter().flat_map(|stack| &stack.ports);
         let arrived: BTreeSet<NicId> = ports
             .filter(|port| port.role == PortRole::Arrived)
@@ -775,13 +787,26 @@ fn greeting_links(
 ) -> Vec<(IfName, Option<VlanId>)> {
     let filtering = observed.capabilities.contains(&Capability::VlanFiltering);
     let uplink = Uplink::of(stack, segment, filtering);
-    let others = stack.ports.iter().filter(|other| {
-        other.subnet == port.subnet && other.nic != port.nic && other.role != PortRole::Standby
-    });
+    let others = stack.ports.iter();
+    let others = others.filter(|other| other.subnet == port.subnet && other.nic != port.nic);
     std::iter::once((uplink.link, uplink.vlan))
-        .chain(others.map(|other| (port_link(other), None)))
-        .filter(|(link, _)| observed.links.get(link).is_some_and(|link| link.up))
+        .filter(|(link, _)| is_up(link, observed))
+        .chain(port_links(others, observed))
         .collect()
+}
+
+/// Ports of NICs that are here, and up.
+fn port_links<'a>(
+    ports: impl Iterator<Item = &'a Port>,
+    observed: &HostState,
+) -> impl Iterator<Item = (IfName, Option<VlanId>)> {
+    let here = ports.filter(|port| port.role != PortRole::Standby);
+    here.map(|port| (port_link(port), None))
+        .filter(|(link, _)| is_up(link, observed))
+}
+
+fn is_up(link: &IfName, observed: &HostState) -> bool {
+    observed.links.get(link).is_some_and(|link| link.up)
 }
 
 fn endpoint(attachment: &Attachment) -> Option<(Option<&NetnsName>, &IfName)> {

@@ -22,10 +22,8 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) {
     let lab = Lab::up_with(&["--hosts", "m1,c1,r1"]);
     lab.admin("create rc --cidr 10.99.0.0/16");
     for (subnet, number) in [("a", 1), ("b", 2)] {
-        // With DHCP the host itself answers for the gateway's address until there is a router, and who
-        // asked before keeps that answer for a while.
         lab.admin(&format!(
-            "subnet create rc/{subnet} --cidr 10.99.{number}.0/24 --dhcp off"
+            "subnet create rc/{subnet} --cidr 10.99.{number}.0/24"
         ));
         lab.admin(&format!(
             "nic create rc/{subnet}/n --host c1 --attach netns:{subnet} --ip 10.99.{number}.11 --wait"

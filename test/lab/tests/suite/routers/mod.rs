@@ -1,5 +1,6 @@
 //! Routers with packets and foreign clients: what tenants reach, what they do not, what lasts.
 
+mod arriving;
 mod bound;
 mod clients;
 mod lasting;
