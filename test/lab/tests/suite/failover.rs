@@ -273,6 +273,65 @@ fn two_route_hosts_that_both_live_never_answer_both() {
     );
 }
 
+/// A router of r1's own, made there with no server, and a workload behind it there; its namespace.
+fn own_router(lab: &Lab) -> &'static str {
+    let stack = lab.json(
+        "r1",
+        "vpc -o json agent l2 stack create lab/own --vni 9000 \
+         --segment one,vlan=10,vni=9001,cidr=10.9.1.0/24,mtu=1400 --wait",
+    );
+    let id = |value: &Value| value.as_str().map(str::to_owned);
+    let vpc = id(&stack["vpc_id"]).unwrap_or_else(|| panic!("{stack}"));
+    let subnet = id(&stack["segments"][0]["subnet_id"]).unwrap_or_else(|| panic!("{stack}"));
+    lab.sh(
+        "r1",
+        &format!(
+            "vpc agent l2 port create own --vpc-id {vpc} --subnet-id {subnet} --attach netns:own \
+             --ip 10.9.1.11 --wait &&
+             vpc agent l3 create lab/gw --vpc-id {vpc} --leg {subnet}=10.9.1.1/24 --bridge br-ext \
+             --address 198.51.100.7/24 --gateway 198.51.100.1 --nat --wait"
+        ),
+    );
+    lab.sh("r1/own", "ip route replace default via 10.9.1.1");
+    "r1/own"
+}
+
+#[test]
+fn a_lease_does_not_silence_a_router_of_the_hosts_own() {
+    let lab = two_route_hosts();
+    let own = own_router(&lab);
+    let both = || {
+        for place in ["c1/a1", own] {
+            lab.reaches(place, "198.51.100.1");
+        }
+    };
+    both();
+
+    // The fence is put up with both routers there, as after a restart of the host.
+    lab.kill("r1", "agent");
+    lab.sh("r1", "nft delete table bridge vpc-lease");
+    lab.start("r1", "agent");
+    fenced(&lab, "r1");
+    both();
+    if router(&lab)["host_name"] != "r1" {
+        // Its agent was away for longer than a second.
+        lab.admin("router move blue/gw --host r1 --wait");
+    }
+    runs_on(&lab, "r1");
+    lab.sh("r1", "nft delete table bridge vpc-lease");
+    fenced(&lab, "r1");
+    both();
+
+    // Whom the others no longer hear loses the lease, not its own router.
+    cables(&lab, "r1", &["eth0"], "down");
+    runs_on(&lab, "r2");
+    both();
+    let held = lab.sh("r1", "nft list set bridge vpc-lease held");
+    assert!(held.contains("rx-"), "its own router is let out: {held}");
+    cables(&lab, "r1", &["eth0"], "up");
+    both();
+}
+
 /// A connection of TCP that pushes a number each 10 ms from the outside in: when they came, at whom they
 /// were sent from within.
 fn pushed(lab: &Lab, ends: &AtomicBool, started: &AtomicBool) -> Vec<(u64, Instant)> {
