@@ -27,8 +27,9 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
-/// For new orders to be taken.
-const TAKE_LIMIT: Duration = Duration::from_secs(1);
+/// For new orders to be taken, and what routers tracked that leave to be read: after that their namespaces
+/// go. A machine that does other work may take its time.
+const TAKE_LIMIT: Duration = Duration::from_secs(5);
 
 /// What the loop tells the thread.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -222,6 +223,7 @@ async fn run(
             listening.at(keeper.orders.shared().and(keeper.orders.address));
             let wanted = keeper.others();
             voters.retain(|who, asking| wanted.get(who) == Some(&asking.address));
+            shared.clients().retain(|who, _| voters.contains_key(who));
             for (who, address) in wanted {
                 voters.entry(who).or_insert_with(|| {
                     Asking::start(who, address, &credential, asks.subscribe(), shared.clone())

@@ -13,14 +13,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
-use tracing::debug;
+use tracing::{debug, warn};
 
 /// A voter that has not answered by then is asked again, on another connection.
 const ANSWER_LIMIT: Duration = Duration::from_millis(500);
 /// Between attempts to reach a voter.
 const RETRY: Duration = Duration::from_millis(200);
-/// Whoever does not take over what a router tracked by then does without.
-const HAND_OVER_LIMIT: Duration = Duration::from_millis(250);
+/// A router is free after this also if not all took what it tracked. Voters that heard of the next placement
+/// confirm the old one no more, so to wait for longer would not keep it.
+const HAND_OVER_LIMIT: Duration = lease::LEASE;
+/// Whoever is late may take it still, as long as what came is kept there.
+const HAND_OVER_LATE: Duration = super::keeper::ARRIVAL_LIMIT;
 
 /// To all route hosts that are reached, as the one that takes the router is not known here; then it is free.
 pub(super) async fn hand_over(handing: Vec<v1::HandOverRequest>, shared: Shared) {
@@ -30,7 +33,7 @@ pub(super) async fn hand_over(handing: Vec<v1::HandOverRequest>, shared: Shared)
         .filter(|(who, _)| *who != Who::Server)
         .map(|(who, mut client)| {
             let handing = handing.clone();
-            tokio::spawn(timeout(HAND_OVER_LIMIT, async move {
+            tokio::spawn(timeout(HAND_OVER_LATE, async move {
                 for request in handing {
                     if let Err(status) = client.hand_over(request).await {
                         debug!(host = %who, reason = status.message(), "Not handed over");
@@ -39,8 +42,13 @@ pub(super) async fn hand_over(handing: Vec<v1::HandOverRequest>, shared: Shared)
             }))
         });
     let hosts: Vec<_> = hosts.collect();
-    for host in hosts {
-        drop(host.await);
+    let all = async {
+        for host in hosts {
+            drop(host.await);
+        }
+    };
+    if timeout(HAND_OVER_LIMIT, all).await.is_err() {
+        warn!("Not all route hosts took in time what a router that leaves tracked");
     }
     shared.keeper().release();
     shared.hurry.notify_one();
@@ -87,12 +95,17 @@ async fn ask_for_ever(
                 debug!(voter = %who, "Reached");
                 reason.clear();
                 shared.clients().insert(who, client.clone());
-                let ended = ask_on(who, &mut client, &mut asks, &shared).await;
-                shared.clients().remove(&who);
-                ended
+                // Who answers late is asked on another connection, but may take over by this one.
+                ask_on(who, &mut client, &mut asks, &shared).await
             }
-            Ok(Err(error)) => error,
-            Err(_) => "no answer in 1 s".to_owned(),
+            Ok(Err(error)) => {
+                shared.clients().remove(&who);
+                error
+            }
+            Err(_) => {
+                shared.clients().remove(&who);
+                "no answer in 1 s".to_owned()
+            }
         };
         if asks.has_changed().is_err() {
             return;

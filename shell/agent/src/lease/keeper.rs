@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 /// What came for a router that does not come is kept for so long.
-const ARRIVAL_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const ARRIVAL_LIMIT: Duration = Duration::from_secs(5);
 /// Routers whose connections are kept at once.
 const ARRIVALS: usize = 64;
 /// How long a router may speak that needs no lease: a year, and again with each configuration.
