@@ -23,9 +23,9 @@ pub use machine::{HostMachine, LocalStacks, Refused, Stale, Trouble};
 pub use names::{NotOurs, OwnedName, Stamp};
 pub use plan::{Plan, Readiness, plan};
 pub use router::{
-    DEVICE_SYSCTLS, FLOWS_PER_ROUTER, Fingerprint, Flow, GLOBAL_SYSCTLS, Hop, MAIN_TABLE, NextHop,
-    Route, RouteRule, RouterChange, RouterChanges, RouterFirewall, RouterLink, RouterState, Way,
-    base_sysctls, device_sysctl, device_sysctls, is_full,
+    DEVICE_SYSCTLS, FLOWS_PER_ROUTER, Fingerprint, Flow, GLOBAL_SYSCTLS, Hop, MAIN_TABLE, NatRule,
+    NextHop, NoNatRule, Route, RouteRule, RouterChange, RouterChanges, RouterFirewall, RouterLink,
+    RouterState, Way, base_sysctls, device_sysctl, device_sysctls, is_full,
 };
 pub use state::{
     BridgePort, FdbRow, FdbState, FdbTarget, Guard, HostState, InsideLink, Link, LinkKind,

@@ -2,9 +2,11 @@
 
 mod bound;
 mod flows;
+mod nat;
 
 pub use bound::{FLOWS_PER_ROUTER, is_full};
 pub use flows::Flow;
+pub use nat::{NatRule, NoNatRule};
 
 use ipnet::IpNet;
 use model::{IfName, MacAddr, Mtu, NetnsName, PortRange, Protocol};

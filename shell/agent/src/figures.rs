@@ -59,6 +59,7 @@ impl Source for Figures {
             (asked.limited.iter()).map(|(nic, count)| (vec![("nic", nic.to_string())], *count)),
         );
         self.routers(&mut page);
+        self.nat(&mut page);
         self.speaker.figures(&mut page).await;
         page
     }
@@ -84,6 +85,33 @@ impl Figures {
                 rules.map(|rule| (vec![id(router), ("rule", rule.name.clone())], rule.packets))
             }),
         );
+    }
+
+    fn nat(&self, page: &mut Page) {
+        let rules = self.meter.nat();
+        type Value = fn(&linux::RuleCount) -> u64;
+        let counters: [(&str, &str, Value); 2] = [
+            (
+                "vpc_router_nat_packets",
+                "Packets that passed by a rule of address translation, both ways.",
+                |count| count.packets,
+            ),
+            (
+                "vpc_router_nat_bytes",
+                "Bytes that passed by a rule of address translation, both ways.",
+                |count| count.bytes,
+            ),
+        ];
+        for (name, help, value) in counters {
+            page.counter(
+                name,
+                help,
+                rules.iter().map(|(router, rule, count)| {
+                    let labels = [("router", router.to_string()), ("rule", rule.to_string())];
+                    (labels.to_vec(), value(count))
+                }),
+            );
+        }
     }
 
     fn agent(&self, page: &mut Page, view: &View) {

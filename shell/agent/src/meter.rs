@@ -6,8 +6,8 @@ use crate::events::Event;
 use crate::kernel::chain;
 use crate::view::{View, unix_now};
 use api::v1;
-use host_plan::{OwnedName, is_full};
-use linux::RouterCounts;
+use host_plan::{NatRule, OwnedName, is_full};
+use linux::{NatCount, RouterCounts, RuleCount};
 use model::{Condition, NetnsName, ObjectId, RouterId, SubnetId, UnixMillis};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,8 +24,10 @@ const REFUSE_FOR: Duration = Duration::from_secs(10);
 const READ_AT_ONCE: usize = 64;
 /// In one report.
 const TOLD_AT_ONCE: usize = 256;
-/// The same for legs; a router has fewer.
-const LEGS_AT_ONCE: usize = 2000;
+/// The same for legs and rules of address translation; a router has fewer, as far as they are told.
+const PARTS_AT_ONCE: usize = 4000;
+/// Rules of address translation of one router that are told. It may have a thousand port forwards.
+const NAT_RULES: usize = 2000;
 
 /// What is known of a router.
 #[derive(Debug, Clone, Default)]
@@ -105,10 +107,10 @@ impl Meter {
         let mut book = self.lock();
         let after = book.told;
         let is_later = |(id, _): &(&RouterId, &Metered)| after.is_none_or(|after| **id > after);
-        let mut legs = 0;
+        let mut parts = 0;
         let few = |(_, metered): &(&RouterId, &Metered)| {
-            legs += metered.legs.len() + 1;
-            legs <= LEGS_AT_ONCE
+            parts += metered.legs.len() + metered.counts.nat.len().min(NAT_RULES) + 1;
+            parts <= PARTS_AT_ONCE
         };
         let some = book
             .routers
@@ -133,6 +135,16 @@ impl Meter {
         let book = self.lock();
         let all = book.routers.iter();
         all.map(|(id, metered)| self.shown(*id, metered)).collect()
+    }
+
+    /// What was counted by each rule of address translation.
+    pub(crate) fn nat(&self) -> Vec<(RouterId, NatRule, RuleCount)> {
+        let book = self.lock();
+        let rules = book.routers.iter().flat_map(|(id, metered)| {
+            let nat = metered.counts.nat.iter();
+            nat.map(|(rule, counted)| (*id, *rule, counted.count))
+        });
+        rules.collect()
     }
 
     /// Of one; none before it was counted.
@@ -173,12 +185,35 @@ impl Meter {
             rules: rules.collect(),
             legs: legs.collect(),
             counted_unix_ms: metered.counted.0,
+            nat: metered.counts.nat.iter().take(NAT_RULES).map(nat).collect(),
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {
         // Each change of the book is a single one, so it is whole also after a panic.
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn nat((rule, counted): (&NatRule, &NatCount)) -> v1::NatFigures {
+    use v1::nat_figures::Rule;
+    let (kind, address) = match rule {
+        NatRule::Source(address) => (Rule::Source, address),
+        NatRule::Public(address) => (Rule::Public, address),
+        NatRule::Forward(address, ..) => (Rule::Forward, address),
+    };
+    let (protocol, ports) = match rule {
+        NatRule::Forward(_, protocol, ports) => (protocol.to_string(), ports.to_string()),
+        NatRule::Source(_) | NatRule::Public(_) => (String::new(), String::new()),
+    };
+    v1::NatFigures {
+        rule: kind.into(),
+        address: address.to_string(),
+        protocol,
+        ports,
+        packets: counted.count.packets,
+        bytes: counted.count.bytes,
+        since_unix_ms: counted.since_secs.saturating_mul(1000),
     }
 }
 

@@ -145,13 +145,23 @@ async fn take_reports(
 fn figures(told: Vec<v1::RouterFigures>) -> BTreeMap<RouterId, v1::RouterFigures> {
     const ROUTERS: usize = 256;
     const PARTS: usize = 512;
+    const NAT_RULES: usize = 2000;
     const NAME: usize = 32;
+    const ADDRESS: usize = 64;
     let sized = |router: &v1::RouterFigures| {
         let names = router.rules.iter().map(|rule| &rule.name);
-        let mut names = names.chain(router.legs.iter().map(|leg| &leg.subnet_id));
+        let legs = router.legs.iter().map(|leg| &leg.subnet_id);
+        let ports = router
+            .nat
+            .iter()
+            .flat_map(|rule| [&rule.protocol, &rule.ports]);
+        let mut names = names.chain(legs).chain(ports);
+        let mut addresses = router.nat.iter().map(|rule| &rule.address);
         router.rules.len() <= PARTS
             && router.legs.len() <= PARTS
+            && router.nat.len() <= NAT_RULES
             && names.all(|name| name.len() <= NAME)
+            && addresses.all(|address| address.len() <= ADDRESS)
     };
     let told = told.into_iter().take(ROUTERS).filter(sized);
     told.filter_map(|router| Some((router.router_id.parse().ok()?, router)))

@@ -415,6 +415,23 @@ impl State {
             router_id,
             target_path: target.map_or(String::new(), |target| self.intent.path(target)),
             meta: Some((&public.meta).into()),
+            counted: self.counted(public),
         }
+    }
+
+    /// What passed by a public address, at the router that has it.
+    fn counted(&self, public: &PublicIp) -> Option<v1::NatFigures> {
+        use v1::nat_figures::Rule;
+        let router = match public.target? {
+            PublicTarget::Router(id) => self.intent.router(id)?,
+            PublicTarget::Nic(id) => self.intent.router_of_subnet(self.intent.nic(id)?.subnet)?,
+        };
+        let known = self.hosts.get(&router.placement.host)?;
+        let address = public.address.to_string();
+        let of_whole = |rule: &&v1::NatFigures| {
+            matches!(rule.rule(), Rule::Source | Rule::Public) && rule.address == address
+        };
+        let mut rules = known.figures.get(&router.id)?.nat.iter();
+        rules.find(of_whole).cloned()
     }
 }

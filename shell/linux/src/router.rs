@@ -9,7 +9,9 @@ mod route;
 mod rules;
 
 pub use carry::{track_connections, tracked_connections};
-pub use meter::{LinkCounts, RouterCounts, RuleCount, refuse_flows, router_counts, tracked_flows};
+pub use meter::{
+    LinkCounts, NatCount, RouterCounts, RuleCount, refuse_flows, router_counts, tracked_flows,
+};
 
 use crate::error::{Cause, Doing, Error};
 use crate::fdb::{self, RawNeighbour};

@@ -3,13 +3,14 @@
 //! The kernel's own bound, `nf_conntrack_max`, is compared with each namespace's own count, but it is
 //! one for the whole machine and no namespace can lower it (docs/decisions/0017).
 
-use super::rules::FULL_SET;
+use super::rules::{FULL_SET, counted_rule};
 use crate::attr::{self, Message};
 use crate::error::{Cause, Doing, Error};
 use crate::netns::{Netns, on_own_thread};
 use crate::nft;
 use crate::socket::Socket;
 use crate::sys;
+use host_plan::NatRule;
 use model::{IfName, NetnsName};
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,6 +24,17 @@ pub struct RouterCounts {
     /// By the name of a counter of its rules: flows that passed (of which only the first packet is
     /// counted), packets that did not.
     pub rules: BTreeMap<String, RuleCount>,
+    /// All packets of the flows that began with a rule of address translation, both ways.
+    pub nat: BTreeMap<NatRule, NatCount>,
+}
+
+/// What was counted of a rule of address translation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NatCount {
+    /// Packets and bytes.
+    pub count: RuleCount,
+    /// Since when, in Unix time.
+    pub since_secs: u64,
 }
 
 /// What an interface counted.
@@ -94,13 +106,28 @@ fn counts_here() -> Result<RouterCounts, Cause> {
     let mut links = Message::new(libc::RTM_GETLINK, 0);
     links.ifinfo(libc::AF_UNSPEC, 0, 0, 0);
     Socket::route()?.dump(links, |_, payload| counts.links.extend(link(payload)))?;
+    for (name, count) in rule_counts(&mut Socket::netfilter()?)? {
+        match counted_rule(&name) {
+            Some((rule, since_secs)) => {
+                let counted = NatCount { count, since_secs };
+                counts.nat.insert(rule, counted);
+            }
+            None => {
+                counts.rules.insert(name, count);
+            }
+        }
+    }
+    Ok(counts)
+}
+
+/// What the counters of a router's rules have, by their names.
+pub(super) fn rule_counts(socket: &mut Socket) -> Result<BTreeMap<String, RuleCount>, Cause> {
+    let mut counts = BTreeMap::new();
     let mut rules = Message::new(nft::message(sys::NFT_MSG_GETOBJ), 0);
     rules
         .header(&[sys::NFPROTO_INET, 0, 0, 0])
         .put_text(sys::NFTA_OBJ_TABLE, "vpc");
-    let result = Socket::netfilter()?.dump(rules, |_, payload| {
-        counts.rules.extend(rule(payload));
-    });
+    let result = socket.dump(rules, |_, payload| counts.extend(rule(payload)));
     match result {
         // No such table.
         Err(cause) if cause.errno() == Some(libc::ENOENT) => Ok(counts),

@@ -7,10 +7,11 @@ use crate::error::Cause;
 use crate::nft::{self, Found};
 use crate::socket::Socket;
 use crate::sys;
-use host_plan::{Fingerprint, RouterFirewall};
+use host_plan::{Fingerprint, NatRule, RouterFirewall};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display, Write as _};
 use std::net::IpAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Sets and maps, each for both families.
 const SETS: &[(&str, &str)] = &[
@@ -44,6 +45,20 @@ const SETS: &[(&str, &str)] = &[
     ("set resolver6", "type ifname . ipv6_addr;"),
     ("set metadata4", "type ifname . ipv4_addr;"),
     ("set metadata6", "type ifname . ipv6_addr;"),
+    // Counters of rules of address translation: by the address outside, and by the port there.
+    ("map counted4", "type ipv4_addr : counter;"),
+    ("map counted6", "type ipv6_addr : counter;"),
+    (
+        "map counted-port4",
+        "type ipv4_addr . inet_proto . inet_service : counter; flags interval;",
+    ),
+    (
+        "map counted-port6",
+        "type ipv6_addr . inet_proto . inet_service : counter; flags interval;",
+    ),
+    // The same of addresses that are open as they are.
+    ("map counted-open4", "type ipv4_addr : counter;"),
+    ("map counted-open6", "type ipv6_addr : counter;"),
     // Each leg twice: what came by a leg and leaves by the same.
     ("set turned", "type ifname . ifname;"),
 ];
@@ -134,6 +149,30 @@ const RULES: &[(&str, &str, &[&str])] = &[
             "ip daddr @open4 goto opened",
             "ip6 daddr @open6 goto opened",
             "counter name \"from-outside\"",
+        ],
+    ),
+    // All packets that passed, both ways, by the rule that their flow began with.
+    (
+        "counted",
+        "type filter hook forward priority filter + 1; policy accept;",
+        &[
+            "iifname \"l-*\" oifname \"l-*\" ct status & dnat == 0 accept",
+            "meta l4proto tcp ct status dnat counter name ct original ip daddr . meta l4proto . \
+             ct original proto-dst map @counted-port4 accept",
+            "meta l4proto udp ct status dnat counter name ct original ip daddr . meta l4proto . \
+             ct original proto-dst map @counted-port4 accept",
+            "meta l4proto tcp ct status dnat counter name ct original ip6 daddr . meta l4proto . \
+             ct original proto-dst map @counted-port6 accept",
+            "meta l4proto udp ct status dnat counter name ct original ip6 daddr . meta l4proto . \
+             ct original proto-dst map @counted-port6 accept",
+            "ct status dnat counter name ct original ip daddr map @counted4 accept",
+            "ct status dnat counter name ct original ip6 daddr map @counted6 accept",
+            "ct status snat counter name ct reply ip daddr map @counted4 accept",
+            "ct status snat counter name ct reply ip6 daddr map @counted6 accept",
+            "iifname \"rx-*\" counter name ip daddr map @counted-open4 accept",
+            "iifname \"rx-*\" counter name ip6 daddr map @counted-open6 accept",
+            "oifname \"rx-*\" counter name ip saddr map @counted-open4 accept",
+            "oifname \"rx-*\" counter name ip6 saddr map @counted-open6 accept",
         ],
     ),
     // Questions and connections of one source, so that none keeps the router from answering another.
@@ -237,8 +276,34 @@ impl Display for Family {
     }
 }
 
+/// The counter of each rule of address translation.
+type Counters = BTreeMap<NatRule, String>;
+
+/// Between a counter's rule and since when it counts, in Unix time: the kernel does not tell that.
+const SINCE: char = '/';
+
+/// A counter's rule, and since when it counts; none if it is of no single rule.
+pub(super) fn counted_rule(name: &str) -> Option<(NatRule, u64)> {
+    let (rule, since) = name.split_once(SINCE)?;
+    Some((rule.parse().ok()?, since.parse().ok()?))
+}
+
+/// Those that are there go on; the others begin now.
+fn counters(firewall: &RouterFirewall, there: &BTreeSet<String>, now_secs: u64) -> Counters {
+    let there: Counters = there
+        .iter()
+        .filter_map(|name| Some((counted_rule(name)?.0, name.clone())))
+        .collect();
+    let name = |rule: &NatRule| {
+        let held = there.get(rule).cloned();
+        held.unwrap_or_else(|| format!("{rule}{SINCE}{now_secs}"))
+    };
+    let rules = firewall.nat_rules();
+    rules.iter().map(|rule| (*rule, name(rule))).collect()
+}
+
 /// Elements by the set that they are in.
-fn elements(firewall: &RouterFirewall) -> BTreeMap<String, Vec<String>> {
+fn elements(firewall: &RouterFirewall, counters: &Counters) -> BTreeMap<String, Vec<String>> {
     let mut elements: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut put = |set: &str, family: &IpAddr, element: String| {
         let set = format!("{set}{}", Family::of(family));
@@ -265,6 +330,20 @@ fn elements(firewall: &RouterFirewall) -> BTreeMap<String, Vec<String>> {
     }
     for ip in &firewall.open {
         put("open", ip, ip.to_string());
+    }
+    for (rule, counter) in counters {
+        match rule {
+            NatRule::Public(ip) if firewall.open.contains(ip) => {
+                put("counted-open", ip, format!("{ip} : \"{counter}\""));
+            }
+            NatRule::Source(ip) | NatRule::Public(ip) => {
+                put("counted", ip, format!("{ip} : \"{counter}\""));
+            }
+            NatRule::Forward(ip, protocol, ports) => {
+                let element = format!("{ip} . {protocol} . {ports} : \"{counter}\"");
+                put("counted-port", ip, element);
+            }
+        }
     }
     for (set, held) in [
         ("resolver", &firewall.resolvers),
@@ -319,7 +398,8 @@ fn wording() -> String {
         public: [(IpAddr::from([3, 3, 3, 3]), IpAddr::from([4, 4, 4, 4]))].into(),
         ..RouterFirewall::default()
     };
-    let text = table(&snat(&sample)) + &format!("{:?}", elements(&sample));
+    let counters = counters(&sample, &BTreeSet::new(), 0);
+    let text = table(&snat(&sample)) + &format!("{:?}", elements(&sample, &counters));
     format!("wording-{:016x}", nft::hash(text.bytes()))
 }
 
@@ -327,11 +407,20 @@ fn data(fingerprint: Fingerprint) -> String {
     format!("data-{:016x}", fingerprint.0)
 }
 
-/// One transaction that puts this ruleset in the place of what is there.
-fn document(firewall: &RouterFirewall, found: &Found) -> String {
+/// One transaction that puts this ruleset in the place of what is there, with counters of these names.
+fn document(
+    firewall: &RouterFirewall,
+    found: &Found,
+    there: &BTreeSet<String>,
+    now_secs: u64,
+) -> String {
     let mut text = String::new();
     let wording = wording();
-    if found.chains.contains(&wording) {
+    let stays = found.chains.contains(&wording);
+    let nothing = BTreeSet::new();
+    let there = if stays { there } else { &nothing };
+    let counters = counters(firewall, there, now_secs);
+    if stays {
         // The same sets, counters and chains: those stay, and what is in them goes.
         text.push_str("flush table inet vpc\n");
         for (set, _) in SETS {
@@ -342,15 +431,23 @@ fn document(firewall: &RouterFirewall, found: &Found) -> String {
         for name in found.chains.iter().filter(told) {
             put(&mut text, format_args!("delete chain inet vpc {name}"));
         }
+        let wanted: BTreeSet<&String> = counters.values().collect();
+        let of_rules = there.iter().filter(|name| counted_rule(name).is_some());
+        for name in of_rules.filter(|name| !wanted.contains(name)) {
+            put(&mut text, format_args!("delete counter inet vpc {name}"));
+        }
     } else {
         // `delete` fails where there is none, so there is one first.
         text.push_str("add table inet vpc\ndelete table inet vpc\n");
     }
     text.push_str(&table(&snat(firewall)));
+    for name in counters.values().filter(|name| !there.contains(*name)) {
+        put(&mut text, format_args!("add counter inet vpc {name}"));
+    }
     for chain in [wording, data(firewall.fingerprint())] {
         put(&mut text, format_args!("add chain inet vpc {chain}"));
     }
-    for (set, elements) in elements(firewall) {
+    for (set, elements) in elements(firewall, &counters) {
         let elements = elements.join(", ");
         put(
             &mut text,
@@ -376,7 +473,10 @@ pub(super) fn installed(socket: &mut Socket) -> Result<Option<Fingerprint>, Caus
 /// that, the next agent does all of it again.
 pub(super) fn install(socket: &mut Socket, firewall: &RouterFirewall) -> Result<(), Cause> {
     let found = nft::find(socket, sys::NFPROTO_INET)?;
-    nft::load(&document(firewall, &found))?;
+    let there = super::meter::rule_counts(socket)?.into_keys().collect();
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now_secs = since_1970.map_or(0, |passed| passed.as_secs());
+    nft::load(&document(firewall, &found, &there, now_secs))?;
     super::flows::end_revoked(socket, firewall)?;
     let found = nft::find(socket, sys::NFPROTO_INET)?;
     let seal = seal(socket, &found)?;
@@ -431,7 +531,7 @@ mod tests {
             legs: [IfName::new("l-1").unwrap()].into(),
             ..RouterFirewall::default()
         };
-        let elements = elements(&firewall);
+        let elements = elements(&firewall, &Counters::new());
         assert_eq!(
             elements["port4"],
             [
@@ -443,5 +543,40 @@ mod tests {
         );
         assert_eq!(elements["ports4"], ["1.1.1.1 . udp . 80-82 : 10.0.0.1"]);
         assert_eq!(elements["turned"], ["\"l-1\" . \"l-1\""]);
+    }
+
+    #[test]
+    fn counters_of_rules_that_stay_go_on() {
+        let rules = |last: &[u8]| RouterFirewall {
+            sources: last
+                .iter()
+                .map(|last| IpAddr::from([1, 1, 1, *last]))
+                .collect(),
+            ..RouterFirewall::default()
+        };
+        let mut found = Found::default();
+        found.chains.insert(wording());
+        let there = ["source-1.1.1.1/5", "source-1.1.1.2/5", "to-outside"];
+        let there = there.map(str::to_owned).into();
+        let text = document(&rules(&[2, 3]), &found, &there, 9);
+        for (line, is) in [
+            ("delete counter inet vpc source-1.1.1.1/5", true),
+            ("counter inet vpc source-1.1.1.2", false),
+            ("add counter inet vpc source-1.1.1.3/9", true),
+            (
+                "counted4 { 1.1.1.2 : \"source-1.1.1.2/5\", 1.1.1.3 : \"source-1.1.1.3/9\" }",
+                true,
+            ),
+            ("delete counter inet vpc to-outside", false),
+        ] {
+            assert_eq!(text.contains(line), is, "{line}: {text}");
+        }
+        // A table of another version goes as a whole, with its counters.
+        let text = document(&rules(&[2]), &Found::default(), &there, 9);
+        assert!(
+            text.contains("add counter inet vpc source-1.1.1.2/9"),
+            "{text}"
+        );
+        assert!(!text.contains("delete counter"), "{text}");
     }
 }

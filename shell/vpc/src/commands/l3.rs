@@ -426,6 +426,8 @@ impl StatusView {
                     .into_iter()
                     .map(|line| format!("       {line}")),
             );
+            let nat = figures.nat().iter();
+            lines.extend(nat.map(|rule| format!("nat    {}", rule.line())));
         }
         for (key, text) in condition_lines(&router.conditions) {
             lines.push(format!("{key}: {text}"));

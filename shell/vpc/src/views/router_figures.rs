@@ -1,7 +1,7 @@
 //! What passed a router, counted.
 
 use crate::output::time;
-use crate::views::some;
+use crate::views::{some, word};
 use api::v1;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -15,6 +15,54 @@ pub(crate) struct FiguresView {
     counted: String,
     rules: BTreeMap<String, CountView>,
     legs: Vec<LegCountView>,
+    nat: Vec<NatCountView>,
+}
+
+/// What passed by a rule of address translation, both ways.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct NatCountView {
+    /// "source", "public" or "forward".
+    pub(crate) rule: String,
+    /// Outside.
+    pub(crate) address: String,
+    /// Of a port forward.
+    pub(crate) protocol: Option<String>,
+    /// Of a port forward, outside.
+    pub(crate) ports: Option<String>,
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+    pub(crate) since: String,
+}
+
+impl From<v1::NatFigures> for NatCountView {
+    fn from(figures: v1::NatFigures) -> Self {
+        Self {
+            rule: word(figures.rule().as_str_name(), "RULE_"),
+            address: figures.address,
+            protocol: some(figures.protocol),
+            ports: some(figures.ports),
+            packets: figures.packets,
+            bytes: figures.bytes,
+            since: time(figures.since_unix_ms),
+        }
+    }
+}
+
+impl NatCountView {
+    /// For people.
+    pub(crate) fn words(&self) -> String {
+        let bytes = size(self.bytes);
+        format!("{} packets, {bytes} since {}", self.packets, self.since)
+    }
+
+    /// The same with the rule.
+    pub(crate) fn line(&self) -> String {
+        let ports = match (&self.protocol, &self.ports) {
+            (Some(protocol), Some(ports)) => format!(" {protocol} {ports}"),
+            _ => String::new(),
+        };
+        format!("{} {}{ports}  {}", self.rule, self.address, self.words())
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -54,6 +102,7 @@ impl From<v1::RouterFigures> for FiguresView {
             counted: time(figures.counted_unix_ms),
             rules: rules.collect(),
             legs: legs.collect(),
+            nat: figures.nat.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -70,6 +119,11 @@ impl FiguresView {
             size(leg.out_bytes),
             leg.out_packets
         ))
+    }
+
+    /// By rule of address translation.
+    pub(crate) fn nat(&self) -> &[NatCountView] {
+        &self.nat
     }
 
     /// The flows, in words.
@@ -152,7 +206,19 @@ mod tests {
                 out_bytes: 84,
             }],
             counted_unix_ms: 1,
+            nat: vec![v1::NatFigures {
+                rule: v1::nat_figures::Rule::Forward.into(),
+                address: "198.51.100.7".to_owned(),
+                protocol: "tcp".to_owned(),
+                ports: "80".to_owned(),
+                packets: 3,
+                bytes: 2048,
+                since_unix_ms: 0,
+            }],
         });
+        assert_eq!(view.nat()[0].rule, "forward");
+        let told = format!("3 packets, 2.0 KiB since {}", time(0));
+        assert_eq!(view.nat()[0].words(), told);
         assert_eq!(view.title(), "flows  12 now, 65536 at most");
         assert_eq!(
             view.lines(),

@@ -1,5 +1,6 @@
 //! Routers, external networks and public addresses.
 
+use super::router_figures::NatCountView;
 use super::{ConditionView, FiguresView, MetaView, condition_lines, dash, short, some, word};
 use crate::output::Row;
 use api::v1;
@@ -76,6 +77,7 @@ pub(crate) struct ForwardView {
     ports: String,
     to: String,
     to_port: u32,
+    counted: Option<NatCountView>,
 }
 
 #[derive(Debug, Serialize)]
@@ -121,6 +123,7 @@ pub(crate) struct PublicIpView {
     nic_id: Option<String>,
     router_id: Option<String>,
     target_path: Option<String>,
+    counted: Option<NatCountView>,
     #[serde(flatten)]
     meta: MetaView,
 }
@@ -139,18 +142,29 @@ impl From<v1::Router> for RouterView {
             table_subnet_id: some(route.table_subnet_id.clone()),
             table_subnet_path: path_of(&route.table_subnet_id),
         });
+        let source = word(router.source().as_str_name(), "SOURCE_POLICY_");
+        let figures: Option<FiguresView> = router.figures.map(Into::into);
+        let counted: &[NatCountView] = figures.as_ref().map_or(&[], FiguresView::nat);
+        let public: Vec<&str> = (router.public_ips.iter())
+            .map(|public| public.address.as_str())
+            .collect();
+        let forwards = router.forwards.into_iter().map(|forward| {
+            let mut forward = ForwardView::from(forward);
+            forward.counted = forward.counted_among(counted, &public).cloned();
+            forward
+        });
         Self {
+            forwards: forwards.collect(),
             routes: routes.collect(),
-            source: word(router.source().as_str_name(), "SOURCE_POLICY_"),
+            source,
             state: word(status.state().as_str_name(), "STATE_"),
             generation: status.generation,
             applied_generation: status.applied_generation,
             conditions: status.conditions.into_iter().map(Into::into).collect(),
             legs: router.legs.into_iter().map(Into::into).collect(),
             uplink: router.uplink.map(Into::into),
-            forwards: router.forwards.into_iter().map(Into::into).collect(),
             public_ips: router.public_ips.into_iter().map(Into::into).collect(),
-            figures: router.figures.map(Into::into),
+            figures,
             id: router.id,
             name: router.name,
             path: router.path,
@@ -198,6 +212,7 @@ impl From<v1::PortForward> for ForwardView {
             ports: forward.ports,
             to: forward.to,
             to_port: forward.to_port,
+            counted: None,
         }
     }
 }
@@ -292,14 +307,24 @@ impl RouterView {
         } else {
             "IPv4"
         };
+        let counted: &[NatCountView] = self.figures.as_ref().map_or(&[], FiguresView::nat);
+        let of_rule = |rule: &str, address: &str| {
+            let mut counted = counted.iter();
+            let one = counted.find(|one| one.rule == rule && one.address == address);
+            one.map_or(String::new(), |one| format!("  {}", one.words()))
+        };
         let mut lines = match self.source.as_str() {
             "none" => Vec::new(),
             "addresses" => vec![format!("source {} ({families})", own.join(" "))],
             other => vec![format!("source {other} ({families})")],
         };
+        let sources = counted.iter().filter(|one| one.rule == "source");
+        lines.extend(sources.map(|one| format!("  as {}  {}", one.address, one.words())));
         for public in &self.public_ips {
             if let (Some(private), Some(nic)) = (&public.private, &public.nic_path) {
-                lines.push(format!("{} is {private} ({})", public.address, short(nic)));
+                let counted = of_rule("public", &public.address);
+                let nic = short(nic);
+                lines.push(format!("{} is {private} ({nic}){counted}", public.address));
             } else if self.source != "addresses" {
                 lines.push(format!("{} is the router's own", public.address));
             }
@@ -382,13 +407,35 @@ impl ForwardView {
         }
     }
 
+    /// Its counter, among those of its router: at the uplink's address if not at one of the router's
+    /// `public` ones.
+    fn counted_among<'a>(
+        &self,
+        counted: &'a [NatCountView],
+        public: &[&str],
+    ) -> Option<&'a NatCountView> {
+        counted.iter().find(|one| {
+            let there = match &self.public {
+                Some(address) => one.address == *address,
+                None => {
+                    let same_family = one.address.contains(':') == self.to.contains(':');
+                    same_family && !public.contains(&one.address.as_str())
+                }
+            };
+            let is = one.rule == "forward" && one.ports.as_ref() == Some(&self.ports);
+            is && there && one.protocol.as_ref() == Some(&self.protocol)
+        })
+    }
+
     fn line(&self) -> String {
+        let counted = self.counted.as_ref();
         format!(
-            "{} {} to {} port {}",
+            "{} {} to {} port {}{}",
             self.protocol,
             self.outside(),
             self.to,
-            self.to_port
+            self.to_port,
+            counted.map_or(String::new(), |counted| format!("  {}", counted.words()))
         )
     }
 }
@@ -449,6 +496,7 @@ impl From<v1::PublicIp> for PublicIpView {
             nic_id: some(public.nic_id),
             router_id: some(public.router_id),
             target_path: some(public.target_path),
+            counted: public.counted.map(Into::into),
             meta: MetaView::of(public.meta),
         }
     }
@@ -473,6 +521,12 @@ impl PublicIpView {
             ("id", self.id.clone()),
             ("external network", self.network_name.clone()),
             ("attached to", self.target()),
+            (
+                "passed",
+                self.counted
+                    .as_ref()
+                    .map_or(String::new(), NatCountView::words),
+            ),
         ];
         details.extend(self.meta.details());
         details
@@ -508,12 +562,14 @@ impl Row for RouteView {
 }
 
 impl Row for ForwardView {
-    const COLUMNS: &'static [&'static str] = &["protocol", "outside", "to"];
+    const COLUMNS: &'static [&'static str] = &["protocol", "outside", "to", "passed"];
     fn cells(&self) -> Vec<String> {
+        let passed = self.counted.as_ref().map(NatCountView::words);
         vec![
             self.protocol.clone(),
             self.outside(),
             format!("{} port {}", self.to, self.to_port),
+            dash(passed.as_deref()),
         ]
     }
 }
@@ -532,13 +588,15 @@ impl Row for ExternalView {
 }
 
 impl Row for PublicIpView {
-    const COLUMNS: &'static [&'static str] = &["publicip", "address", "network", "attached to"];
+    const COLUMNS: &'static [&'static str] =
+        &["publicip", "address", "network", "attached to", "passed"];
     fn cells(&self) -> Vec<String> {
         vec![
             short(&self.path).to_owned(),
             self.address.clone(),
             self.network_name.clone(),
             self.target(),
+            dash(self.counted.as_ref().map(NatCountView::words).as_deref()),
         ]
     }
 }
@@ -564,7 +622,7 @@ mod tests {
             "addresses bridge dhcp gateways mac network_id network_name"
         );
         let forward = ForwardView::from(v1::PortForward::default());
-        assert_eq!(fields(&forward), "ports protocol public to to_port");
+        assert_eq!(fields(&forward), "counted ports protocol public to to_port");
         assert_eq!(
             fields(&ExternalView::from(v1::ExternalNetwork::default())),
             "bridge created dhcp gateways id ipv4_cidr ipv6_cidr labels mtu name pools \
@@ -572,7 +630,7 @@ mod tests {
         );
         assert_eq!(
             fields(&PublicIpView::from(v1::PublicIp::default())),
-            "account_id address created id labels name network_id network_name nic_id path \
+            "account_id address counted created id labels name network_id network_name nic_id path \
              resource_version router_id target_path"
         );
         let public = RoutedPublicIpView::from(v1::router::RoutedPublicIp::default());

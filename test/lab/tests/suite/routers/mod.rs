@@ -3,6 +3,7 @@
 mod arriving;
 mod bound;
 mod clients;
+mod counted;
 mod lasting;
 mod tenants;
 mod wrong;
