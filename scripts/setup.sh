@@ -11,7 +11,7 @@ packages=(
     isc-dhcp-client udhcpc dhcpcd-base systemd
     iproute2 nftables iputils-ping iputils-arping ndisc6 tcpdump ethtool iperf3 socat
     frr gobgpd postgresql-15 faketime
-    bind9-dnsutils cloud-init
+    bind9-dnsutils cloud-init dnsmasq-base
 )
 kernel_packages=(bc binutils bison dpkg-dev e2fsprogs flex xz-utils)
 rust_needed=1.95
@@ -21,7 +21,7 @@ fail() { echo "setup: $*" >&2; exit 1; }
 case "$*" in
 '') ;;
 --fuzz) packages+=(g++) ;;
---bench) packages+=(kea-dhcp4-server dnsmasq-base) ;;
+--bench) packages+=(kea-dhcp4-server) ;;
 --kernel) packages+=("${kernel_packages[@]}") ;;
 -h | --help) sed -n '2,6s/^# //p' "$0"; exit ;;
 *) fail "unknown argument '$*': none, --kernel, --fuzz or --bench" ;;

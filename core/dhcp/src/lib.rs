@@ -2,6 +2,8 @@
 //! is known of its port in, a frame out. No sockets, clock, RNG or tasks, and no leases: the planner
 //! gave the address, so each answer follows from the question and the port alone, on any host and
 //! after any restart.
+//!
+//! And a DHCPv4 [`Client`], for routers whose address outside is somebody else's to give.
 
 mod arp;
 mod facts;
@@ -14,7 +16,7 @@ mod wire;
 
 pub use facts::{Facts, V4, V6, lone_server};
 pub use ra::{ADVERTISE_SECS, advertisement};
-pub use v4::{LEASE_SECS, REBIND_SECS, RENEW_SECS};
+pub use v4::{Client, Identity, LEASE_SECS, OuterLease, REBIND_SECS, RENEW_SECS};
 
 use std::net::IpAddr;
 

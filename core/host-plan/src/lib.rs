@@ -19,7 +19,7 @@ pub use action::{
     VlanMembership,
 };
 pub use greeting::{frames, tagged};
-pub use machine::{HostMachine, LocalStacks, Refused, Stale, Trouble};
+pub use machine::{DhcpUplink, HostMachine, LocalStacks, OuterAddress, Refused, Stale, Trouble};
 pub use names::{NotOurs, OwnedName, Stamp};
 pub use plan::{Plan, Readiness, plan};
 pub use router::{

@@ -2,7 +2,10 @@
 //! failed and when it is tried again. The agent's loop drives it.
 
 mod gateways;
+mod outer;
 mod routers;
+
+pub use outer::{DhcpUplink, OuterAddress};
 
 use crate::greeting::frames;
 use crate::uplink::{Uplink, port_link};
@@ -46,6 +49,9 @@ pub struct HostMachine {
     greeted_routers: BTreeSet<RouterId>,
     /// Subnets whose ports know another gateway than there is, or none.
     untold: BTreeSet<SubnetId>,
+    /// What DHCP servers outside gave.
+    outer: BTreeMap<RouterId, OuterAddress>,
+    dhcp_uplinks: Vec<DhcpUplink>,
 }
 
 /// Stacks made through the host's own API, with no management server involved.
@@ -144,6 +150,8 @@ impl HostMachine {
             leased: None,
             greeted_routers: BTreeSet::new(),
             untold: BTreeSet::new(),
+            outer: BTreeMap::new(),
+            dhcp_uplinks: Vec::new(),
         };
         machine.merge();
         machine
@@ -753,6 +761,7 @@ impl HostMachine {
             .flat_map(|config| config.routers.iter().cloned())
             .collect();
         self.merge_routers();
+        self.merge_outer();
         self.note_gateways(&gateways);
         let ports = self.merged.iter().flat_map(|stack| &stack.ports);
         let arrived: BTreeSet<NicId> = ports

@@ -2,8 +2,9 @@
 
 use crate::lease::Leased;
 use api::tonic::Status;
-use host_plan::{HostState, Refused, Step};
+use host_plan::{HostState, OuterAddress, Refused, Step};
 use model::{Forwarding, HostConfig, NicId, Port, RouterConfig, RouterId, Segment, Stack, VpcId};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -24,8 +25,10 @@ pub(crate) enum Event {
     Observed(Result<Box<HostState>, String>, linux::Looks),
     /// Somebody changed something in the kernel.
     Drift,
-    /// A router tracks too many flows, or does not any more.
+    /// What is wrong with a router was noted, or that it is right again.
     Metered,
+    /// The addresses that DHCP servers outside gave routers.
+    Outer(BTreeMap<RouterId, OuterAddress>),
     /// The kernel's thread acted.
     Ran(Vec<(Step, Result<(), String>)>),
     /// The local API asks for something.

@@ -18,6 +18,7 @@ mod lease;
 mod local_api;
 mod meter;
 mod names;
+mod outside;
 mod rd;
 mod run;
 mod sequences;

@@ -4,6 +4,7 @@
 
 use crate::events::Event;
 use crate::kernel::chain;
+use crate::outside::Outside;
 use crate::view::{View, unix_now};
 use api::v1;
 use host_plan::{NatRule, OwnedName, is_full};
@@ -52,6 +53,7 @@ struct Book {
 pub(crate) struct Meter {
     book: Arc<Mutex<Book>>,
     most: u32,
+    outside: Outside,
 }
 
 /// A router that is to be counted.
@@ -64,9 +66,13 @@ struct Router {
 
 impl Meter {
     /// Nothing is counted yet; a router may track this many flows.
-    pub(crate) fn new(most: u32) -> Self {
+    pub(crate) fn new(most: u32, outside: Outside) -> Self {
         let book = Arc::default();
-        Self { book, most }
+        Self {
+            book,
+            most,
+            outside,
+        }
     }
 
     /// Begins to count, until `view` has no publisher any more.
@@ -186,6 +192,7 @@ impl Meter {
             legs: legs.collect(),
             counted_unix_ms: metered.counted.0,
             nat: metered.counts.nat.iter().take(NAT_RULES).map(nat).collect(),
+            lease: self.outside.of(id),
         }
     }
 

@@ -12,6 +12,7 @@ use crate::lease::{Leases, Orders};
 use crate::local_api::{self, Identity, Knowing};
 use crate::meter::Meter;
 use crate::names;
+use crate::outside::Outside;
 use crate::server::ServerStream;
 use crate::turn::{self, Agent, Pace, Start};
 use api::{Credential, CredentialError};
@@ -178,9 +179,13 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let evpn = bgp.api();
     let announcer = Announcer::start(capabilities.clone());
     let reconcile = figures::reconcile_times();
-    let meter = Meter::new(options.router_flows);
+    let outside = Outside::load(&disk)?;
+    let meter = Meter::new(options.router_flows, outside.clone());
+    let mut machine = HostMachine::new(underlay, managed, local);
+    // Before the first look at the kernel, which has them.
+    machine.set_outer(outside.addresses());
     let (agent, view) = Agent::new(Start {
-        machine: HostMachine::new(underlay, managed, local),
+        machine,
         may_act,
         disk: disk.clone(),
         kernel,
@@ -191,6 +196,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         reconcile: reconcile.clone(),
         announcer: announcer.clone(),
         meter: meter.clone(),
+        outside: outside.clone(),
         pace: Pace {
             resync_every: options.resync_every,
             unused_stack_after: options.unused_stack_after,
@@ -204,6 +210,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     };
     let names = names::start(view.clone(), resolvers);
     meter.start(view.clone(), events.clone());
+    outside.start(view.clone(), &disk, events.clone());
     if let Some(credential) = credential {
         let stream = ServerStream {
             credential_file: options.credential.clone().unwrap_or_default(),

@@ -11,6 +11,7 @@ use crate::events::{Event, Request, ServerLink, status_of};
 use crate::kernel::{Job, KernelThread};
 use crate::lease::{Leased, Leases, Orders};
 use crate::meter::Meter;
+use crate::outside::Outside;
 use crate::rd::{Of, RdIndexes};
 use crate::sequences::Kept;
 use crate::view::{Counters, View, unix_now};
@@ -98,6 +99,7 @@ pub(crate) struct Agent {
     view: watch::Sender<Arc<View>>,
     announcer: Announcer,
     meter: Meter,
+    outside: Outside,
     events: mpsc::Sender<Event>,
 }
 
@@ -123,6 +125,7 @@ pub(crate) struct Start {
     pub(crate) reconcile: Histogram,
     pub(crate) announcer: Announcer,
     pub(crate) meter: Meter,
+    pub(crate) outside: Outside,
     pub(crate) pace: Pace,
     pub(crate) events: mpsc::Sender<Event>,
 }
@@ -165,6 +168,7 @@ impl Agent {
             managed: start.machine.managed().cloned().map(Arc::new),
             stacks: Arc::default(),
             routers: Arc::default(),
+            dhcp_uplinks: Arc::new(start.machine.dhcp_uplinks().to_vec()),
             managed_vpcs: Arc::default(),
             ready: Arc::default(),
             lost: Arc::default(),
@@ -219,6 +223,7 @@ impl Agent {
             view,
             announcer: start.announcer,
             meter: start.meter,
+            outside: start.outside,
             events: start.events,
         };
         (agent, receiver)
@@ -356,6 +361,12 @@ impl Agent {
                 self.observed(*state);
             }
             Event::Metered => self.publish(),
+            Event::Outer(addresses) => {
+                if self.machine.set_outer(addresses) {
+                    self.ask_pass();
+                }
+                self.publish();
+            }
             Event::Drift => {
                 self.bgp.look();
                 self.due = Some(Instant::now());
@@ -892,11 +903,12 @@ impl Agent {
         let mut conditions = conditions(&self.machine);
         conditions.extend(self.frr_condition().map(|c| (c.object, c)));
         conditions.extend(self.unkept.iter().map(|c| (c.object, c.clone())));
-        for full in self.meter.conditions() {
+        let of_routers = [self.meter.conditions(), self.outside.conditions()];
+        for more in of_routers.into_iter().flatten() {
             conditions
-                .entry(full.object)
-                .and_modify(|other| other.message = format!("{}; {}", other.message, full.message))
-                .or_insert(full);
+                .entry(more.object)
+                .and_modify(|other| other.message = format!("{}; {}", other.message, more.message))
+                .or_insert(more);
         }
         let view = View {
             started: self.started,
@@ -911,6 +923,10 @@ impl Agent {
             routers: match same_input {
                 true if !before.routers.is_empty() => Arc::clone(&before.routers),
                 _ => Arc::new(self.machine.routers().to_vec()),
+            },
+            dhcp_uplinks: match before.dhcp_uplinks.as_slice() == self.machine.dhcp_uplinks() {
+                true => Arc::clone(&before.dhcp_uplinks),
+                false => Arc::new(self.machine.dhcp_uplinks().to_vec()),
             },
             managed_vpcs: Arc::new(
                 self.machine

@@ -2,7 +2,7 @@
 
 use crate::events::ServerLink;
 use crate::lease::Leased;
-use host_plan::{HostState, Readiness};
+use host_plan::{DhcpUplink, HostState, Readiness};
 use model::{
     Condition, Generation, HostConfig, NicId, ObjectId, RouterConfig, Stack, SubnetId, Underlay,
     UnixMillis, VpcId,
@@ -22,6 +22,8 @@ pub(crate) struct View {
     pub(crate) stacks: Arc<Vec<Stack>>,
     /// Routers, of both origins.
     pub(crate) routers: Arc<Vec<RouterConfig>>,
+    /// Those of them that are to ask for their address outside.
+    pub(crate) dhcp_uplinks: Arc<Vec<DhcpUplink>>,
     /// Which of the stacks came from the server.
     pub(crate) managed_vpcs: Arc<BTreeSet<VpcId>>,
     /// What carries traffic.

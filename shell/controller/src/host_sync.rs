@@ -156,7 +156,9 @@ fn figures(told: Vec<v1::RouterFigures>) -> BTreeMap<RouterId, v1::RouterFigures
             .iter()
             .flat_map(|rule| [&rule.protocol, &rule.ports]);
         let mut names = names.chain(legs).chain(ports);
-        let mut addresses = router.nat.iter().map(|rule| &rule.address);
+        let lease = router.lease.iter();
+        let lease = lease.flat_map(|lease| [&lease.address, &lease.gateway, &lease.server]);
+        let mut addresses = router.nat.iter().map(|rule| &rule.address).chain(lease);
         router.rules.len() <= PARTS
             && router.legs.len() <= PARTS
             && router.nat.len() <= NAT_RULES

@@ -5,6 +5,7 @@
 mod carry;
 mod flows;
 mod meter;
+mod outer;
 mod route;
 mod rules;
 
@@ -12,6 +13,7 @@ pub use carry::{track_connections, tracked_connections};
 pub use meter::{
     LinkCounts, NatCount, RouterCounts, RuleCount, refuse_flows, router_counts, tracked_flows,
 };
+pub use outer::OuterSocket;
 
 use crate::error::{Cause, Doing, Error};
 use crate::fdb::{self, RawNeighbour};

@@ -48,33 +48,45 @@ pub(crate) mod code {
     pub(crate) const END: u8 = 255;
 }
 
-/// A client's message.
+/// A message as it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Request {
+pub(crate) struct Message {
     pub(crate) hops: u8,
     pub(crate) xid: [u8; 4],
     pub(crate) flags: u16,
     /// The address that the client has, if it may use it.
     pub(crate) ciaddr: Ipv4Addr,
+    /// The address that the client is to have.
+    pub(crate) yiaddr: Ipv4Addr,
     /// The relay's address.
     pub(crate) giaddr: Ipv4Addr,
     pub(crate) chaddr: MacAddr,
     options: BTreeMap<u8, Vec<u8>>,
 }
 
-impl Request {
+impl Message {
     /// Reads a message of a client on Ethernet.
     pub(crate) fn parse(message: &[u8]) -> Option<Self> {
+        Self::parse_as(BOOTREQUEST, message)
+    }
+
+    /// Reads a message to a client on Ethernet.
+    pub(crate) fn parse_reply(message: &[u8]) -> Option<Self> {
+        Self::parse_as(BOOTREPLY, message)
+    }
+
+    fn parse_as(expected: u8, message: &[u8]) -> Option<Self> {
         let mut reader = Reader(message);
         let [op, htype, hlen, hops] = reader.array()?;
-        if op != BOOTREQUEST || [htype, hlen] != ETHERNET {
+        if op != expected || [htype, hlen] != ETHERNET {
             return None;
         }
         let xid = reader.array()?;
         reader.u16()?;
         let flags = reader.u16()?;
         let ciaddr = reader.ipv4()?;
-        reader.bytes(8)?;
+        let yiaddr = reader.ipv4()?;
+        reader.bytes(4)?;
         let giaddr = reader.ipv4()?;
         let chaddr = MacAddr(reader.array()?);
         reader.bytes(10)?;
@@ -101,6 +113,7 @@ impl Request {
             xid,
             flags,
             ciaddr,
+            yiaddr,
             giaddr,
             chaddr,
             options,
@@ -159,7 +172,7 @@ pub(crate) struct Reply {
 impl Reply {
     /// The message in at most `most` bytes, which are more than [`FIXED_BYTES`]. Options go into the
     /// fields for names once their own place is full (RFC 2132 §9.3).
-    pub(crate) fn encode(&self, request: &Request, most: usize) -> Vec<u8> {
+    pub(crate) fn encode(&self, request: &Message, most: usize) -> Vec<u8> {
         let last = self.last.as_ref().map_or(0, |(_, bytes)| encoded(bytes));
         let room = most.saturating_sub(FIXED_BYTES + 1 + last);
         let all: usize = self.options.iter().map(|(_, bytes)| encoded(bytes)).sum();
@@ -220,6 +233,31 @@ impl Reply {
     }
 }
 
+/// A client's message, to no relay: options in this order.
+pub(crate) fn request(
+    xid: [u8; 4],
+    secs: u16,
+    ciaddr: Ipv4Addr,
+    chaddr: MacAddr,
+    options: &[(u8, Vec<u8>)],
+) -> Vec<u8> {
+    let mut message = vec![BOOTREQUEST, ETHERNET[0], ETHERNET[1], 0];
+    message.extend(xid);
+    message.extend(secs.to_be_bytes());
+    message.extend([0; 2]);
+    message.extend(ciaddr.octets());
+    message.extend([0; 12]);
+    message.extend(chaddr.0);
+    message.resize(FIXED_BYTES - COOKIE.len(), 0);
+    message.extend(COOKIE);
+    for (code, bytes) in options {
+        put_option(&mut message, *code, bytes);
+    }
+    message.push(code::END);
+    message.resize(message.len().max(LEAST_BYTES), code::PAD);
+    message
+}
+
 /// Bytes that an option takes with its headers.
 fn encoded(bytes: &[u8]) -> usize {
     bytes.len() + 2 * bytes.len().div_ceil(255).max(1)
@@ -249,8 +287,8 @@ mod tests {
         message
     }
 
-    fn parsed(options: &[u8]) -> Option<Request> {
-        Request::parse(&[request(), options.to_vec()].concat())
+    fn parsed(options: &[u8]) -> Option<Message> {
+        Message::parse(&[request(), options.to_vec()].concat())
     }
 
     #[test]
@@ -274,7 +312,7 @@ mod tests {
         message[108..111].copy_from_slice(&[12, 1, b'f']);
         message[44..47].copy_from_slice(&[60, 1, b's']);
         message.extend([52, 1, 3, 255]);
-        let read = Request::parse(&message).unwrap();
+        let read = Message::parse(&message).unwrap();
         assert_eq!(read.option(12), Some(&b"f"[..]));
         assert_eq!(read.option(60), Some(&b"s"[..]));
     }
@@ -284,10 +322,10 @@ mod tests {
         for (at, byte) in [(0, 2), (1, 6), (2, 8), (236, 0)] {
             let mut message = request();
             message[at] = byte;
-            assert_eq!(Request::parse(&message), None, "byte {at}");
+            assert_eq!(Message::parse(&message), None, "byte {at}");
         }
         for short in 0..240 {
-            assert_eq!(Request::parse(&request()[..short]), None);
+            assert_eq!(Message::parse(&request()[..short]), None);
         }
     }
 
@@ -309,11 +347,11 @@ mod tests {
                 options: options.clone(),
                 last: last.clone(),
             };
-            let mut message = reply.encode(&Request::parse(&request()).unwrap(), most);
+            let mut message = reply.encode(&Message::parse(&request()).unwrap(), most);
             prop_assert!(message.len() <= most, "{} of {}", message.len(), most);
             prop_assert!(message.len() >= LEAST_BYTES);
             message[0] = BOOTREQUEST;
-            let read = Request::parse(&message).unwrap();
+            let read = Message::parse(&message).unwrap();
             let mut left_out = 0;
             for (code, bytes) in options.iter().chain(&last) {
                 match read.option(*code) {

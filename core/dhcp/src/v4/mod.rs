@@ -1,12 +1,15 @@
 //! The DHCPv4 server (RFC 2131) of one port: authoritative for its NIC and nobody else.
 
+mod client;
 mod message;
 
 use crate::wire::{self, Udp};
 use crate::{Answer, Event, Facts, Reason, V4};
-use message::{Reply, Request, code};
+use message::{Message, Reply, code};
 use model::{METADATA_V4, MacAddr};
 use std::net::{IpAddr, Ipv4Addr};
+
+pub use client::{Client, Identity, OuterLease};
 
 /// Seconds that an address may be used without word from us: what an agent may be away. A client
 /// that asks for less gets less.
@@ -54,7 +57,7 @@ pub(crate) fn answer(facts: &Facts, packet: &[u8]) -> Answer {
     if udp.destination_port != SERVER_PORT {
         return Answer::dropped(Reason::NotARequest);
     }
-    let Some(request) = Request::parse(udp.payload) else {
+    let Some(request) = Message::parse(udp.payload) else {
         return Answer::dropped(Reason::Malformed);
     };
     let Some(v4) = facts.v4 else {
@@ -76,7 +79,7 @@ pub(crate) fn answer(facts: &Facts, packet: &[u8]) -> Answer {
 struct Transaction<'a> {
     facts: &'a Facts,
     v4: V4,
-    request: Request,
+    request: Message,
 }
 
 impl Transaction<'_> {

@@ -256,16 +256,10 @@ impl Want {
                 format!("router {router_name} has no way out: {bridge} is down: bring it up");
             self.trouble(subject, false, message);
         }
-        let addresses = match &uplink.address {
-            UplinkAddress::Static(addresses) => addresses.clone(),
-            UplinkAddress::Dhcp => {
-                let message = format!(
-                    "router {router_name} has no way out: addresses by DHCP are not supported yet, \
-                     give it one"
-                );
-                self.trouble(subject, false, message);
-                return None;
-            }
+        let (addresses, gateways) = match &uplink.address {
+            UplinkAddress::Static(addresses) => (addresses.clone(), uplink.gateways.clone()),
+            // It is asked for by this leg; nothing else leaves by it before there is one.
+            UplinkAddress::Dhcp => (Vec::new(), Vec::new()),
         };
         let of_bridge = there.and_then(|link| Mtu::new(link.mtu.min(65_535)).ok())?;
         let mtu = uplink.mtu.unwrap_or(of_bridge);
@@ -296,7 +290,7 @@ impl Want {
         Some(Outside {
             device: name,
             addresses,
-            gateways: uplink.gateways.clone(),
+            gateways,
         })
     }
 

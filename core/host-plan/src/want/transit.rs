@@ -18,7 +18,7 @@ use std::net::IpAddr;
 pub fn prefixes_of(router: &RouterConfig) -> impl Iterator<Item = IpNet> + '_ {
     let legs = router.legs.iter().flat_map(|leg| &leg.addresses);
     let gateways = router.uplink.iter().filter(|uplink| {
-        // No way out is made of it yet.
+        // It leads nowhere before there is an address.
         uplink.address != UplinkAddress::Dhcp
     });
     let gateways = gateways.flat_map(|uplink| &uplink.gateways);

@@ -76,11 +76,14 @@ pub(crate) struct CreateRouter {
     #[arg(long, value_name = "LEG", value_parser = leg)]
     leg: Vec<v1::RouterLeg>,
     /// The bridge of this host that leads outside
-    #[arg(long, requires = "address")]
+    #[arg(long, requires = "outer")]
     bridge: Option<model::IfName>,
     /// An address outside, ADDRESS/LENGTH; may be given several times
-    #[arg(long, requires = "bridge")]
+    #[arg(long, requires = "bridge", group = "outer")]
     address: Vec<ipnet::IpNet>,
+    /// The address outside is a DHCP server's to give
+    #[arg(long, requires = "bridge", group = "outer")]
+    dhcp: bool,
     /// The way on from there; may be given several times
     #[arg(long, requires = "bridge")]
     gateway: Vec<IpAddr>,
@@ -426,6 +429,8 @@ impl StatusView {
                     .into_iter()
                     .map(|line| format!("       {line}")),
             );
+            let lease = figures.lease();
+            lines.extend(lease.map(|lease| format!("lease  {}", lease.line())));
             let nat = figures.nat().iter();
             lines.extend(nat.map(|rule| format!("nat    {}", rule.line())));
         }
@@ -517,7 +522,7 @@ impl CreateRouter {
             bridge: bridge.to_string(),
             mac: String::new(),
             addresses: self.address.iter().map(ToString::to_string).collect(),
-            dhcp: false,
+            dhcp: self.dhcp,
             gateways: self.gateway.iter().map(ToString::to_string).collect(),
             mtu: 0,
         });

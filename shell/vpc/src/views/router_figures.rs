@@ -16,6 +16,58 @@ pub(crate) struct FiguresView {
     rules: BTreeMap<String, CountView>,
     legs: Vec<LegCountView>,
     nat: Vec<NatCountView>,
+    lease: Option<LeaseView>,
+}
+
+/// A router's address outside, from a DHCP server.
+#[derive(Debug, Serialize)]
+pub(crate) struct LeaseView {
+    /// None while there is none.
+    pub(crate) address: Option<String>,
+    gateway: Option<String>,
+    server: Option<String>,
+    since: Option<String>,
+    renewed: Option<String>,
+    until: Option<String>,
+    /// Since when no server has answered; none if none is asked.
+    asking_since: Option<String>,
+}
+
+impl From<v1::UplinkLease> for LeaseView {
+    fn from(lease: v1::UplinkLease) -> Self {
+        let at = |unix_ms: u64| (unix_ms > 0).then(|| time(unix_ms));
+        Self {
+            address: some(lease.address),
+            gateway: some(lease.gateway),
+            server: some(lease.server),
+            since: at(lease.since_unix_ms),
+            renewed: at(lease.renewed_unix_ms),
+            until: at(lease.until_unix_ms),
+            asking_since: at(lease.asking_since_unix_ms),
+        }
+    }
+}
+
+impl LeaseView {
+    /// For people.
+    pub(crate) fn line(&self) -> String {
+        let (Some(address), Some(until)) = (&self.address, &self.until) else {
+            return match &self.asking_since {
+                Some(since) => format!("no DHCP server has answered since {since}"),
+                None => "no DHCP server is asked".to_owned(),
+            };
+        };
+        let server = self.server.as_deref().unwrap_or("nobody");
+        let by = match &self.gateway {
+            Some(gateway) => format!(", by {gateway}"),
+            None => String::new(),
+        };
+        let asking = match &self.asking_since {
+            Some(since) => format!(", not prolonged since {since}"),
+            None => String::new(),
+        };
+        format!("{address} from {server} until {until}{by}{asking}")
+    }
 }
 
 /// What passed by a rule of address translation, both ways.
@@ -103,6 +155,7 @@ impl From<v1::RouterFigures> for FiguresView {
             rules: rules.collect(),
             legs: legs.collect(),
             nat: figures.nat.into_iter().map(Into::into).collect(),
+            lease: figures.lease.map(Into::into),
         }
     }
 }
@@ -119,6 +172,11 @@ impl FiguresView {
             size(leg.out_bytes),
             leg.out_packets
         ))
+    }
+
+    /// Of its address outside, if it comes by DHCP.
+    pub(crate) fn lease(&self) -> Option<&LeaseView> {
+        self.lease.as_ref()
     }
 
     /// By rule of address translation.
@@ -215,7 +273,15 @@ mod tests {
                 bytes: 2048,
                 since_unix_ms: 0,
             }],
+            lease: Some(v1::UplinkLease {
+                address: "192.0.2.7/24".to_owned(),
+                server: "192.0.2.1".to_owned(),
+                until_unix_ms: 1,
+                ..v1::UplinkLease::default()
+            }),
         });
+        let told = format!("192.0.2.7/24 from 192.0.2.1 until {}", time(1));
+        assert_eq!(view.lease().map(LeaseView::line), Some(told));
         assert_eq!(view.nat()[0].rule, "forward");
         let told = format!("3 packets, 2.0 KiB since {}", time(0));
         assert_eq!(view.nat()[0].words(), told);

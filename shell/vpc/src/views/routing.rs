@@ -1,6 +1,6 @@
 //! Routers, external networks and public addresses.
 
-use super::router_figures::NatCountView;
+use super::router_figures::{LeaseView, NatCountView};
 use super::{ConditionView, FiguresView, MetaView, condition_lines, dash, short, some, word};
 use crate::output::Row;
 use api::v1;
@@ -244,6 +244,8 @@ impl RouterView {
         let mut groups = vec![("legs".to_owned(), self.leg_lines())];
         if let Some(uplink) = &self.uplink {
             let mut lines = uplink.lines();
+            let lease = self.figures.as_ref().and_then(FiguresView::lease);
+            lines.extend(lease.map(LeaseView::line));
             lines.extend(
                 self.figures
                     .as_ref()

@@ -6,6 +6,7 @@ mod clients;
 mod counted;
 mod lasting;
 mod tenants;
+mod uplink;
 mod wrong;
 
 use lab::Lab;
