@@ -5,6 +5,7 @@ use crate::events::{Event, Reply, Request};
 use crate::evpn_api::EvpnApi;
 use crate::l3_api::without_gateways_of;
 use crate::meter::Meter;
+use crate::names::Tally;
 use crate::view::View;
 use api::tonic::{self, Response, Status};
 use api::v1;
@@ -45,6 +46,7 @@ pub(crate) struct Local {
     bgp: EvpnApi,
     dhcp: Dhcp,
     pub(crate) meter: Meter,
+    names: Tally,
     identity: Arc<Identity>,
 }
 
@@ -53,6 +55,7 @@ pub(crate) struct Knowing {
     pub(crate) evpn: EvpnApi,
     pub(crate) dhcp: Dhcp,
     pub(crate) meter: Meter,
+    pub(crate) names: Tally,
 }
 
 /// Binds the socket: in a directory and with a mode that only root can use. A socket that a killed
@@ -93,6 +96,7 @@ pub(crate) async fn serve(
         bgp: knowing.evpn,
         dhcp: knowing.dhcp,
         meter: knowing.meter,
+        names: knowing.names,
         identity: Arc::new(identity),
     };
     tonic::transport::Server::builder()
@@ -476,6 +480,7 @@ impl v1::agent_control_server::AgentControl for Local {
                 .iter()
                 .map(|stack| stack.ports.len() as u32)
                 .sum(),
+            questions: self.names.counts().questions(),
         }))
     }
 

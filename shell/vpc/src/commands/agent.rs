@@ -13,6 +13,7 @@ use crate::views::{ConditionView, capability, condition_lines, role, some};
 use api::v1;
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -250,8 +251,50 @@ struct StatusView {
     failed_actions: u64,
     configs_received: u64,
     reconnects: u64,
+    questions: Vec<QuestionsView>,
     peers: Vec<PeerView>,
     conditions: Vec<ConditionView>,
+}
+
+/// What NICs asked the routers here for.
+#[derive(Debug, Serialize)]
+struct QuestionsView {
+    /// "dns" or "metadata".
+    service: String,
+    queries: u64,
+    answered: u64,
+    forwarded: u64,
+    unanswered: u64,
+    refused: u64,
+    events: BTreeMap<String, u64>,
+}
+
+impl From<v1::RouterQuestions> for QuestionsView {
+    fn from(told: v1::RouterQuestions) -> Self {
+        Self {
+            service: told.service,
+            queries: told.queries,
+            answered: told.answered,
+            forwarded: told.forwarded,
+            unanswered: told.unanswered,
+            refused: told.refused,
+            events: told.events.into_iter().collect(),
+        }
+    }
+}
+
+impl QuestionsView {
+    fn line(&self) -> String {
+        format!(
+            "{} {} queries: {} answered, {} forwarded, {} unanswered, {} refused",
+            self.queries,
+            self.service,
+            self.answered,
+            self.forwarded,
+            self.unanswered,
+            self.refused
+        )
+    }
 }
 
 fn show(global: &Global, status: v1::AgentStatus) -> Outcome {
@@ -283,6 +326,7 @@ fn show(global: &Global, status: v1::AgentStatus) -> Outcome {
         failed_actions: counters.failed_actions,
         configs_received: counters.configs_received,
         reconnects: counters.reconnects,
+        questions: status.questions.into_iter().map(Into::into).collect(),
         peers: status.peers.into_iter().map(Into::into).collect(),
         conditions: status.conditions.into_iter().map(Into::into).collect(),
     };
@@ -370,6 +414,8 @@ fn details(view: &StatusView) -> Vec<(&'static str, String)> {
             .to_owned(),
         ),
     ];
+    let asked = view.questions.iter().filter(|told| told.queries > 0);
+    details.extend(asked.map(|told| ("routers were asked", told.line())));
     details.extend(condition_lines(&view.conditions));
     details
 }
