@@ -126,7 +126,16 @@ impl Nlri {
         }
     }
 
-    pub(crate) fn mac_ip(rd: Rd, tag: u32, mac: MacAddr, ip: Option<IpAddr>, label: u32) -> Self {
+    /// With a second label the address is routed to as well: the VNI of the VPC's routers (RFC 9135
+    /// §5.1).
+    pub(crate) fn mac_ip(
+        rd: Rd,
+        tag: u32,
+        mac: MacAddr,
+        ip: Option<IpAddr>,
+        label: u32,
+        routed: Option<u32>,
+    ) -> Self {
         let route = wire::EvpnRoute::MacIp(wire::EvpnMacIp {
             rd: wire::RouteDistinguisher(rd.to_bytes()),
             esi: wire::EthernetSegmentIdentifier::ZERO,
@@ -134,7 +143,7 @@ impl Nlri {
             mac: wire::MacAddress(mac.0),
             ip,
             label1: wire::MplsLabel::new(label),
-            label2: None,
+            label2: routed.map(wire::MplsLabel::new),
         });
         Self {
             key: RouteKey::MacIp { rd, tag, mac, ip },
@@ -347,7 +356,7 @@ pub(crate) struct OwnAttrs<'a> {
     pub(crate) neighbour_flags: NeighbourFlags,
     /// VNI, for Type-3 routes.
     pub(crate) replication: Option<u32>,
-    /// The router's, for Type-5 routes.
+    /// The router's, for Type-5 routes, and Type-2 routes with two labels.
     pub(crate) router_mac: Option<MacAddr>,
 }
 

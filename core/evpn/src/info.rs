@@ -20,9 +20,11 @@ pub struct RouteInfo {
     pub sticky: bool,
     /// The first label: the VNI.
     pub label: Option<u32>,
+    /// The second label: the VNI that the address of a Type-2 route is routed over.
+    pub routed: Option<u32>,
     /// The VTEP.
     pub next_hop: IpAddr,
-    /// The router there, of a Type-5 route that names one.
+    /// The router there, of a route that names one.
     pub router_mac: Option<MacAddr>,
     /// Whom it was learned from; none for our own.
     pub from: Option<PeerId>,

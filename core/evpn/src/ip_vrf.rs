@@ -1,5 +1,5 @@
 //! IP-VRFs: what routers of this host announce, and which prefixes are behind routers elsewhere
-//! (RFC 9136 §4.4.1, interface-less).
+//! (RFC 9136 §4.4.1, interface-less) and which addresses behind their hosts (RFC 9135 §5.2).
 
 use crate::codec::RouteKey;
 use crate::local::{self, OwnRoute};
@@ -14,9 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Prefixes that one VPC's routers take in: some thousands of subnets, and a bound on what a VTEP
-/// gone wild does to route hosts.
-const PREFIXES_MAX: usize = 16_384;
+/// Prefixes that one VPC's routers take in: some ten thousands of NICs with two addresses, and a bound on
+/// what a VTEP gone wild does to hosts.
+const PREFIXES_MAX: usize = 65_536;
 
 /// The IP-VRFs of this host.
 #[derive(Debug, Default)]
@@ -127,7 +127,7 @@ impl IpVrfs {
 }
 
 impl Vrfs {
-    /// Takes a change of the best path to a Type-5 route.
+    /// Takes a change of the best path to a route that has a destination.
     pub(crate) fn apply_prefix(&mut self, key: &RouteKey, old: Option<&Path>, new: Option<&Path>) {
         let mut vnis = BTreeSet::new();
         for path in [old, new].into_iter().flatten() {
@@ -141,7 +141,7 @@ impl Vrfs {
     /// What a route says in one IP-VRF, in the place of what it said before.
     pub(crate) fn set_prefix(&mut self, vni: Vni, key: &RouteKey, path: Option<&Path>) {
         let own = key.rd().and_then(crate::Rd::router_id) == Some(self.router_id());
-        let (Some(vrf), Some(prefix)) = (self.ip.vrfs.get_mut(&vni), key.prefix()) else {
+        let (Some(vrf), Some(prefix)) = (self.ip.vrfs.get_mut(&vni), key.destination()) else {
             return;
         };
         let mut macs = BTreeSet::new();
@@ -151,7 +151,9 @@ impl Vrfs {
             !own && targets.any(|target| vrf.import.takes(*target))
         };
         if let Some(path) = path.filter(wanted) {
-            match prefix::judge(vni, self.vtep, prefix, path) {
+            match prefix::judge(vni, self.vtep, prefix, key, path) {
+                // Bridged to alone, whatever its targets.
+                Err(Unused::OneLabel) => {}
                 Ok(claim) => {
                     macs.insert(claim.mac);
                     vrf.put(prefix, key, claim);

@@ -56,7 +56,7 @@ pub use info::{PeerCounters, PeerInfo, RouteInfo, SessionState};
 pub use insight::{Alert, AlertKind, ClaimInfo, MacInfo, PathCount, Summary};
 pub use limit::{MacLevel, MacLimit};
 pub use link::ConnId;
-pub use local::{BadLocalState, LocalEvi, LocalIpVrf, LocalMac, LocalState, RouteTargets};
+pub use local::{BadLocalState, LocalEvi, LocalIpVrf, LocalMac, LocalState, RouteTargets, Routed};
 pub use raised::Sequences;
 pub use speaker::{Action, BadConfig, CannotRefresh, Event, Refused, Speaker, StopKind, Transmit};
 pub use taken_back::Members;

@@ -60,6 +60,20 @@ pub struct LocalEvi {
     pub domains: BTreeSet<Tag>,
     /// MACs behind this host, each in one of `domains`.
     pub macs: BTreeMap<(Tag, MacAddr), LocalMac>,
+    /// The router on this host by which others reach the addresses of `macs`; none if they are
+    /// bridged to only. Of [`Encoding::VlanBased`] instances.
+    pub routed: Option<Routed>,
+}
+
+/// Symmetric routing and bridging (RFC 9135 §5): what an address of a MAC-VRF is routed by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Routed {
+    /// The VNI of the VPC's routers (L3VNI), the routes' second label.
+    pub vni: Vni,
+    /// Targets of the VPC's routers, put on the routes beside the instance's own.
+    pub targets: RouteTargets,
+    /// The Router's MAC (RFC 9135 §8.1).
+    pub mac: MacAddr,
 }
 
 impl LocalEvi {
@@ -71,6 +85,7 @@ impl LocalEvi {
             targets: RouteTargets::Auto,
             domains: BTreeSet::new(),
             macs: BTreeMap::new(),
+            routed: None,
         }
     }
 }
@@ -219,6 +234,15 @@ pub(crate) fn check(state: &LocalState) -> Result<(), BadLocalState> {
                 return Err(BadLocalState::NoDomain { vni, mac, tag });
             }
         }
+        if let Some(routed) = &evi.routed {
+            if state.evis.contains_key(&routed.vni) {
+                return Err(BadLocalState::SharedVni(routed.vni));
+            }
+            if !routed.mac.is_usable() {
+                let (vni, mac) = (routed.vni, routed.mac);
+                return Err(BadLocalState::UnusableMac { vni, mac });
+            }
+        }
     }
     for (index, vrf) in &state.ip_vrfs {
         if let Some(other) = by_index.get(index) {
@@ -246,15 +270,19 @@ pub(crate) fn routes_of(
 ) -> BTreeMap<RouteKey, OwnRoute> {
     let rd = Rd::of_instance(speaker.router_id, evi.rd_index);
     let targets = exported(&evi.targets, vni, speaker);
-    let attrs = |sequence, sticky, neighbour_flags, replication| {
+    let both: Vec<RouteTarget> = evi.routed.as_ref().map_or_else(Vec::new, |routed| {
+        let more = exported(&routed.targets, routed.vni, speaker);
+        targets.iter().copied().chain(more).collect()
+    });
+    let attrs = |sequence, sticky, neighbour_flags, replication, routed: Option<&Routed>| {
         Arc::new(Attrs::own(&OwnAttrs {
             next_hop: vtep,
-            targets: &targets,
+            targets: if routed.is_some() { &both } else { &targets },
             sequence,
             sticky,
             neighbour_flags,
             replication,
-            router_mac: None,
+            router_mac: routed.map(|routed| routed.mac),
         }))
     };
     let mut routes = BTreeMap::new();
@@ -262,11 +290,11 @@ pub(crate) fn routes_of(
         let attrs = Arc::clone(attrs);
         routes.insert(nlri.key.clone(), OwnRoute { nlri, attrs });
     };
-    let flood = attrs(0, false, NeighbourFlags::default(), Some(vni.get()));
+    let flood = attrs(0, false, NeighbourFlags::default(), Some(vni.get()), None);
     for tag in &evi.domains {
         put(Nlri::imet(rd, wire_tag(*tag), vtep), &flood);
     }
-    let mut shared: BTreeMap<(u32, bool, NeighbourFlags), Arc<Attrs>> = BTreeMap::new();
+    let mut shared: BTreeMap<(u32, bool, NeighbourFlags, bool), Arc<Attrs>> = BTreeMap::new();
     for ((tag, mac), held) in &evi.macs {
         let addresses = held.addresses.iter().copied().map(Some);
         for ip in std::iter::once(None).chain(addresses) {
@@ -274,10 +302,13 @@ pub(crate) fn routes_of(
                 continue;
             };
             let (sticky, flags) = (held.sticky, held.flags(ip));
+            // A MAC is only bridged to.
+            let routed = evi.routed.as_ref().filter(|_| ip.is_some());
             let attrs = shared
-                .entry((sequence, sticky, flags))
-                .or_insert_with(|| attrs(sequence, sticky, flags, None));
-            let nlri = Nlri::mac_ip(rd, wire_tag(*tag), *mac, ip, vni.get());
+                .entry((sequence, sticky, flags, routed.is_some()))
+                .or_insert_with(|| attrs(sequence, sticky, flags, None, routed));
+            let label = routed.map(|routed| routed.vni.get());
+            let nlri = Nlri::mac_ip(rd, wire_tag(*tag), *mac, ip, vni.get(), label);
             put(nlri, attrs);
         }
     }

@@ -1,4 +1,5 @@
-//! Type-5 routes (RFC 9136): what stands in them, and whether this host can use one.
+//! Type-5 routes (RFC 9136), and Type-2 routes that are routed to (RFC 9135): what stands in them, and
+//! whether this host can use one.
 
 use crate::codec::RouteKey;
 use crate::rest::Rest;
@@ -8,13 +9,22 @@ use ipnet::IpNet;
 use model::{MacAddr, Vni};
 use std::cmp::Reverse;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
 /// `| RD 8 | tag 4 | length 1 | prefix 4,16 |`: what identifies a Type-5 route (RFC 9136 §3.1).
 const PREFIX_AT: usize = 8 + 4 + 1;
 
 impl RouteKey {
+    /// What a route leads to, if it may be routed: the prefix of a Type-5 route, the address of a
+    /// Type-2 route.
+    pub(crate) fn destination(&self) -> Option<IpNet> {
+        match self {
+            Self::MacIp { ip, .. } => Some(IpNet::from((*ip)?)),
+            _ => self.prefix(),
+        }
+    }
+
     /// The prefix of a Type-5 route, without host bits.
     pub(crate) fn prefix(&self) -> Option<IpNet> {
         let Self::Other { kind: 5, id } = self else {
@@ -76,8 +86,20 @@ pub(crate) struct Claim {
 }
 
 /// RFC 4271 §9.1.2.2 as far as it chooses between hosts; that a path is stale for a while says
-/// nothing about the way (RFC 4724 §4.2).
-pub(crate) type Rank = (bool, u32, Reverse<usize>, Reverse<u8>, Reverse<u32>);
+/// nothing about the way (RFC 4724 §4.2). Before that, where a MAC is: who has an address is nearer than
+/// who has its prefix.
+pub(crate) type Rank = (
+    bool,
+    Option<Seat>,
+    u32,
+    Reverse<usize>,
+    Reverse<u8>,
+    Reverse<u32>,
+);
+
+/// Which of two hosts that announce a MAC has it, as in a MAC-VRF: static bit, sequence, lower address
+/// (RFC 7432 §15).
+pub(crate) type Seat = (bool, u32, Reverse<IpAddr>);
 
 /// Why a route that is meant for a VPC here makes no row. Its peers are told of it in other ways
 /// than RFC 7606's: it is well-formed, and others may be able to use it.
@@ -91,6 +113,7 @@ pub(crate) enum Unused {
     Label(u32),
     NextHop(IpAddr),
     Prefix,
+    OneLabel,
 }
 
 impl fmt::Display for Unused {
@@ -103,20 +126,30 @@ impl fmt::Display for Unused {
             Self::RouterMac(mac) => write!(f, "with router's MAC {mac}, which no interface has"),
             Self::Label(label) => write!(f, "with label {label}, which is not the VPC's VNI"),
             Self::NextHop(ip) => write!(f, "with next hop {ip}, which is not another VTEP"),
+            Self::OneLabel => f.write_str("with one label, and nothing that is routed over"),
             Self::Prefix => f.write_str("with a prefix that is not routed"),
         }
     }
 }
 
-/// Judges a route that `vni` takes in, at the VTEP `own` (RFC 9136 §3.2, §4.4.1).
+/// Judges a route that `vni` takes in, at the VTEP `own` (RFC 9136 §3.2, §4.4.1; RFC 9135 §5.2).
 pub(crate) fn judge(
     vni: Vni,
     own: Option<IpAddr>,
     prefix: IpNet,
+    key: &RouteKey,
     path: &Path,
 ) -> Result<Claim, Unused> {
     let attrs = &path.attrs;
-    let says = Says::read(&path.rest).ok_or(Unused::Prefix)?;
+    let says = match key {
+        // The segment of a MAC is where it is bridged to.
+        RouteKey::MacIp { .. } => Says {
+            segment: false,
+            gateway: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            label: path.rest.routed_label(key).ok_or(Unused::OneLabel)?,
+        },
+        _ => Says::read(&path.rest).ok_or(Unused::Prefix)?,
+    };
     if !attrs.vxlan {
         return Err(Unused::Encapsulation);
     }
@@ -145,6 +178,11 @@ pub(crate) fn judge(
         mac,
         rank: (
             !path.is_last_resort(),
+            matches!(key, RouteKey::MacIp { .. }).then_some((
+                attrs.sticky,
+                attrs.sequence,
+                Reverse(vtep),
+            )),
             attrs.local_pref,
             Reverse(attrs.as_path_len),
             Reverse(attrs.origin),

@@ -60,6 +60,23 @@ impl Rest {
         Some(u32::from_be_bytes([0, label[0], label[1], label[2]]))
     }
 
+    /// Second label of a Type-2 route, if it has one: the VNI that its address is routed over (RFC
+    /// 9135 §5.1).
+    pub(crate) fn routed_label(&self, key: &RouteKey) -> Option<u32> {
+        let RouteKey::MacIp { ip, .. } = key else {
+            return None;
+        };
+        let label: [u8; 3] = match self {
+            Self::Labels { octets, len: 6 } => octets[3..].try_into().ok()?,
+            Self::Labels { .. } => return None,
+            Self::Whole(raw) => {
+                let at = 2 + 30 + ip.map_or(0, |ip| octets_of(ip).len()) + 3;
+                raw.get(at..at + 3)?.try_into().ok()?
+            }
+        };
+        Some(u32::from_be_bytes([0, label[0], label[1], label[2]]))
+    }
+
     /// How many octets [`Self::write`] writes.
     pub(crate) fn written_len(&self, key: &RouteKey) -> usize {
         match (self, key) {
@@ -229,6 +246,9 @@ mod tests {
             assert_eq!(written, raw);
             assert_eq!(rest.written_len(&nlri.key), raw.len());
             assert_eq!(rest.label(&nlri.key), nlri.label);
+            let two = raw[0] == 2 && raw.ends_with(&[1, 2, 3, 4, 5, 6]);
+            let second = two.then_some(0x0004_0506);
+            assert_eq!(rest.routed_label(&nlri.key), second, "{raw:02x?}");
         }
     }
 }

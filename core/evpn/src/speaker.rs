@@ -714,6 +714,7 @@ impl Speaker {
                     .rest
                     .label(key)
                     .or(path.attrs.replication.map(|(label, _)| label)),
+                routed: path.rest.routed_label(key),
                 next_hop: path.attrs.next_hop,
                 router_mac: path.attrs.router_mac,
                 from: match source {

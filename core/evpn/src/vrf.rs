@@ -258,10 +258,9 @@ impl Vrfs {
         self.version += u64::from(differs);
         if !rebuilt.is_empty() || !fresh.is_empty() {
             for (key, path) in best {
-                if key.kind() == 5 {
+                if key.destination().is_some() {
                     let all = fresh.iter();
                     all.for_each(|vni| self.set_prefix(*vni, key, Some(path)));
-                    continue;
                 }
                 for vni in self.importers(path) {
                     if rebuilt.contains(&vni) {
@@ -414,8 +413,8 @@ impl Vrfs {
 
     /// Takes a change of the best path to a route.
     pub(crate) fn apply(&mut self, key: &RouteKey, old: Option<&Path>, new: Option<&Path>) {
-        if key.kind() == 5 {
-            return self.apply_prefix(key, old, new);
+        if key.destination().is_some() {
+            self.apply_prefix(key, old, new);
         }
         // In before out: the row of a MAC that stays must not vanish in between.
         let stays = |path: &Path| self.importers(path);
