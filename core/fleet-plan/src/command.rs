@@ -7,7 +7,7 @@ use crate::{
 use ipnet::IpNet;
 use model::{
     AccountId, Encoding, HostId, Labels, MacAddr, Mtu, Name, NicId, ObjectId, Revision, Role,
-    SpeakerKind, SubnetId, SubnetOptions, UnixMillis, UserData, VlanId, Vni, VpcId,
+    Routing, SpeakerKind, SubnetId, SubnetOptions, UnixMillis, UserData, VlanId, Vni, VpcId,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -108,6 +108,9 @@ pub struct CreateVpc {
     pub vni: Option<Vni>,
     /// How subnets are told apart on the wire.
     pub encoding: Encoding,
+    /// Where its subnets are routed, for good.
+    #[serde(default)]
+    pub routing: Routing,
     /// The users' labels.
     pub labels: Labels,
 }

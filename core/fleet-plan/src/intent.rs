@@ -721,7 +721,13 @@ impl Intent {
                 macs.chain(outer).collect()
             }
             Object::PublicIp(public) => vec![Resource::Public(public.network, public.address)],
-            Object::Vpc(vpc) => vec![Resource::Vni(vpc.vni)],
+            Object::Vpc(vpc) => {
+                let gateway = vpc.gateway_mac().map(|mac| Resource::Mac(vpc.id, mac));
+                [Resource::Vni(vpc.vni)]
+                    .into_iter()
+                    .chain(gateway)
+                    .collect()
+            }
             Object::Subnet(subnet) => {
                 let shared = self.vpc(subnet.vpc).map(|vpc| vpc.vni) == Some(subnet.vni);
                 std::iter::once(Resource::Vlan(subnet.vpc, subnet.vlan))

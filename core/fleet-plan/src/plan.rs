@@ -1,12 +1,13 @@
 //! Intent + inventory -> what one host has to make true.
 
+use crate::intent::prefixes_of;
 use crate::{Intent, vpc_names};
 use ipnet::IpNet;
 use model::{
     BgpConfig, Encoding, Gateway, Generation, HostConfig, HostId, MacAddr, MovePhase, NatConfig,
     Nic, ObjectId, OneToOne, OuterLeg, Placement, Port, PortRole, PublicTarget, Reflector, Router,
     RouterConfig, RouterId, RouterLeg, Segment, SourceNat, SourcePolicy, SpeakerKind, Stack,
-    Subnet, SubnetId, Transit, Underlay, Uplink, UplinkAddress, Voting, Vpc, VpcId,
+    Subnet, SubnetId, Transit, Underlay, Uplink, UplinkAddress, Voting, Vpc, VpcId, VpcNames,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -58,12 +59,19 @@ impl Draft {
 
 /// What `host` has to make true; none if it is no host of this cluster. Only subnets with a NIC
 /// or a router's leg on the host are in it. Same inputs, same draft.
+///
+/// In a VPC that is routed on every host a gateway has no id of its own, so it is rendered here and is no
+/// object of the intent.
 pub fn plan(intent: &Intent, host: HostId, reflectors: &[Reflector]) -> Option<Draft> {
     let inventory = intent.host(host)?;
     let mut parts: BTreeMap<VpcId, Parts<'_>> = BTreeMap::new();
     let mut routers = Vec::new();
     for router in intent.routers_of_host(host) {
         let config = router_config(intent, router, inventory.speaker);
+        if is_way_out_only(intent, router) {
+            routers.push(config);
+            continue;
+        }
         let part = parts.entry(router.vpc).or_default();
         for leg in &router.legs {
             part.subnets
@@ -82,15 +90,15 @@ pub fn plan(intent: &Intent, host: HostId, reflectors: &[Reflector]) -> Option<D
         .map(|subnet| (*subnet, others(intent, *subnet, inventory.underlay)))
         .filter(|(_, vteps)| !vteps.is_empty())
         .collect();
-    let stacks = parts
-        .into_iter()
-        .map(|(id, part)| {
-            let vpc = intent
-                .vpc(id)
-                .expect("the VPC of a subnet exists: its deletion is refused");
-            stack(intent, host, vpc, &part)
-        })
-        .collect();
+    let mut stacks = Vec::new();
+    for (id, part) in parts {
+        let vpc = intent
+            .vpc(id)
+            .expect("the VPC of a subnet exists: its deletion is refused");
+        stacks.push(stack(intent, host, vpc, &part));
+        routers.extend(gateway(intent, host, vpc, &part));
+    }
+    routers.sort_by_key(|router| router.id);
     Some(Draft(HostConfig {
         host,
         generation: Generation(0),
@@ -164,10 +172,13 @@ fn segment(intent: &Intent, vpc: &Vpc, subnet: &Subnet) -> Segment {
         v4: subnet.v4,
         v6: subnet.v6,
         options: subnet.options.clone(),
-        gateway: leg.map(|leg| Gateway {
-            mac: leg.mac,
-            addresses: subnet.gateways().map(|net| net.addr()).collect(),
-        }),
+        gateway: vpc
+            .gateway_mac()
+            .or(leg.map(|leg| leg.mac))
+            .map(|mac| Gateway {
+                mac,
+                addresses: subnet.gateways().map(|net| net.addr()).collect(),
+            }),
     }
 }
 
@@ -203,20 +214,53 @@ fn seat(host: HostId, nic: &Nic) -> (&Placement, PortRole, u32) {
     }
 }
 
+/// A VPC that is routed on every host: its gateway on one of them, in the subnets of the NICs there.
+/// Those of NICs on other hosts are reached over the VPC's own VNI.
+fn gateway(intent: &Intent, host: HostId, vpc: &Vpc, part: &Parts<'_>) -> Option<RouterConfig> {
+    let mac = vpc.gateway_mac()?;
+    let [.., a, b, c, d, e] = host.bits().to_be_bytes();
+    Some(RouterConfig {
+        // One a host: it needs no id but the VPC's, and has the same name everywhere.
+        id: RouterId::from_random(vpc.id.bits()),
+        vpc: vpc.id,
+        name: format!("{}/gateway", vpc.name),
+        legs: part.subnets.values().map(|s| leg(s, mac)).collect(),
+        uplink: None,
+        routes: Vec::new(),
+        nat: NatConfig::default(),
+        epoch: 0,
+        names: vpc_names::of_gateway(intent, vpc, host),
+        transit: Some(Transit {
+            vni: vpc.vni,
+            // The host's own, in contrast to the gateway's: where frames that were routed go.
+            mac: MacAddr([0x1e, a, b, c, d, e]),
+        }),
+        anycast: true,
+        inner: Vec::new(),
+    })
+}
+
+/// True for the router of a VPC that is routed on every host.
+fn is_way_out_only(intent: &Intent, router: &Router) -> bool {
+    intent.vpc(router.vpc).and_then(Vpc::gateway_mac).is_some()
+}
+
+fn leg(subnet: &Subnet, mac: MacAddr) -> RouterLeg {
+    RouterLeg {
+        subnet: subnet.id,
+        mac,
+        addresses: subnet.gateways().collect(),
+        mtu: subnet.mtu,
+    }
+}
+
 fn router_config(intent: &Intent, router: &Router, speaker: SpeakerKind) -> RouterConfig {
-    let legs: Vec<RouterLeg> = router
-        .legs
-        .iter()
-        .map(|leg| {
-            let subnet = subnet_of(intent, leg.subnet);
-            RouterLeg {
-                subnet: leg.subnet,
-                mac: leg.mac,
-                addresses: subnet.gateways().collect(),
-                mtu: subnet.mtu,
-            }
-        })
+    let way_out_only = is_way_out_only(intent, router);
+    let legs = router.legs.iter().filter(|_| !way_out_only);
+    let legs = legs
+        .map(|l| leg(subnet_of(intent, l.subnet), l.mac))
         .collect();
+    let inner = intent.subnets_of(router.vpc).filter(|_| way_out_only);
     let vpc = intent
         .vpc(router.vpc)
         .expect("the VPC of a router exists: its deletion is refused");
@@ -228,9 +272,14 @@ fn router_config(intent: &Intent, router: &Router, speaker: SpeakerKind) -> Rout
         uplink: router.uplink.as_ref().map(|leg| uplink(intent, leg)),
         routes: router.routes.clone(),
         nat: nat(intent, router),
-        names: vpc_names::of_router(intent, vpc, router),
+        names: match way_out_only {
+            true => VpcNames::default(),
+            false => vpc_names::of_router(intent, vpc, router),
+        },
         transit: transit(vpc, router.id, speaker),
         epoch: router.placement.epoch,
+        anycast: false,
+        inner: inner.flat_map(prefixes_of).collect(),
     }
 }
 

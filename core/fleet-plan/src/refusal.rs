@@ -334,6 +334,36 @@ pub enum Refusal {
         /// The VPC.
         vpc: String,
     },
+    /// A bundle's VNI is on its subnets' frames.
+    #[error(
+        "vpc {vpc} cannot be a vlan-aware-bundle and be routed on every host: a bundle's VNI is on its subnets' frames, and none is left for what is routed; use encoding vlan-based, or routing central"
+    )]
+    BundleDistributed {
+        /// The VPC.
+        vpc: String,
+    },
+    /// FRR does not see the inside of a gateway.
+    #[error(
+        "host {host} has FRR as its EVPN client, and VPC {vpc} is routed on every host (routing distributed), which takes the built-in speaker: use another host, the built-in speaker (vpc host set {host} --speaker builtin), or a VPC with routing central"
+    )]
+    FrrDistributed {
+        /// Which host.
+        host: String,
+        /// Which VPC.
+        vpc: String,
+    },
+    /// What each host routes has one way out.
+    #[error(
+        "router {router} cannot be made: VPC {vpc} is routed on every host (routing distributed) and has its one way out already, router {other}: use that one"
+    )]
+    SecondWayOut {
+        /// The router that was to be.
+        router: String,
+        /// Which VPC.
+        vpc: String,
+        /// The one that is there.
+        other: String,
+    },
     /// The host takes no new NICs.
     #[error(
         "host {host} is draining and takes nothing new: choose another host, or end the draining"
@@ -598,6 +628,7 @@ impl Refusal {
             Self::HostDraining { .. }
             | Self::HostRole { .. }
             | Self::FrrBundle { .. }
+            | Self::FrrDistributed { .. }
             | Self::NoRouteHost { .. }
             | Self::NotARouteHost { .. }
             | Self::HostUnable { .. } => Code::UnsuitableHost,
@@ -617,6 +648,8 @@ impl Refusal {
             | Self::MtuTooLarge { .. }
             | Self::MtuTooSmall { .. }
             | Self::BundleVni { .. }
+            | Self::BundleDistributed { .. }
+            | Self::SecondWayOut { .. }
             | Self::NoRole { .. }
             | Self::InterfaceReserved { .. }
             | Self::LegElsewhere { .. }

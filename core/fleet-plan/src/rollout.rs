@@ -3,7 +3,7 @@
 use crate::decision::hex;
 use crate::voting::voting;
 use crate::{Delta, Draft, Electorate, Intent, plan};
-use model::{Generation, HostConfig, HostId, Object, Reflector, Role, SubnetId, VpcId};
+use model::{Generation, HostConfig, HostId, Object, Reflector, Role, SubnetId, Vpc, VpcId};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -141,6 +141,10 @@ impl Rollout {
         let routers = intent.routers_of_vpc(vpc);
         self.stale
             .extend(routers.map(|router| router.placement.host));
+        // So do gateways, which are where the NICs are.
+        if intent.vpc(vpc).and_then(Vpc::gateway_mac).is_some() {
+            self.stale.extend(intent.hosts_of_vpc(vpc));
+        }
     }
 
     /// Marks all hosts: `intent` was loaded afresh.

@@ -1,12 +1,22 @@
 //! What a router has to know of its VPC's names.
 
 use crate::Intent;
-use model::{NamedNic, NamedSubnet, Router, Subnet, Vpc, VpcNames};
+use model::{HostId, NamedNic, NamedSubnet, Nic, Router, Subnet, Vpc, VpcNames};
 
-/// Of all subnets with a NIC. User data is told to one router only, the one that the NIC can ask.
+/// What a router is told.
 pub(crate) fn of_router(intent: &Intent, vpc: &Vpc, router: &Router) -> VpcNames {
+    let has_leg = |nic: &Nic| router.legs.iter().any(|leg| leg.subnet == nic.subnet);
+    of(intent, vpc, has_leg)
+}
+
+/// What a VPC's gateway on a host is told.
+pub(crate) fn of_gateway(intent: &Intent, vpc: &Vpc, host: HostId) -> VpcNames {
+    of(intent, vpc, |nic| nic.seats().any(|seat| seat.host == host))
+}
+
+/// Of all subnets with a NIC. User data is told only where the NIC can ask.
+fn of(intent: &Intent, vpc: &Vpc, can_ask: impl Fn(&Nic) -> bool) -> VpcNames {
     let subnet = |subnet: &Subnet| {
-        let has_leg = router.legs.iter().any(|leg| leg.subnet == subnet.id);
         let nics = intent.nics_of_subnet(subnet.id);
         NamedSubnet {
             subnet: subnet.id,
@@ -18,7 +28,7 @@ pub(crate) fn of_router(intent: &Intent, vpc: &Vpc, router: &Router) -> VpcNames
                     name: nic.name.clone(),
                     mac: nic.mac,
                     addresses: nic.addresses.clone(),
-                    user_data: nic.user_data.clone().filter(|_| has_leg),
+                    user_data: nic.user_data.clone().filter(|_| can_ask(nic)),
                 })
                 .collect(),
         }

@@ -523,7 +523,8 @@ impl HostMachine {
     fn router_greetings(&self, ready: &Readiness, observed: &HostState) -> Vec<Step> {
         let new = |router: &&RouterConfig| {
             let leased = self.leased.as_ref();
-            leased.is_some_and(|leased| leased.contains(&router.id))
+            // Nobody elsewhere had one that is on every host.
+            leased.is_some_and(|leased| leased.contains(&router.id) && !router.anycast)
                 && ready.routers.contains(&router.id)
                 && !self.greeted_routers.contains(&router.id)
         };

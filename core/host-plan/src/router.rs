@@ -81,7 +81,7 @@ pub struct Hop {
     pub gateway: Option<IpAddr>,
 }
 
-/// A neighbour that nobody asks for: EVPN says which MAC it has.
+/// A neighbour that nobody asks for: EVPN or the planner says which MAC it has.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NextHop {
     /// The interface.
@@ -182,6 +182,13 @@ impl RouterChange {
 pub struct RouterFirewall {
     /// Interfaces of the inside.
     pub legs: BTreeSet<IfName>,
+    /// Interfaces that connections of which are not tracked: nothing is translated, and all passes.
+    pub untracked: BTreeSet<IfName>,
+    /// By which interface it sends back what came by it from another router of the VPC, for a public address
+    /// of its own.
+    pub turns_at: Option<IfName>,
+    /// And as whom: its addresses outside, so that the answer comes back here.
+    pub turns_as: BTreeSet<IpAddr>,
     /// What is reached by them: the prefixes of legs, and of routes by them.
     pub inside: BTreeSet<IpNet>,
     /// The interface to the outside.

@@ -215,7 +215,11 @@ impl fmt::Display for RouterChange {
                 );
                 let sources = sources.collect::<Vec<_>>().join(",");
                 let sources = if sources.is_empty() { "none" } else { &sources };
-                write!(f, "rules, nat {sources}, {opened} opened")
+                write!(f, "rules, nat {sources}, {opened} opened")?;
+                match firewall.untracked.is_empty() {
+                    true => Ok(()),
+                    false => f.write_str(", nothing tracked"),
+                }
             }
             Self::SetMac { link, mac } => write!(f, "mac {mac} on {link}"),
             Self::SetMtu { link, mtu } => write!(f, "mtu {mtu} on {link}"),

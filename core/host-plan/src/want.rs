@@ -278,7 +278,10 @@ impl Want {
         if !bundle {
             let membership = Membership {
                 bridge: bridge.clone(),
-                flags: tunnel_flags(observed),
+                flags: BridgePortFlags {
+                    isolated: has_anycast(desired.routers, segment.subnet),
+                    ..tunnel_flags(observed)
+                },
                 vlans: Some(access(segment, filtering)),
             };
             self.tunnel(
@@ -547,7 +550,9 @@ impl Want {
             };
             self.fdb.insert(row, subject);
         }
-        for ((_, mac), vtep) in evi.macs.iter().filter(|((of, _), _)| *of == tag) {
+        let (own_macs, own_addresses) = anycast_in(desired.routers, segment.subnet);
+        let macs = evi.macs.iter().filter(|((of, _), _)| *of == tag);
+        for ((_, mac), vtep) in macs.filter(|((_, mac), _)| !own_macs.contains(mac)) {
             let vtep = match self.behind.entry((tunnel.clone(), *mac)) {
                 Entry::Vacant(entry) => entry.insert(*vtep),
                 Entry::Occupied(entry) => &*entry.into_mut(),
@@ -572,6 +577,8 @@ impl Want {
             return;
         };
         let of_tag = evi.neighbours.iter().filter(|((of, _), _)| *of == tag);
+        let of_tag =
+            of_tag.filter(|((_, ip), mac)| !own_addresses.contains(ip) && !own_macs.contains(*mac));
         for ((_, ip), mac) in of_tag.filter(|((_, ip), _)| vlan_device || ip.is_ipv4()) {
             let row = Neighbour {
                 dev: holder.clone(),
@@ -608,6 +615,27 @@ fn legs_in(routers: &[RouterConfig], subnet: SubnetId) -> impl Iterator<Item = M
     let legs = routers.iter().flat_map(|router| &router.legs);
     legs.filter(move |leg| leg.subnet == subnet)
         .map(|leg| leg.mac)
+}
+
+/// True if the gateway of a subnet is one of many. It and the tunnel are isolated ports then: no frame
+/// goes from one to the other, so that each answers its own host's NICs and no others.
+fn has_anycast(routers: &[RouterConfig], subnet: SubnetId) -> bool {
+    let mut routers = routers.iter().filter(|router| router.anycast);
+    routers.any(|router| router.legs.iter().any(|leg| leg.subnet == subnet))
+}
+
+/// What an anycast gateway has in a subnet, and nobody elsewhere may claim.
+fn anycast_in(routers: &[RouterConfig], subnet: SubnetId) -> (BTreeSet<MacAddr>, BTreeSet<IpAddr>) {
+    let routers = routers.iter().filter(|router| router.anycast);
+    let legs = routers.flat_map(|router| &router.legs);
+    let legs = legs.filter(|leg| leg.subnet == subnet);
+    let of = |leg: &model::RouterLeg| {
+        let addresses = leg.addresses.iter().map(IpNet::addr);
+        let link_local = IpAddr::V6(leg.mac.link_local());
+        (leg.mac, addresses.chain([link_local]).collect::<Vec<_>>())
+    };
+    let (macs, addresses): (BTreeSet<_>, Vec<_>) = legs.map(of).unzip();
+    (macs, addresses.into_iter().flatten().collect())
 }
 
 /// True if frames to the NIC go out of its port: it is in use here, and no other host has won it.

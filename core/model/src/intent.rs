@@ -2,8 +2,8 @@
 
 use crate::{
     AccountId, Asn, Attachment, Encoding, ExternalNetwork, ExternalNetworkId, HostId, MacAddr, Mtu,
-    Name, NicId, PublicIp, PublicIpId, Router, RouterId, SpeakerKind, SubnetId, SubnetOptions,
-    UserData, VlanId, Vni, VoterSet, VpcId,
+    Name, NicId, PublicIp, PublicIpId, Router, RouterId, Routing, SpeakerKind, SubnetId,
+    SubnetOptions, UserData, VlanId, Vni, VoterSet, VpcId,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -98,6 +98,9 @@ pub struct Vpc {
     pub vni: Vni,
     /// How subnets are told apart on the wire.
     pub encoding: Encoding,
+    /// Where its subnets are routed.
+    #[serde(default, skip_serializing_if = "Routing::is_default")]
+    pub routing: Routing,
     /// Revision, age, labels.
     pub meta: Meta,
 }
@@ -106,6 +109,16 @@ impl Vpc {
     /// The VPC's private AS number.
     pub const fn asn(&self) -> Asn {
         Asn::of_vpc(self.vni)
+    }
+
+    /// MAC of the gateway in each of its subnets, on every host: none if the subnets are routed by
+    /// routers, each of which has MACs of its own.
+    pub const fn gateway_mac(&self) -> Option<MacAddr> {
+        let [.., a, b, c, d, e] = self.id.bits().to_be_bytes();
+        match self.routing {
+            Routing::Central => None,
+            Routing::Distributed => Some(MacAddr([0x1a, a, b, c, d, e])),
+        }
     }
 }
 

@@ -134,6 +134,52 @@ pub enum Encoding {
     VlanAwareBundle,
 }
 
+/// Where packets between a VPC's subnets are routed.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Routing {
+    /// On the route hosts, by the routers that the subnets are attached to.
+    #[default]
+    Central,
+    /// On each host with a NIC of the VPC, by a gateway that is the same everywhere (symmetric IRB,
+    /// RFC 9135 §5); only what goes out takes the way over a route host.
+    Distributed,
+}
+
+impl Routing {
+    /// True for the one that is meant where none is named.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Text that is no routing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a kind of routing: central or distributed")]
+pub struct BadRouting(pub String);
+
+impl FromStr for Routing {
+    type Err = BadRouting;
+    fn from_str(text: &str) -> Result<Self, BadRouting> {
+        match text {
+            "central" => Ok(Self::Central),
+            "distributed" => Ok(Self::Distributed),
+            _ => Err(BadRouting(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Routing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Central => "central",
+            Self::Distributed => "distributed",
+        })
+    }
+}
+
 /// Text that is no encoding.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not an encoding: vlan-based or vlan-aware-bundle")]
@@ -198,6 +244,14 @@ plain_number!(Asn, u32, u32, AsnZero, |raw| Asn::new(raw).ok_or(AsnZero));
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn routing_survives_its_text() {
+        for text in ["central", "distributed"] {
+            assert_eq!(text.parse::<Routing>().unwrap().to_string(), text);
+        }
+        assert!("local".parse::<Routing>().is_err());
+    }
 
     #[test]
     fn ranges_end_where_the_standards_say() {

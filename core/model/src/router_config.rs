@@ -38,6 +38,14 @@ pub struct RouterConfig {
     /// How it reaches the VPC's other routers; none if it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transit: Option<Transit>,
+    /// It is one of as many as there are hosts with NICs of the VPC: legs of all of them have the same
+    /// MAC and addresses, each is for the NICs of its own host alone, and nobody elsewhere hears of it
+    /// but as the way to those (symmetric IRB, RFC 9135 §5).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub anycast: bool,
+    /// Prefixes that are the VPC's, of which an address that nobody has leads nowhere, and not outside.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inner: Vec<IpNet>,
 }
 
 /// A router's place among the routers of its VPC: all of them, on whichever hosts, have a leg in one
@@ -319,6 +327,8 @@ mod tests {
             epoch: 3,
             names: VpcNames::default(),
             transit: None,
+            anycast: false,
+            inner: Vec::new(),
         };
         let text = serde_json::to_string(&router).unwrap();
         let expected =

@@ -5,7 +5,7 @@ use crate::evpn_api::{EvpnApi, EvpnSource};
 use crate::rd::Of;
 use evpn::{
     Config, LocalEvi, LocalIpVrf, LocalMac, LocalState, MacLimit, Members, PeerConfig, Policy,
-    Role, RouteTargets, Sequences, StopKind, Timing, router_id_of as router_id,
+    Role, RouteTargets, Routed, Sequences, StopKind, Timing, router_id_of as router_id,
 };
 use frr::{Macs, Sessions, Wanted};
 use frr_driver::{Driver, Options as FrrOptions, Status as FrrStatus};
@@ -609,7 +609,8 @@ pub(crate) fn configured_macs(
         for segment in &stack.segments {
             let tag = tag_of(stack, segment);
             let ports = stack.ports.iter().map(|port| (port.subnet, port.mac));
-            let legs = routers.iter().flat_map(|router| &router.legs);
+            let legs = routers.iter().filter(|router| !router.anycast);
+            let legs = legs.flat_map(|router| &router.legs);
             let legs = legs.map(|leg| (leg.subnet, leg.mac));
             let here = ports.chain(legs).filter(|(at, _)| *at == segment.subnet);
             macs.extend(here.map(|(_, mac)| (segment.vni, tag, mac)));
@@ -655,9 +656,11 @@ pub(crate) fn local_state(
                 };
                 evi.macs.insert((tag, port.mac), mac);
             }
+            evi.routed = routed_by(routers, ready, segment);
+            // One that is on every host is on no other's way.
             let open = routers
                 .iter()
-                .filter(|router| ready.routers.contains(&router.id));
+                .filter(|router| ready.routers.contains(&router.id) && !router.anycast);
             let legs = open.flat_map(|router| router.legs.iter().map(move |leg| (router, leg)));
             for (router, leg) in legs.filter(|(_, leg)| leg.subnet == segment.subnet) {
                 let mac = LocalMac {
@@ -687,6 +690,21 @@ pub(crate) fn local_state(
         }
     }
     local
+}
+
+/// The gateway on this host by which others reach the addresses of a segment's NICs here.
+fn routed_by(routers: &[RouterConfig], ready: &Readiness, segment: &Segment) -> Option<Routed> {
+    let mut routers = routers.iter().filter(|router| router.anycast);
+    let router = routers.find(|router| {
+        let has_leg = router.legs.iter().any(|leg| leg.subnet == segment.subnet);
+        has_leg && ready.transits.contains(&router.id)
+    })?;
+    let transit = router.transit?;
+    Some(Routed {
+        vni: transit.vni,
+        targets: RouteTargets::Auto,
+        mac: transit.mac,
+    })
 }
 
 /// Placements count from 1.

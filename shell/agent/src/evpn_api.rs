@@ -510,6 +510,9 @@ fn wire_route(info: RouteInfo, decided_by: &[&str]) -> v1::EvpnRoute {
         _ => (String::new(), String::new()),
     };
     let mut attributes = vec![info.route.clone()];
+    if let (2, Some(vni), Some(mac)) = (route_type, info.routed, info.router_mac) {
+        attributes.push(format!("routed over VNI {vni} by {mac}"));
+    }
     attributes.extend(info.sticky.then(|| "sticky".to_owned()));
     // The last resort (RFC 9494).
     attributes.extend(info.long_lived_stale.then(|| "long-lived stale".to_owned()));

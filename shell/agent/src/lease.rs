@@ -38,7 +38,8 @@ pub(crate) struct Orders {
     address: Option<IpAddr>,
     voting: Option<Voting>,
     routers: BTreeMap<RouterId, Placed>,
-    /// Ports of routers that the host's own API made: nobody else could run those, so they need no lease.
+    /// Ports of routers that need no lease, as nobody else could run them: those that the host's own API
+    /// made, and gateways that every host has.
     own: BTreeMap<RouterId, BTreeSet<IfName>>,
 }
 
@@ -70,7 +71,9 @@ impl Leased {
 impl Orders {
     /// What a configuration comes to, beside routers that the host's own API made.
     pub(crate) fn of(config: &HostConfig, local: &LocalStacks) -> Self {
-        let placed = config.routers.iter().map(|router| {
+        let here_only = config.routers.iter().filter(|router| router.anycast);
+        let placed = config.routers.iter().filter(|router| !router.anycast);
+        let placed = placed.map(|router| {
             let placed = Placed {
                 epoch: router.epoch,
                 ports: ports(router),
@@ -84,6 +87,7 @@ impl Orders {
             routers: placed.collect(),
             own: local
                 .routers()
+                .chain(here_only)
                 .map(|router| (router.id, ports(router)))
                 .collect(),
         }

@@ -12,8 +12,8 @@ use ipnet::IpNet;
 use model::{
     Asn, Attachment, BgpConfig, Capability, Condition, Encoding, Gateway, Generation, HostConfig,
     HostStatus, IfName, Kind, Liveness, MacAddr, ObjectId, Port, PortRole, Protocol, Reflector,
-    Resources, Role, Secret, Segment, SourcePolicy, SpeakerKind, Stack, SubnetId, SubnetOptions,
-    Underlay, UnixMillis, canonical_cidr,
+    Resources, Role, Routing, Secret, Segment, SourcePolicy, SpeakerKind, Stack, SubnetId,
+    SubnetOptions, Underlay, UnixMillis, canonical_cidr,
 };
 use std::collections::BTreeSet;
 use std::fmt;
@@ -198,6 +198,9 @@ closed_enum!(v1::Role, Role, "role", {
 });
 closed_enum!(v1::Encoding, Encoding, "encoding", {
     VlanBased <-> VlanBased, VlanAwareBundle <-> VlanAwareBundle,
+});
+closed_enum!(v1::Routing, Routing, "routing", {
+    Central <-> Central, Distributed <-> Distributed,
 });
 closed_enum!(v1::Speaker, SpeakerKind, "speaker", {
     Builtin <-> Builtin, Frr <-> Frr,

@@ -47,6 +47,8 @@ impl From<(&Vpc, String)> for v1::Vpc {
             vni: vpc.vni.get(),
             asn: vpc.asn().get(),
             encoding: v1::Encoding::from(vpc.encoding).into(),
+            routing: v1::Routing::from(vpc.routing).into(),
+            gateway_mac: text(&vpc.gateway_mac()),
             meta: Some((&vpc.meta).into()),
         }
     }

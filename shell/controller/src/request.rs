@@ -9,7 +9,8 @@ use fleet_plan::{
 use ipnet::IpNet;
 use model::{
     AccountId, Encoding, ExternalNetworkId, HostId, Kind, Labels, MacAddr, Mtu, Name, NicId,
-    ObjectId, PublicIpId, Revision, RouterId, SubnetId, VlanId, Vni, VpcId, canonical_cidr,
+    ObjectId, PublicIpId, Revision, RouterId, Routing, SubnetId, VlanId, Vni, VpcId,
+    canonical_cidr,
 };
 use std::collections::HashMap;
 
@@ -150,6 +151,7 @@ pub(crate) fn create_vpc(wire: v1::CreateVpcRequest) -> Result<Unresolved, BadRe
     let cidrs = cidrs(Field::root("cidrs"), wire.cidrs)?;
     let vni = chosen::<Vni, u32>(Field::root("vni"), wire.vni)?;
     let encoding = encoding(wire.encoding)?;
+    let routing = routing(wire.routing)?;
     let labels = labels(Field::root("labels"), wire.labels)?;
     Ok(Box::new(move |intent| {
         Ok(Command::CreateVpc(CreateVpc {
@@ -158,6 +160,7 @@ pub(crate) fn create_vpc(wire: v1::CreateVpcRequest) -> Result<Unresolved, BadRe
             cidrs: cidrs.clone(),
             vni,
             encoding,
+            routing,
             labels: labels.clone(),
         }))
     }))
@@ -374,6 +377,13 @@ fn encoding(raw: i32) -> Result<Encoding, BadRequest> {
     match raw {
         0 => Ok(Encoding::default()),
         raw => Field::root("encoding").enumeration::<v1::Encoding, Encoding>(raw),
+    }
+}
+
+fn routing(raw: i32) -> Result<Routing, BadRequest> {
+    match raw {
+        0 => Ok(Routing::default()),
+        raw => Field::root("routing").enumeration::<v1::Routing, Routing>(raw),
     }
 }
 

@@ -289,7 +289,11 @@ impl State {
             name: router.name.to_string(),
             path: self.path(&Object::Router(router.clone())),
             vpc_id: router.vpc.to_string(),
-            legs: router.legs.iter().map(|leg| self.leg_view(leg)).collect(),
+            legs: router
+                .legs
+                .iter()
+                .map(|leg| self.leg_view(router, leg))
+                .collect(),
             uplink: router.uplink.as_ref().map(|leg| self.outer_view(leg)),
             routes: router.routes.iter().map(Into::into).collect(),
             source: v1::SourcePolicy::from(router.source).into(),
@@ -308,12 +312,15 @@ impl State {
         }
     }
 
-    fn leg_view(&self, leg: &model::Leg) -> v1::router::Leg {
+    fn leg_view(&self, router: &Router, leg: &model::Leg) -> v1::router::Leg {
         let subnet = self.intent.subnet(leg.subnet);
+        // What NICs see of it: a VPC that is routed on every host has one gateway.
+        let vpc = self.intent.vpc(router.vpc);
+        let gateway = vpc.and_then(model::Vpc::gateway_mac);
         v1::router::Leg {
             subnet_id: leg.subnet.to_string(),
             subnet_path: self.intent.path(ObjectId::Subnet(leg.subnet)),
-            mac: leg.mac.to_string(),
+            mac: gateway.unwrap_or(leg.mac).to_string(),
             addresses: subnet
                 .into_iter()
                 .flat_map(|subnet| subnet.gateways().map(|net| net.to_string()))

@@ -87,7 +87,7 @@ fn look_here() -> Result<RouterState, Cause> {
     Ok(state)
 }
 
-/// Our neighbour rows: next hops have IPv6 addresses.
+/// Our neighbour rows: next hops, which have IPv6 addresses, and NICs that a gateway asks nobody for.
 fn next_hops(
     socket: &mut Socket,
     names: &BTreeMap<u32, IfName>,
@@ -101,9 +101,11 @@ fn next_hops(
             mac: row.mac,
         })
     };
-    let request = fdb::get_neighbours(libc::AF_INET6);
-    let result = socket.dump(request, |_, payload| hops.extend(hop(payload)));
-    route::tolerate_no_ipv6(true, result)?;
+    for (family, ipv6) in [(libc::AF_INET, false), (libc::AF_INET6, true)] {
+        let request = fdb::get_neighbours(family);
+        let result = socket.dump(request, |_, payload| hops.extend(hop(payload)));
+        route::tolerate_no_ipv6(ipv6, result)?;
+    }
     Ok(hops)
 }
 

@@ -105,6 +105,8 @@ fn vpc(v: u8) -> (Stack, RouterConfig) {
             vni: vni(u32::from(v) * 100),
             mac: transit_mac(v),
         }),
+        anycast: false,
+        inner: Vec::new(),
     };
     (stack, router)
 }
@@ -398,6 +400,63 @@ fn a_router_leads_between_subnets_and_out() {
             None,
             "the namespace's own stack"
         );
+    });
+}
+
+/// A gateway that every host has: it routes, keeps nothing of what passes, and is apart from the tunnel; it
+/// knows the NICs here without asking.
+#[test]
+fn an_anycast_gateway_is_for_its_own_host() {
+    lab(|lab| {
+        let mut wish = Wish::of(&[1]);
+        let router = &mut wish.routers[0];
+        router.anycast = true;
+        router.uplink = None;
+        router.nat = NatConfig::default();
+        let id = router.id;
+        let ready = wish.make(lab);
+        assert_eq!(ready.transits, BTreeSet::from([id]));
+        gateways(1);
+        let netns = OwnedName::router_netns(id);
+        let known = tool(&format!("ip -n {netns} neigh show nud permanent"));
+        for to in ["10.1.2.10", "fd00:2::10"] {
+            assert!(known.contains(&format!("{to} dev l-")), "{known}");
+            assert!(pings("v1a", to), "{to}");
+        }
+        let _server = Server::start("v1b", "10.1.2.10", 7000);
+        let seen = seen_by("v1a", "10.1.2.10", 7000);
+        assert_eq!(seen.as_deref(), Some("10.1.1.10"));
+        let tracked = "cat /proc/sys/net/netfilter/nf_conntrack_count";
+        assert_eq!(
+            tool(&format!("ip netns exec {netns} {tracked}")).trim(),
+            "0"
+        );
+        // What is asked of itself is answered, and is no more open than another router's.
+        assert!(pings("v1a", "10.1.1.1") && pings("v1a", "fd00:1::1"));
+        let _server = Server::start(netns.as_str(), "10.1.1.1", 22);
+        assert_eq!(seen_by("v1a", "10.1.1.1", 22), None);
+        for link in wish.routers[0]
+            .legs
+            .iter()
+            .map(|leg| OwnedName::router_leg(leg.subnet))
+        {
+            let flags = tool(&format!("bridge -d link show dev {link}"));
+            assert!(flags.contains("isolated on"), "{flags}");
+        }
+        for tunnel in ["t-101", "t-102"] {
+            let flags = tool(&format!("bridge -d link show dev {tunnel}"));
+            assert!(flags.contains("isolated on"), "{flags}");
+        }
+        let home = tool("ip neigh show 10.1.1.1 nud permanent");
+        assert!(
+            home.contains(&wish.routers[0].legs[0].mac.to_string()),
+            "{home}"
+        );
+        // It is a router as any other from now on.
+        wish.routers[0].anycast = false;
+        wish.make(lab);
+        assert!(pings("v1a", "10.1.2.10"));
+        assert_eq!(tool("ip neigh show 10.1.1.1 nud permanent"), "");
     });
 }
 

@@ -45,6 +45,10 @@ pub(crate) struct VpcView {
     vni: u32,
     asn: u32,
     encoding: String,
+    /// central or distributed
+    pub(crate) routing: String,
+    /// Of the gateway on every host; empty with routing central.
+    gateway_mac: String,
     #[serde(flatten)]
     meta: MetaView,
 }
@@ -267,6 +271,8 @@ impl From<v1::Vpc> for VpcView {
     fn from(vpc: v1::Vpc) -> Self {
         Self {
             encoding: hyphened(vpc.encoding().as_str_name(), "ENCODING_"),
+            routing: hyphened(vpc.routing().as_str_name(), "ROUTING_"),
+            gateway_mac: vpc.gateway_mac,
             id: vpc.id,
             name: vpc.name,
             path: vpc.path,
@@ -280,6 +286,11 @@ impl From<v1::Vpc> for VpcView {
 }
 
 impl VpcView {
+    /// True if its subnets are routed on each host with NICs in them.
+    pub(crate) fn is_distributed(&self) -> bool {
+        self.routing == "distributed"
+    }
+
     /// Lines for people.
     pub(crate) fn details(&self) -> Vec<(&'static str, String)> {
         let mut details = vec![
@@ -289,7 +300,11 @@ impl VpcView {
             ("vni", self.vni.to_string()),
             ("asn", self.asn.to_string()),
             ("encoding", self.encoding.clone()),
+            ("routing", self.routing.clone()),
         ];
+        if !self.gateway_mac.is_empty() {
+            details.push(("gateway mac", self.gateway_mac.clone()));
+        }
         details.extend(self.meta.details());
         details
     }
@@ -401,6 +416,12 @@ impl MoveView {
 }
 
 impl NicView {
+    /// Hosts with a port of it.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = &str> {
+        let other = self.moving.iter().map(|to| to.other_host_name.as_str());
+        std::iter::once(self.host_name.as_str()).chain(other)
+    }
+
     /// One line of a tree.
     pub(crate) fn summary(&self) -> String {
         let first = format!(
@@ -740,7 +761,8 @@ mod tests {
         let vpc = VpcView::from(v1::Vpc::default());
         assert_eq!(
             fields(&vpc),
-            "account_id asn cidrs created encoding id labels name path resource_version vni"
+            "account_id asn cidrs created encoding gateway_mac id labels name path resource_version \
+             routing vni"
         );
         let subnet = SubnetView::from(v1::Subnet::default());
         assert_eq!(

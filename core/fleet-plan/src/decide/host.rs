@@ -4,8 +4,8 @@ use super::Work;
 use crate::intent::Scope;
 use crate::{CreateHost, Refusal, UpdateHost};
 use model::{
-    Encapsulation, Encoding, Host, HostId, Kind, Name, Object, ObjectId, Role, SpeakerKind,
-    SubnetId, Underlay, VpcId,
+    Encapsulation, Encoding, Host, HostId, Kind, Name, Object, ObjectId, Role, Routing,
+    SpeakerKind, SubnetId, Underlay, VpcId,
 };
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -84,24 +84,28 @@ impl Work<'_> {
             )
             .collect();
         vpcs.into_iter()
-            .try_for_each(|vpc| self.check_bundle(&host.name, speaker, vpc))
+            .try_for_each(|vpc| self.check_speaker(&host.name, speaker, vpc))
     }
 
-    /// FRR maps one VLAN to a VNI, so a bundle's subnets would be one broadcast domain to it.
-    pub(super) fn check_bundle(
+    /// FRR maps one VLAN to a VNI, so a bundle's subnets would be one broadcast domain to it; and it
+    /// would have to see the inside of the host's gateways.
+    pub(super) fn check_speaker(
         &self,
         host: &Name,
         speaker: SpeakerKind,
         vpc: VpcId,
     ) -> Result<(), Refusal> {
-        let encoding = self.intent.vpc(vpc).map(|vpc| vpc.encoding);
-        if speaker == SpeakerKind::Frr && encoding == Some(Encoding::VlanAwareBundle) {
-            return Err(Refusal::FrrBundle {
-                host: host.to_string(),
-                vpc: self.intent.path(ObjectId::Vpc(vpc)),
-            });
+        let path = || self.intent.path(ObjectId::Vpc(vpc));
+        let host = host.to_string();
+        match (speaker, self.intent.vpc(vpc)) {
+            (SpeakerKind::Frr, Some(of)) if of.encoding == Encoding::VlanAwareBundle => {
+                Err(Refusal::FrrBundle { host, vpc: path() })
+            }
+            (SpeakerKind::Frr, Some(of)) if of.routing == Routing::Distributed => {
+                Err(Refusal::FrrDistributed { host, vpc: path() })
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn check_underlay(&self, name: &Name, address: IpAddr) -> Result<(), Refusal> {

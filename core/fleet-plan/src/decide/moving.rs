@@ -40,7 +40,7 @@ impl Work<'_> {
             Way::Start => {
                 self.suitable_host(host.id)?;
                 if let Some(subnet) = self.intent.subnet(nic.subnet) {
-                    self.check_bundle(&host.name, host.speaker, subnet.vpc)?;
+                    self.check_speaker(&host.name, host.speaker, subnet.vpc)?;
                 }
                 let wanted = asked
                     .attachment

@@ -30,7 +30,7 @@ impl<'a> Work<'a> {
             .ok_or_else(|| missing(id))?;
         self.check_name(Kind::Nic, Scope::Subnet(subnet.id), &create.name)?;
         let host = self.suitable_host(create.host)?;
-        self.check_bundle(&host.name, host.speaker, subnet.vpc)?;
+        self.check_speaker(&host.name, host.speaker, subnet.vpc)?;
         self.check_user_data(subnet.vpc, create.user_data.as_ref())?;
         let nic = Nic {
             id: self.draw(NicId::from_random, ObjectId::Nic),

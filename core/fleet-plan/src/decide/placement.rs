@@ -3,7 +3,7 @@
 use super::Work;
 use crate::Refusal;
 use crate::intent::missing;
-use model::{Host, HostId, ObjectId, Role, VpcId};
+use model::{Host, HostId, ObjectId, Role, Routing, VpcId};
 use std::collections::BTreeSet;
 
 impl<'a> Work<'a> {
@@ -39,8 +39,13 @@ impl<'a> Work<'a> {
                 Some("is draining")
             } else if self.context.down.contains(&host.id) {
                 Some("is down")
-            } else if self.check_bundle(&host.name, host.speaker, vpc).is_err() {
-                Some("has FRR as its EVPN client, which does no vlan-aware bundles")
+            } else if self.check_speaker(&host.name, host.speaker, vpc).is_err() {
+                Some(match self.intent.vpc(vpc).map(|vpc| vpc.routing) {
+                    Some(Routing::Distributed) => {
+                        "has FRR as its EVPN client, and the VPC is routed on every host, which takes the built-in speaker"
+                    }
+                    _ => "has FRR as its EVPN client, which does no vlan-aware bundles",
+                })
             } else {
                 None
             }
@@ -76,7 +81,7 @@ impl<'a> Work<'a> {
                 host: host.name.to_string(),
             });
         }
-        self.check_bundle(&host.name, host.speaker, vpc)?;
+        self.check_speaker(&host.name, host.speaker, vpc)?;
         Ok(host)
     }
 }

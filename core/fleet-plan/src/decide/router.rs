@@ -7,7 +7,7 @@ use crate::{CreateRouter, Outside, Refusal, Resource, RouterChange, UpdateRouter
 use ipnet::IpNet;
 use model::{
     ExternalNetwork, HostId, Kind, Leg, Object, ObjectId, OuterLeg, PublicTarget, Router, RouterId,
-    RouterPlacement, SourcePolicy, Subnet, SubnetId, Via,
+    RouterPlacement, Routing, SourcePolicy, Subnet, SubnetId, Via, VpcId,
 };
 
 impl<'a> Work<'a> {
@@ -16,6 +16,15 @@ impl<'a> Work<'a> {
         self.intent.require(owner)?;
         self.check_name(Kind::Router, Scope::Routers(create.vpc), &create.name)?;
         let path = format!("{}/{}", self.intent.path(owner), create.name);
+        if self.is_distributed(create.vpc)
+            && let Some(other) = self.intent.routers_of_vpc(create.vpc).next()
+        {
+            return Err(Refusal::SecondWayOut {
+                router: path,
+                vpc: self.intent.path(owner),
+                other: self.intent.path(ObjectId::Router(other.id)),
+            });
+        }
         let host = self
             .pick_route_host(&path, create.vpc, create.host, None)?
             .id;
@@ -172,6 +181,11 @@ impl<'a> Work<'a> {
         for leg in &router.legs {
             self.check_overlap(path, self.subnet(leg.subnet)?, network)?;
         }
+        if self.is_distributed(router.vpc) {
+            // It is the way out of all of them.
+            let mut subnets = self.intent.subnets_of(router.vpc);
+            subnets.try_for_each(|subnet| self.check_overlap(path, subnet, network))?;
+        }
         if let Some(route) = router.routes.iter().find(|route| {
             route.table.is_none()
                 && (route.prefix.prefix_len() == 0
@@ -278,8 +292,14 @@ impl<'a> Work<'a> {
         Some(self.intent.path(ObjectId::PublicIp(public.id)))
     }
 
+    /// True if the VPC's subnets are routed on every host, and its router is nothing but the way out.
+    pub(super) fn is_distributed(&self, vpc: VpcId) -> bool {
+        let vpc = self.intent.vpc(vpc);
+        vpc.is_some_and(|vpc| vpc.routing == Routing::Distributed)
+    }
+
     /// The subnets of a VPC are apart by themselves; the network outside may be one of them.
-    fn check_overlap(
+    pub(super) fn check_overlap(
         &self,
         path: &str,
         subnet: &Subnet,
@@ -288,7 +308,8 @@ impl<'a> Work<'a> {
         let overlap = |a: &IpNet, b: &IpNet| a.contains(b) || b.contains(a);
         for inner in prefixes_of(subnet) {
             if let Some(outer) = network.prefixes().find(|outer| overlap(&inner, outer)) {
-                let name = self.intent.path(ObjectId::Subnet(subnet.id));
+                let vpc = self.intent.path(ObjectId::Vpc(subnet.vpc));
+                let name = format!("{vpc}/{}", subnet.name);
                 return Err(Refusal::LegOverlap {
                     router: path.to_owned(),
                     one: format!("subnet {name} ({inner})"),

@@ -64,6 +64,9 @@ impl Work<'_> {
                     .to_owned(),
             );
         }
+        if self.is_distributed(router.vpc) {
+            self.check_way_outside(router, route)?;
+        }
         if let Some(connected) = self.connected(router).find(|(net, _)| *net == prefix) {
             return Err(format!(
                 "the router is in that prefix itself, by its leg in {}: choose a longer or a shorter one",
@@ -82,6 +85,22 @@ impl Work<'_> {
         match route.via {
             Via::Blackhole => Ok(()),
             Via::Address(via) => self.check_next_hop(router, prefix, via),
+        }
+    }
+
+    /// A router that is only the way out has no leg where a subnet's own routes or neighbours could be.
+    fn check_way_outside(&self, router: &Router, route: &StaticRoute) -> Result<(), String> {
+        let inside = |via: &IpAddr| {
+            let mut subnets = self.intent.subnets_of(router.vpc).flat_map(prefixes_of);
+            subnets.any(|prefix| prefix.contains(via))
+        };
+        match (route.table, route.via) {
+            (None, Via::Blackhole) => Ok(()),
+            (None, Via::Address(via)) if !inside(&via) => Ok(()),
+            _ => Err(
+                "the VPC's subnets are routed on every host (routing distributed), and the router has no leg in them: name a neighbour outside, or use a VPC with routing central"
+                    .to_owned(),
+            ),
         }
     }
 

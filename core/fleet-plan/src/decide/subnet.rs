@@ -36,6 +36,14 @@ impl<'a> Work<'a> {
             options: checked(&path, create.options)?,
             meta: self.new_meta(create.labels)?,
         };
+        if self.is_distributed(vpc.id) {
+            for router in self.intent.routers_of_vpc(vpc.id) {
+                if let Some(network) = self.network_of(router) {
+                    let path = self.intent.path(ObjectId::Router(router.id));
+                    self.check_overlap(&path, &subnet, network)?;
+                }
+            }
+        }
         Ok(self.put(Object::Subnet(subnet)))
     }
 

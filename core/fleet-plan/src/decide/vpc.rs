@@ -4,7 +4,7 @@ use super::{Work, limits};
 use crate::intent::{PoolKey, Scope, prefixes_of};
 use crate::{CreateVpc, Refusal, Resource, UpdateVpc};
 use ipnet::IpNet;
-use model::{Kind, Object, ObjectId, Vni, Vpc, VpcId, canonical_cidr};
+use model::{Encoding, Kind, Object, ObjectId, Routing, Vni, Vpc, VpcId, canonical_cidr};
 
 /// Automatic VNIs start above what people, who like to give a VNI the number of a VLAN, pick.
 const FIRST_AUTOMATIC_VNI: u32 = 4096;
@@ -16,6 +16,9 @@ impl Work<'_> {
         self.check_name(Kind::Vpc, Scope::Account(create.account), &create.name)?;
         let path = format!("{}/{}", self.intent.path(owner), create.name);
         check_cidrs(&path, &create.cidrs)?;
+        if (create.routing, create.encoding) == (Routing::Distributed, Encoding::VlanAwareBundle) {
+            return Err(Refusal::BundleDistributed { vpc: path });
+        }
         let vpc = Vpc {
             id: self.draw(VpcId::from_random, ObjectId::Vpc),
             account: create.account,
@@ -23,6 +26,7 @@ impl Work<'_> {
             cidrs: create.cidrs,
             vni: self.pick_vni(create.vni)?,
             encoding: create.encoding,
+            routing: create.routing,
             meta: self.new_meta(create.labels)?,
         };
         Ok(self.put(Object::Vpc(vpc)))

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 #![expect(clippy::print_stdout, reason = "figures for whoever runs the test")]
 
+mod distributed;
 mod golden;
 mod invariants;
 mod lookups;

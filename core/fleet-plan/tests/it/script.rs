@@ -214,6 +214,7 @@ impl World {
                     cidrs: line.cidrs(),
                     vni: line.get::<u32>("vni").map(|raw| Vni::new(raw).unwrap()),
                     encoding: line.get::<Encoding>("encoding").unwrap_or_default(),
+                    routing: line.get("routing").unwrap_or_default(),
                     labels: line.labels(),
                 })
             }

@@ -232,6 +232,8 @@ mod tests {
             nat: Default::default(),
             names: Default::default(),
             transit: None,
+            anycast: false,
+            inner: Vec::new(),
             epoch: 0,
         }
     }

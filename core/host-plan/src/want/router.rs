@@ -112,6 +112,16 @@ impl Want {
             .as_ref()
             .and_then(|uplink| self.outer(observed, &mut router, config, uplink));
         let transit = self.transit_leg(desired, &mut router, config);
+        for (subnet, address, mac) in transit::nics_here(desired, config) {
+            let device = OwnedName::router_leg(subnet);
+            if router.links.contains_key(&device) {
+                router.next_hops.insert(NextHop {
+                    device,
+                    address,
+                    mac,
+                });
+            }
+        }
         self.firewall(&mut router, config, outside.as_ref());
         if let (Some(uplink), Some(outside)) = (&config.uplink, &outside) {
             let guard = guard(
@@ -184,10 +194,17 @@ impl Want {
         firewall
             .metadata
             .extend(metadata.iter().copied().map(at_leg));
-        if desired.local_neighbours && stack.encoding == Encoding::VlanBased {
+        // An anycast gateway is nobody's business elsewhere: with its row there no question for it gets
+        // into the tunnel.
+        let link_local = [IpAddr::V6(leg.mac.link_local())];
+        let unheard = metadata.iter().copied().chain(link_local);
+        let unheard = unheard.filter(|_| config.anycast);
+        let seen = config.anycast || desired.local_neighbours;
+        if seen && stack.encoding == Encoding::VlanBased {
             let vlan_device = filtering && observed.capabilities.contains(&Capability::VlanDevices);
             if let Some(holder) = neighbour_holder(segment, filtering, vlan_device) {
-                for ip in addresses.clone().filter(|ip| vlan_device || ip.is_ipv4()) {
+                let all = addresses.clone().chain(unheard);
+                for ip in all.filter(|ip| vlan_device || ip.is_ipv4()) {
                     let row = Neighbour {
                         dev: holder.clone(),
                         ip,
@@ -210,7 +227,10 @@ impl Want {
             mtu: leg.mtu,
             membership: Some(Membership {
                 bridge: segment_bridge(stack, segment, filtering),
-                flags: NIC_FLAGS,
+                flags: BridgePortFlags {
+                    isolated: config.anycast,
+                    ..NIC_FLAGS
+                },
                 vlans: Some(access(segment, filtering)),
             }),
             guard: Some(guard(leg.mac, addresses.chain(metadata.iter().copied()))),
@@ -306,8 +326,12 @@ impl Want {
             .keys()
             .filter(|name| **name != outer && router.transit.as_ref() != Some(*name));
         router.firewall.legs = legs.cloned().collect();
+        if config.anycast {
+            router.firewall.untracked = router.links.keys().cloned().collect();
+        }
         let legs = config.legs.iter().flat_map(|leg| &leg.addresses);
-        router.firewall.inside = legs.clone().map(IpNet::trunc).collect();
+        let inside = legs.clone().map(IpNet::trunc);
+        router.firewall.inside = inside.chain(config.inner.iter().copied()).collect();
         let by_leg = |via: Via| match via {
             Via::Address(gateway) => legs.clone().any(|net| net.contains(&gateway)),
             Via::Blackhole => false,
@@ -321,6 +345,12 @@ impl Want {
             return;
         };
         router.firewall.outer = Some(outside.device.clone());
+        // All that is inside is behind other routers.
+        if !config.inner.is_empty() {
+            router.firewall.turns_at.clone_from(&router.transit);
+            let own = [outside.own(false), outside.own(true)];
+            router.firewall.turns_as = own.into_iter().flatten().collect();
+        }
         let nat = &config.nat;
         let translated = |ip: &IpAddr| ip.is_ipv4() || nat.source_v6;
         let sources: Vec<IpAddr> = match &nat.source {
@@ -410,6 +440,9 @@ impl Want {
         }
         for (prefix, way) in others {
             for_all.entry(prefix).or_insert(way);
+        }
+        for prefix in &config.inner {
+            for_all.entry(*prefix).or_insert(Way::Blackhole);
         }
         let mut tables: BTreeMap<SubnetId, BTreeMap<IpNet, Way>> = BTreeMap::new();
         for route in &config.routes {

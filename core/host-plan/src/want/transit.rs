@@ -3,20 +3,23 @@
 //! speaks in it but routers, and nothing is asked in it: EVPN says who is where.
 
 use super::router::WantRouter;
-use super::{Membership, NIC_FLAGS, Want, WantInside, WantLink, What, device_mac};
+use super::{Membership, NIC_FLAGS, Want, WantInside, WantLink, What, device_mac, is_here};
 use crate::router::{Hop, NextHop, Way};
 use crate::{Desired, FdbRow, FdbState, FdbTarget, Guard, OwnedName, Service, Stamp, Subject};
 use ipnet::IpNet;
 use model::{
-    Encapsulation, Encoding, IpVrfForwarding, MacAddr, RouterConfig, Transit, UplinkAddress, VpcId,
+    Encapsulation, Encoding, IpVrfForwarding, MacAddr, RouterConfig, SubnetId, Transit,
+    UplinkAddress, VpcId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// What a router tells the others of its VPC: the prefixes of its legs, and everything, where it
-/// has a way out.
+/// has a way out. One that is for the NICs of its host alone has no prefix: those are announced one by
+/// one.
 pub fn prefixes_of(router: &RouterConfig) -> impl Iterator<Item = IpNet> + '_ {
-    let legs = router.legs.iter().flat_map(|leg| &leg.addresses);
+    let legs = router.legs.iter().filter(|_| !router.anycast);
+    let legs = legs.flat_map(|leg| &leg.addresses);
     let gateways = router.uplink.iter().filter(|uplink| {
         // It leads nowhere before there is an address.
         uplink.address != UplinkAddress::Dhcp
@@ -159,12 +162,15 @@ pub(super) fn ways(
         let Some(there) = other.transit.filter(|other| other.vni == transit.vni) else {
             continue;
         };
-        for prefix in prefixes_of(other) {
+        let hosts = nics_here(desired, other).map(|(_, address, _)| IpNet::from(address));
+        for prefix in prefixes_of(other).chain(hosts) {
             beside.entry(prefix).or_default().insert(there.mac);
         }
     }
     by_router.extend(beside);
-    let own: BTreeSet<IpNet> = own_prefixes(config).collect();
+    let mut own: BTreeSet<IpNet> = own_prefixes(config).collect();
+    // While a NIC comes here its old host still announces it.
+    own.extend(nics_here(desired, config).map(|(_, address, _)| IpNet::from(address)));
     let mut ways = BTreeMap::new();
     for (prefix, macs) in by_router {
         // Who has a way out of its own does not go out by another's.
@@ -189,6 +195,26 @@ pub(super) fn ways(
         }));
     }
     ways
+}
+
+/// Neighbours of a router that is for the NICs of its host alone: all that there are, by its legs. It
+/// asks for none of them.
+pub(super) fn nics_here<'a>(
+    desired: &'a Desired<'_>,
+    router: &'a RouterConfig,
+) -> impl Iterator<Item = (SubnetId, IpAddr, MacAddr)> + 'a {
+    let stacks = desired.stacks.iter();
+    let stacks = stacks.filter(|stack| router.anycast && stack.vpc == router.vpc);
+    let ports = stacks.flat_map(|stack| stack.ports.iter().map(move |port| (stack, port)));
+    let ports = ports.filter(|(stack, port)| {
+        let has_leg = router.legs.iter().any(|leg| leg.subnet == port.subnet);
+        let segment = stack.segment(port.subnet).filter(|_| has_leg);
+        segment.is_some_and(|segment| is_here(stack, segment, port, desired.forwarding))
+    });
+    ports.flat_map(|(_, port)| {
+        let addresses = port.addresses.iter();
+        addresses.map(move |address| (port.subnet, *address, port.mac))
+    })
 }
 
 /// Prefixes that the kernel has routes to by itself.

@@ -53,6 +53,13 @@ pub(super) fn config(field: Field<'_>, wire: v1::RouterConfig) -> Result<RouterC
             None => None,
             Some(wire) => Some(transit(field.of("transit"), &wire)?),
         },
+        anycast: wire.anycast,
+        inner: list(
+            field.of("inner"),
+            wire.inner,
+            MAX_SUBNETS * 2,
+            |field, text| parse(field, &text),
+        )?,
     })
 }
 

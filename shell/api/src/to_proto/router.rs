@@ -23,6 +23,8 @@ impl From<&RouterConfig> for v1::RouterConfig {
                 mac: transit.mac.to_string(),
             }),
             epoch: router.epoch,
+            anycast: router.anycast,
+            inner: texts(&router.inner),
         }
     }
 }

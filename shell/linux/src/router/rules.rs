@@ -61,6 +61,8 @@ const SETS: &[(&str, &str)] = &[
     ("map counted-open6", "type ipv6_addr : counter;"),
     // Each leg twice: what came by a leg and leaves by the same.
     ("set turned", "type ifname . ifname;"),
+    // Interfaces between which nothing is kept of what passes.
+    ("set untracked", "type ifname;"),
 ];
 
 /// Who asked lately. What is in them is the kernel's.
@@ -102,6 +104,12 @@ const NOT_TOO_FAST: &str = "ct status & confirmed == 0 limit rate over 10000/sec
 
 /// What does not depend on the router.
 const RULES: &[(&str, &str, &[&str])] = &[
+    (
+        "raw-in",
+        "type filter hook prerouting priority raw; policy accept;",
+        // What is for the router itself is answered, and the answer let in.
+        &["iifname @untracked fib daddr type != local notrack"],
+    ),
     (
         "nat-in",
         "type nat hook prerouting priority dstnat; policy accept;",
@@ -201,6 +209,8 @@ const RULES: &[(&str, &str, &[&str])] = &[
         &[
             // What rp_filter is to IPv4.
             "meta nfproto ipv6 fib saddr . iif oif missing counter name \"invalid\" drop",
+            // A public address of this router's, from the VPC itself.
+            "iifname \"x-*\" iifname . oifname @turned ct status dnat goto opened",
             // Who hears of each other has a shorter way: nothing goes round in circles.
             "iifname \"x-*\" oifname \"x-*\" counter name \"invalid\" drop",
             NOT_FULL,
@@ -221,13 +231,21 @@ const RULES: &[(&str, &str, &[&str])] = &[
 const SNAT: &str = "type nat hook postrouting priority srcnat; policy accept;";
 
 fn snat(firewall: &RouterFirewall) -> Vec<String> {
-    let mut rules = vec![
+    let mut rules = Vec::new();
+    for ip in &firewall.turns_as {
+        let family = if ip.is_ipv4() { Family::V4 } else { Family::V6 };
+        // The interface has no address that the answer could go to.
+        rules.push(format!(
+            "iifname \"x-*\" oifname \"x-*\" ct status dnat snat {family} to {ip}"
+        ));
+    }
+    rules.extend([
         // Hairpin: the answer must come back here, whatever subnet the two are in.
         "iifname . oifname @turned ct status dnat masquerade".to_owned(),
         "oifname != \"rx-*\" accept".to_owned(),
         "snat ip to ip saddr map @private4".to_owned(),
         "snat ip6 to ip6 saddr map @private6".to_owned(),
-    ];
+    ]);
     for family in [Family::V4, Family::V6] {
         let sources: Vec<&IpAddr> = firewall
             .sources
@@ -353,10 +371,15 @@ fn elements(firewall: &RouterFirewall, counters: &Counters) -> BTreeMap<String, 
             put(set, ip, format!("\"{leg}\" . {ip}"));
         }
     }
-    let turned = firewall.legs.iter();
+    let turned = firewall.legs.iter().chain(&firewall.turns_at);
     let turned: Vec<String> = turned.map(|leg| format!("\"{leg}\" . \"{leg}\"")).collect();
     if !turned.is_empty() {
         elements.insert("turned".to_owned(), turned);
+    }
+    let untracked = firewall.untracked.iter();
+    let untracked: Vec<String> = untracked.map(|link| format!("\"{link}\"")).collect();
+    if !untracked.is_empty() {
+        elements.insert("untracked".to_owned(), untracked);
     }
     elements
 }
@@ -396,6 +419,7 @@ fn wording() -> String {
     let sample = RouterFirewall {
         sources: [[1, 1, 1, 1], [2, 2, 2, 2]].map(IpAddr::from).into(),
         public: [(IpAddr::from([3, 3, 3, 3]), IpAddr::from([4, 4, 4, 4]))].into(),
+        turns_as: [IpAddr::from([5, 5, 5, 5])].into(),
         ..RouterFirewall::default()
     };
     let counters = counters(&sample, &BTreeSet::new(), 0);

@@ -144,6 +144,7 @@ impl<'a> Server<'a> {
             ],
             vni: None,
             encoding: Encoding::VlanBased,
+            routing: Default::default(),
             labels: Labels::new(),
         });
         let Object::Vpc(vpc) = self.run(vpc).await.unwrap() else {

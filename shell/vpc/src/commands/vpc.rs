@@ -11,12 +11,14 @@ use crate::views::{NicView, RouterView, SubnetView, VpcView};
 use api::v1;
 use clap::Args;
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 /// `vpc create`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   vpc create blue --cidr 10.4.0.0/16
-  vpc create acme/blue --cidr 10.4.0.0/16 --cidr fd00:4::/32 --encoding vlan-aware-bundle")]
+  vpc create acme/blue --cidr 10.4.0.0/16 --cidr fd00:4::/32 --encoding vlan-aware-bundle
+  vpc create red --cidr 10.5.0.0/16 --routing distributed")]
 pub(crate) struct Create {
     /// Its name; ACCOUNT/NAME in another account than "default"
     name: String,
@@ -26,6 +28,10 @@ pub(crate) struct Create {
     /// How subnets are told apart on the wire: vlan-based or vlan-aware-bundle
     #[arg(long, value_name = "ENCODING", default_value = "vlan-based")]
     encoding: model::Encoding,
+    /// Where its subnets are routed: central (by routers on route hosts) or distributed (on each host
+    /// with NICs in it); it cannot be changed
+    #[arg(long, value_name = "ROUTING", default_value = "central")]
+    routing: model::Routing,
     /// Its VNI; chosen by the server if not given
     #[arg(long)]
     vni: Option<model_vni::Arg>,
@@ -104,6 +110,7 @@ impl Create {
             name: name.to_owned(),
             cidrs: self.cidr.clone(),
             encoding: v1::Encoding::from(self.encoding).into(),
+            routing: v1::Routing::from(self.routing).into(),
             labels: self.creation.labels(),
             vni: self.vni.map_or(0, |vni| vni.0),
         };
@@ -155,6 +162,8 @@ struct Whole {
     subnets: Vec<SubnetView>,
     nics: Vec<NicView>,
     routers: Vec<RouterView>,
+    /// Hosts that route between its subnets, each for its own NICs; none with routing central.
+    gateways: Vec<String>,
 }
 
 impl Show {
@@ -172,16 +181,26 @@ impl Show {
                 parent: Some(reference(&format!("id:{}", vpc.id))),
                 ..v1::Filter::default()
             };
+            let nics = nics(&client, inside.clone()).await?;
             let whole = Whole {
                 subnets: subnets(&client, inside.clone()).await?,
-                routers: routers(&client, inside.clone()).await?,
-                nics: nics(&client, inside).await?,
+                routers: routers(&client, inside).await?,
+                gateways: gateways(&vpc, &nics),
+                nics,
                 vpc,
             };
             match global.output {
                 Format::Json => json(&whole),
                 Format::Table => {
-                    global.output.one(&whole, &whole.vpc.details())?;
+                    let mut details = whole.vpc.details();
+                    if whole.vpc.is_distributed() {
+                        let hosts = match whole.gateways.is_empty() {
+                            true => "on no host: there is no NIC".to_owned(),
+                            false => whole.gateways.join(" "),
+                        };
+                        details.push(("gateways", hosts));
+                    }
+                    global.output.one(&whole, &details)?;
                     print(&tree(&whole))?;
                     whole.routers.iter().try_for_each(|r| print(&r.drawing()))
                 }
@@ -242,6 +261,13 @@ pub(crate) async fn nics(client: &Management, filter: v1::Filter) -> Outcome<Vec
     let mut views: Vec<NicView> = nics.into_iter().map(Into::into).collect();
     views.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(views)
+}
+
+/// Where a VPC has a gateway: on each host with a NIC of it, if it is routed there.
+fn gateways(vpc: &VpcView, nics: &[NicView]) -> Vec<String> {
+    let hosts: BTreeSet<&str> = nics.iter().flat_map(NicView::hosts).collect();
+    let hosts = hosts.into_iter().filter(|_| vpc.is_distributed());
+    hosts.map(str::to_owned).collect()
 }
 
 fn tree(whole: &Whole) -> String {

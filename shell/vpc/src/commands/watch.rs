@@ -76,7 +76,7 @@ enum Line {
 #[serde(untagged)]
 enum Object {
     Account(AccountView),
-    Vpc(VpcView),
+    Vpc(Box<VpcView>),
     Subnet(Box<SubnetView>),
     Nic(Box<NicView>),
     Host(Box<HostView>),
@@ -197,7 +197,11 @@ fn show(global: &Global, event: v1::watch_event::Event, from: &mut u64) -> Outco
             };
             let (kind, name, object) = match object {
                 Wire::Account(o) => ("account", o.name.clone(), Object::Account(o.into())),
-                Wire::Vpc(o) => ("vpc", short(&o.path).to_owned(), Object::Vpc(o.into())),
+                Wire::Vpc(o) => (
+                    "vpc",
+                    short(&o.path).to_owned(),
+                    Object::Vpc(Box::new(o.into())),
+                ),
                 Wire::Subnet(o) => (
                     "subnet",
                     short(&o.path).to_owned(),
