@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 /// Where its sockets and files are.
 const DIR: &str = "/run/outsider";
 const MAC: &str = "02:50:00:00:00:05";
+const WORKLOAD_MAC: &str = "02:50:00:00:00:77";
 
 /// FRR on the guest's host, ended when it is dropped, and all that was made for it.
 pub(crate) struct Outsider<'a> {
@@ -21,6 +22,8 @@ impl<'a> Outsider<'a> {
     pub(crate) const MAC: &'static str = MAC;
     /// Its own address in each of its prefixes.
     pub(crate) const OWN: [&'static str; 2] = ["10.99.0.1", "fd00:99::1"];
+    /// A workload's, in a segment that it has a gateway in.
+    pub(crate) const WORKLOAD: [&'static str; 2] = ["10.4.3.77", "fd00:4:0:3::77"];
     pub(crate) const PREFIXES: [&'static str; 2] = ["10.99.0.0/24", "fd00:99::/64"];
 
     /// Starts it as a router of this VNI; returns when its session is up.
@@ -88,6 +91,38 @@ impl<'a> Outsider<'a> {
              ip link set vx{vni} addrgenmode none master br{vni} && \
              ip link set vx{vni} up && ip link set br{vni} up"
         ));
+    }
+
+    /// It has a segment with this VNI as well, of a subnet whose gateway it is with this MAC, and a workload
+    /// in it: the place of that.
+    pub(crate) fn has_segment(&self, vni: u64, mac: &str) -> String {
+        let [v4, v6] = Self::WORKLOAD;
+        self.sh(&format!(
+            "ip link add br{vni} address {mac} type bridge mcast_snooping 0 && \
+             ip link set br{vni} up && ip address add 10.4.3.1/24 dev br{vni} && \
+             ip address add fd00:4:0:3::1/64 dev br{vni} nodad && \
+             ip link add vx{vni} type vxlan id {vni} local {GUEST_ADDRESS} dstport 4789 nolearning && \
+             ip link set vx{vni} addrgenmode none master br{vni} && \
+             bridge link set dev vx{vni} learning off neigh_suppress on && ip link set vx{vni} up && \
+             ip netns add outside && \
+             ip link add work type veth peer name eth0 address {WORKLOAD_MAC} netns outside && \
+             ip link set work master br{vni} up && \
+             bridge fdb replace {WORKLOAD_MAC} dev work master static && \
+             ip -n outside link set eth0 up && ip -n outside address add {v4}/24 dev eth0 && \
+             ip -n outside address add {v6}/64 dev eth0 nodad && \
+             ip -n outside route add default via 10.4.3.1 && \
+             ip -n outside -6 route add default via fd00:4:0:3::1"
+        ));
+        // It announces the neighbours that its kernel knows.
+        for address in Self::WORKLOAD {
+            self.fabric.lab.reaches(GUEST, address);
+        }
+        format!("{GUEST}/outside")
+    }
+
+    /// The workload is gone.
+    pub(crate) fn loses_workload(&self) {
+        self.sh("ip link del work && ip netns del outside");
     }
 
     pub(crate) fn remove_device(&self, vni: u64) {
@@ -176,7 +211,7 @@ impl Drop for Outsider<'_> {
         let line = format!(
             "for d in bgpd zebra; do kill $(cat {DIR}/$d.pid); \
              while kill -0 $(cat {DIR}/$d.pid) 2>/dev/null; do sleep 0.1; done; done; \
-             rm -r {DIR}; ip link del inside; \
+             rm -r {DIR}; ip link del inside; ip link del work; ip netns del outside; \
              for link in $(ls /sys/class/net); do case $link in vx*|br[0-9]*) ip link del $link;; esac; done; \
              sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0"
         );

@@ -2,6 +2,7 @@
 
 mod contest;
 mod crash;
+mod distributed;
 mod evpn;
 mod failover;
 mod frr;

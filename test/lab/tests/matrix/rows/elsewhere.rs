@@ -9,14 +9,6 @@ use crate::raw::{
 use crate::{Cell, Column, Row};
 use lab::{Lab, text_of};
 
-pub(crate) const E24: Row = Row {
-    id: "E24",
-    case: "Symmetric IRB with an anycast gateway",
-    run: |_| {
-        Cell::NotApplicable("subnets are routed on route hosts alone: no gateway is on every host")
-    },
-};
-
 pub(crate) const E29: Row = Row {
     id: "E29",
     case: "BFD",

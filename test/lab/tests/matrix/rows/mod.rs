@@ -63,7 +63,7 @@ pub(crate) const ALL: &[Row] = &[
     sessions::E21,
     hostile::E22,
     routed::E23,
-    elsewhere::E24,
+    routed::E24,
     tenants::E25,
     tenants::E26,
     hostile::E27,

@@ -1,8 +1,9 @@
-//! Prefixes behind routers (RFC 9136): ours on two hosts, FRR as the third.
+//! Prefixes behind routers (RFC 9136) and NICs behind gateways (RFC 9135): ours on two hosts, FRR as the
+//! third.
 
-use crate::fabric::{C2, C3, Fabric, GUEST, GUEST_ADDRESS, Vpc};
+use crate::fabric::{C1, C2, C3, Fabric, GUEST, GUEST_ADDRESS, Vpc};
 use crate::outsider::Outsider;
-use crate::{Cell, Row};
+use crate::{Cell, Column, Row};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -92,7 +93,8 @@ fn reach_each_other(fabric: &Fabric, outsider: &Outsider<'_>, place: &str, numbe
 }
 
 fn through_the_gateway(fabric: &Fabric, place: &str) {
-    let line = "ip route add default via 10.4.1.1; ip -6 route add default via fd00:4:0:1::1";
+    let line =
+        "ip route replace default via 10.4.1.1; ip -6 route replace default via fd00:4:0:1::1";
     fabric.lab.sh(place, line);
 }
 
@@ -212,4 +214,131 @@ pub(super) fn l3vni_changes(fabric: &Fabric) {
     // And ours.
     fabric.lab.admin("router delete e25/gw --wait");
     outsider.knows_nobody();
+}
+
+/// The gateway of a VPC that is routed on every host, on one of them.
+fn gateway(fabric: &Fabric, vpc: &Vpc<'_>, host: &'static str) -> Router {
+    let shown = fabric.lab.admin(&format!("show {}", vpc.name));
+    let id = shown["id"].as_str().expect("a VPC has an id");
+    let line = format!("ip -n r-{id} -j link show x-{id}");
+    let link = fabric.lab.eventually("the gateway is there", || {
+        let output = fabric.lab.try_sh(host, &line);
+        serde_json::from_slice::<Value>(&output.stdout).map_err(|_| lab::text_of(&output))
+    });
+    Router {
+        host,
+        netns: format!("r-{id}"),
+        mac: link[0]["address"].as_str().expect("a MAC").to_owned(),
+    }
+}
+
+/// The MAC that a workload knows the gateway by.
+fn gateway_seen(fabric: &Fabric, place: &str, address: &str) -> String {
+    fabric.lab.reaches(place, address);
+    let rows = fabric
+        .lab
+        .json(place, &format!("ip -j neigh show {address}"));
+    rows[0]["lladdr"].as_str().expect("a MAC").to_owned()
+}
+
+pub(crate) const E24: Row = Row {
+    id: "E24",
+    case: "Symmetric IRB, both families, with FRR 8.4.4 as another such VTEP: one gateway on all, NICs reached by their host's router, a NIC moves",
+    run: |fabric| {
+        let vpc = fabric.vpc_with("e24", "--routing distributed");
+        if fabric.column == Column::FrrClient {
+            let refused = fabric
+                .lab
+                .refused("nic create e24/web/a11 --host c1 --attach netns:e24-a11");
+            assert!(refused.contains("takes the built-in speaker"), "{refused}");
+            return Cell::NotApplicable(
+                "a gateway is in a namespace of its own, of which FRR would have to see the inside: a NIC of such a VPC is refused on a host with FRR",
+            );
+        }
+        symmetric_irb(fabric, &vpc);
+        Cell::Pass
+    },
+};
+
+fn symmetric_irb(fabric: &Fabric, vpc: &Vpc<'_>) {
+    let vni = l3vni(fabric, vpc);
+    let app = fabric
+        .lab
+        .admin("subnet create e24/app --cidr 10.4.3.0/24 --cidr fd00:4:0:3::/64");
+    let app_vni = app["vni"].as_u64().expect("a VNI");
+    vpc.nic("a11", "c1", 11);
+    let place = vpc.place("c1", "a11");
+    through_the_gateway(fabric, &place);
+    // One of FRR's subnet with us, on another host.
+    fabric.lab.admin(
+        "nic create e24/app/b --host c2 --attach netns:e24-b --ip 10.4.3.12 --ip fd00:4:0:3::12 --wait",
+    );
+    let beside = "c2/e24-b";
+    fabric.lab.sh(
+        beside,
+        "ip route replace default via 10.4.3.1; ip -6 route replace default via fd00:4:0:3::1",
+    );
+    let (one, two) = (gateway(fabric, vpc, "c1"), gateway(fabric, vpc, "c2"));
+    one.sends(fabric, "10.4.3.12", &[&two.mac]);
+    two.sends(fabric, "10.4.1.11", &[&one.mac]);
+
+    let outsider = Outsider::start(fabric, vni);
+    let shown = fabric.lab.admin("show e24");
+    let mac = shown["gateway_mac"].as_str().expect("a MAC");
+    let workload = outsider.has_segment(app_vni, mac);
+    for (number, address) in Outsider::WORKLOAD.iter().enumerate() {
+        let ours = [Vpc::ipv4(11), Vpc::ipv6(11)][number].clone();
+        one.sends(fabric, address, &[Outsider::MAC]);
+        two.sends(fabric, address, &[Outsider::MAC]);
+        outsider.sends(&ours, &[C1]);
+        // Two subnets, two hosts, by two routers; and one subnet, bridged.
+        for (from, to, hops) in [
+            (place.as_str(), *address, 62),
+            (&workload, &ours, 62),
+            (beside, address, 64),
+        ] {
+            fabric.lab.reaches(from, to);
+            let text = fabric.lab.sh(from, &format!("ping -c 1 -W 2 {to}"));
+            assert!(text.contains(&format!("ttl={hops} ")), "{from}: {text}");
+        }
+    }
+    fabric.rows_become("c1", vni, &[(&two.mac, C2), (Outsider::MAC, GUEST_ADDRESS)]);
+    // The same gateway everywhere.
+    for place in [beside, &workload] {
+        assert_eq!(gateway_seen(fabric, place, "10.4.3.1"), mac, "{place}");
+        assert_eq!(gateway_seen(fabric, place, "fd00:4:0:3::1"), mac, "{place}");
+    }
+    // A NIC that moves is reached by the router of its new host, also from FRR.
+    fabric.lab.admin("nic move e24/web/a11 --host c3");
+    fabric.lab.eventually("the move is over", || {
+        let nic = fabric.lab.admin("nic show e24/web/a11");
+        match nic["moving"].is_null() && nic["state"] == "applied" {
+            true => Ok(()),
+            false => Err(nic.to_string()),
+        }
+    });
+    let place = vpc.place("c3", "a11");
+    through_the_gateway(fabric, &place);
+    let three = gateway(fabric, vpc, "c3");
+    for (number, address) in Outsider::WORKLOAD.iter().enumerate() {
+        let ours = [Vpc::ipv4(11), Vpc::ipv6(11)][number].clone();
+        outsider.sends(&ours, &[C3]);
+        two.sends(fabric, &ours, &[&three.mac]);
+        fabric.lab.reaches(&workload, &ours);
+        fabric.lab.reaches(&place, address);
+    }
+    assert_eq!(gateway_seen(fabric, &place, "10.4.1.1"), mac);
+    // What goes on either side is gone from the other's kernel.
+    outsider.loses_workload();
+    for address in Outsider::WORKLOAD {
+        two.sends(fabric, address, &[]);
+        three.sends(fabric, address, &[]);
+    }
+    fabric.lab.admin("nic delete e24/web/a11 --wait");
+    outsider.sends("10.4.1.11", &[]);
+    outsider.sends("10.4.3.12", &[C2]);
+    fabric.lab.admin("nic delete e24/app/b --wait");
+    outsider.knows_nobody();
+    drop(outsider);
+    fabric.lab.admin("subnet delete e24/app");
 }
