@@ -61,7 +61,8 @@ impl Daemon {
         let cmdline =
             pid.and_then(|pid| fs::read_to_string(format!("/proc/{}/cmdline", pid.trim())));
         let wanted = format!("\0-l\0{}\0-p\0{}\0", listen.ip(), listen.port());
-        cmdline.is_ok_and(|cmdline| !cmdline.contains(&wanted))
+        // One that has ended and was not reaped yet has none.
+        cmdline.is_ok_and(|cmdline| !cmdline.is_empty() && !cmdline.contains(&wanted))
     }
 
     pub(crate) fn program(name: &str) -> PathBuf {

@@ -44,7 +44,8 @@ impl Reflector {
             bgpd: Daemon::bgpd_alone(dir),
             listen,
             dir: dir.to_owned(),
-            started: 0,
+            ran: false,
+            restarts: 0,
             checks: Checks::default(),
             status,
         };
@@ -99,8 +100,10 @@ struct Task {
     bgpd: Daemon,
     listen: SocketAddr,
     dir: PathBuf,
-    /// How often bgpd was started.
-    started: u64,
+    /// A bgpd was seen to run, be it one that an earlier server left.
+    ran: bool,
+    /// How often it was started after that.
+    restarts: u64,
     checks: Checks,
     status: watch::Sender<Status>,
 }
@@ -133,7 +136,7 @@ impl Task {
             status.problem = done.as_ref().err().cloned();
             let since = status.problem_since.unwrap_or_else(SystemTime::now);
             status.problem_since = done.is_err().then_some(since);
-            status.restarts = self.started.saturating_sub(1);
+            status.restarts = self.restarts;
             if done.is_ok() {
                 status.applied = number;
             }
@@ -159,13 +162,14 @@ impl Task {
             info!("bgpd listens elsewhere; it is started again");
             self.bgpd.signal(Signal::SIGKILL);
         } else if self.bgpd.answers().await {
+            self.ran = true;
             let drifted = self.status.borrow().applied == number;
             return self.configure(wanted, drifted).await;
         }
         if Instant::now() < self.bgpd.not_before() {
             return Err("bgpd ended and is about to be started again".to_owned());
         }
-        self.started += 1;
+        self.restarts += u64::from(std::mem::replace(&mut self.ran, true));
         self.bgpd.start(self.listen).await?;
         info!("bgpd was started");
         self.configure(wanted, false).await

@@ -416,7 +416,9 @@ pub(crate) const E32: Row = Row {
         let talker = Raw::connect(fabric, "c3", C3);
         let sessions = fabric.connections();
         frozen.freezes();
-        many_routes(fabric, &talker, 30_000);
+        // It compares each MAC route with all that it holds.
+        let slow = fabric.column == Column::GobgpReflector;
+        many_routes(fabric, &talker, if slow { 4_000 } else { 30_000 });
         // Behind all of that.
         vpc.nic("a14", "c2", 14);
         fabric.has_rows("c1", vpc.vni, &[(&vpc.mac(14), C2)]);
@@ -436,7 +438,13 @@ pub(crate) const E32: Row = Row {
         drop((talker, frozen));
         fabric.lab.start("c3", "agent");
         fabric.established("c3");
-        Cell::Pass
+        match slow {
+            true => Cell::Noting(
+                "with 4,000 routes in place of 30,000: GoBGP 3.10 goes through all EVPN routes for each MAC route that \
+                 comes, and with so many to take in it closes connections of hosts that come back for minutes",
+            ),
+            false => Cell::Pass,
+        }
     },
 };
 
