@@ -155,6 +155,7 @@ mod tests {
             stacks: vec![stack],
             routers: Vec::new(),
             voting: None,
+            members: Default::default(),
         }
     }
 

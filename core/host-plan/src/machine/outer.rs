@@ -153,6 +153,8 @@ mod tests {
             nat: Default::default(),
             names: Default::default(),
             transit: None,
+            anycast: false,
+            inner: Vec::new(),
             epoch: 0,
         };
         let mut machine = HostMachine::new(underlay, None, LocalStacks::default());
