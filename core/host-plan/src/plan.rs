@@ -847,6 +847,9 @@ impl Step {
             (Subject::Transit(_), Action::ChangeRouter(changes)) => {
                 changes.changes.iter().all(RouterChange::is_way)
             }
+            (Subject::Router(_), Action::ChangeRouter(changes)) => {
+                changes.changes.iter().all(RouterChange::is_neighbour)
+            }
             (_, action) => action.is_row(),
         }
     }

@@ -152,6 +152,11 @@ pub enum RouterChange {
 }
 
 impl RouterChange {
+    /// True for permanent neighbours.
+    pub(crate) const fn is_neighbour(&self) -> bool {
+        matches!(self, Self::SetNextHop(_) | Self::DeleteNextHop(_))
+    }
+
     /// True for routes and the neighbours that they lead to.
     pub(crate) const fn is_way(&self) -> bool {
         match self {

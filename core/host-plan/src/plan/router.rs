@@ -26,10 +26,15 @@ impl Planner<'_> {
             self.change(Phase::RouterBase, &router, changes);
             let changes = self.inside(&router, &state.unwrap_or_default());
             // Whatever there is with the other routers: the legs do not wait for it.
-            let (others, own) = changes.into_iter().partition(|c| router.is_of_transit(c));
+            let (others, own): (Vec<_>, Vec<_>) =
+                changes.into_iter().partition(|c| router.is_of_transit(c));
+            // The NICs that a gateway has as neighbours come and go while it is what it is.
+            let (near, own): (Vec<_>, Vec<_>) =
+                own.into_iter().partition(RouterChange::is_neighbour);
             self.change(Phase::Inside, &router, own);
+            self.change(Phase::Inside, &router, near);
             // Steps of their own, so that what others announce says nothing of our own leg.
-            let (ways, leg) = others.into_iter().partition(RouterChange::is_way);
+            let (ways, leg): (Vec<_>, Vec<_>) = others.into_iter().partition(RouterChange::is_way);
             for changes in [leg, ways] {
                 self.change_for(Subject::Transit(router.vpc), Phase::Ways, &router, changes);
             }
