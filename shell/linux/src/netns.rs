@@ -11,7 +11,7 @@ use model::NetnsName;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::fstat;
-use nix::sys::statfs::{FsType, statfs};
+use nix::sys::statfs::{FsType, fstatfs, statfs};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -43,10 +43,10 @@ impl Netns {
         })
     }
 
-    /// The one of this name; none if there is none.
+    /// The one of this name; none if there is none, or not yet: who makes one makes its name first.
     pub(crate) fn find(name: &NetnsName) -> Result<Option<Netns>, Error> {
         match File::open(path_of(name)) {
-            Ok(file) => Ok(Some(Netns(file))),
+            Ok(file) => Ok(is_namespace_file(&file).then_some(Netns(file))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).doing(|| format!("open namespace {name}")),
         }
@@ -325,6 +325,10 @@ fn remove_if_there(path: &Path) -> Result<(), Cause> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
         _ => Ok(()),
     }
+}
+
+fn is_namespace_file(file: &File) -> bool {
+    fstatfs(file).is_ok_and(|fs| fs.filesystem_type() == NSFS)
 }
 
 fn is_namespace(path: &Path) -> bool {

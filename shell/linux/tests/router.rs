@@ -403,6 +403,21 @@ fn a_router_leads_between_subnets_and_out() {
     });
 }
 
+/// Between the two steps in which a namespace is made it has its name and is none yet: connections that
+/// are to be taken over wait for it.
+#[test]
+fn a_name_that_is_no_namespace_yet_is_none() {
+    lab(|_| {
+        let netns = OwnedName::router_netns(RouterId::from_random(1));
+        let path = format!("/run/netns/{netns}");
+        std::fs::create_dir_all("/run/netns").unwrap();
+        std::fs::File::create(&path).unwrap();
+        assert_eq!(linux::track_connections(&netns, &[]).unwrap(), None);
+        assert_eq!(linux::tracked_connections(&netns, 1).unwrap(), []);
+        std::fs::remove_file(path).unwrap();
+    });
+}
+
 /// A gateway that every host has: it routes, keeps nothing of what passes, and is apart from the tunnel; it
 /// knows the NICs here without asking.
 #[test]

@@ -433,7 +433,15 @@ fn an_agent_whose_disk_is_full_says_so_and_goes_on_when_there_is_space() {
 #[test]
 fn a_damaged_store_is_not_served_and_its_copy_is() {
     let lab = lab_with_a_pair();
-    let before = lab.admin("nic list");
+    // The host of the first NIC is told of the second one's.
+    let before = lab.eventually("all is applied", || {
+        let now = lab.admin("nic list");
+        let nics = now.as_array().into_iter().flatten();
+        match nics.into_iter().all(|nic| nic["state"] == "applied") {
+            true => Ok(now),
+            false => Err(now.to_string()),
+        }
+    });
     lab.stop("m1", "server");
     lab.sh("m1", "cp -a /var/lib/vpc/server /run/copy");
     let damages = [
