@@ -353,7 +353,7 @@ impl Intent {
     pub fn hosts_of_vpc(&self, vpc: VpcId) -> BTreeSet<HostId> {
         self.subnets_of(vpc)
             .flat_map(|subnet| self.hosts_of_subnet(subnet.id))
-            .chain(self.routers_of_vpc(vpc).map(|r| r.placement.host))
+            .chain(self.routers_of_vpc(vpc).flat_map(Router::hosts))
             .collect()
     }
 
@@ -372,6 +372,18 @@ impl Intent {
         self.routers_by_host
             .range((host, first)..=(host, last))
             .filter_map(|(_, router)| self.routers.get(router))
+    }
+
+    /// Routers that run elsewhere and that a host makes ready, in order of id.
+    pub fn routers_prepared_on(&self, host: HostId) -> impl Iterator<Item = &Router> {
+        let all = self.routers.values();
+        all.filter(move |router| router.goes_to() == Some(host))
+    }
+
+    /// Routers on their way to another host, in order of id.
+    pub fn moving_routers(&self) -> impl Iterator<Item = &Router> {
+        let all = self.routers.values();
+        all.filter(|router| router.goes_to().is_some())
     }
 
     /// A VPC's routers, in order of name.
@@ -604,7 +616,9 @@ impl Intent {
                     self.users_of_external.insert((uplink.network, id));
                 }
                 for leg in &o.legs {
-                    self.sit(leg.subnet, o.placement.host);
+                    for host in o.hosts() {
+                        self.sit(leg.subnet, host);
+                    }
                 }
                 self.routers_by_host.insert((o.placement.host, o.id));
                 self.routers.insert(o.id, o);
@@ -665,7 +679,9 @@ impl Intent {
             }
             Object::Router(o) => {
                 for leg in &o.legs {
-                    self.rise(leg.subnet, o.placement.host);
+                    for host in o.hosts() {
+                        self.rise(leg.subnet, host);
+                    }
                     self.router_of.remove(&leg.subnet);
                 }
                 if let Some(uplink) = &o.uplink {
@@ -872,10 +888,8 @@ fn parents_of(object: &Object) -> Vec<ObjectId> {
                 .iter()
                 .map(|uplink| ObjectId::External(uplink.network));
             legs.chain(outside)
-                .chain([
-                    ObjectId::Vpc(router.vpc),
-                    ObjectId::Host(router.placement.host),
-                ])
+                .chain([ObjectId::Vpc(router.vpc)])
+                .chain(router.hosts().map(ObjectId::Host))
                 .collect()
         }
         Object::PublicIp(public) => {

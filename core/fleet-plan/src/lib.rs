@@ -41,13 +41,16 @@ pub use decision::{
 pub use intent::{BrokenIntent, Intent, Rows};
 pub use list::{Filter, Page};
 pub use liveness::{DOWN_AFTER_MILLIS, down_at, liveness};
-pub use moving::{MoveStep, PROVISION_MILLIS, SETTLE_MILLIS, SWITCH_MILLIS, Seat, next_step};
+pub use moving::{
+    MoveStep, PREPARE_MILLIS, PROVISION_MILLIS, SETTLE_MILLIS, SWITCH_MILLIS, Seat,
+    next_router_step, next_step,
+};
 pub use plan::{Draft, plan};
 pub use refusal::{Code, Refusal};
 pub use rollout::{Digest, Issued, IssuedRow, Rollout};
 pub use routing::{
     AttachPublicIp, CreateExternal, CreatePublicIp, CreateRouter, Outside, RouterChange,
-    UpdateRouter,
+    RouterStep, UpdateRouter,
 };
 pub use token::{BadToken, JoinToken, TokenRefusal, TokenSecret, TokenUse};
 pub use voting::Electorate;

@@ -1,12 +1,15 @@
-//! When a move of a NIC goes on, and when the NIC is taken back to where it was.
+//! When a move of a NIC or of a router goes on, and when it is taken back to where it was.
 
-use model::{Liveness, Move, MovePhase, Nic, UnixMillis};
+use crate::RouterStep;
+use model::{Liveness, Move, MovePhase, Nic, Router, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 /// The new host has to have made the port after this long, in milliseconds.
 pub const PROVISION_MILLIS: u64 = 60_000;
 /// The new host has to have opened and announced it after this long, in milliseconds.
 pub const SWITCH_MILLIS: u64 = 30_000;
+/// The new host has to have a router ready after this long, in milliseconds.
+pub const PREPARE_MILLIS: u64 = 10_000;
 /// The old host's word that it lost the NIC is waited for this long, in milliseconds.
 pub const SETTLE_MILLIS: u64 = 5_000;
 
@@ -58,6 +61,33 @@ pub fn next_step(
         (MovePhase::Provision, Some(new)) => provision(new, late(PROVISION_MILLIS)),
         (MovePhase::Switch, Some(old)) => switch(moving, here, old, now),
     }
+}
+
+/// How the move of `router` ends, of whose hosts these are the reports; nothing for now, or nothing at all
+/// if it does not move. `new` is none if that host was removed.
+pub fn next_router_step(
+    router: &Router,
+    old: Liveness,
+    new: Option<&Seat>,
+    now: UnixMillis,
+) -> Option<RouterStep> {
+    router.goes_to()?;
+    let moving = router.moving.as_ref()?;
+    let stay = |reason| Some(RouterStep::Stay { reason });
+    let Some(new) = new else {
+        return stay("the new host was removed".to_owned());
+    };
+    // Nothing runs that had to go on meanwhile.
+    if old != Liveness::Up || (new.made && new.trouble.is_none()) {
+        return Some(RouterStep::Switch);
+    }
+    if new.liveness == Liveness::Down {
+        return stay("the new host stopped checking in".to_owned());
+    }
+    let late = now.0.saturating_sub(moving.since.0) > PREPARE_MILLIS;
+    late.then(|| RouterStep::Stay {
+        reason: failing(new, "make it ready", PREPARE_MILLIS),
+    })
 }
 
 fn provision(new: &Seat, late: bool) -> Option<MoveStep> {
@@ -191,5 +221,63 @@ mod tests {
         let nic = nic(Some(Retire));
         let alone = next_step(&nic, &UP, None, UnixMillis(0));
         assert_eq!(alone, Some(MoveStep::Finish));
+    }
+
+    #[test]
+    fn a_router_switches_when_it_is_ready_and_stays_where_it_cannot_be() {
+        use Liveness::{Down, Up};
+        let mut router = Router {
+            id: model::RouterId::from_random(1),
+            vpc: model::VpcId::from_random(2),
+            name: Name::new("gw").unwrap(),
+            legs: Vec::new(),
+            uplink: None,
+            routes: Vec::new(),
+            source: model::SourcePolicy::None,
+            source_v6: false,
+            forwards: Vec::new(),
+            placement: model::RouterPlacement {
+                host: HostId::from_random(3),
+                epoch: 1,
+            },
+            moving: Some(model::RouterMove {
+                to: HostId::from_random(4),
+                since: UnixMillis(1_000),
+                taken_back: String::new(),
+            }),
+            meta: Meta::default(),
+        };
+        let after = |router: &Router, old, new: Option<&Seat>, after: u64| {
+            next_router_step(router, old, new, UnixMillis(1_000 + after))
+        };
+        let made = Seat { made: true, ..UP };
+        let trouble = Seat {
+            trouble: Some("br-ext does not exist".to_owned()),
+            ..made.clone()
+        };
+        let down = Seat {
+            liveness: Down,
+            ..UP
+        };
+        let stay = |reason: &str| {
+            let reason = reason.to_owned();
+            Some(RouterStep::Stay { reason })
+        };
+        assert_eq!(after(&router, Up, Some(&UP), 10_000), None);
+        assert_eq!(after(&router, Up, Some(&made), 0), Some(RouterStep::Switch));
+        assert_eq!(after(&router, Down, Some(&UP), 0), Some(RouterStep::Switch));
+        assert_eq!(after(&router, Up, Some(&trouble), 10_000), None);
+        let late = after(&router, Up, Some(&trouble), 10_001);
+        assert_eq!(late, stay("br-ext does not exist"));
+        let late = after(&router, Up, Some(&UP), 10_001);
+        assert_eq!(late, stay("the new host did not make it ready in 10 s"));
+        let gone = after(&router, Up, Some(&down), 0);
+        assert_eq!(gone, stay("the new host stopped checking in"));
+        assert_eq!(
+            after(&router, Up, None, 0),
+            stay("the new host was removed")
+        );
+        router.moving.as_mut().unwrap().taken_back = "no".to_owned();
+        assert_eq!(after(&router, Up, Some(&made), 0), None);
     }
 }

@@ -66,8 +66,10 @@ pub fn plan(intent: &Intent, host: HostId, reflectors: &[Reflector]) -> Option<D
     let inventory = intent.host(host)?;
     let mut parts: BTreeMap<VpcId, Parts<'_>> = BTreeMap::new();
     let mut routers = Vec::new();
-    for router in intent.routers_of_host(host) {
-        let config = router_config(intent, router, inventory.speaker);
+    let prepared = intent.routers_prepared_on(host);
+    for router in intent.routers_of_host(host).chain(prepared) {
+        let mut config = router_config(intent, router, inventory.speaker);
+        config.prepared = router.placement.host != host;
         if is_way_out_only(intent, router) {
             routers.push(config);
             continue;
@@ -237,6 +239,7 @@ fn gateway(intent: &Intent, host: HostId, vpc: &Vpc, part: &Parts<'_>) -> Option
         }),
         anycast: true,
         inner: Vec::new(),
+        prepared: false,
     })
 }
 
@@ -279,6 +282,7 @@ fn router_config(intent: &Intent, router: &Router, speaker: SpeakerKind) -> Rout
         transit: transit(vpc, router.id, speaker),
         epoch: router.placement.epoch,
         anycast: false,
+        prepared: false,
         inner: inner.flat_map(prefixes_of).collect(),
     }
 }

@@ -3,7 +3,9 @@
 use crate::decision::hex;
 use crate::voting::voting;
 use crate::{Delta, Draft, Electorate, Intent, plan};
-use model::{Generation, HostConfig, HostId, Object, Reflector, Role, SubnetId, Vpc, VpcId};
+use model::{
+    Generation, HostConfig, HostId, Object, Reflector, Role, Router, SubnetId, Vpc, VpcId,
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -94,7 +96,7 @@ impl Rollout {
                     self.stale.extend(route.map(|host| host.id));
                 }
                 Object::Router(router) => {
-                    self.stale.insert(router.placement.host);
+                    self.stale.extend(router.hosts());
                     // Hosts with NICs know the gateways of their subnets, and where the legs are.
                     self.stale.extend(intent.hosts_of_vpc(router.vpc));
                     for subnet in intent.subnets_of(router.vpc) {
@@ -109,14 +111,12 @@ impl Rollout {
                 }
                 Object::External(network) => {
                     let routers = intent.routers_of_external(network.id);
-                    self.stale
-                        .extend(routers.map(|router| router.placement.host));
+                    self.stale.extend(routers.flat_map(Router::hosts));
                 }
                 // Whatever it stood for before or stands for now: it is by one of these.
                 Object::PublicIp(public) => {
                     let routers = intent.routers_of_external(public.network);
-                    self.stale
-                        .extend(routers.map(|router| router.placement.host));
+                    self.stale.extend(routers.flat_map(Router::hosts));
                 }
             }
         }
@@ -139,8 +139,7 @@ impl Rollout {
     /// Routers tell the names of all NICs of their VPC.
     fn note_routers(&mut self, intent: &Intent, vpc: VpcId) {
         let routers = intent.routers_of_vpc(vpc);
-        self.stale
-            .extend(routers.map(|router| router.placement.host));
+        self.stale.extend(routers.flat_map(Router::hosts));
         // So do gateways, which are where the NICs are.
         if intent.vpc(vpc).and_then(Vpc::gateway_mac).is_some() {
             self.stale.extend(intent.hosts_of_vpc(vpc));

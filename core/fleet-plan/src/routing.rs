@@ -110,9 +110,24 @@ pub enum RouterChange {
         /// The ports outside.
         ports: PortRange,
     },
-    /// It runs there from now on; none is the route host with the fewest routers that is not the one
-    /// it is on.
+    /// It goes there: as soon as that host has it ready, or at once if the one it is on is down. None is
+    /// the route host with the fewest routers that is not the one it is on.
     Place(Option<HostId>),
+    /// The end of a move; the server's own, when the hosts reported or time is up.
+    Advance(RouterStep),
+}
+
+/// How the move of a router ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RouterStep {
+    /// The new host has it ready: it runs there from now on.
+    Switch,
+    /// The new host does not do it: the router is where it was.
+    Stay {
+        /// Why.
+        reason: String,
+    },
 }
 
 /// A new public address.

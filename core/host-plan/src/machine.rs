@@ -45,6 +45,8 @@ pub struct HostMachine {
     greeted: BTreeMap<NicId, u32>,
     /// Routers that may run here; none is all.
     leased: Option<BTreeSet<RouterId>>,
+    /// Routers that are not to run here would be silent here.
+    silences: bool,
     /// Routers whose neighbours were told that they run here.
     greeted_routers: BTreeSet<RouterId>,
     /// Subnets whose ports know another gateway than there is, or none.
@@ -148,6 +150,7 @@ impl HostMachine {
             troubles: BTreeMap::new(),
             greeted: BTreeMap::new(),
             leased: None,
+            silences: true,
             greeted_routers: BTreeSet::new(),
             untold: BTreeSet::new(),
             outer: BTreeMap::new(),
@@ -185,7 +188,12 @@ impl HostMachine {
     pub fn set_leased(&mut self, leased: Option<BTreeSet<RouterId>>) {
         let held = leased.clone().unwrap_or_default();
         self.greeted_routers.retain(|router| held.contains(router));
+        let silences = leased.is_some();
         self.leased = leased;
+        if silences != self.silences {
+            self.silences = silences;
+            self.merge();
+        }
     }
 
     /// What the speaker learned. True if anything differs.
@@ -756,11 +764,9 @@ impl HostMachine {
             merged.push(stack.clone());
         }
         self.merged = merged;
-        self.routers = self
-            .managed
-            .iter()
-            .flat_map(|config| config.routers.iter().cloned())
-            .collect();
+        let managed = self.managed.iter().flat_map(|config| &config.routers);
+        let here = managed.filter(|router| self.silences || !router.prepared);
+        self.routers = here.cloned().collect();
         self.merge_routers();
         self.merge_outer();
         self.note_gateways(&gateways);

@@ -610,9 +610,10 @@ pub(crate) fn tag_of(stack: &Stack, segment: &Segment) -> Tag {
     (stack.encoding == Encoding::VlanAwareBundle).then_some(segment.vlan)
 }
 
-/// MACs of routers' legs in a subnet.
+/// MACs of the legs in a subnet of routers that run here.
 fn legs_in(routers: &[RouterConfig], subnet: SubnetId) -> impl Iterator<Item = MacAddr> {
-    let legs = routers.iter().flat_map(|router| &router.legs);
+    let legs = routers.iter().filter(|router| !router.prepared);
+    let legs = legs.flat_map(|router| &router.legs);
     legs.filter(move |leg| leg.subnet == subnet)
         .map(|leg| leg.mac)
 }

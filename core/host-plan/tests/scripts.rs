@@ -199,7 +199,7 @@ impl World {
     }
 
     /// `router blue/r1 legs web:10.1.1.1/24,.. outside BRIDGE address A gateway G route P:A,.. public P:A
-    /// transit VNI=MAC anycast yes inner P,..`
+    /// transit VNI=MAC anycast yes prepared yes inner P,..`
     fn router<'a>(&mut self, path: &str, after: &impl Fn(&str) -> Option<&'a str>) {
         self.routers.retain(|router| router.name != path);
         let known = self
@@ -262,6 +262,7 @@ impl World {
             }),
             epoch: 1,
             anycast: after("anycast").is_some(),
+            prepared: after("prepared").is_some(),
             inner: after("inner")
                 .into_iter()
                 .flat_map(|list| list.split(','))

@@ -46,6 +46,10 @@ pub struct RouterConfig {
     /// Prefixes that are the VPC's, of which an address that nobody has leads nowhere, and not outside.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inner: Vec<IpNet>,
+    /// Another host runs it, and this one is to be ready to: all of it is made, silent and announced to
+    /// nobody, and what is for it goes where it runs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub prepared: bool,
 }
 
 /// A router's place among the routers of its VPC: all of them, on whichever hosts, have a leg in one
@@ -329,6 +333,7 @@ mod tests {
             transit: None,
             anycast: false,
             inner: Vec::new(),
+            prepared: false,
         };
         let text = serde_json::to_string(&router).unwrap();
         let expected =

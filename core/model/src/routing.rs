@@ -2,7 +2,7 @@
 
 use crate::{
     AccountId, ExternalNetworkId, HostId, IfName, MacAddr, Meta, Mtu, Name, NicId, PortForward,
-    PublicIpId, RouterId, StaticRoute, Subnet, SubnetId, VpcId,
+    PublicIpId, RouterId, StaticRoute, Subnet, SubnetId, UnixMillis, VpcId,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,9 @@ pub struct Router {
     pub forwards: Vec<PortForward>,
     /// Where it runs.
     pub placement: RouterPlacement,
+    /// Where it goes from there, or did not come to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moving: Option<RouterMove>,
     /// Revision, age, labels.
     pub meta: Meta,
 }
@@ -71,6 +74,31 @@ pub struct RouterPlacement {
     pub host: HostId,
     /// Grows with each placement, from 1: the host with an older one has lost the router.
     pub epoch: u64,
+}
+
+/// The way of a router from a host that lives to another: that one makes it ready first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterMove {
+    /// The route host that it goes to.
+    pub to: HostId,
+    /// When it was asked to.
+    pub since: UnixMillis,
+    /// Why it stays where it is after all; empty while it is on its way.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub taken_back: String,
+}
+
+impl Router {
+    /// The host that makes it ready, to run it next.
+    pub fn goes_to(&self) -> Option<HostId> {
+        let moving = self.moving.as_ref()?;
+        moving.taken_back.is_empty().then_some(moving.to)
+    }
+
+    /// Hosts that have it: the one that runs it, and the one that makes it ready.
+    pub fn hosts(&self) -> impl Iterator<Item = HostId> + use<> {
+        std::iter::once(self.placement.host).chain(self.goes_to())
+    }
 }
 
 /// What the source address of packets becomes on their way out of a router.

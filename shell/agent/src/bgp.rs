@@ -609,7 +609,8 @@ pub(crate) fn configured_macs(
         for segment in &stack.segments {
             let tag = tag_of(stack, segment);
             let ports = stack.ports.iter().map(|port| (port.subnet, port.mac));
-            let legs = routers.iter().filter(|router| !router.anycast);
+            let legs = routers.iter();
+            let legs = legs.filter(|router| !router.anycast && !router.prepared);
             let legs = legs.flat_map(|router| &router.legs);
             let legs = legs.map(|leg| (leg.subnet, leg.mac));
             let here = ports.chain(legs).filter(|(at, _)| *at == segment.subnet);

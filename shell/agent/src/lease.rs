@@ -72,7 +72,8 @@ impl Orders {
     /// What a configuration comes to, beside routers that the host's own API made.
     pub(crate) fn of(config: &HostConfig, local: &LocalStacks) -> Self {
         let here_only = config.routers.iter().filter(|router| router.anycast);
-        let placed = config.routers.iter().filter(|router| !router.anycast);
+        let placed = config.routers.iter();
+        let placed = placed.filter(|router| !router.anycast && !router.prepared);
         let placed = placed.map(|router| {
             let placed = Placed {
                 epoch: router.epoch,

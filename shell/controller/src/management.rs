@@ -542,7 +542,8 @@ pub(crate) fn concerned(
         Object::Nic(nic) => std::iter::once(nic.placement.host)
             .chain(nic.moving.as_ref().map(|moving| moving.other.host))
             .collect(),
-        Object::Router(router) => std::iter::once(router.placement.host)
+        Object::Router(router) => router
+            .hosts()
             .chain(
                 router
                     .legs

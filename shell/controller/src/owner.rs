@@ -9,7 +9,7 @@ use api::tonic::{Code as Grpc, Status};
 use api::v1;
 use fleet_plan::{
     Code, Command, Context, CreateHost, Decision, Delta, Expect, Issued, JoinToken, MoveStep,
-    Refusal, RequestId, Rollout, RouterChange, TokenSecret, UpdateRouter,
+    Refusal, RequestId, Rollout, RouterChange, RouterStep, TokenSecret, UpdateRouter,
 };
 use model::{
     Change, Generation, Host, HostConfig, HostId, HostStatus, Liveness, Object, ObjectId, Revision,
@@ -447,34 +447,46 @@ impl Owner {
     async fn advance_moves(&mut self) {
         // A phase may be over as soon as it begins: a host that is down, say.
         for _ in 0..3 {
-            let steps = self.state.move_steps();
-            if steps.is_empty() {
+            let of_nics = self.state.move_steps();
+            let of_routers = self.state.router_steps();
+            if of_nics.is_empty() && of_routers.is_empty() {
                 return;
             }
             let mut changes = Vec::new();
-            for (nic, step) in steps {
+            for (nic, step) in of_nics {
                 self.log_step(&nic, &step);
-                let (answer, _) = oneshot::channel();
-                changes.push(PendingChange {
-                    unresolved: Box::new(move |_| {
-                        Ok(Command::AdvanceMove {
-                            nic: nic.id,
-                            expect: Expect::Exactly(nic.meta.revision),
-                            step: step.clone(),
-                        })
-                    }),
-                    context: Context {
-                        now: self.state.now,
-                        seed: rand::random(),
-                        request: None,
-                        down: BTreeSet::new(),
-                        actor: "server".to_owned(),
-                    },
-                    answer,
-                });
+                changes.push(self.own_change(Command::AdvanceMove {
+                    nic: nic.id,
+                    expect: Expect::Exactly(nic.meta.revision),
+                    step,
+                }));
+            }
+            for (router, step) in of_routers {
+                self.log_router_step(&router, &step);
+                changes.push(self.own_change(Command::UpdateRouter(UpdateRouter {
+                    router: router.id,
+                    expect: Expect::Exactly(router.meta.revision),
+                    change: RouterChange::Advance(step),
+                })));
             }
             self.commit(changes).await;
             self.issue().await;
+        }
+    }
+
+    /// A change that nobody asked for.
+    fn own_change(&self, command: Command) -> PendingChange {
+        PendingChange {
+            unresolved: Box::new(move |_| Ok(command.clone())),
+            context: Context {
+                now: self.state.now,
+                seed: rand::random(),
+                request: None,
+                down: BTreeSet::new(),
+                actor: "server".to_owned(),
+            },
+            // Whoever hears of it hears of it from the store.
+            answer: oneshot::channel().0,
         }
     }
 
@@ -487,41 +499,31 @@ impl Owner {
         }
         let mut changes = Vec::new();
         for router in &routers {
-            let (answer, _) = oneshot::channel();
-            let update = UpdateRouter {
+            let mut change = self.own_change(Command::UpdateRouter(UpdateRouter {
                 router: router.id,
                 expect: Expect::Exactly(router.meta.revision),
                 change: RouterChange::Place(None),
-            };
-            changes.push(PendingChange {
-                unresolved: Box::new(move |_| Ok(Command::UpdateRouter(update.clone()))),
-                context: Context {
-                    now: self.state.now,
-                    seed: rand::random(),
-                    request: None,
-                    down: silent.clone(),
-                    actor: "server".to_owned(),
-                },
-                answer,
-            });
+            }));
+            change.context.down.clone_from(&silent);
+            changes.push(change);
         }
         self.commit(changes).await;
         for before in routers {
             let Some(router) = self.state.intent.router(before.id) else {
                 continue;
             };
+            let name = |id| self.state.intent.path(id);
+            let path = name(ObjectId::Router(router.id));
+            let from = name(ObjectId::Host(before.placement.host));
             if router.placement != before.placement {
-                let name = |id| self.state.intent.path(id);
-                let path = name(ObjectId::Router(router.id));
-                let from = name(ObjectId::Host(before.placement.host));
                 let to = name(ObjectId::Host(router.placement.host));
-                match silent.contains(&before.placement.host) {
-                    true => warn!(
-                        router = path,
-                        from, to, "Router is taken over: its host is silent"
-                    ),
-                    false => info!(router = path, from, to, "Router leaves a host that drains"),
-                }
+                warn!(
+                    router = path,
+                    from, to, "Router is taken over: its host is silent"
+                );
+            } else if let Some(to) = router.goes_to().filter(|_| router.moving != before.moving) {
+                let to = name(ObjectId::Host(to));
+                info!(router = path, from, to, "Router leaves a host that drains");
             }
         }
         self.issue().await;
@@ -548,6 +550,20 @@ impl Owner {
                 warn!(nic = path, reason, "NIC is taken back from its move")
             }
             MoveStep::Finish => info!(nic = path, host, "NIC has moved"),
+        }
+    }
+
+    fn log_router_step(&self, router: &model::Router, step: &RouterStep) {
+        let name = |id| self.state.intent.path(id);
+        let path = name(ObjectId::Router(router.id));
+        let from = name(ObjectId::Host(router.placement.host));
+        let to = router.goes_to().map(|host| name(ObjectId::Host(host)));
+        let to = to.unwrap_or_default();
+        match step {
+            RouterStep::Switch => info!(router = path, from, to, "Router switches hosts"),
+            RouterStep::Stay { reason } => {
+                warn!(router = path, from, to, reason, "Router stays where it is");
+            }
         }
     }
 

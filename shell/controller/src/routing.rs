@@ -309,6 +309,12 @@ impl State {
                 .hosts
                 .get(&host)
                 .and_then(|known| known.figures.get(&router.id).cloned()),
+            moving: router.moving.as_ref().map(|moving| v1::router::Move {
+                host_id: moving.to.to_string(),
+                host_name: self.intent.path(ObjectId::Host(moving.to)),
+                since_unix_ms: moving.since.0,
+                taken_back: moving.taken_back.clone(),
+            }),
         }
     }
 
@@ -387,7 +393,7 @@ impl State {
         self.made_status(host, generation, &conditions)
     }
 
-    fn router_conditions<'a>(
+    pub(crate) fn router_conditions<'a>(
         &'a self,
         router: &'a Router,
         host: HostId,

@@ -2,11 +2,13 @@
 
 use api::v1;
 use fleet_plan::{
-    Electorate, Intent, Issued, MoveStep, Refusal, Rollout, Seat, liveness, next_step,
+    Electorate, Intent, Issued, MoveStep, Refusal, Rollout, RouterStep, Seat, liveness,
+    next_router_step, next_step,
 };
 use model::{
     Attachment, Capability, Change, Condition, Encoding, Generation, Host, HostConfig, HostId,
-    HostStatus, Liveness, MovePhase, Nic, NicId, Object, ObjectId, Port, RouterId, UnixMillis,
+    HostStatus, Liveness, MovePhase, Nic, NicId, Object, ObjectId, Port, Router, RouterId,
+    UnixMillis,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -275,6 +277,37 @@ impl State {
             }
         }
         steps
+    }
+
+    /// How moves of routers end. Every host has been planned.
+    pub(crate) fn router_steps(&self) -> Vec<(Router, RouterStep)> {
+        let moving = self.intent.moving_routers();
+        let step = |router: &Router| {
+            let to = self.intent.host(router.goes_to()?);
+            let seat = to.map(|host| self.router_seat(router, host.id));
+            let step = next_router_step(
+                router,
+                self.liveness(router.placement.host),
+                seat.as_ref(),
+                self.now,
+            )?;
+            Some((router.clone(), step))
+        };
+        moving.filter_map(step).collect()
+    }
+
+    fn router_seat(&self, router: &Router, host: HostId) -> Seat {
+        let goal = self.router_generations.get(&(host, router.id));
+        let status = self.hosts.get(&host).map(|known| &known.status);
+        let mut conditions = self.router_conditions(router, host);
+        Seat {
+            liveness: self.liveness(host),
+            made: goal
+                .zip(status)
+                .is_some_and(|(goal, status)| status.applied >= *goal),
+            trouble: conditions.next().map(|c| c.message.clone()),
+            lost: false,
+        }
     }
 
     fn seat(&mut self, nic: &Nic, host: HostId) -> Seat {

@@ -107,6 +107,7 @@ fn vpc(v: u8) -> (Stack, RouterConfig) {
         }),
         anycast: false,
         inner: Vec::new(),
+        prepared: false,
     };
     (stack, router)
 }

@@ -81,6 +81,7 @@ impl Work<'_> {
             ObjectId::Host(host) => {
                 let nics = intent.nics_of_host(host).map(|nic| ObjectId::Nic(nic.id));
                 let routers = intent.routers_of_host(host);
+                let routers = routers.chain(intent.routers_prepared_on(host));
                 let routers = routers.map(|router| ObjectId::Router(router.id));
                 vec![("NICs", Box::new(nics)), ("routers", Box::new(routers))]
             }

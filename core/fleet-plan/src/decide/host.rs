@@ -61,6 +61,7 @@ impl Work<'_> {
             return Err(self.in_use(id, "give up its compute role", "NICs", nics));
         }
         let routers = self.intent.routers_of_host(host.id);
+        let routers = routers.chain(self.intent.routers_prepared_on(host.id));
         let mut routers = routers.map(|router| ObjectId::Router(router.id)).peekable();
         if loses(Role::Route) && routers.peek().is_some() {
             return Err(self.in_use(id, "give up its route role", "routers", routers));
@@ -80,6 +81,7 @@ impl Work<'_> {
             .chain(
                 self.intent
                     .routers_of_host(host.id)
+                    .chain(self.intent.routers_prepared_on(host.id))
                     .map(|router| router.vpc),
             )
             .collect();

@@ -59,9 +59,13 @@ impl<'a> Work<'a> {
                 reasons.join(" or ")
             )));
         }
+        let load = |host: &Host| {
+            let comes = self.intent.routers_prepared_on(host.id);
+            self.intent.routers_of_host(host.id).count() + comes.count()
+        };
         Ok(hosts
             .into_iter()
-            .min_by_key(|host| (self.intent.routers_of_host(host.id).count(), &host.name))
+            .min_by_key(|host| (load(host), &host.name))
             .expect("it was seen not to be empty"))
     }
 

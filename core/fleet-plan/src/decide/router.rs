@@ -3,11 +3,11 @@
 use super::router_rules::check_count;
 use super::{Work, limits};
 use crate::intent::{Scope, missing, prefixes_of};
-use crate::{CreateRouter, Outside, Refusal, Resource, RouterChange, UpdateRouter};
+use crate::{CreateRouter, Outside, Refusal, Resource, RouterChange, RouterStep, UpdateRouter};
 use ipnet::IpNet;
 use model::{
     ExternalNetwork, HostId, Kind, Leg, Object, ObjectId, OuterLeg, PublicTarget, Router, RouterId,
-    RouterPlacement, Routing, SourcePolicy, Subnet, SubnetId, Via, VpcId,
+    RouterMove, RouterPlacement, Routing, SourcePolicy, Subnet, SubnetId, Via, VpcId,
 };
 
 impl<'a> Work<'a> {
@@ -39,6 +39,7 @@ impl<'a> Work<'a> {
             source_v6: false,
             forwards: Vec::new(),
             placement: RouterPlacement { host, epoch: 1 },
+            moving: None,
             meta: self.new_meta(create.labels)?,
         };
         for subnet in create.subnets {
@@ -74,6 +75,7 @@ impl<'a> Work<'a> {
                 ports,
             } => self.delete_forward(at, &path, protocol, public, ports)?,
             RouterChange::Place(host) => self.place(at, &path, host)?,
+            RouterChange::Advance(step) => advance(at, step),
         }
         Ok(self.put_if_changed(Object::Router(router)))
     }
@@ -273,14 +275,29 @@ impl<'a> Work<'a> {
     fn place(&self, router: &mut Router, path: &str, asked: Option<HostId>) -> Result<(), Refusal> {
         let here = router.placement.host;
         if asked == Some(here) {
+            router.moving = None;
             return Ok(());
         }
-        let host = self.pick_route_host(path, router.vpc, asked, Some(here))?;
-        router.placement = RouterPlacement {
-            host: host.id,
-            epoch: router.placement.epoch + 1,
-        };
+        // What is made already is there sooner.
+        let asked = asked.or(router.goes_to().filter(|host| self.takes_routers(*host)));
+        let host = self
+            .pick_route_host(path, router.vpc, asked, Some(here))?
+            .id;
+        if self.context.down.contains(&here) {
+            run_on(router, host);
+        } else if router.goes_to() != Some(host) {
+            router.moving = Some(RouterMove {
+                to: host,
+                since: self.context.now,
+                taken_back: String::new(),
+            });
+        }
         Ok(())
+    }
+
+    fn takes_routers(&self, host: HostId) -> bool {
+        let down = self.context.down.contains(&host);
+        !down && self.intent.host(host).is_some_and(|host| !host.draining)
     }
 
     /// A public address of a NIC in the subnet, by its path.
@@ -329,4 +346,21 @@ impl<'a> Work<'a> {
     pub(super) fn network_of(&self, router: &Router) -> Option<&'a ExternalNetwork> {
         self.intent.external(router.uplink.as_ref()?.network)
     }
+}
+
+/// A move may have ended before what was worked out for it came.
+fn advance(router: &mut Router, step: RouterStep) {
+    match (router.goes_to(), step, &mut router.moving) {
+        (Some(to), RouterStep::Switch, _) => run_on(router, to),
+        (Some(_), RouterStep::Stay { reason }, Some(moving)) => moving.taken_back = reason,
+        _ => {}
+    }
+}
+
+fn run_on(router: &mut Router, host: HostId) {
+    router.placement = RouterPlacement {
+        host,
+        epoch: router.placement.epoch + 1,
+    };
+    router.moving = None;
 }

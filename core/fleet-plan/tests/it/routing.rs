@@ -3,7 +3,7 @@
 use crate::script::{Line, World, expect, id, parsed};
 use fleet_plan::{
     AttachPublicIp, Command, CreateExternal, CreatePublicIp, CreateRouter, Intent, Outside,
-    Refusal, RouterChange, UpdateRouter,
+    Refusal, RouterChange, RouterStep, UpdateRouter,
 };
 use model::{
     AccountId, ExternalNetwork, Kind, Name, ObjectId, PortForward, PublicIp, PublicTarget, Router,
@@ -93,6 +93,12 @@ pub(crate) fn command(world: &World, line: &Line<'_>) -> Result<Command, Refusal
         "place" => change(RouterChange::Place(
             line.maybe(2).map(|name| world.host(name)).transpose()?,
         )),
+        "advance-router" => change(RouterChange::Advance(match line.arg(2) {
+            "switch" => RouterStep::Switch,
+            reason => RouterStep::Stay {
+                reason: reason.to_owned(),
+            },
+        })),
         "publicip" => {
             let (account, name) = world.below::<AccountId>(Kind::Account, path)?;
             Ok(Command::CreatePublicIp(CreatePublicIp {
@@ -168,6 +174,13 @@ pub(crate) fn show_router(intent: &Intent, router: &Router) -> String {
         intent.path(ObjectId::Host(router.placement.host)),
         router.placement.epoch
     )];
+    if let Some(moving) = &router.moving {
+        let to = intent.path(ObjectId::Host(moving.to));
+        parts.push(match moving.taken_back.as_str() {
+            "" => format!("goes to {to}"),
+            why => format!("not to {to}: {why}"),
+        });
+    }
     for leg in &router.legs {
         parts.push(format!("leg {} {}", name_of(intent, leg.subnet), leg.mac));
     }
@@ -217,7 +230,8 @@ pub(crate) fn show_public_ip(intent: &Intent, public: &PublicIp) -> String {
 }
 
 pub(crate) fn show_config(intent: &Intent, router: &RouterConfig) -> String {
-    let mut out = format!("  router {}\n", router.name);
+    let prepared = if router.prepared { " prepared" } else { "" };
+    let mut out = format!("  router {}{prepared}\n", router.name);
     for leg in &router.legs {
         writeln!(
             out,

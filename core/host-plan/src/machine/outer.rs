@@ -55,7 +55,8 @@ impl HostMachine {
             let Some(uplink) = router.uplink.as_mut() else {
                 continue;
             };
-            if uplink.address != UplinkAddress::Dhcp {
+            // It is asked for by where the router runs.
+            if uplink.address != UplinkAddress::Dhcp || router.prepared {
                 continue;
             }
             self.dhcp_uplinks.push(DhcpUplink {
@@ -155,6 +156,7 @@ mod tests {
             transit: None,
             anycast: false,
             inner: Vec::new(),
+            prepared: false,
             epoch: 0,
         };
         let mut machine = HostMachine::new(underlay, None, LocalStacks::default());

@@ -234,6 +234,7 @@ mod tests {
             transit: None,
             anycast: false,
             inner: Vec::new(),
+            prepared: false,
             epoch: 0,
         }
     }

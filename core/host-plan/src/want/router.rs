@@ -185,7 +185,9 @@ impl Want {
             target: FdbTarget::Bridge(filtering.then_some(segment.vlan)),
             state: FdbState::Static,
         };
-        self.fdb.insert(row, subject);
+        if !config.prepared {
+            self.fdb.insert(row, subject);
+        }
         let addresses = leg.addresses.iter().map(IpNet::addr);
         let metadata = metadata_addresses(leg);
         let firewall = &mut router.firewall;
@@ -199,7 +201,7 @@ impl Want {
         let link_local = [IpAddr::V6(leg.mac.link_local())];
         let unheard = metadata.iter().copied().chain(link_local);
         let unheard = unheard.filter(|_| config.anycast);
-        let seen = config.anycast || desired.local_neighbours;
+        let seen = config.anycast || (desired.local_neighbours && !config.prepared);
         if seen && stack.encoding == Encoding::VlanBased {
             let vlan_device = filtering && observed.capabilities.contains(&Capability::VlanDevices);
             if let Some(holder) = neighbour_holder(segment, filtering, vlan_device) {

@@ -100,7 +100,9 @@ impl Want {
             target: FdbTarget::Bridge(None),
             state: FdbState::Static,
         };
-        self.fdb.insert(row, subject);
+        if !config.prepared {
+            self.fdb.insert(row, subject);
+        }
         self.links.insert(name.clone(), link);
         let inside = WantInside {
             mac: transit.mac,
@@ -121,6 +123,7 @@ impl Want {
         let here: BTreeSet<MacAddr> = desired
             .routers
             .iter()
+            .filter(|router| !router.prepared)
             .filter_map(|router| Some(router.transit?.mac))
             .collect();
         let tunnel = OwnedName::tunnel(transit.vni);
@@ -158,7 +161,8 @@ pub(super) fn ways(
     let mut by_router = learned.prefixes.clone();
     // Those on this host are not heard of, and are nearer.
     let mut beside: BTreeMap<IpNet, BTreeSet<MacAddr>> = BTreeMap::new();
-    for other in desired.routers.iter().filter(|other| other.id != config.id) {
+    let others = desired.routers.iter();
+    for other in others.filter(|other| other.id != config.id && !other.prepared) {
         let Some(there) = other.transit.filter(|other| other.vni == transit.vni) else {
             continue;
         };

@@ -54,6 +54,7 @@ pub(super) fn config(field: Field<'_>, wire: v1::RouterConfig) -> Result<RouterC
             Some(wire) => Some(transit(field.of("transit"), &wire)?),
         },
         anycast: wire.anycast,
+        prepared: wire.prepared,
         inner: list(
             field.of("inner"),
             wire.inner,

@@ -24,6 +24,7 @@ impl From<&RouterConfig> for v1::RouterConfig {
             }),
             epoch: router.epoch,
             anycast: router.anycast,
+            prepared: router.prepared,
             inner: texts(&router.inner),
         }
     }

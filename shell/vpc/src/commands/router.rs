@@ -10,9 +10,11 @@ use crate::failure::{Failure, Outcome};
 use crate::options::{Global, Wait};
 use crate::output::{Format, print};
 use crate::views::RouterView;
+use api::tonic::Status;
 use api::v1;
 use api::v1::update_router_request::{Change, Place, Uplink};
 use clap::{Args, Subcommand};
+use tokio::time::timeout;
 
 /// Virtual routers.
 #[derive(Debug, Subcommand)]
@@ -301,6 +303,19 @@ async fn settled(
     };
     let what = format!("router {}", router.path);
     let until = Until::Object(v1::Kind::Router, &router.id);
+    if router.moving.is_some() {
+        let ends = timeout(deadline, end_of_move(client, router.clone())).await;
+        let ended = ends.map_err(|_| {
+            Failure::new(format!("{doing}: not done in {} s", deadline.as_secs())).hint(
+                "it goes on: `vpc router show` says how far it is; move the router back to end it",
+            )
+        })?;
+        let taken_back = ended.map_err(|status| refused(doing, &status))?;
+        if let Some(why) = taken_back {
+            return Err(Failure::new(format!("{doing}: {why}"))
+                .hint("the router is where it was, and worked there all the while"));
+        }
+    }
     wait_applied(client, &what, until, Some(deadline)).await?;
     let view = shown(client, &format!("id:{}", router.id)).await?;
     show(global.output, &view)?;
@@ -310,6 +325,44 @@ async fn settled(
         Some(why) => Err(Failure::new(format!("{doing}: {why}")).hint(
             "the change is accepted and the host goes on trying; `vpc router show` shows the router",
         )),
+    }
+}
+
+/// Follows a router that moves; says why if it was taken back.
+async fn end_of_move(
+    client: &mut Management,
+    mut router: v1::Router,
+) -> Result<Option<String>, Status> {
+    use v1::change::Object;
+    use v1::watch_event::Event;
+    let request = v1::WatchRequest {
+        from_revision: router.meta.as_ref().map_or(0, |m| m.resource_version),
+        kinds: vec![v1::Kind::Router.into()],
+        filter: None,
+    };
+    let mut stream = client.watch(request).await?.into_inner();
+    loop {
+        match &router.moving {
+            None => return Ok(None),
+            Some(moving) if !moving.taken_back.is_empty() => {
+                return Ok(Some(moving.taken_back.clone()));
+            }
+            Some(_) => {}
+        }
+        match stream.message().await? {
+            None => return Err(Status::unavailable("the server ended the watch")),
+            Some(event) => {
+                if let Some(Event::Change(change)) = event.event
+                    && let Some(Object::Router(changed)) = change.object
+                    && changed.id == router.id
+                {
+                    if change.deleted {
+                        return Err(Status::not_found("the router was deleted meanwhile"));
+                    }
+                    router = changed;
+                }
+            }
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Routers, external networks and public addresses.
 
 use super::router_figures::{LeaseView, NatCountView};
-use super::{ConditionView, FiguresView, MetaView, condition_lines, dash, short, some, word};
+use super::{ConditionView, FiguresView, MetaView, condition_lines, dash, short, some, time, word};
 use crate::output::Row;
 use api::v1;
 use serde::Serialize;
@@ -29,6 +29,7 @@ pub(crate) struct RouterView {
     /// Where it runs.
     pub(crate) host_name: String,
     epoch: u64,
+    moving: Option<RouterMoveView>,
     /// "pending", "applied", "failed" or "host_down".
     pub(crate) state: String,
     generation: u64,
@@ -37,6 +38,14 @@ pub(crate) struct RouterView {
     figures: Option<FiguresView>,
     #[serde(flatten)]
     meta: MetaView,
+}
+
+#[derive(Debug, Serialize)]
+struct RouterMoveView {
+    host_id: String,
+    host_name: String,
+    since: String,
+    taken_back: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -173,7 +182,19 @@ impl From<v1::Router> for RouterView {
             host_id: router.host_id,
             host_name: router.host_name,
             epoch: router.epoch,
+            moving: router.moving.map(Into::into),
             meta: MetaView::of(router.meta),
+        }
+    }
+}
+
+impl From<v1::router::Move> for RouterMoveView {
+    fn from(moving: v1::router::Move) -> Self {
+        Self {
+            host_id: moving.host_id,
+            host_name: moving.host_name,
+            since: time(moving.since_unix_ms),
+            taken_back: some(moving.taken_back),
         }
     }
 }
@@ -277,6 +298,14 @@ impl RouterView {
                 lines.push(format!("{trunk}{branch} {line}"));
             }
         }
+        let moving = self.moving.iter().map(|moving| {
+            let to = &moving.host_name;
+            match &moving.taken_back {
+                None => format!("move: to {to}, when that host has it ready"),
+                Some(why) => format!("move: not to {to}: {why}"),
+            }
+        });
+        lines.extend(moving);
         for (key, text) in condition_lines(&self.conditions) {
             lines.push(format!("{key}: {text}"));
         }
@@ -613,7 +642,7 @@ mod tests {
         assert_eq!(
             fields(&RouterView::from(v1::Router::default())),
             "applied_generation conditions created epoch figures forwards generation host_id host_name \
-             id labels legs name path public_ips resource_version routes source source_ipv6 state \
+             id labels legs moving name path public_ips resource_version routes source source_ipv6 state \
              uplink vpc_id"
         );
         let leg = LegView::from(v1::router::Leg::default());

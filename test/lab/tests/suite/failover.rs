@@ -400,6 +400,32 @@ fn an_established_connection_survives_a_planned_move() {
     );
 }
 
+#[test]
+fn a_router_stays_where_it_is_if_the_other_host_cannot_have_it() {
+    let lab = two_route_hosts();
+    lab.sh("r2", "ip link set br-ext down");
+    through(&lab, "move to a host without a way out", || {
+        let refused = lab.refused("router move blue/gw --host r2 --wait");
+        for says in ["br-ext is down: bring it up", "the router is where it was"] {
+            assert!(refused.contains(says), "{refused}");
+        }
+    });
+    let router = router(&lab);
+    assert_eq!(
+        (&router["host_name"], &router["epoch"]),
+        (&"r1".into(), &1.into())
+    );
+    assert_eq!(router["moving"]["host_name"], "r2", "{router}");
+    lab.eventually("r2 has no trace of it", || match has_router(&lab, "r2") {
+        false => Ok(()),
+        true => Err(lab.sh("r2", "ip netns list")),
+    });
+    lab.sh("r2", "ip link set br-ext up");
+    lab.admin("router move blue/gw --host r2 --wait");
+    runs_on(&lab, "r2");
+    lab.reaches("c1/a1", "198.51.100.1");
+}
+
 /// Ends a thread that is waited for also when something fails meanwhile.
 struct AtEnd<'a>(&'a AtomicBool);
 
