@@ -29,13 +29,23 @@ const SETS: &[(&str, &str)] = &[
         "map port6",
         "type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service;",
     ),
+    // One for each protocol: for one byte in a key with intervals nft 1.0 asks for a change of byte order that
+    // newer kernels (6.12.117) refuse as not supported.
     (
-        "map ports4",
-        "type ipv4_addr . inet_proto . inet_service : ipv4_addr; flags interval;",
+        "map ports-tcp4",
+        "type ipv4_addr . inet_service : ipv4_addr; flags interval;",
     ),
     (
-        "map ports6",
-        "type ipv6_addr . inet_proto . inet_service : ipv6_addr; flags interval;",
+        "map ports-udp4",
+        "type ipv4_addr . inet_service : ipv4_addr; flags interval;",
+    ),
+    (
+        "map ports-tcp6",
+        "type ipv6_addr . inet_service : ipv6_addr; flags interval;",
+    ),
+    (
+        "map ports-udp6",
+        "type ipv6_addr . inet_service : ipv6_addr; flags interval;",
     ),
     // Inner addresses that are open as they are.
     ("set open4", "type ipv4_addr;"),
@@ -49,12 +59,20 @@ const SETS: &[(&str, &str)] = &[
     ("map counted4", "type ipv4_addr : counter;"),
     ("map counted6", "type ipv6_addr : counter;"),
     (
-        "map counted-port4",
-        "type ipv4_addr . inet_proto . inet_service : counter; flags interval;",
+        "map counted-tcp4",
+        "type ipv4_addr . inet_service : counter; flags interval;",
     ),
     (
-        "map counted-port6",
-        "type ipv6_addr . inet_proto . inet_service : counter; flags interval;",
+        "map counted-udp4",
+        "type ipv4_addr . inet_service : counter; flags interval;",
+    ),
+    (
+        "map counted-tcp6",
+        "type ipv6_addr . inet_service : counter; flags interval;",
+    ),
+    (
+        "map counted-udp6",
+        "type ipv6_addr . inet_service : counter; flags interval;",
     ),
     // The same of addresses that are open as they are.
     ("map counted-open4", "type ipv4_addr : counter;"),
@@ -116,8 +134,10 @@ const RULES: &[(&str, &str, &[&str])] = &[
         &[
             "dnat ip addr . port to ip daddr . meta l4proto . th dport map @port4",
             "dnat ip6 addr . port to ip6 daddr . meta l4proto . th dport map @port6",
-            "meta l4proto { tcp, udp } dnat ip to ip daddr . meta l4proto . th dport map @ports4",
-            "meta l4proto { tcp, udp } dnat ip6 to ip6 daddr . meta l4proto . th dport map @ports6",
+            "dnat ip to ip daddr . tcp dport map @ports-tcp4",
+            "dnat ip to ip daddr . udp dport map @ports-udp4",
+            "dnat ip6 to ip6 daddr . tcp dport map @ports-tcp6",
+            "dnat ip6 to ip6 daddr . udp dport map @ports-udp6",
             "dnat ip to ip daddr map @public4",
             "dnat ip6 to ip6 daddr map @public6",
         ],
@@ -165,14 +185,14 @@ const RULES: &[(&str, &str, &[&str])] = &[
         "type filter hook forward priority filter + 1; policy accept;",
         &[
             "iifname \"l-*\" oifname \"l-*\" ct status & dnat == 0 accept",
-            "meta l4proto tcp ct status dnat counter name ct original ip daddr . meta l4proto . \
-             ct original proto-dst map @counted-port4 accept",
-            "meta l4proto udp ct status dnat counter name ct original ip daddr . meta l4proto . \
-             ct original proto-dst map @counted-port4 accept",
-            "meta l4proto tcp ct status dnat counter name ct original ip6 daddr . meta l4proto . \
-             ct original proto-dst map @counted-port6 accept",
-            "meta l4proto udp ct status dnat counter name ct original ip6 daddr . meta l4proto . \
-             ct original proto-dst map @counted-port6 accept",
+            "meta l4proto tcp ct status dnat counter name ct original ip daddr . ct original proto-dst \
+             map @counted-tcp4 accept",
+            "meta l4proto udp ct status dnat counter name ct original ip daddr . ct original proto-dst \
+             map @counted-udp4 accept",
+            "meta l4proto tcp ct status dnat counter name ct original ip6 daddr . ct original proto-dst \
+             map @counted-tcp6 accept",
+            "meta l4proto udp ct status dnat counter name ct original ip6 daddr . ct original proto-dst \
+             map @counted-udp6 accept",
             "ct status dnat counter name ct original ip daddr map @counted4 accept",
             "ct status dnat counter name ct original ip6 daddr map @counted6 accept",
             "ct status snat counter name ct reply ip daddr map @counted4 accept",
@@ -337,8 +357,8 @@ fn elements(firewall: &RouterFirewall, counters: &Counters) -> BTreeMap<String, 
     }
     for ((public, protocol, ports), (to, to_port)) in &firewall.forwards {
         if ports.first() == *to_port && ports.first() != ports.last() {
-            let key = format!("{public} . {protocol} . {ports}");
-            put("ports", public, format!("{key} : {to}"));
+            let element = format!("{public} . {ports} : {to}");
+            put(&format!("ports-{protocol}"), public, element);
             continue;
         }
         for (port, to_port) in (ports.first().get()..=ports.last().get()).zip(to_port.get()..) {
@@ -358,8 +378,8 @@ fn elements(firewall: &RouterFirewall, counters: &Counters) -> BTreeMap<String, 
                 put("counted", ip, format!("{ip} : \"{counter}\""));
             }
             NatRule::Forward(ip, protocol, ports) => {
-                let element = format!("{ip} . {protocol} . {ports} : \"{counter}\"");
-                put("counted-port", ip, element);
+                let element = format!("{ip} . {ports} : \"{counter}\"");
+                put(&format!("counted-{protocol}"), ip, element);
             }
         }
     }
@@ -565,7 +585,7 @@ mod tests {
                 "1.1.1.1 . tcp . 443 : 10.0.0.1 . 443",
             ]
         );
-        assert_eq!(elements["ports4"], ["1.1.1.1 . udp . 80-82 : 10.0.0.1"]);
+        assert_eq!(elements["ports-udp4"], ["1.1.1.1 . 80-82 : 10.0.0.1"]);
         assert_eq!(elements["turned"], ["\"l-1\" . \"l-1\""]);
     }
 
