@@ -109,6 +109,10 @@ pub(crate) fn create_vlan_device(name: &IfName, bridge: u32, vlan: VlanId) -> Me
     message.put_u32(sys::IFLA_LINK, bridge);
     info(&mut message, "vlan", |m| {
         m.put_u16(sys::IFLA_VLAN_ID, vlan.get());
+        // Without it the device comes up with its bridge, and has to stay down.
+        let mut flags = sys::VLAN_FLAG_LOOSE_BINDING.to_ne_bytes().to_vec();
+        flags.extend(sys::VLAN_FLAG_LOOSE_BINDING.to_ne_bytes());
+        m.put(sys::IFLA_VLAN_FLAGS, &flags);
     });
     message
 }

@@ -197,6 +197,10 @@ fn a_vlan_device_holds_rows_and_stays_down() {
                 vlan: vlan(10),
                 stamp: of_subnet(),
             },
+            // The device does not come up with it.
+            Action::SetUp {
+                link: ifname("b-1"),
+            },
         ]);
         let link = lab.link("s-1");
         assert_eq!(link["inet6_addr_gen_mode"], "none");

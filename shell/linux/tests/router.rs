@@ -495,8 +495,15 @@ fn tenants_with_the_same_addresses_do_not_meet() {
         let gone = wish.routers.remove(0);
         wish.make(lab);
         let left = tool("ip netns list") + &tool("ip link show");
-        let id = gone.id.to_string();
-        assert!(!left.contains(&id), "{id} is left in {left}");
+        let legs = gone
+            .legs
+            .iter()
+            .map(|leg| OwnedName::router_leg(leg.subnet));
+        for name in legs.chain([OwnedName::router_outer(gone.id)]) {
+            assert!(!left.contains(name.as_str()), "{name} is left in {left}");
+        }
+        let netns = OwnedName::router_netns(gone.id);
+        assert!(!left.contains(netns.as_str()), "{netns} is left in {left}");
         assert!(pings("v2b", "198.51.100.1"));
         assert!(silent("v1a", "10.1.1.1"));
         // All of it goes.
