@@ -45,10 +45,14 @@ impl Netns {
 
     /// The one of this name; none if there is none, or not yet: who makes one makes its name first.
     pub(crate) fn find(name: &NetnsName) -> Result<Option<Netns>, Error> {
+        let what = || format!("open namespace {name}");
         match File::open(path_of(name)) {
-            Ok(file) => Ok(is_namespace_file(&file).then_some(Netns(file))),
+            Ok(file) => {
+                let fs = fstatfs(&file).doing(what)?;
+                Ok((fs.filesystem_type() == NSFS).then_some(Netns(file)))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).doing(|| format!("open namespace {name}")),
+            Err(error) => Err(error).doing(what),
         }
     }
 
@@ -325,10 +329,6 @@ fn remove_if_there(path: &Path) -> Result<(), Cause> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
         _ => Ok(()),
     }
-}
-
-fn is_namespace_file(file: &File) -> bool {
-    fstatfs(file).is_ok_and(|fs| fs.filesystem_type() == NSFS)
 }
 
 fn is_namespace(path: &Path) -> bool {
