@@ -138,7 +138,7 @@ impl Speaker {
             self.check_limit(now, id, conn, refused);
         }
         if update.end_of_rib {
-            self.on_synced(now, id);
+            self.on_end_of_rib(now, id);
         }
     }
 

@@ -190,6 +190,32 @@ impl Speaker {
         }
     }
 
+    /// A peer says that it told everything. A reflector that told nothing may have said so before it read
+    /// what is wanted, and say the rest after it: GoBGP 3.10 has none of the wishes of a client that
+    /// restarts, and does not wait for them. Where rows would go for it, it is asked again: that it reads
+    /// after the wishes.
+    pub(crate) fn on_end_of_rib(&mut self, now: Instant, id: PeerId) {
+        let told_nothing = self.rib.count_of(id).0 == 0;
+        let rows_would_go = self.deferral_until.is_some();
+        let quiet_at = now + self.config.timing.quiet;
+        let peer = self.peers.get_mut(&id);
+        let peer = peer.filter(|peer| peer.config.role == PeerRole::Reflector);
+        match peer.and_then(|peer| peer.session.as_mut()) {
+            Some(session)
+                if told_nothing
+                    && rows_would_go
+                    && session.membership.is_some()
+                    && !session.asked_again =>
+            {
+                session.asked_again = true;
+                // An answer need not have an end (RFC 2918), and not everybody can be asked.
+                session.quiet_at = Some(quiet_at);
+                self.ask_again(id);
+            }
+            _ => self.on_synced(now, id),
+        }
+    }
+
     /// Tells peers what we want, as far as they have not heard it.
     pub(crate) fn sync_membership(&mut self) {
         if !std::mem::take(&mut self.membership_due) {

@@ -80,6 +80,9 @@ pub(crate) struct Session {
     pub(crate) synced_at: Option<Instant>,
     /// Silence until then stands for End-of-RIB.
     pub(crate) quiet_at: Option<Instant>,
+    /// It was asked again what it has, as it may have said that this was all before it knew what is
+    /// wanted.
+    pub(crate) asked_again: bool,
     /// Wishes for routes, if both sides do route target constraint.
     pub(crate) membership: Option<Membership>,
     pub(crate) out: Out,

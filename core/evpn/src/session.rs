@@ -232,6 +232,7 @@ impl Speaker {
             peer_restarting: agreed.peer_restart_state,
             synced_at: None,
             quiet_at: family.is_none().then_some(now + quiet),
+            asked_again: false,
             membership: agreed
                 .negotiated_families
                 .contains(&MEMBERSHIP)
@@ -465,7 +466,13 @@ impl Speaker {
                     self.on_change(&key, Some(change));
                 }
             }
-            RouteRefreshSubtype::EoRR => self.sweep_stale(id),
+            RouteRefreshSubtype::EoRR => {
+                self.sweep_stale(id);
+                let session = self.peers.get(&id).and_then(|peer| peer.session.as_ref());
+                if session.is_some_and(|session| session.asked_again) {
+                    self.on_synced(now, id);
+                }
+            }
             _ => {}
         }
     }

@@ -10,14 +10,14 @@ use common::fake::{
     update,
 };
 use common::{config, vni};
-use evpn::{LocalEvi, LocalState, PeerConfig, Role};
+use evpn::{LocalEvi, LocalState, PeerConfig, Role, Timing};
 use model::Encoding;
 use rustbgpd_wire as wire;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 use wire::rtc::RtcNlri;
-use wire::{Afi, Capability, Message, PathAttribute, Safi};
+use wire::{Afi, Capability, Message, PathAttribute, RouteRefreshSubtype, Safi};
 
 const RTC: [u8; 3] = [0, 1, 132];
 
@@ -256,4 +256,95 @@ fn what_a_reflector_told_is_not_withdrawn_from_it_when_its_wishes_change() {
     assert_eq!(heard(&mut bench, rr), ["-flood"], "its own route alone");
     bench.send_raw(rr, &want(&wish(100)));
     assert_eq!(heard(&mut bench, rr), ["+flood"]);
+}
+
+/// A VTEP that has just started, with one instance.
+fn starting() -> Bench {
+    let address: IpAddr = "10.0.0.3".parse().unwrap();
+    let mut bench = Bench::new(config(address, Role::Vtep));
+    let mut state = LocalState::empty(address);
+    let mut evi = LocalEvi::new(Encoding::VlanBased, 1);
+    evi.domains.insert(None);
+    state.evis.insert(vni(100), evi);
+    bench.speaker.set_local(bench.now, state).unwrap();
+    bench
+}
+
+fn evpn_ends(bench: &mut Bench, peer: IpAddr) {
+    bench.send_raw(peer, &update(&[unreach(&[])]));
+}
+
+fn refresh(kind: RouteRefreshSubtype) -> Message {
+    let (afi, safi) = (Afi::L2Vpn, Safi::Evpn);
+    Message::RouteRefresh(wire::RouteRefreshMessage::new_with_subtype(afi, safi, kind))
+}
+
+/// Whether rows that were not told may go, and how often the peer was asked again since last asked.
+fn complete_and_asked(bench: &mut Bench, peer: IpAddr) -> (bool, usize) {
+    bench.drain();
+    let messages = bench.received.remove(&peer).unwrap_or_default();
+    let asked = messages
+        .iter()
+        .filter(|message| **message == refresh(RouteRefreshSubtype::Normal));
+    (bench.speaker.forwarding().complete, asked.count())
+}
+
+/// As GoBGP 3.10 does to a client that restarts: what it wants has not been read yet, so nothing is
+/// sent, and then its end. The routes come when the wishes have been read.
+#[test]
+fn an_end_before_the_wishes_were_read_does_not_say_that_there_is_nothing() {
+    let mut bench = starting();
+    let rr = constrained(&mut bench, "10.0.0.101", PeerConfig::REFLECTOR);
+    evpn_ends(&mut bench, rr);
+    assert_eq!(complete_and_asked(&mut bench, rr), (false, 1));
+    announce(&mut bench, rr, 7, 100);
+    assert_eq!(complete_and_asked(&mut bench, rr), (false, 0));
+    // The answer to the question, which stands behind the wishes.
+    announce(&mut bench, rr, 7, 100);
+    evpn_ends(&mut bench, rr);
+    assert_eq!(complete_and_asked(&mut bench, rr), (true, 0));
+    assert_eq!(bench.speaker.forwarding().evis[&vni(100)].macs.len(), 1);
+}
+
+#[test]
+fn a_peer_that_answers_between_marks_has_told_all_at_the_second() {
+    let mut bench = starting();
+    let rr = constrained(&mut bench, "10.0.0.101", PeerConfig::REFLECTOR);
+    evpn_ends(&mut bench, rr);
+    assert_eq!(complete_and_asked(&mut bench, rr), (false, 1));
+    bench.send(rr, &refresh(RouteRefreshSubtype::BoRR));
+    assert_eq!(complete_and_asked(&mut bench, rr), (false, 0));
+    bench.send(rr, &refresh(RouteRefreshSubtype::EoRR));
+    assert_eq!(complete_and_asked(&mut bench, rr), (true, 0));
+}
+
+#[test]
+fn a_peer_that_answers_without_an_end_has_told_all_when_it_is_quiet() {
+    let mut bench = starting();
+    let rr = constrained(&mut bench, "10.0.0.101", PeerConfig::REFLECTOR);
+    evpn_ends(&mut bench, rr);
+    assert_eq!(complete_and_asked(&mut bench, rr), (false, 1));
+    announce(&mut bench, rr, 7, 100);
+    bench.now += Timing::default().quiet;
+    bench.speaker.handle_timeout(bench.now);
+    assert_eq!(complete_and_asked(&mut bench, rr), (true, 0));
+}
+
+/// What it told was wanted, so it knew the wishes; and where nothing is filtered an end is one.
+#[test]
+fn an_end_that_says_something_is_not_asked_about() {
+    let mut bench = starting();
+    let rr = constrained(&mut bench, "10.0.0.101", PeerConfig::REFLECTOR);
+    announce(&mut bench, rr, 7, 100);
+    evpn_ends(&mut bench, rr);
+    assert_eq!(complete_and_asked(&mut bench, rr), (true, 0));
+    // What is there already does not go with an empty end, so nobody need be asked.
+    let other = constrained(&mut bench, "10.0.0.102", PeerConfig::REFLECTOR);
+    evpn_ends(&mut bench, other);
+    assert_eq!(complete_and_asked(&mut bench, other), (true, 0));
+
+    let mut bench = starting();
+    let rr = bench.peer("10.0.0.101", PeerConfig::REFLECTOR);
+    evpn_ends(&mut bench, rr);
+    assert_eq!(complete_and_asked(&mut bench, rr), (true, 0));
 }
