@@ -24,6 +24,8 @@ const MP_UNREACH: u8 = 15;
 const EXTENDED_LENGTH: u8 = 0x10;
 /// Tunnel type VXLAN (RFC 8365 §5.1.3, IANA).
 const TUNNEL_VXLAN: u16 = 8;
+/// Of a path that nobody has put before others or after them.
+const LOCAL_PREF: u32 = 100;
 /// Longest message without RFC 8654.
 pub(crate) const MESSAGE_MAX_BYTES: usize = 4096;
 const HEADER_BYTES: usize = 19;
@@ -379,10 +381,14 @@ impl Attrs {
             own.router_mac
                 .map(|mac| ExtendedCommunity::router_mac(mac.0)),
         );
+        // Whoever routes to a NIC's address compares the hosts that announce it as it does any unicast
+        // paths, which know no sequence: the host that it moved to is the better one at once, rather
+        // than as good as the one that it left until that one withdraws. ADR 0023.
+        let moves = own.router_mac.map_or(0, |_| own.sequence);
         let mut list = vec![
             PathAttribute::Origin(Origin::Igp),
             PathAttribute::AsPath(wire::AsPath { segments: vec![] }),
-            PathAttribute::LocalPref(100),
+            PathAttribute::LocalPref(LOCAL_PREF.saturating_add(moves)),
             PathAttribute::ExtendedCommunities(communities),
         ];
         if let Some(vni) = own.replication {
@@ -409,7 +415,7 @@ impl Attrs {
             router_mac: None,
             vxlan: true,
             replication: None,
-            local_pref: 100,
+            local_pref: LOCAL_PREF,
             as_path_len: 0,
             origin: 2,
             med: 0,

@@ -8,12 +8,15 @@ mod common;
 use common::fake::{Bench, as_path, attribute, origin, reach, unreach, update};
 use common::{Net, config, vni};
 use evpn::{
-    BadLocalState, LocalEvi, LocalIpVrf, LocalState, PeerConfig, Role, RouteTargets, Routed,
+    BadLocalState, LocalEvi, LocalIpVrf, LocalMac, LocalState, PeerConfig, Role, RouteTargets,
+    Routed,
 };
 use model::{Encoding, IpVrfForwarding, MacAddr};
+use rustbgpd_wire as wire;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
+use wire::PathAttribute;
 
 const REFLECTOR: &str = "10.0.0.101";
 /// The VNI of a subnet, and that of the VPC's routers.
@@ -227,6 +230,56 @@ fn an_address_follows_its_mac() {
     }
     bench.send_raw(peer, &update(&[unreach(&with(2, 0, true).nlri())]));
     assert_eq!(ways(&bench), ["10.4.1.11/32 1"]);
+}
+
+/// The address of a NIC that has moved is better where it is now by what routers compare, which is not
+/// the sequence: for as long as both hosts announce it nobody shares its packets between them. The MAC
+/// alone is only bridged to, where the sequence counts.
+#[test]
+fn an_address_that_moved_is_preferred_by_routers() {
+    for (sequence, gateway, expected) in [
+        (0, true, 100),
+        (1, true, 101),
+        (7, true, 107),
+        (u32::MAX, true, u32::MAX),
+        (7, false, 100),
+    ] {
+        let (mut bench, peer) = bench(true);
+        let mut state = gateway_here(true);
+        let evi = state.evis.get_mut(&vni(SUBNET)).unwrap();
+        evi.routed = gateway.then(|| routed(9));
+        let nic = LocalMac {
+            sequence,
+            ..LocalMac::with_addresses([IpAddr::from([10, 4, 1, 11])])
+        };
+        evi.macs.insert((None, MacAddr([2, 0, 0, 0, 0, 11])), nic);
+        bench.speaker.set_local(bench.now, state).unwrap();
+        bench.drain();
+        let updates = bench.updates(peer);
+        let told: BTreeSet<_> = updates.iter().flat_map(|list| preferences(list)).collect();
+        let expected = [(false, 100), (true, expected)];
+        assert_eq!(told, expected.into(), "{sequence} {gateway}");
+    }
+}
+
+/// Whether it has an address, and LOCAL_PREF, of each Type-2 route of an UPDATE.
+fn preferences(list: &[PathAttribute]) -> Vec<(bool, u32)> {
+    let mut preference = None;
+    let mut with_address = vec![];
+    for attribute in list {
+        match attribute {
+            PathAttribute::LocalPref(value) => preference = Some(*value),
+            PathAttribute::MpReachNlri(reach) => {
+                with_address.extend(reach.evpn_announced.iter().filter_map(|route| match route {
+                    wire::EvpnRoute::MacIp(route) => Some(route.ip.is_some()),
+                    _ => None,
+                }));
+            }
+            _ => {}
+        }
+    }
+    let with_preference = |has| (has, preference.expect("iBGP routes have one"));
+    with_address.into_iter().map(with_preference).collect()
 }
 
 /// A gateway that comes when routes are there has them, and has nothing to say of them: what was heard

@@ -183,6 +183,12 @@ impl<'a> Outsider<'a> {
             });
     }
 
+    /// Whether it has routes of this VTEP.
+    pub(crate) fn hears_of(&self, vtep: &str) -> bool {
+        let text = self.ask("show bgp l2vpn evpn");
+        text.split_whitespace().any(|word| word == vtep)
+    }
+
     /// Waits until its kernel has nothing of others' any more.
     pub(crate) fn knows_nobody(&self) {
         self.fabric.lab.eventually("FRR's kernel has no row", || {

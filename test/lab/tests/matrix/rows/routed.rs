@@ -308,8 +308,24 @@ fn symmetric_irb(fabric: &Fabric, vpc: &Vpc<'_>) {
         assert_eq!(gateway_seen(fabric, place, "10.4.3.1"), mac, "{place}");
         assert_eq!(gateway_seen(fabric, place, "fd00:4:0:3::1"), mac, "{place}");
     }
-    // A NIC that moves is reached by the router of its new host, also from FRR.
+    // A NIC that moves is reached by the router of its new host, also from FRR, and by no other from when
+    // that one announces it: what its old host says comes late.
+    let late = "table inet late { chain out { type filter hook output priority 0; \
+                tcp sport 179 drop; tcp dport 179 drop; }; }";
+    fabric.lab.sh("c1", &format!("nft '{late}'"));
     fabric.lab.admin("nic move e24/web/a11 --host c3");
+    outsider.sends(&Vpc::ipv4(11), &[C3]);
+    outsider.sends(&Vpc::ipv6(11), &[C3]);
+    assert!(
+        outsider.hears_of(C1),
+        "FRR routes to the new host alone only since the old one is gone"
+    );
+    fabric.lab.sh("c1", "nft delete table inet late");
+    let heard = || match outsider.hears_of(C1) {
+        false => Ok(()),
+        true => Err("it is still announced by its old host".to_owned()),
+    };
+    fabric.lab.eventually("FRR hears its old host", heard);
     fabric.lab.eventually("the move is over", || {
         let nic = fabric.lab.admin("nic show e24/web/a11");
         match nic["moving"].is_null() && nic["state"] == "applied" {
