@@ -22,11 +22,8 @@ impl<'a> Work<'a> {
             canonical_cidr(&cidr.to_string())?;
         }
         check_own_name(create.bridge.as_str()).map_err(bad)?;
-        if create.dhcp && v4.is_some() {
-            return Err(bad(
-                "with --dhcp its IPv4 prefix is the DHCP server's to tell: leave the prefix out"
-                    .to_owned(),
-            ));
+        if create.dhcp {
+            no_prefix_for_dhcp(v4, v6).map_err(bad)?;
         }
         let network = ExternalNetwork {
             id: self.draw(ExternalNetworkId::from_random, ObjectId::External),
@@ -206,6 +203,23 @@ fn check_parts(network: &ExternalNetwork) -> Result<(), String> {
         }
     }
     no_pool_for_dhcp(network)
+}
+
+/// An uplink has either addresses of the planner's or one of the server's (`UplinkAddress`).
+fn no_prefix_for_dhcp(v4: Option<Ipv4Net>, v6: Option<Ipv6Net>) -> Result<(), String> {
+    if v4.is_some() {
+        return Err(
+            "with --dhcp its IPv4 prefix is the DHCP server's to tell: leave the prefix out"
+                .to_owned(),
+        );
+    }
+    match v6 {
+        Some(prefix) => Err(format!(
+            "with --dhcp routers have an IPv4 address there and no IPv6: leave {prefix} out, or give \
+             both prefixes with pools in place of --dhcp"
+        )),
+        None => Ok(()),
+    }
 }
 
 fn no_pool_for_dhcp(network: &ExternalNetwork) -> Result<(), String> {

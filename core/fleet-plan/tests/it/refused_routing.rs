@@ -283,6 +283,11 @@ fn external_networks() {
         "192.0.2.0/24 dhcp true",
         "with --dhcp its IPv4 prefix is the DHCP server's to tell: leave the prefix out",
     );
+    external(
+        "2001:db8:64::/64 dhcp true",
+        "with --dhcp routers have an IPv4 address there and no IPv6: leave 2001:db8:64::/64 out, or \
+         give both prefixes with pools in place of --dhcp",
+    );
     check(
         "router default/blue/x uplink only",
         "invalid: which external network is meant? there are ext, two: name one",
