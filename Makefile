@@ -44,9 +44,11 @@ test-full-kernel: setup
 		$(CARGO) test --offline --no-fail-fast -p linux -p agent -p lab -- --test-threads=2
 
 # What takes too long for `test`: the suite on a full kernel, long rounds of killing and of many
-# NICs, the demo over and over.
+# NICs, a virtual machine that boots, the demo over and over.
 soak: test-full-kernel
-	VPC_SOAK=1 $(CARGO) test -p lab --test suite -- --test-threads=1 crash moves scale frr::what failover
+	scripts/setup.sh --vm
+	VPC_SOAK=1 $(CARGO) test -p lab --test suite -- --test-threads=1 crash moves scale frr::what failover \
+		routers::lasting routers::machine
 	VPC_SOAK=1 $(CARGO) test -p lab --test matrix -- --include-ignored e34
 	for round in 1 2 3 4 5 6 7 8 9 10; do \
 		target/debug/vpc lab demo --name soak --down || exit 1; \

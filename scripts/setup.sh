@@ -3,6 +3,7 @@
 # setup.sh --kernel   also those that `cargo xtask kernel build` needs
 # setup.sh --fuzz     also what the fuzzer is built with
 # setup.sh --bench    also the DHCP servers that ours is measured beside
+# setup.sh --vm       also QEMU, and Debian's kernel for a virtual machine (amd64), unpacked in /var/cache/vpc
 # Installs what is missing and nothing else; starts no service. Safe to run again.
 set -euo pipefail
 
@@ -23,8 +24,9 @@ case "$*" in
 --fuzz) packages+=(g++) ;;
 --bench) packages+=(kea-dhcp4-server) ;;
 --kernel) packages+=("${kernel_packages[@]}") ;;
--h | --help) sed -n '2,6s/^# //p' "$0"; exit ;;
-*) fail "unknown argument '$*': none, --kernel, --fuzz or --bench" ;;
+--vm) packages+=(qemu-system-x86) ;;
+-h | --help) sed -n '2,7s/^# //p' "$0"; exit ;;
+*) fail "unknown argument '$*': none, --kernel, --fuzz, --bench or --vm" ;;
 esac
 [ "$(id -u)" = 0 ] || fail "installing packages needs root: run it as root (sudo $0 $*)"
 command -v apt-get dpkg-query >/dev/null || fail "no apt here: this script is for Debian 12; elsewhere install: ${packages[*]}"
@@ -96,6 +98,24 @@ if [ ${#wanted[@]} -gt 0 ]; then
         done
     fi
 fi
+
+# Unpacked only: an installed one would be what this machine boots next.
+unpack_vm_kernel() (
+    cache=${VPC_CACHE:-/var/cache/vpc}
+    [ ! -e "$cache/vm-kernel" ] || exit 0
+    package=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null | awk '$1 == "Depends:" { print $2; exit }')
+    [ -n "$package" ] || fail "apt has no linux-image-cloud-amd64: run apt-get update, or look at /etc/apt/sources.list*"
+    echo "setup: unpacking $package in $cache/vm-kernel"
+    mkdir -p "$cache"
+    new=$(mktemp -d "$cache/vm-kernel.XXXXXX")
+    trap 'rm -rf "$new"' EXIT
+    cd "$new"
+    apt-get -qq -o APT::Sandbox::User=root download "$package" ||
+        fail "apt-get download $package failed (above): run apt-get update, then this again"
+    dpkg-deb -x ./*.deb kernel
+    mv kernel "$cache/vm-kernel"
+)
+[ "$*" != --vm ] || unpack_vm_kernel
 
 PATH=$PATH:${HOME:-/root}/.cargo/bin
 command -v cargo >/dev/null ||

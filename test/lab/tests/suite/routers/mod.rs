@@ -5,6 +5,7 @@ mod bound;
 mod clients;
 mod counted;
 mod lasting;
+mod machine;
 mod tenants;
 mod uplink;
 mod wrong;
