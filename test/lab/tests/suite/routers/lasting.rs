@@ -7,6 +7,9 @@ use lab::{Lab, Ping};
 use std::collections::BTreeSet;
 use std::env;
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 const PORT: u16 = 7777;
@@ -155,6 +158,58 @@ fn offered(wire: &Wire) -> BTreeSet<u16> {
     .collect()
 }
 
+/// A connection with transfers without a pause.
+struct Busy {
+    name: &'static str,
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicU64>,
+    thread: JoinHandle<std::io::Result<TcpStream>>,
+}
+
+impl Busy {
+    fn start((name, mut stream): (&'static str, TcpStream)) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let done = Arc::new(AtomicU64::new(0));
+        let (ends, count) = (Arc::clone(&stop), Arc::clone(&done));
+        let thread = std::thread::spawn(move || {
+            while !ends.load(Ordering::Relaxed) {
+                transfers(&mut stream, 100_000)?;
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(stream)
+        });
+        Self {
+            name,
+            stop,
+            done,
+            thread,
+        }
+    }
+
+    /// Waits for a transfer that begins now or later.
+    fn goes_on(&self, lab: &Lab, when: &str) {
+        let before = self.done.load(Ordering::Relaxed);
+        let what = format!("{} goes on after {when}", self.name);
+        lab.eventually(&what, || {
+            let ended = self.thread.is_finished();
+            match self.done.load(Ordering::Relaxed) {
+                done if done > before + 1 => Ok(()),
+                done if ended => panic!("{what}: broken after {done} transfers"),
+                done => Err(format!("{done} transfers")),
+            }
+        });
+    }
+
+    fn stop(self) -> (&'static str, TcpStream) {
+        self.stop.store(true, Ordering::Relaxed);
+        let done = self.thread.join().expect("it does not panic");
+        (
+            self.name,
+            done.unwrap_or_else(|error| panic!("{}: {error}", self.name)),
+        )
+    }
+}
+
 #[test]
 fn transfers_outlive_killed_agents_and_changes_of_everything_else() {
     let (lab, a1, b1) = lab_with_a_way_out();
@@ -172,7 +227,7 @@ fn transfers_outlive_killed_agents_and_changes_of_everything_else() {
         address.expect("an address")
     };
     lab.reaches("ext", &address("www").to_string());
-    let mut flows: Vec<(&str, TcpStream)> = [
+    let mut flows: Vec<(&'static str, TcpStream)> = [
         ("out", connect(&lab, &a1, EXT, PORT).0),
         ("in", connect(&lab, "ext", address("www"), PORT).0),
         (
@@ -189,7 +244,8 @@ fn transfers_outlive_killed_agents_and_changes_of_everything_else() {
     };
     go_on(&mut flows, "nothing");
 
-    // The route host's agent dies, again and again.
+    // The route host's agent dies, again and again, while everything is under way.
+    let busy: Vec<Busy> = flows.drain(..).map(Busy::start).collect();
     let pings = [
         Ping::start(&lab, &a1, "198.51.100.1", Duration::from_millis(20)),
         Ping::start(&lab, &b1, "2001:db8:64::1", Duration::from_millis(20)),
@@ -197,11 +253,23 @@ fn transfers_outlive_killed_agents_and_changes_of_everything_else() {
     ];
     for round in 0..rounds() {
         lab.kill("r1", "agent");
-        go_on(&mut flows, "the kill");
+        for flow in &busy {
+            flow.goes_on(&lab, &format!("kill {round}"));
+        }
         lab.start("r1", "agent");
-        go_on(&mut flows, &format!("restart {round}"));
+        lab.eventually("the agent has nothing left to do", || {
+            let status = lab.try_sh("r1", "vpc -o json agent status");
+            match lab::text_of(&status) {
+                text if text.contains("\"converged\": true") => Ok(()),
+                text => Err(text),
+            }
+        });
+        for flow in &busy {
+            flow.goes_on(&lab, &format!("restart {round}"));
+        }
     }
     made(&lab);
+    flows.extend(busy.into_iter().map(Busy::stop));
     let results = pings.map(Ping::stop);
     for result in results {
         assert_eq!(result.lost(), 0, "{result:?}");
