@@ -155,6 +155,7 @@ fn config() -> HostConfig {
                 vni: Vni::new(4096).unwrap(),
                 mac: MacAddr([0x12, 0, 0, 0, 0, 1]),
             }),
+            prepared: true,
             anycast: true,
             inner: vec![net("10.4.0.0/16"), net("fd00:4::/48")],
         }],
