@@ -213,6 +213,7 @@ fn config() -> HostConfig {
         }],
         routers: Vec::new(),
         members: BTreeMap::from([(subnet, BTreeSet::from([[100, 64, 0, 3].into()]))]),
+        standby_for: BTreeMap::new(),
     }
 }
 

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use model::{
     Account, AccountId, Attachment, Cluster, ExternalNetwork, ExternalNetworkId, Host, HostId,
     IfName, Kind, MacAddr, Name, NetnsName, Nic, NicId, Object, ObjectId, PublicIp, PublicIpId,
-    PublicTarget, Revision, Router, RouterId, Subnet, SubnetId, UnixMillis, Vpc, VpcId,
+    PublicTarget, Revision, Router, RouterId, Standby, Subnet, SubnetId, UnixMillis, Vpc, VpcId,
 };
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -384,6 +384,17 @@ impl Intent {
     pub fn moving_routers(&self) -> impl Iterator<Item = &Router> {
         let all = self.routers.values();
         all.filter(|router| router.goes_to().is_some())
+    }
+
+    /// All routers, in order of id.
+    pub fn all_routers(&self) -> impl Iterator<Item = &Router> {
+        self.routers.values()
+    }
+
+    /// Routers of other hosts that this one stands by for, in order of id.
+    pub fn standby_for(&self, host: HostId) -> impl Iterator<Item = &Router> {
+        let all = self.routers.values();
+        all.filter(move |router| router.standby == Standby::On(host))
     }
 
     /// A VPC's routers, in order of name.

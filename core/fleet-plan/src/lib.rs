@@ -35,6 +35,7 @@ pub use command::{
     BadRequestId, Command, Context, CreateAccount, CreateHost, CreateNic, CreateSubnet, CreateVpc,
     Expect, MoveNic, RequestId, UpdateHost, UpdateSubnet, UpdateVpc,
 };
+pub use decide::standbys_to_renew;
 pub use decision::{
     Decision, Delta, Fingerprint, Hold, REQUEST_KEPT_MILLIS, RequestRecord, Resource,
 };
@@ -50,7 +51,7 @@ pub use refusal::{Code, Refusal};
 pub use rollout::{Digest, Issued, IssuedRow, Rollout};
 pub use routing::{
     AttachPublicIp, CreateExternal, CreatePublicIp, CreateRouter, Outside, RouterChange,
-    RouterStep, UpdateRouter,
+    RouterStep, StandbyHost, UpdateRouter,
 };
 pub use token::{BadToken, JoinToken, TokenRefusal, TokenSecret, TokenUse};
 pub use voting::Electorate;

@@ -245,6 +245,7 @@ mod tests {
                 since: UnixMillis(1_000),
                 taken_back: String::new(),
             }),
+            standby: model::Standby::Off,
             meta: Meta::default(),
         };
         let after = |router: &Router, old, new: Option<&Seat>, after: u64| {

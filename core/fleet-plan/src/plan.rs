@@ -36,6 +36,7 @@ impl Draft {
             routers,
             voting,
             members,
+            standby_for,
         } = issued;
         self.0.host == *host
             && self.0.underlay == *underlay
@@ -44,6 +45,7 @@ impl Draft {
             && self.0.routers == *routers
             && self.0.voting == *voting
             && self.0.members == *members
+            && self.0.standby_for == *standby_for
     }
 
     pub(crate) fn with_voting(mut self, voting: Option<Voting>) -> Self {
@@ -117,6 +119,10 @@ pub fn plan(intent: &Intent, host: HostId, reflectors: &[Reflector]) -> Option<D
         routers,
         voting: None,
         members,
+        standby_for: intent
+            .standby_for(host)
+            .map(|router| (router.id, router_name(intent, router)))
+            .collect(),
     }))
 }
 
@@ -240,6 +246,7 @@ fn gateway(intent: &Intent, host: HostId, vpc: &Vpc, part: &Parts<'_>) -> Option
         anycast: true,
         inner: Vec::new(),
         prepared: false,
+        standby: None,
     })
 }
 
@@ -257,6 +264,16 @@ fn leg(subnet: &Subnet, mac: MacAddr) -> RouterLeg {
     }
 }
 
+fn router_name(intent: &Intent, router: &Router) -> String {
+    format!("{}/{}", vpc_of(intent, router).name, router.name)
+}
+
+fn vpc_of<'a>(intent: &'a Intent, router: &Router) -> &'a Vpc {
+    intent
+        .vpc(router.vpc)
+        .expect("the VPC of a router exists: its deletion is refused")
+}
+
 fn router_config(intent: &Intent, router: &Router, speaker: SpeakerKind) -> RouterConfig {
     let way_out_only = is_way_out_only(intent, router);
     let legs = router.legs.iter().filter(|_| !way_out_only);
@@ -264,13 +281,11 @@ fn router_config(intent: &Intent, router: &Router, speaker: SpeakerKind) -> Rout
         .map(|l| leg(subnet_of(intent, l.subnet), l.mac))
         .collect();
     let inner = intent.subnets_of(router.vpc).filter(|_| way_out_only);
-    let vpc = intent
-        .vpc(router.vpc)
-        .expect("the VPC of a router exists: its deletion is refused");
+    let vpc = vpc_of(intent, router);
     RouterConfig {
         id: router.id,
         vpc: router.vpc,
-        name: format!("{}/{}", vpc.name, router.name),
+        name: router_name(intent, router),
         legs,
         uplink: router.uplink.as_ref().map(|leg| uplink(intent, leg)),
         routes: router.routes.clone(),
@@ -284,6 +299,7 @@ fn router_config(intent: &Intent, router: &Router, speaker: SpeakerKind) -> Rout
         anycast: false,
         prepared: false,
         inner: inner.flat_map(prefixes_of).collect(),
+        standby: router.standby.host(),
     }
 }
 

@@ -542,6 +542,24 @@ pub enum Refusal {
         /// Why not, and what to do.
         reason: String,
     },
+    /// Nowhere for a standby.
+    #[error("router {router} has no host to stand by for it: {reason}")]
+    NoStandby {
+        /// Which router.
+        router: String,
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// A host cannot take over from itself.
+    #[error(
+        "host {host} runs router {router}, and what stands by has to be another: name another route host, or none, so that one is chosen"
+    )]
+    StandbyOfItself {
+        /// Which router.
+        router: String,
+        /// Which host.
+        host: String,
+    },
     /// The host carries no routers.
     #[error("host {host} carries no routers, its roles are {}: choose a route host, or give it that role (vpc host set {host} --role route)", list(.roles))]
     NotARouteHost {
@@ -630,6 +648,8 @@ impl Refusal {
             | Self::FrrBundle { .. }
             | Self::FrrDistributed { .. }
             | Self::NoRouteHost { .. }
+            | Self::NoStandby { .. }
+            | Self::StandbyOfItself { .. }
             | Self::NotARouteHost { .. }
             | Self::HostUnable { .. } => Code::UnsuitableHost,
             Self::BadCidr(_)

@@ -97,6 +97,7 @@ impl Rollout {
                 }
                 Object::Router(router) => {
                     self.stale.extend(router.hosts());
+                    self.stale.extend(router.standby.host());
                     // Hosts with NICs know the gateways of their subnets, and where the legs are.
                     self.stale.extend(intent.hosts_of_vpc(router.vpc));
                     for subnet in intent.subnets_of(router.vpc) {
@@ -104,7 +105,8 @@ impl Rollout {
                     }
                     // Where it was before.
                     let has_it = |config: &HostConfig| {
-                        config.routers.iter().any(|other| other.id == router.id)
+                        let runs = config.routers.iter().any(|other| other.id == router.id);
+                        runs || config.standby_for.contains_key(&router.id)
                     };
                     let old = self.configs.iter().filter(|(_, config)| has_it(config));
                     self.stale.extend(old.map(|(host, _)| *host));

@@ -58,8 +58,21 @@ pub struct CreateRouter {
     pub source_v6: bool,
     /// Where it runs; otherwise the route host with the fewest routers.
     pub host: Option<HostId>,
+    /// Which host stands by for it, if one is to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby: Option<StandbyHost>,
     /// The users' labels.
     pub labels: Labels,
+}
+
+/// Which host is to stand by for a router.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StandbyHost {
+    /// A route host that it does not run on, the one with the fewest routers of its own and others'.
+    Any,
+    /// This one, as long as it lives and does not run the router itself.
+    Host(HostId),
 }
 
 /// Changes a router.
@@ -111,10 +124,14 @@ pub enum RouterChange {
         ports: PortRange,
     },
     /// It goes there: as soon as that host has it ready, or at once if the one it is on is down. None is
-    /// the route host with the fewest routers that is not the one it is on.
+    /// its standby, or else the route host with the fewest routers that is not the one it is on.
     Place(Option<HostId>),
     /// The end of a move; the server's own, when the hosts reported or time is up.
     Advance(RouterStep),
+    /// Another host stands by, or none.
+    Standby(Option<StandbyHost>),
+    /// The server's: one that is not fit to stand by any more gives way to one that is, if there is one.
+    RenewStandby,
 }
 
 /// How the move of a router ends.

@@ -390,6 +390,7 @@ fn config(generation: u64) -> HostConfig {
         routers: Vec::new(),
         voting: None,
         members: BTreeMap::new(),
+        standby_for: Default::default(),
     }
 }
 

@@ -261,6 +261,7 @@ impl World {
                 mac: mac.parse().unwrap(),
             }),
             epoch: 1,
+            standby: None,
             anycast: after("anycast").is_some(),
             prepared: after("prepared").is_some(),
             inner: after("inner")

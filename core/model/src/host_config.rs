@@ -3,7 +3,7 @@
 
 use crate::{
     Asn, BadName, Encoding, Generation, HostId, IfName, MacAddr, Mtu, NetnsName, NicId,
-    RouterConfig, SubnetId, SubnetOptions, VlanId, Vni, Voting, VpcId,
+    RouterConfig, RouterId, SubnetId, SubnetOptions, VlanId, Vni, Voting, VpcId,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,10 @@ pub struct HostConfig {
     /// rows: routes do.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub members: BTreeMap<SubnetId, BTreeSet<IpAddr>>,
+    /// Routers of other hosts whose tracked connections are kept here, should this host have to take over;
+    /// with their names, `vpc/router`, for people.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub standby_for: BTreeMap<RouterId, String>,
 }
 
 /// A host's place on the underlay.

@@ -47,7 +47,7 @@ pub use router_config::{
 };
 pub use routing::{
     AddressRange, BadAddressRange, BadSourcePolicy, ExternalNetwork, Leg, OuterLeg, PublicIp,
-    PublicTarget, Router, RouterMove, RouterPlacement, SourcePolicy,
+    PublicTarget, Router, RouterMove, RouterPlacement, SourcePolicy, Standby,
 };
 pub use subnet_options::{BadOptions, DhcpOptions, SubnetOptions};
 pub use tracked::{Ends, Tracked};

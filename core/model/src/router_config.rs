@@ -1,6 +1,6 @@
 //! What a route host has to make true of one virtual router.
 
-use crate::{IfName, MacAddr, Mtu, RouterId, SubnetId, Vni, VpcId, VpcNames};
+use crate::{HostId, IfName, MacAddr, Mtu, RouterId, SubnetId, Vni, VpcId, VpcNames};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -50,6 +50,9 @@ pub struct RouterConfig {
     /// nobody, and what is for it goes where it runs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub prepared: bool,
+    /// The route host that is to know what it tracks, if any; one of the voting peers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby: Option<HostId>,
 }
 
 /// A router's place among the routers of its VPC: all of them, on whichever hosts, have a leg in one
@@ -334,6 +337,7 @@ mod tests {
             anycast: false,
             inner: Vec::new(),
             prepared: false,
+            standby: None,
         };
         let text = serde_json::to_string(&router).unwrap();
         let expected =

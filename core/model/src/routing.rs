@@ -42,6 +42,9 @@ pub struct Router {
     /// Where it goes from there, or did not come to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moving: Option<RouterMove>,
+    /// Where what it tracks is kept as well, for when that host fails.
+    #[serde(default, skip_serializing_if = "Standby::is_off")]
+    pub standby: Standby,
     /// Revision, age, labels.
     pub meta: Meta,
 }
@@ -98,6 +101,36 @@ impl Router {
     /// Hosts that have it: the one that runs it, and the one that makes it ready.
     pub fn hosts(&self) -> impl Iterator<Item = HostId> + use<> {
         std::iter::once(self.placement.host).chain(self.goes_to())
+    }
+}
+
+/// A second route host that knows the connections a router tracks, and takes the router over with them.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standby {
+    /// None is wanted.
+    #[default]
+    Off,
+    /// One is wanted, and for now no route host is fit to be it.
+    Missing,
+    /// This one; never the one that the router runs on.
+    On(HostId),
+}
+
+impl Standby {
+    /// True if none is wanted.
+    pub fn is_off(&self) -> bool {
+        *self == Self::Off
+    }
+
+    /// The host, if there is one.
+    pub fn host(self) -> Option<HostId> {
+        match self {
+            Self::On(host) => Some(host),
+            Self::Off | Self::Missing => None,
+        }
     }
 }
 

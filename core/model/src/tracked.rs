@@ -18,12 +18,12 @@ pub struct Tracked {
     pub assured: bool,
     /// It ends after so many seconds of silence.
     pub timeout: u32,
-    /// The kernel's number of TCP's state; 0 for UDP.
+    /// The kernel's number of TCP's state; 0 for UDP, and where it is not said.
     pub tcp_state: u8,
 }
 
 /// From where and where to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ends {
     /// Source address.
     pub from: IpAddr,

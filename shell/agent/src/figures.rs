@@ -77,6 +77,23 @@ impl Figures {
                 (vec![id(router)], flows)
             }),
         );
+        let standbys = || {
+            let routers = routers.iter();
+            routers.filter_map(|router| Some((id(router), router.standby.as_ref()?)))
+        };
+        page.gauge(
+            "vpc_router_standby_connections",
+            "Connections of a router here that its standby knows.",
+            standbys().map(|(id, standby)| {
+                let kept = i64::try_from(standby.kept).unwrap_or(i64::MAX);
+                (vec![id], kept)
+            }),
+        );
+        page.gauge(
+            "vpc_router_standby_in_step",
+            "1 if the standby of a router here knows all that there is to know.",
+            standbys().map(|(id, standby)| (vec![id], standby.in_step.into())),
+        );
         page.counter(
             "vpc_router_rules",
             "What a router's rules counted: new flows by where they go, packets that were dropped.",

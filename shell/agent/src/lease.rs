@@ -10,12 +10,14 @@ mod listen;
 
 use crate::disk::Disk;
 use crate::events::Event;
+use crate::standby::{self, Job, Standbys};
 use api::tonic::transport::Channel;
 use api::v1::router_lease_client::RouterLeaseClient;
+pub(crate) use ask::connect;
 use ask::{Asking, hand_over};
 use host_plan::{LocalStacks, OwnedName};
 use keeper::Keeper;
-use lease::Ask;
+use lease::{Ask, Claim};
 use model::{HostConfig, HostId, IfName, RouterConfig, RouterId, Voter as Who, VoterSet, Voting};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -41,6 +43,8 @@ pub(crate) struct Orders {
     /// Ports of routers that need no lease, as nobody else could run them: those that the host's own API
     /// made, and gateways that every host has.
     own: BTreeMap<RouterId, BTreeSet<IfName>>,
+    /// Routers of other hosts, with their names, of which this one keeps what they track.
+    standby_for: BTreeMap<RouterId, String>,
 }
 
 /// A router that is to run here.
@@ -48,6 +52,7 @@ pub(crate) struct Orders {
 struct Placed {
     epoch: u64,
     ports: BTreeSet<IfName>,
+    standby: Option<HostId>,
 }
 
 /// What the thread tells the loop.
@@ -78,6 +83,7 @@ impl Orders {
             let placed = Placed {
                 epoch: router.epoch,
                 ports: ports(router),
+                standby: router.standby,
             };
             (router.id, placed)
         });
@@ -91,7 +97,26 @@ impl Orders {
                 .chain(here_only)
                 .map(|router| (router.id, ports(router)))
                 .collect(),
+            standby_for: config.standby_for.clone(),
         }
+    }
+
+    /// Whose connections are to be told to whom.
+    pub(crate) fn to_replicate(&self) -> impl Iterator<Item = Job> {
+        let job = |(router, placed): (&RouterId, &Placed)| {
+            let standby = placed.standby?;
+            let address = *self.voting.as_ref()?.peers.get(&standby)?;
+            let claim = Claim {
+                router: *router,
+                epoch: placed.epoch,
+            };
+            Some(Job {
+                claim,
+                standby,
+                address,
+            })
+        };
+        self.routers.iter().filter_map(job)
     }
 
     /// Somebody else could run them.
@@ -122,18 +147,23 @@ pub(crate) struct Leases {
 type Numbered = (u64, Orders);
 
 impl Leases {
-    /// Starts it, in the calling thread's network namespace.
+    /// Starts it, in the calling thread's network namespace, and what tells standbys of the routers here. A
+    /// router may track `router_flows` connections.
     pub(crate) fn start(
         orders: Orders,
         disk: Disk,
         credential: PathBuf,
         events: mpsc::Sender<Event>,
+        router_flows: u32,
+        standbys: Standbys,
     ) -> Self {
-        let mut keeper = Keeper::new(disk, orders.clone());
+        let most = router_flows as usize;
+        let mut keeper = Keeper::new(disk, orders.clone(), most, standbys.clone());
         // What is renewed before anything else starts has not run out.
         keeper.turn();
         let orders = watch::Sender::new((0, orders));
         let given = orders.subscribe();
+        standby::start(orders.subscribe(), credential.clone(), most, standbys);
         let (took, taken) = watch::channel(0);
         thread::Builder::new()
             .name("lease".to_owned())
@@ -235,10 +265,7 @@ async fn run(
                 });
             }
             let now = Instant::now();
-            let pace = match keeper.arrivals.is_empty() {
-                true => keeper.owner.pace(now),
-                false => lease::ACQUIRE,
-            };
+            let pace = keeper.pace(now);
             now + pace
         };
         loop {

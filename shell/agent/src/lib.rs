@@ -23,6 +23,7 @@ mod rd;
 mod run;
 mod sequences;
 mod server;
+mod standby;
 mod turn;
 mod view;
 

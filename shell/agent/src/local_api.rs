@@ -6,6 +6,7 @@ use crate::evpn_api::EvpnApi;
 use crate::l3_api::without_gateways_of;
 use crate::meter::Meter;
 use crate::names::Tally;
+use crate::standby::Standbys;
 use crate::view::View;
 use api::tonic::{self, Response, Status};
 use api::v1;
@@ -47,6 +48,7 @@ pub(crate) struct Local {
     dhcp: Dhcp,
     pub(crate) meter: Meter,
     names: Tally,
+    standbys: Standbys,
     identity: Arc<Identity>,
 }
 
@@ -56,6 +58,7 @@ pub(crate) struct Knowing {
     pub(crate) dhcp: Dhcp,
     pub(crate) meter: Meter,
     pub(crate) names: Tally,
+    pub(crate) standbys: Standbys,
 }
 
 /// Binds the socket: in a directory and with a mode that only root can use. A socket that a killed
@@ -97,6 +100,7 @@ pub(crate) async fn serve(
         dhcp: knowing.dhcp,
         meter: knowing.meter,
         names: knowing.names,
+        standbys: knowing.standbys,
         identity: Arc::new(identity),
     };
     tonic::transport::Server::builder()
@@ -481,6 +485,7 @@ impl v1::agent_control_server::AgentControl for Local {
                 .map(|stack| stack.ports.len() as u32)
                 .sum(),
             questions: self.names.counts().questions(),
+            standby_for: self.standbys.kept(),
         }))
     }
 

@@ -5,6 +5,7 @@
 use crate::events::Event;
 use crate::kernel::chain;
 use crate::outside::Outside;
+use crate::standby::Standbys;
 use crate::view::{View, unix_now};
 use api::v1;
 use host_plan::{NatRule, OwnedName, is_full};
@@ -54,6 +55,7 @@ pub(crate) struct Meter {
     book: Arc<Mutex<Book>>,
     most: u32,
     outside: Outside,
+    standbys: Standbys,
 }
 
 /// A router that is to be counted.
@@ -66,12 +68,13 @@ struct Router {
 
 impl Meter {
     /// Nothing is counted yet; a router may track this many flows.
-    pub(crate) fn new(most: u32, outside: Outside) -> Self {
+    pub(crate) fn new(most: u32, outside: Outside, standbys: Standbys) -> Self {
         let book = Arc::default();
         Self {
             book,
             most,
             outside,
+            standbys,
         }
     }
 
@@ -193,6 +196,7 @@ impl Meter {
             counted_unix_ms: metered.counted.0,
             nat: metered.counts.nat.iter().take(NAT_RULES).map(nat).collect(),
             lease: self.outside.of(id),
+            standby: self.standbys.of(id),
         }
     }
 

@@ -14,6 +14,7 @@ use crate::meter::Meter;
 use crate::names;
 use crate::outside::Outside;
 use crate::server::ServerStream;
+use crate::standby::Standbys;
 use crate::turn::{self, Agent, Pace, Start};
 use api::{Credential, CredentialError};
 use frr_driver::Installed;
@@ -148,11 +149,14 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         .as_ref()
         .map(|config| Orders::of(config, &local))
         .unwrap_or_default();
+    let standbys = Standbys::default();
     let leases = Leases::start(
         orders,
         disk.clone(),
         options.credential.clone().unwrap_or_default(),
         events.clone(),
+        options.router_flows,
+        standbys.clone(),
     );
     let (kernel, capabilities) =
         KernelThread::start(&options.run_dir, events.clone()).map_err(AgentError::Kernel)?;
@@ -180,7 +184,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let announcer = Announcer::start(capabilities.clone());
     let reconcile = figures::reconcile_times();
     let outside = Outside::load(&disk)?;
-    let meter = Meter::new(options.router_flows, outside.clone());
+    let meter = Meter::new(options.router_flows, outside.clone(), standbys.clone());
     let mut machine = HostMachine::new(underlay, managed, local);
     // Before the first look at the kernel, which has them.
     machine.set_outer(outside.addresses());
@@ -253,6 +257,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
             dhcp: dhcp.clone(),
             meter: meter.clone(),
             names,
+            standbys,
         },
         identity,
         async { drop(api_ends.await) },

@@ -5,7 +5,7 @@ mod router;
 mod voting;
 
 pub use router::{port_forward, user_data};
-pub use voting::{MAX_TRACKED, confirmed, handed_over};
+pub use voting::{MAX_TRACKED, confirmed, handed_over, replicated};
 
 use crate::v1;
 use ipnet::IpNet;
@@ -300,6 +300,17 @@ impl TryFrom<v1::HostConfig> for HostConfig {
                 wire.members,
                 MAX_STACKS * MAX_SEGMENTS,
                 members,
+            )?
+            .into_iter()
+            .collect(),
+            standby_for: list(
+                Field::root("standby_for"),
+                wire.standby_for,
+                MAX_ROUTERS,
+                |field, wire| {
+                    let name = bounded(field.of("name"), &wire.name, MAX_TEXT)?;
+                    Ok((parse(field.of("router_id"), &wire.router_id)?, name))
+                },
             )?
             .into_iter()
             .collect(),

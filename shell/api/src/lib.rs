@@ -19,7 +19,7 @@ pub use client::{
 pub use credential::{Credential, CredentialError, chain_pem, write_private};
 pub use from_proto::{
     BadRequest, Field, MAX_CONDITIONS, MAX_TRACKED, bounded, confirmed, handed_over, list, number,
-    parse, port_forward, subnet_options, user_data,
+    parse, port_forward, replicated, subnet_options, user_data,
 };
 pub use reference::{object, split};
 pub use to_proto::{certificate, external, host, nic, without_secrets};

@@ -268,6 +268,14 @@ impl From<&HostConfig> for v1::HostConfig {
                     vteps: texts(vteps),
                 })
                 .collect(),
+            standby_for: config
+                .standby_for
+                .iter()
+                .map(|(router, name)| v1::StandbyRouter {
+                    router_id: router.to_string(),
+                    name: name.clone(),
+                })
+                .collect(),
         }
     }
 }

@@ -80,6 +80,15 @@ impl RouterLease for Service {
         }))
     }
 
+    async fn replicate(
+        &self,
+        _request: Request<v1::ReplicateRequest>,
+    ) -> Result<Response<v1::ReplicateReply>, Status> {
+        Err(Status::unimplemented(
+            "the server runs no routers: it stands by for none",
+        ))
+    }
+
     async fn hand_over(
         &self,
         _request: Request<v1::HandOverRequest>,
@@ -125,6 +134,15 @@ impl State {
             .collect();
         silent.retain(|host| !heard.contains(host));
         silent
+    }
+
+    /// Hosts that are no standby. One that restarts is given the time to come back: until then it is told
+    /// nothing, which is no worse than another that knows nothing yet.
+    pub(crate) fn unfit_to_stand_by(&self) -> BTreeSet<HostId> {
+        let mut unfit = self.down_hosts();
+        let joining = self.route_hosts().map(|host| host.id);
+        unfit.extend(joining.filter(|host| self.liveness(*host) == Liveness::Joining));
+        unfit
     }
 
     /// Routers that are to run elsewhere: their host fell silent, or is draining.

@@ -3,6 +3,8 @@
 //! Changes that wait together are decided one on the other, committed in one transaction and only
 //! then answered, broadcast and planned. Nobody reads the intent between decision and commit.
 
+mod placing;
+
 use crate::lease::Votes;
 use crate::state::State;
 use api::tonic::{Code as Grpc, Status};
@@ -490,45 +492,6 @@ impl Owner {
         }
     }
 
-    /// Routers whose host fell silent or drains go to another.
-    async fn place_routers(&mut self) {
-        let silent = self.state.silent_hosts(&self.votes, !self.shared_store);
-        let routers = self.state.routers_to_place(&silent);
-        if routers.is_empty() {
-            return;
-        }
-        let mut changes = Vec::new();
-        for router in &routers {
-            let mut change = self.own_change(Command::UpdateRouter(UpdateRouter {
-                router: router.id,
-                expect: Expect::Exactly(router.meta.revision),
-                change: RouterChange::Place(None),
-            }));
-            change.context.down.clone_from(&silent);
-            changes.push(change);
-        }
-        self.commit(changes).await;
-        for before in routers {
-            let Some(router) = self.state.intent.router(before.id) else {
-                continue;
-            };
-            let name = |id| self.state.intent.path(id);
-            let path = name(ObjectId::Router(router.id));
-            let from = name(ObjectId::Host(before.placement.host));
-            if router.placement != before.placement {
-                let to = name(ObjectId::Host(router.placement.host));
-                warn!(
-                    router = path,
-                    from, to, "Router is taken over: its host is silent"
-                );
-            } else if let Some(to) = router.goes_to().filter(|_| router.moving != before.moving) {
-                let to = name(ObjectId::Host(to));
-                info!(router = path, from, to, "Router leaves a host that drains");
-            }
-        }
-        self.issue().await;
-    }
-
     fn log_step(&self, nic: &model::Nic, step: &MoveStep) {
         let name = |id| self.state.intent.path(id);
         let path = name(ObjectId::Nic(nic.id));
@@ -922,6 +885,7 @@ impl Owner {
             drop(self.make_current().await);
         }
         self.place_routers().await;
+        self.renew_standbys().await;
         if self.statuses_at.elapsed() >= STATUS_EVERY {
             self.statuses_at = Instant::now();
             self.save_statuses(false).await;

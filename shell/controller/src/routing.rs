@@ -7,12 +7,13 @@ use crate::state::State;
 use api::{BadRequest, Field, list, parse, port_forward, v1};
 use fleet_plan::{
     AttachPublicIp, Command, CreateExternal, CreatePublicIp, CreateRouter, Intent, Outside,
-    Refusal, RouterChange, UpdateRouter,
+    Refusal, RouterChange, StandbyHost, UpdateRouter,
 };
 use ipnet::IpNet;
 use model::{
     Condition, ExternalNetworkId, HostId, Kind, Mtu, Name, Nic, Object, ObjectId, PortForward,
-    PortRange, Protocol, PublicIp, PublicTarget, Router, SourcePolicy, StaticRoute, SubnetId, Via,
+    PortRange, Protocol, PublicIp, PublicTarget, Router, SourcePolicy, Standby, StaticRoute,
+    SubnetId, Via,
 };
 use std::net::IpAddr;
 use v1::update_router_request::Change;
@@ -45,6 +46,21 @@ fn network(field: Field<'_>, wire: v1::Outside) -> Result<Option<Reference>, Bad
     optional_reference(field.of("network"), Kind::External, wire.network)
 }
 
+fn standby(field: Field<'_>, wire: v1::StandbyHost) -> Result<Option<Reference>, BadRequest> {
+    optional_reference(field.of("host"), Kind::Host, wire.host)
+}
+
+fn looked_up_standby(
+    wanted: &Option<Option<Reference>>,
+    intent: &Intent,
+) -> Result<Option<StandbyHost>, Refusal> {
+    let look_up = |host: &Option<Reference>| {
+        let host = looked_up(host, |host: &Reference| host.host(intent))?;
+        Ok(host.map_or(StandbyHost::Any, StandbyHost::Host))
+    };
+    wanted.as_ref().map(look_up).transpose()
+}
+
 fn source(field: Field<'_>, raw: i32) -> Result<SourcePolicy, BadRequest> {
     match raw {
         0 => Ok(SourcePolicy::None),
@@ -64,6 +80,10 @@ pub(crate) fn create_router(wire: v1::CreateRouterRequest) -> Result<Unresolved,
         .transpose()?;
     let source = source(Field::root("source"), wire.source)?;
     let host = optional_reference(Field::root("host"), Kind::Host, wire.host)?;
+    let standby = wire
+        .standby
+        .map(|wire| standby(Field::root("standby"), wire))
+        .transpose()?;
     let labels = labels(Field::root("labels"), wire.labels)?;
     Ok(Box::new(move |intent| {
         let subnets = subnets.iter().map(|subnet| subnet.subnet(intent));
@@ -76,6 +96,7 @@ pub(crate) fn create_router(wire: v1::CreateRouterRequest) -> Result<Unresolved,
             source,
             source_v6: wire.source_v6,
             host: looked_up(&host, |host| host.host(intent))?,
+            standby: looked_up_standby(&standby, intent)?,
             labels: labels.clone(),
         }))
     }))
@@ -92,6 +113,7 @@ enum Asked {
     AddForward(PortForward),
     DeleteForward(Protocol, Option<IpAddr>, PortRange),
     Place(Option<Reference>),
+    Standby(Option<Option<Reference>>),
 }
 
 pub(crate) fn update_router(wire: v1::UpdateRouterRequest) -> Result<Unresolved, BadRequest> {
@@ -159,6 +181,11 @@ fn asked(change: Change) -> Result<Asked, BadRequest> {
             Kind::Host,
             wire.host,
         )?),
+        Change::Standby(wire) => Asked::Standby(
+            wire.standby
+                .map(|wire| standby(Field::root("standby").of("standby"), wire))
+                .transpose()?,
+        ),
         Change::Labels(_) => {
             return Err(Field::root("change").bad("labels are replaced alone"));
         }
@@ -205,6 +232,7 @@ impl Asked {
             Self::Place(host) => {
                 RouterChange::Place(looked_up(host, |host: &Reference| host.host(intent))?)
             }
+            Self::Standby(wanted) => RouterChange::Standby(looked_up_standby(wanted, intent)?),
         })
     }
 }
@@ -315,6 +343,16 @@ impl State {
                 since_unix_ms: moving.since.0,
                 taken_back: moving.taken_back.clone(),
             }),
+            standby: (!router.standby.is_off()).then(|| self.standby_view(router.standby)),
+        }
+    }
+
+    fn standby_view(&self, standby: Standby) -> v1::router::Standby {
+        let host = standby.host();
+        let name = |host| self.intent.path(ObjectId::Host(host));
+        v1::router::Standby {
+            host_id: host.map_or(String::new(), |host| host.to_string()),
+            host_name: host.map_or(String::new(), name),
         }
     }
 

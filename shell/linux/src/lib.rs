@@ -46,10 +46,10 @@ pub use monitor::Watch;
 pub use netns::{NETNS_DIR, Netns, in_netns, spawn_in_netns};
 pub use nft::firewall_counters;
 pub use powerless::spawn_powerless;
+pub use router::{ConnectionEvents, Drained, track_connections, tracked_connections};
 pub use router::{
     LinkCounts, NatCount, OuterSocket, RouterCounts, RuleCount, refuse_flows, router_counts,
     tracked_flows,
 };
-pub use router::{track_connections, tracked_connections};
 pub use service::{bind_udp, listen_tcp};
 pub use sys::PROTOCOL;

@@ -178,7 +178,11 @@ pub(crate) fn event_of(message: attr::Received<'_>, own_nft: Option<u32>) -> Opt
     }
 }
 
-fn subscribe(protocol: SockProtocol, groups: &[u32], bytes: usize) -> Result<OwnedFd, Cause> {
+pub(crate) fn subscribe(
+    protocol: SockProtocol,
+    groups: &[u32],
+    bytes: usize,
+) -> Result<OwnedFd, Cause> {
     let fd = socket(
         AddressFamily::Netlink,
         SockType::Raw,

@@ -4,12 +4,14 @@
 
 mod carry;
 mod flows;
+mod follow;
 mod meter;
 mod outer;
 mod route;
 mod rules;
 
 pub use carry::{track_connections, tracked_connections};
+pub use follow::{ConnectionEvents, Drained};
 pub use meter::{
     LinkCounts, NatCount, RouterCounts, RuleCount, refuse_flows, router_counts, tracked_flows,
 };

@@ -13,9 +13,11 @@ use lab::*;
 use model::{
     Attachment, Encoding, Forwarding, Gateway, IpVrfForwarding, MacAddr, NatConfig, NicId,
     OneToOne, Port, PortForward, PortRole, Protocol, RouterConfig, RouterId, RouterLeg, Segment,
-    SourceNat, Stack, StaticRoute, SubnetId, Transit, Underlay, Uplink, UplinkAddress, Via, VpcId,
+    SourceNat, Stack, StaticRoute, SubnetId, Tracked, Transit, Underlay, Uplink, UplinkAddress,
+    Via, VpcId,
 };
-use std::collections::BTreeSet;
+use standby::{Event, Key};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::num::NonZeroU16;
 use std::os::unix::process::CommandExt;
@@ -108,6 +110,7 @@ fn vpc(v: u8) -> (Stack, RouterConfig) {
         anycast: false,
         inner: Vec::new(),
         prepared: false,
+        standby: None,
     };
     (stack, router)
 }
@@ -748,6 +751,63 @@ impl Stream {
         drop(self.client.wait());
         !answer.is_ok_and(|line| line == "ping\n")
     }
+}
+
+/// What a standby is told: a connection through address translation as the kernel's events and its tables
+/// tell it, and its end.
+#[test]
+fn connections_are_followed_from_their_beginning_to_their_end() {
+    lab(|lab| {
+        outside();
+        let mut wish = Wish::of(&[1]);
+        wish.make(lab);
+        gateways(1);
+        let router = OwnedName::router_netns(wish.routers[0].id);
+        let mut events = linux::ConnectionEvents::open(&router).unwrap().unwrap();
+        let mut known: BTreeMap<Key, Tracked> = BTreeMap::new();
+        let mut follow = |done: &dyn Fn(&BTreeMap<Key, Tracked>) -> bool| {
+            let deadline = Instant::now() + SOON;
+            while !done(&known) {
+                assert!(Instant::now() < deadline, "{known:#?}");
+                let drained = events.drain(|event| match event {
+                    Event::Is(tracked) => drop(known.insert(Key::of(&tracked), tracked)),
+                    Event::Gone(key) => drop(known.remove(&key)),
+                });
+                assert!(!drained.unwrap().lost);
+                std::thread::yield_now();
+            }
+            known.clone()
+        };
+        let _out = Server::start("out", "198.51.100.1", 7000);
+        let mut stream = Stream::open("v1a", "198.51.100.1", 7000);
+        stream.works();
+        let established = |tracked: &Tracked| tracked.assured && tracked.tcp_state == 3;
+        let told = follow(&|known| known.values().any(established));
+        let tracked = linux::tracked_connections(&router, 10).unwrap();
+        assert_eq!((told.len(), tracked.len()), (1, 1), "{told:?} {tracked:?}");
+        let (told, tracked) = (told.into_values().next().unwrap(), &tracked[0]);
+        assert_eq!(told.reply.to, ip("192.0.2.11"), "the router's own address");
+        // Time goes on.
+        let timeout = told.timeout;
+        assert!(tracked.timeout <= timeout && timeout > 1000, "{told:?}");
+        assert_eq!(
+            &Tracked {
+                timeout,
+                ..tracked.clone()
+            },
+            &told
+        );
+
+        // Taken back, it is ended by the kernel.
+        wish.routers[0].nat.source = None;
+        wish.make(lab);
+        assert!(stream.ends_cut());
+        follow(&|known| {
+            !known
+                .values()
+                .any(|one| one.original == told.original && established(one))
+        });
+    });
 }
 
 #[test]

@@ -64,6 +64,7 @@ fn every_noun_of_the_contract_has_help() {
         &["router", "detach"],
         &["router", "uplink"],
         &["router", "move"],
+        &["router", "standby"],
         &["router", "delete"],
         &["route", "add"],
         &["route", "list"],

@@ -13,6 +13,8 @@ mod router_rules;
 mod subnet;
 mod vpc;
 
+pub use placement::standbys_to_renew;
+
 use crate::decision::{Fingerprint, REQUEST_KEPT_MILLIS};
 use crate::intent::{PoolKey, Scope, missing};
 use crate::pool::State;

@@ -3,11 +3,13 @@
 use super::router_rules::check_count;
 use super::{Work, limits};
 use crate::intent::{Scope, missing, prefixes_of};
-use crate::{CreateRouter, Outside, Refusal, Resource, RouterChange, RouterStep, UpdateRouter};
+use crate::{
+    CreateRouter, Outside, Refusal, Resource, RouterChange, RouterStep, StandbyHost, UpdateRouter,
+};
 use ipnet::IpNet;
 use model::{
     ExternalNetwork, HostId, Kind, Leg, Object, ObjectId, OuterLeg, PublicTarget, Router, RouterId,
-    RouterMove, RouterPlacement, Routing, SourcePolicy, Subnet, SubnetId, Via, VpcId,
+    RouterMove, RouterPlacement, Routing, SourcePolicy, Standby, Subnet, SubnetId, Via, VpcId,
 };
 
 impl<'a> Work<'a> {
@@ -28,6 +30,8 @@ impl<'a> Work<'a> {
         let host = self
             .pick_route_host(&path, create.vpc, create.host, None)?
             .id;
+        let placement = RouterPlacement { host, epoch: 1 };
+        let standby = self.standby(&path, create.vpc, placement, create.standby)?;
         let mut router = Router {
             id: self.draw(RouterId::from_random, ObjectId::Router),
             vpc: create.vpc,
@@ -38,8 +42,9 @@ impl<'a> Work<'a> {
             source: SourcePolicy::None,
             source_v6: false,
             forwards: Vec::new(),
-            placement: RouterPlacement { host, epoch: 1 },
+            placement,
             moving: None,
+            standby,
             meta: self.new_meta(create.labels)?,
         };
         for subnet in create.subnets {
@@ -75,7 +80,14 @@ impl<'a> Work<'a> {
                 ports,
             } => self.delete_forward(at, &path, protocol, public, ports)?,
             RouterChange::Place(host) => self.place(at, &path, host)?,
-            RouterChange::Advance(step) => advance(at, step),
+            RouterChange::Advance(step) => self.advance(at, step),
+            RouterChange::Standby(wanted) => {
+                let keeps = wanted == Some(StandbyHost::Any) && self.stands_by(at);
+                if !keeps {
+                    at.standby = self.standby(&path, at.vpc, at.placement, wanted)?;
+                }
+            }
+            RouterChange::RenewStandby => self.renew_standby(at),
         }
         Ok(self.put_if_changed(Object::Router(router)))
     }
@@ -278,21 +290,44 @@ impl<'a> Work<'a> {
             router.moving = None;
             return Ok(());
         }
-        // What is made already is there sooner.
-        let asked = asked.or(router.goes_to().filter(|host| self.takes_routers(*host)));
-        let host = self
-            .pick_route_host(path, router.vpc, asked, Some(here))?
-            .id;
+        // What is made already is there sooner, and the standby knows the connections.
+        let on_its_way = router.goes_to().filter(|host| self.takes_routers(*host));
+        let stands_by = router.standby.host().filter(|_| self.stands_by(router));
+        let asked = asked.or(on_its_way).or(stands_by);
+        let host = self.pick_route_host(path, router.vpc, asked, Some(here))?;
         if self.context.down.contains(&here) {
-            run_on(router, host);
-        } else if router.goes_to() != Some(host) {
+            self.run_on(router, host.id);
+        } else if router.goes_to() != Some(host.id) {
             router.moving = Some(RouterMove {
-                to: host,
+                to: host.id,
                 since: self.context.now,
                 taken_back: String::new(),
             });
         }
         Ok(())
+    }
+
+    /// A move may have ended before what was worked out for it came.
+    fn advance(&self, router: &mut Router, step: RouterStep) {
+        match (router.goes_to(), step, &mut router.moving) {
+            (Some(to), RouterStep::Switch, _) => self.run_on(router, to),
+            (Some(_), RouterStep::Stay { reason }, Some(moving)) => moving.taken_back = reason,
+            _ => {}
+        }
+    }
+
+    fn run_on(&self, router: &mut Router, host: HostId) {
+        let here = router.placement.host;
+        router.placement = RouterPlacement {
+            host,
+            epoch: router.placement.epoch + 1,
+        };
+        router.moving = None;
+        if router.standby == Standby::On(host) {
+            // The two change places, if the other is fit.
+            router.standby = Standby::On(here);
+        }
+        self.renew_standby(router);
     }
 
     fn takes_routers(&self, host: HostId) -> bool {
@@ -346,21 +381,4 @@ impl<'a> Work<'a> {
     pub(super) fn network_of(&self, router: &Router) -> Option<&'a ExternalNetwork> {
         self.intent.external(router.uplink.as_ref()?.network)
     }
-}
-
-/// A move may have ended before what was worked out for it came.
-fn advance(router: &mut Router, step: RouterStep) {
-    match (router.goes_to(), step, &mut router.moving) {
-        (Some(to), RouterStep::Switch, _) => run_on(router, to),
-        (Some(_), RouterStep::Stay { reason }, Some(moving)) => moving.taken_back = reason,
-        _ => {}
-    }
-}
-
-fn run_on(router: &mut Router, host: HostId) {
-    router.placement = RouterPlacement {
-        host,
-        epoch: router.placement.epoch + 1,
-    };
-    router.moving = None;
 }

@@ -3,11 +3,12 @@
 use crate::script::{Line, World, expect, id, parsed};
 use fleet_plan::{
     AttachPublicIp, Command, CreateExternal, CreatePublicIp, CreateRouter, Intent, Outside,
-    Refusal, RouterChange, RouterStep, UpdateRouter,
+    Refusal, RouterChange, RouterStep, StandbyHost, UpdateRouter,
 };
 use model::{
     AccountId, ExternalNetwork, Kind, Name, ObjectId, PortForward, PublicIp, PublicTarget, Router,
-    RouterConfig, SourceNat, SourcePolicy, StaticRoute, SubnetId, UplinkAddress, Via, VpcId,
+    RouterConfig, SourceNat, SourcePolicy, Standby, StaticRoute, SubnetId, UplinkAddress, Via,
+    VpcId,
 };
 use std::fmt::Write as _;
 
@@ -56,6 +57,10 @@ pub(crate) fn command(world: &World, line: &Line<'_>) -> Result<Command, Refusal
                 source: line.get("source").unwrap_or_default(),
                 source_v6: line.get("v6").unwrap_or(false),
                 host: host.transpose()?,
+                standby: line
+                    .all("standby")
+                    .first()
+                    .map_or(Ok(None), |text| standby(world, text))?,
                 labels: line.labels(),
             }))
         }
@@ -99,6 +104,8 @@ pub(crate) fn command(world: &World, line: &Line<'_>) -> Result<Command, Refusal
                 reason: reason.to_owned(),
             },
         })),
+        "standby" => change(RouterChange::Standby(standby(world, line.arg(2))?)),
+        "renew-standby" => change(RouterChange::RenewStandby),
         "publicip" => {
             let (account, name) = world.below::<AccountId>(Kind::Account, path)?;
             Ok(Command::CreatePublicIp(CreatePublicIp {
@@ -129,6 +136,14 @@ pub(crate) fn command(world: &World, line: &Line<'_>) -> Result<Command, Refusal
         })),
         other => panic!("no command {other}"),
     }
+}
+
+fn standby(world: &World, text: &str) -> Result<Option<StandbyHost>, Refusal> {
+    Ok(match text {
+        "none" => None,
+        "any" => Some(StandbyHost::Any),
+        host => Some(StandbyHost::Host(world.host(host)?)),
+    })
 }
 
 fn outside(intent: &Intent, text: &str) -> Result<Outside, Refusal> {
@@ -181,6 +196,13 @@ pub(crate) fn show_router(intent: &Intent, router: &Router) -> String {
             why => format!("not to {to}: {why}"),
         });
     }
+    match router.standby {
+        Standby::Off => {}
+        Standby::Missing => parts.push("no standby".to_owned()),
+        Standby::On(host) => {
+            parts.push(format!("standby {}", intent.path(ObjectId::Host(host))));
+        }
+    }
     for leg in &router.legs {
         parts.push(format!("leg {} {}", name_of(intent, leg.subnet), leg.mac));
     }
@@ -232,6 +254,10 @@ pub(crate) fn show_public_ip(intent: &Intent, public: &PublicIp) -> String {
 pub(crate) fn show_config(intent: &Intent, router: &RouterConfig) -> String {
     let prepared = if router.prepared { " prepared" } else { "" };
     let mut out = format!("  router {}{prepared}\n", router.name);
+    if let Some(standby) = router.standby {
+        let standby = intent.path(ObjectId::Host(standby));
+        writeln!(out, "    standby {standby}").unwrap();
+    }
     for leg in &router.legs {
         writeln!(
             out,

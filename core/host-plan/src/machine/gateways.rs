@@ -156,6 +156,7 @@ mod tests {
             routers: Vec::new(),
             voting: None,
             members: Default::default(),
+            standby_for: Default::default(),
         }
     }
 

@@ -157,6 +157,7 @@ mod tests {
             anycast: false,
             inner: Vec::new(),
             prepared: false,
+            standby: None,
             epoch: 0,
         };
         let mut machine = HostMachine::new(underlay, None, LocalStacks::default());

@@ -235,6 +235,7 @@ mod tests {
             anycast: false,
             inner: Vec::new(),
             prepared: false,
+            standby: None,
             epoch: 0,
         }
     }

@@ -118,7 +118,7 @@ async fn ask_for_ever(
     }
 }
 
-async fn connect(
+pub(crate) async fn connect(
     who: Who,
     address: Option<SocketAddr>,
     credential: &Path,

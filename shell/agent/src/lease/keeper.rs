@@ -3,11 +3,13 @@
 use super::{Leased, Orders, Placed};
 use crate::disk::Disk;
 use crate::kernel::chain;
+use crate::standby::Standbys;
 use api::tonic::Status;
 use api::v1;
 use lease::{Ask, HOLD, Owner, Promise, Voter};
 use linux::Fence;
 use model::{HostId, IfName, RouterId, Tracked, Voter as Who, VoterSet};
+use standby::{Batch, Refused, Store, Taken};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -15,8 +17,13 @@ use tracing::{info, warn};
 
 /// What came for a router that does not come is kept for so long.
 pub(super) const ARRIVAL_LIMIT: Duration = Duration::from_secs(5);
+/// What this host knows of a router that it stood by for waits for so long until that is made, which a host
+/// that takes over many has much to do with.
+const TAKE_OVER_LIMIT: Duration = Duration::from_secs(30);
 /// Routers whose connections are kept at once.
 const ARRIVALS: usize = 64;
+/// Connections that a router is given before the thread looks at its leases again.
+const AT_ONCE: usize = 8192;
 /// How long a router may speak that needs no lease: a year, and again with each configuration.
 const ALWAYS: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Name of the file in the state directory.
@@ -40,17 +47,36 @@ pub(super) struct Keeper {
     pub(super) handing: Vec<v1::HandOverRequest>,
     /// The same of routers that come here.
     pub(super) arrivals: BTreeMap<RouterId, Arrival>,
+    /// The same of routers that this host stands by for.
+    pub(super) store: Store,
+    pub(super) standbys: Standbys,
 }
 
 pub(super) struct Arrival {
     /// Of the placement that ended.
     pub(super) epoch: u64,
     pub(super) connections: Vec<Tracked>,
-    pub(super) at: Instant,
+    /// Longer it does not wait for the router to be made.
+    pub(super) until: Instant,
+    /// How many of them the router tracks already, and how many were tried; the first of them are gone.
+    pub(super) taken: usize,
+    pub(super) tried: usize,
+}
+
+impl Arrival {
+    fn new(epoch: u64, connections: Vec<Tracked>, until: Instant) -> Self {
+        Self {
+            epoch,
+            connections,
+            until,
+            taken: 0,
+            tried: 0,
+        }
+    }
 }
 
 impl Keeper {
-    pub(super) fn new(disk: Disk, orders: Orders) -> Self {
+    pub(super) fn new(disk: Disk, orders: Orders, most: usize, standbys: Standbys) -> Self {
         let now = Instant::now();
         let kept = disk.load::<BTreeMap<RouterId, Promise>>(PROMISES);
         let (voter, remembers_from, promised) = match kept {
@@ -84,6 +110,8 @@ impl Keeper {
             told: None,
             handing: Vec::new(),
             arrivals: BTreeMap::new(),
+            store: Store::new(most),
+            standbys,
         };
         keeper.take(orders);
         // Nothing that was here before this process may speak again without a lease, after a reboot say.
@@ -143,12 +171,55 @@ impl Keeper {
         if !gone.is_empty() {
             info!(routers = ?gone, "Routers leave this host");
         }
+        self.take_over(&orders, now);
         self.orders = orders;
         if self.fenced {
             let own = self.own();
             self.act("letting routers of this host's own speak", |fence| {
                 fence.allow(&own)
             });
+        }
+    }
+
+    /// What this host knows of routers that it stood by for comes with them.
+    fn take_over(&mut self, orders: &Orders, now: Instant) {
+        for (router, placed) in &orders.routers {
+            let Some((epoch, connections)) = self.store.give(*router) else {
+                continue;
+            };
+            let handed = self.arrivals.get(router).map(|arrival| arrival.epoch);
+            // What the host itself handed over is newer.
+            if epoch < placed.epoch && handed.is_none_or(|handed| handed < epoch) {
+                let known = connections.len();
+                info!(%router, known, "Takes over a router that this host stood by for");
+                let arrival = Arrival::new(epoch, connections, now + TAKE_OVER_LIMIT);
+                self.arrivals.insert(*router, arrival);
+            }
+        }
+        let routers = orders.standby_for.keys().copied().collect();
+        self.store.want(&routers);
+        self.standbys.stand_by_for(&orders.standby_for);
+    }
+
+    /// What a router tracks that this host stands by for.
+    pub(super) fn replicated(
+        &mut self,
+        from: HostId,
+        claim: lease::Claim,
+        batch: Batch,
+    ) -> Result<Taken, Refused> {
+        let taken = self.store.take(from, (claim.router, claim.epoch), batch)?;
+        self.standbys.keeps(claim.router, taken);
+        Ok(taken)
+    }
+
+    /// How long to wait before the next turn.
+    pub(super) fn pace(&self, now: Instant) -> Duration {
+        let mut arrivals = self.arrivals.values();
+        match arrivals.clone().next() {
+            None => self.owner.pace(now),
+            Some(_) if arrivals.any(|arrival| arrival.tried > 0) => Duration::ZERO,
+            Some(_) => lease::ACQUIRE,
         }
     }
 
@@ -178,14 +249,9 @@ impl Keeper {
     /// What a router tracked elsewhere that may come here.
     pub(super) fn arrived(&mut self, claim: lease::Claim, connections: Vec<Tracked>) {
         let now = Instant::now();
-        self.arrivals
-            .retain(|_, arrival| now < arrival.at + ARRIVAL_LIMIT);
+        self.arrivals.retain(|_, arrival| now < arrival.until);
         if self.arrivals.len() < ARRIVALS {
-            let arrival = Arrival {
-                epoch: claim.epoch,
-                connections,
-                at: now,
-            };
+            let arrival = Arrival::new(claim.epoch, connections, now + ARRIVAL_LIMIT);
             self.arrivals.insert(claim.router, arrival);
         }
     }
@@ -195,7 +261,7 @@ impl Keeper {
         let now = Instant::now();
         let orders = &self.orders;
         self.arrivals.retain(|router, arrival| {
-            if now >= arrival.at + ARRIVAL_LIMIT {
+            if now >= arrival.until {
                 return false;
             }
             let comes = orders.routers.get(router);
@@ -203,12 +269,20 @@ impl Keeper {
                 return true;
             }
             let netns = host_plan::OwnedName::router_netns(*router);
-            match linux::track_connections(&netns, &arrival.connections) {
+            // Some at a time: leases are kept meanwhile.
+            let some = arrival.connections.len().min(AT_ONCE);
+            match linux::track_connections(&netns, &arrival.connections[..some]) {
                 Ok(None) => true,
                 Ok(Some(taken)) => {
-                    let of = arrival.connections.len();
-                    info!(%router, taken, of, "Tracked connections came with a router");
-                    false
+                    arrival.connections.drain(..some);
+                    arrival.taken += taken;
+                    arrival.tried += some;
+                    let (taken, of) = (arrival.taken, arrival.tried);
+                    let done = arrival.connections.is_empty();
+                    if done {
+                        info!(%router, taken, of, "Tracked connections came with a router");
+                    }
+                    !done
                 }
                 Err(error) => {
                     warn!(%router, error = chain(&error), "Tracked connections are lost");

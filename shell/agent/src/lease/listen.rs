@@ -10,6 +10,7 @@ use api::v1::router_lease_server::{RouterLease, RouterLeaseServer};
 use api::{Credential, v1};
 use lease::Ask;
 use model::{HostId, LEASE_PORT};
+use standby::Refused;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -213,6 +214,29 @@ impl RouterLease for Service {
         keeper.check_peer(host)?;
         keeper.arrived(claim, connections);
         Ok(Response::new(v1::HandOverReply {}))
+    }
+
+    async fn replicate(
+        &self,
+        request: Request<v1::ReplicateRequest>,
+    ) -> Result<Response<v1::ReplicateReply>, Status> {
+        let caller = request.extensions().get::<Caller>();
+        let Some(Caller(host)) = caller.copied() else {
+            return Err(Status::unauthenticated("this call is for hosts"));
+        };
+        let (claim, batch) = api::replicated(request.into_inner())?;
+        let mut keeper = self.0.keeper();
+        keeper.check_peer(host)?;
+        match keeper.replicated(host, claim, batch) {
+            Ok(taken) => Ok(Response::new(v1::ReplicateReply {
+                kept: taken.kept,
+                refused: taken.refused,
+            })),
+            Err(refused @ Refused::Unknown) => {
+                Err(Status::failed_precondition(refused.to_string()))
+            }
+            Err(refused) => Err(Status::aborted(refused.to_string())),
+        }
     }
 }
 

@@ -61,6 +61,9 @@ pub(super) fn config(field: Field<'_>, wire: v1::RouterConfig) -> Result<RouterC
             MAX_SUBNETS * 2,
             |field, text| parse(field, &text),
         )?,
+        standby: optional(&wire.standby_host_id, |text| {
+            parse(field.of("standby_host_id"), text)
+        })?,
     })
 }
 

@@ -44,6 +44,7 @@ fn config() -> HostConfig {
             ["10.0.0.2".parse().unwrap(), "10.0.0.3".parse().unwrap()].into(),
         )]
         .into(),
+        standby_for: [(RouterId::from_random(8), "red/r1".to_owned())].into(),
         stacks: vec![Stack {
             vpc: VpcId::from_random(2),
             name: "default/blue".to_owned(),
@@ -158,6 +159,7 @@ fn config() -> HostConfig {
             prepared: true,
             anycast: true,
             inner: vec![net("10.4.0.0/16"), net("fd00:4::/48")],
+            standby: Some(HostId::from_random(2)),
         }],
     }
 }

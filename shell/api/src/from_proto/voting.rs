@@ -4,6 +4,7 @@ use super::{BadRequest, Field, list, parse};
 use crate::v1;
 use lease::{Ask, Claim, MAX_CLAIMS};
 use model::{Ends, HostId, Protocol, Tracked, VoterSet, Voting};
+use standby::{Batch, Key};
 use std::collections::BTreeSet;
 
 /// More than a cluster has, with those that are on their way out.
@@ -99,17 +100,42 @@ impl From<&Ask> for v1::ConfirmRequest {
 
 /// What a router is to track that comes from another host.
 pub fn handed_over(wire: v1::HandOverRequest) -> Result<(Claim, Vec<Tracked>), BadRequest> {
-    let root = Field::root("router");
-    let router = wire
-        .router
-        .ok_or_else(|| root.bad("it is missing: say whose connections they are"))?;
-    let claim = Claim {
-        router: parse(root.of("router_id"), &router.router_id)?,
-        epoch: router.epoch,
-    };
+    let claim = claim(wire.router)?;
     let field = Field::root("connections");
     let connections = list(field, wire.connections, MAX_TRACKED, tracked)?;
     Ok((claim, connections))
+}
+
+/// What a router's standby is to keep.
+pub fn replicated(wire: v1::ReplicateRequest) -> Result<(Claim, Batch), BadRequest> {
+    let claim = claim(wire.router)?;
+    let (connections, gone) = (Field::root("connections"), Field::root("gone"));
+    let batch = Batch {
+        series: wire.series,
+        begins: wire.begins,
+        ends: wire.ends,
+        connections: list(connections, wire.connections, standby::BATCH, tracked)?,
+        gone: list(gone, wire.gone, standby::BATCH, key)?,
+    };
+    Ok((claim, batch))
+}
+
+fn key(field: Field<'_>, wire: v1::ConnectionKey) -> Result<Key, BadRequest> {
+    Ok(Key {
+        protocol: field
+            .of("protocol")
+            .enumeration::<v1::TransportProtocol, Protocol>(wire.protocol)?,
+        original: ends(field.of("original"), wire.original)?,
+    })
+}
+
+fn claim(wire: Option<v1::RouterClaim>) -> Result<Claim, BadRequest> {
+    let root = Field::root("router");
+    let router = wire.ok_or_else(|| root.bad("it is missing: say whose connections they are"))?;
+    Ok(Claim {
+        router: parse(root.of("router_id"), &router.router_id)?,
+        epoch: router.epoch,
+    })
 }
 
 fn tracked(field: Field<'_>, wire: v1::TrackedConnection) -> Result<Tracked, BadRequest> {
@@ -149,20 +175,47 @@ fn ends(field: Field<'_>, wire: Option<v1::ConnectionEnds>) -> Result<Ends, BadR
 
 impl From<&Tracked> for v1::TrackedConnection {
     fn from(tracked: &Tracked) -> Self {
-        let ends = |ends: &Ends| v1::ConnectionEnds {
-            from: ends.from.to_string(),
-            from_port: ends.from_port.into(),
-            to: ends.to.to_string(),
-            to_port: ends.to_port.into(),
-        };
         Self {
             protocol: v1::TransportProtocol::from(tracked.protocol).into(),
-            original: Some(ends(&tracked.original)),
-            reply: Some(ends(&tracked.reply)),
+            original: Some((&tracked.original).into()),
+            reply: Some((&tracked.reply).into()),
             seen_reply: tracked.seen_reply,
             assured: tracked.assured,
             timeout: tracked.timeout,
             tcp_state: tracked.tcp_state.into(),
+        }
+    }
+}
+
+impl From<&Key> for v1::ConnectionKey {
+    fn from(key: &Key) -> Self {
+        Self {
+            protocol: v1::TransportProtocol::from(key.protocol).into(),
+            original: Some((&key.original).into()),
+        }
+    }
+}
+
+impl From<&Ends> for v1::ConnectionEnds {
+    fn from(ends: &Ends) -> Self {
+        Self {
+            from: ends.from.to_string(),
+            from_port: ends.from_port.into(),
+            to: ends.to.to_string(),
+            to_port: ends.to_port.into(),
+        }
+    }
+}
+
+impl From<(&Claim, &Batch)> for v1::ReplicateRequest {
+    fn from((claim, batch): (&Claim, &Batch)) -> Self {
+        Self {
+            router: Some(claim.into()),
+            series: batch.series,
+            begins: batch.begins,
+            ends: batch.ends,
+            connections: batch.connections.iter().map(Into::into).collect(),
+            gone: batch.gone.iter().map(Into::into).collect(),
         }
     }
 }

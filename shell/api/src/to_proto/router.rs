@@ -26,6 +26,7 @@ impl From<&RouterConfig> for v1::RouterConfig {
             anycast: router.anycast,
             prepared: router.prepared,
             inner: texts(&router.inner),
+            standby_host_id: text(&router.standby),
         }
     }
 }

@@ -65,7 +65,7 @@ pub fn track_connections(netns: &NetnsName, tracked: &[Tracked]) -> Result<Optio
     on_own_thread(make).doing(|| format!("take over connections in namespace {netns}"))
 }
 
-fn parse(payload: &[u8]) -> Option<Tracked> {
+pub(super) fn parse(payload: &[u8]) -> Option<Tracked> {
     let attributes = payload.get(4..)?;
     let get = |kind| attr::attribute(attributes, kind);
     let number = |kind| Some(u32::from_be_bytes(*get(kind)?.first_chunk()?));
@@ -87,7 +87,7 @@ fn parse(payload: &[u8]) -> Option<Tracked> {
     })
 }
 
-fn ends(tuple: &Tuple) -> Ends {
+pub(super) fn ends(tuple: &Tuple) -> Ends {
     Ends {
         from: tuple.source,
         from_port: tuple.source_port,

@@ -199,6 +199,7 @@ impl<'a> Server<'a> {
             source: SourcePolicy::Masquerade,
             source_v6: false,
             host: None,
+            standby: None,
             labels: Labels::new(),
         });
         let Object::Router(router) = self.run(router).await.unwrap() else {

@@ -252,8 +252,42 @@ struct StatusView {
     configs_received: u64,
     reconnects: u64,
     questions: Vec<QuestionsView>,
+    standby_for: Vec<KeptView>,
     peers: Vec<PeerView>,
     conditions: Vec<ConditionView>,
+}
+
+/// What is kept here of a router elsewhere.
+#[derive(Debug, Serialize)]
+struct KeptView {
+    router_id: String,
+    router_name: String,
+    kept: u64,
+    refused: u64,
+}
+
+impl From<v1::KeptConnections> for KeptView {
+    fn from(kept: v1::KeptConnections) -> Self {
+        Self {
+            router_id: kept.router_id,
+            router_name: kept.router_name,
+            kept: kept.kept,
+            refused: kept.refused,
+        }
+    }
+}
+
+impl KeptView {
+    fn line(&self) -> String {
+        let full = match self.refused {
+            0 => String::new(),
+            refused => format!(", no room for {refused} more"),
+        };
+        format!(
+            "{}: {} connections known{full}",
+            self.router_name, self.kept
+        )
+    }
 }
 
 /// What NICs asked the routers here for.
@@ -327,6 +361,7 @@ fn show(global: &Global, status: v1::AgentStatus) -> Outcome {
         configs_received: counters.configs_received,
         reconnects: counters.reconnects,
         questions: status.questions.into_iter().map(Into::into).collect(),
+        standby_for: status.standby_for.into_iter().map(Into::into).collect(),
         peers: status.peers.into_iter().map(Into::into).collect(),
         conditions: status.conditions.into_iter().map(Into::into).collect(),
     };
@@ -416,6 +451,8 @@ fn details(view: &StatusView) -> Vec<(&'static str, String)> {
     ];
     let asked = view.questions.iter().filter(|told| told.queries > 0);
     details.extend(asked.map(|told| ("routers were asked", told.line())));
+    let kept = view.standby_for.iter();
+    details.extend(kept.map(|kept| ("stands by for", kept.line())));
     details.extend(condition_lines(&view.conditions));
     details
 }

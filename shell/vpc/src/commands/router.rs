@@ -12,7 +12,7 @@ use crate::output::{Format, print};
 use crate::views::RouterView;
 use api::tonic::Status;
 use api::v1;
-use api::v1::update_router_request::{Change, Place, Uplink};
+use api::v1::update_router_request::{Change, Place, Standby, Uplink};
 use clap::{Args, Subcommand};
 use tokio::time::timeout;
 
@@ -23,7 +23,8 @@ pub(crate) enum Router {
     #[command(after_help = "Examples:
   vpc router create blue/gw --subnet web --subnet db
   vpc router create blue/gw --subnet web --subnet db --uplink --nat --wait
-  vpc router create blue/gw --subnet web --uplink ext --host r1")]
+  vpc router create blue/gw --subnet web --uplink ext --host r1
+  vpc router create blue/gw --subnet web --uplink --nat --standby")]
     Create(Box<Create>),
     /// List routers
     #[command(after_help = "Examples:
@@ -88,9 +89,28 @@ pub(crate) enum Router {
     Move {
         /// VPC/NAME, ACCOUNT/VPC/NAME or id:ID
         router: String,
-        /// Where to; the route host with the fewest routers, if not given
+        /// Where to; its standby, or else the route host with the fewest routers, if not given
         #[arg(long)]
         host: Option<String>,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Have another route host know the connections that a router tracks, and take it over with them
+    ///
+    /// When the router's host fails, connections go on that are established. The standby gives way to another
+    /// host when it is down or drains; `vpc router show` says who it is and how far behind.
+    #[command(after_help = "Examples:
+  vpc router standby blue/gw
+  vpc router standby blue/gw r2 --wait
+  vpc router standby blue/gw --none")]
+    Standby {
+        /// VPC/NAME, ACCOUNT/VPC/NAME or id:ID
+        router: String,
+        /// The route host that stands by; one that is chosen, if not given
+        host: Option<String>,
+        /// Nobody stands by any more
+        #[arg(long, conflicts_with = "host")]
+        none: bool,
         #[command(flatten)]
         wait: Wait,
     },
@@ -127,6 +147,10 @@ pub(crate) struct Create {
     /// The route host that it runs on; the one with the fewest routers, if not given
     #[arg(long)]
     host: Option<String>,
+    /// A route host that takes it over with its connections when that fails; one that is chosen, if none is
+    /// named
+    #[arg(long, value_name = "HOST", num_args = 0..=1, default_missing_value = "")]
+    standby: Option<String>,
     #[command(flatten)]
     creation: Creation,
     #[command(flatten)]
@@ -146,6 +170,14 @@ pub(super) fn outside(network: &str) -> v1::Outside {
     let network = Some(network).filter(|name| !name.is_empty());
     v1::Outside {
         network: network.map(reference),
+    }
+}
+
+/// The host that stands by; one that is chosen, if the name is empty.
+fn standby_host(host: &str) -> v1::StandbyHost {
+    let host = Some(host).filter(|name| !name.is_empty());
+    v1::StandbyHost {
+        host: host.map(reference),
     }
 }
 
@@ -211,6 +243,17 @@ impl Router {
                 let host = host.as_deref().map(reference);
                 change(global, &doing, &router, Change::Place(Place { host }), wait)
             }
+            Self::Standby {
+                router,
+                host,
+                none,
+                wait,
+            } => {
+                let doing = format!("changing the standby of router {router}");
+                let standby = (!none).then(|| standby_host(host.as_deref().unwrap_or_default()));
+                let standby = Change::Standby(Standby { standby });
+                change(global, &doing, &router, standby, wait)
+            }
             Self::Delete {
                 router,
                 deletion,
@@ -253,6 +296,7 @@ impl Create {
             source: source.into(),
             source_v6: self.nat6,
             host: self.host.as_deref().map(reference),
+            standby: self.standby.as_deref().map(standby_host),
             labels: self.creation.labels(),
         };
         block_on(async {

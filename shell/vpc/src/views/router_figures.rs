@@ -70,6 +70,55 @@ impl LeaseView {
     }
 }
 
+/// What a router's standby knows of the connections that it tracks.
+#[derive(Debug, Serialize)]
+pub(crate) struct StandbyFiguresView {
+    kept: u64,
+    refused: u64,
+    in_step: bool,
+    lag_ms: u64,
+    lost: u64,
+    /// Why it is told nothing, if it is not.
+    trouble: Option<String>,
+    trouble_since: Option<String>,
+}
+
+impl From<v1::StandbyFigures> for StandbyFiguresView {
+    fn from(figures: v1::StandbyFigures) -> Self {
+        let since = figures.trouble_since_unix_ms;
+        Self {
+            kept: figures.kept,
+            refused: figures.refused,
+            in_step: figures.in_step,
+            lag_ms: figures.lag_ms,
+            lost: figures.lost,
+            trouble: some(figures.trouble),
+            trouble_since: (since > 0).then(|| time(since)),
+        }
+    }
+}
+
+impl StandbyFiguresView {
+    /// For people.
+    pub(crate) fn line(&self) -> String {
+        let mut line = format!("{} connections known", self.kept);
+        match (&self.trouble, &self.trouble_since) {
+            (Some(trouble), Some(since)) => {
+                line += &format!(", not told since {since}: {trouble}");
+            }
+            _ if self.in_step => line += ", in step",
+            _ => line += &format!(", {} ms behind", self.lag_ms),
+        }
+        if self.refused > 0 {
+            line += &format!(", {} that it has no room for", self.refused);
+        }
+        if self.lost > 0 {
+            line += &format!(", told anew {} times", self.lost);
+        }
+        line
+    }
+}
+
 /// What passed by a rule of address translation, both ways.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct NatCountView {
@@ -279,7 +328,30 @@ mod tests {
                 until_unix_ms: 1,
                 ..v1::UplinkLease::default()
             }),
+            standby: None,
         });
+        let standby = |in_step, trouble: &str| {
+            let told = StandbyFiguresView::from(v1::StandbyFigures {
+                kept: 12,
+                refused: 3,
+                in_step,
+                lag_ms: 40,
+                trouble: trouble.to_owned(),
+                trouble_since_unix_ms: u64::from(!trouble.is_empty()),
+                ..v1::StandbyFigures::default()
+            });
+            told.line()
+        };
+        let full = "3 that it has no room for";
+        let told = format!("12 connections known, in step, {full}");
+        assert_eq!(standby(true, ""), told);
+        let told = format!("12 connections known, 40 ms behind, {full}");
+        assert_eq!(standby(false, ""), told);
+        let told = format!(
+            "12 connections known, not told since {}: gone, {full}",
+            time(1)
+        );
+        assert_eq!(standby(false, "gone"), told);
         let told = format!("192.0.2.7/24 from 192.0.2.1 until {}", time(1));
         assert_eq!(view.lease().map(LeaseView::line), Some(told));
         assert_eq!(view.nat()[0].rule, "forward");

@@ -1,6 +1,6 @@
 //! Routers, external networks and public addresses.
 
-use super::router_figures::{LeaseView, NatCountView};
+use super::router_figures::{LeaseView, NatCountView, StandbyFiguresView};
 use super::{ConditionView, FiguresView, MetaView, condition_lines, dash, short, some, time, word};
 use crate::output::Row;
 use api::v1;
@@ -30,6 +30,7 @@ pub(crate) struct RouterView {
     pub(crate) host_name: String,
     epoch: u64,
     moving: Option<RouterMoveView>,
+    standby: Option<StandbyView>,
     /// "pending", "applied", "failed" or "host_down".
     pub(crate) state: String,
     generation: u64,
@@ -38,6 +39,16 @@ pub(crate) struct RouterView {
     figures: Option<FiguresView>,
     #[serde(flatten)]
     meta: MetaView,
+}
+
+/// Who stands by for a router.
+#[derive(Debug, Serialize)]
+struct StandbyView {
+    /// None if no route host is fit for now.
+    host_id: Option<String>,
+    host_name: Option<String>,
+    /// What it knows; none before the router's host told.
+    knows: Option<StandbyFiguresView>,
 }
 
 #[derive(Debug, Serialize)]
@@ -138,7 +149,7 @@ pub(crate) struct PublicIpView {
 }
 
 impl From<v1::Router> for RouterView {
-    fn from(router: v1::Router) -> Self {
+    fn from(mut router: v1::Router) -> Self {
         let status = router.status.clone().unwrap_or_default();
         let path_of = |subnet: &str| {
             let leg = router.legs.iter().find(|leg| leg.subnet_id == subnet);
@@ -152,6 +163,15 @@ impl From<v1::Router> for RouterView {
             table_subnet_path: path_of(&route.table_subnet_id),
         });
         let source = word(router.source().as_str_name(), "SOURCE_POLICY_");
+        let told = router.figures.as_mut().and_then(|f| f.standby.take());
+        let standby = router.standby.take().map(|standby| StandbyView {
+            // Of another that stood by before it says nothing.
+            knows: told
+                .filter(|told| told.host_id == standby.host_id)
+                .map(Into::into),
+            host_id: some(standby.host_id),
+            host_name: some(standby.host_name),
+        });
         let figures: Option<FiguresView> = router.figures.map(Into::into);
         let counted: &[NatCountView] = figures.as_ref().map_or(&[], FiguresView::nat);
         let public: Vec<&str> = (router.public_ips.iter())
@@ -183,6 +203,7 @@ impl From<v1::Router> for RouterView {
             host_name: router.host_name,
             epoch: router.epoch,
             moving: router.moving.map(Into::into),
+            standby,
             meta: MetaView::of(router.meta),
         }
     }
@@ -262,7 +283,11 @@ impl RouterView {
             self.epoch,
             self.state_in_words()
         )];
-        let mut groups = vec![("legs".to_owned(), self.leg_lines())];
+        let mut groups = Vec::new();
+        if let Some(standby) = &self.standby {
+            groups.push((standby.title(), standby.lines()));
+        }
+        groups.push(("legs".to_owned(), self.leg_lines()));
         if let Some(uplink) = &self.uplink {
             let mut lines = uplink.lines();
             let lease = self.figures.as_ref().and_then(FiguresView::lease);
@@ -280,7 +305,10 @@ impl RouterView {
         if let Some(figures) = &self.figures {
             groups.push((figures.title(), figures.lines()));
         }
-        groups.retain(|(title, inner)| title.starts_with("uplink") || !inner.is_empty());
+        groups.retain(|(title, inner)| {
+            let told = title.starts_with("uplink") || title.starts_with("standby");
+            told || !inner.is_empty()
+        });
         for (index, (title, inner)) in groups.iter().enumerate() {
             let last = index + 1 == groups.len();
             let (branch, trunk) = if last {
@@ -387,6 +415,19 @@ impl RouterView {
             "host_down" => format!("unknown: host {} is not heard of", self.host_name),
             other => other.to_owned(),
         }
+    }
+}
+
+impl StandbyView {
+    fn title(&self) -> String {
+        let host = self.host_name.as_deref();
+        let none = "none: no other route host is up and takes routers";
+        format!("standby  {}", host.unwrap_or(none))
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let knows = self.knows.as_ref();
+        knows.map(StandbyFiguresView::line).into_iter().collect()
     }
 }
 
@@ -642,8 +683,8 @@ mod tests {
         assert_eq!(
             fields(&RouterView::from(v1::Router::default())),
             "applied_generation conditions created epoch figures forwards generation host_id host_name \
-             id labels legs moving name path public_ips resource_version routes source source_ipv6 state \
-             uplink vpc_id"
+             id labels legs moving name path public_ips resource_version routes source source_ipv6 standby \
+             state uplink vpc_id"
         );
         let leg = LegView::from(v1::router::Leg::default());
         assert_eq!(fields(&leg), "addresses mac mtu subnet_id subnet_path");
@@ -687,6 +728,11 @@ mod tests {
             path: "default/blue/gw".to_owned(),
             host_name: "r1".to_owned(),
             epoch: 2,
+            standby: Some(v1::router::Standby {
+                host_id: "9k3v0c7m2c".to_owned(),
+                host_name: "r2".to_owned(),
+            }),
+            figures: None,
             legs: vec![web],
             uplink: Some(v1::router::OuterLeg {
                 network_name: "ext".to_owned(),
@@ -725,6 +771,7 @@ mod tests {
         assert_eq!(
             view.drawing(),
             "router blue/gw  on r1 (epoch 2)  applied
+├─ standby  r2
 ├─ legs
 │  └─ web  10.4.1.1/24 fd00:4:1::1/64  02:00:00:00:00:01  mtu 1450
 ├─ uplink ext  198.51.100.100/24  02:00:00:00:00:02

@@ -415,6 +415,7 @@ fn config() -> HostConfig {
         }],
         routers: Vec::new(),
         members: std::collections::BTreeMap::new(),
+        standby_for: std::collections::BTreeMap::new(),
     }
 }
 
