@@ -32,4 +32,4 @@ pub use state::{
     Neighbour, NetnsState, Scope, Service, Trunk,
 };
 pub use uplink::{Uplink, uplinks};
-pub use want::{Desired, Problem, VXLAN_PORT, metadata_addresses, prefixes_of};
+pub use want::{Desired, Problem, Told, VXLAN_PORT, metadata_addresses, prefixes_of};

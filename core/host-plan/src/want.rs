@@ -6,7 +6,7 @@ mod transit;
 
 pub use router::metadata_addresses;
 pub(crate) use router::{WantInside, WantRouter};
-pub use transit::prefixes_of;
+pub use transit::{Told, prefixes_of};
 
 use crate::uplink::suppresses;
 use crate::{

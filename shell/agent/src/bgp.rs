@@ -685,7 +685,10 @@ pub(crate) fn local_state(
                 vni: transit.vni,
                 targets: RouteTargets::Auto,
                 mac: transit.mac,
-                prefixes: prefixes.filter(|net| out || net.prefix_len() > 0).collect(),
+                prefixes: prefixes
+                    .filter(|told| out || !told.outside)
+                    .map(|told| told.prefix)
+                    .collect(),
             };
             local.ip_vrfs.insert(*rd, vrf);
         }

@@ -9,24 +9,77 @@ use crate::{Desired, FdbRow, FdbState, FdbTarget, Guard, OwnedName, Service, Sta
 use ipnet::IpNet;
 use model::{
     Encapsulation, Encoding, IpVrfForwarding, MacAddr, RouterConfig, SubnetId, Transit,
-    UplinkAddress, VpcId,
+    UplinkAddress, Via, VpcId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-/// What a router tells the others of its VPC: the prefixes of its legs, and everything, where it
-/// has a way out. One that is for the NICs of its host alone has no prefix: those are announced one by
-/// one.
-pub fn prefixes_of(router: &RouterConfig) -> impl Iterator<Item = IpNet> + '_ {
-    let legs = router.legs.iter().filter(|_| !router.anycast);
-    let legs = legs.flat_map(|leg| &leg.addresses);
+/// A prefix that a router tells the others of its VPC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Told {
+    /// What is behind the router.
+    pub prefix: IpNet,
+    /// It is behind the router's uplink, so it leads nowhere while that is not there.
+    pub outside: bool,
+}
+
+/// What a router tells the others of its VPC: the prefixes of its legs and of its static routes, and
+/// everything, where it has a way out. One that is for the NICs of its host alone has no prefix: those are
+/// announced one by one.
+///
+/// Routes that are for one subnet only are not told, and neither are those that lead nowhere: what is to be
+/// dropped here need not come here for it, and another router may know a way.
+pub fn prefixes_of(router: &RouterConfig) -> impl Iterator<Item = Told> + '_ {
+    let inside = |prefix| Told {
+        prefix,
+        outside: false,
+    };
     let gateways = router.uplink.iter().filter(|uplink| {
         // It leads nowhere before there is an address.
         uplink.address != UplinkAddress::Dhcp
     });
     let gateways = gateways.flat_map(|uplink| &uplink.gateways);
-    let defaults = gateways.map(|gateway| everything(gateway.is_ipv6()));
-    legs.map(IpNet::trunc).chain(defaults)
+    let defaults = gateways.map(|gateway| Told {
+        prefix: everything(gateway.is_ipv6()),
+        outside: true,
+    });
+    let legs = leg_prefixes(router).map(inside);
+    legs.chain(defaults).chain(static_prefixes(router))
+}
+
+fn leg_prefixes(router: &RouterConfig) -> impl Iterator<Item = IpNet> + '_ {
+    let legs = router.legs.iter().filter(|_| !router.anycast);
+    legs.flat_map(|leg| &leg.addresses).map(IpNet::trunc)
+}
+
+/// Those that are made: by a neighbour in a subnet or outside.
+fn static_prefixes(router: &RouterConfig) -> impl Iterator<Item = Told> + '_ {
+    let by_leg = |gateway: &IpAddr| {
+        let mut addresses = router.legs.iter().flat_map(|leg| &leg.addresses);
+        addresses.any(|net| net.contains(gateway))
+    };
+    let by_uplink = |gateway: &IpAddr| {
+        router.uplink.iter().any(|uplink| match &uplink.address {
+            UplinkAddress::Static(addresses) => {
+                let mut addresses = addresses.iter();
+                addresses.any(|net| net.contains(gateway)) || uplink.gateways.contains(gateway)
+            }
+            UplinkAddress::Dhcp => false,
+        })
+    };
+    let for_all = router.routes.iter().filter(|route| route.table.is_none());
+    for_all.filter_map(move |route| {
+        let Via::Address(gateway) = route.via else {
+            return None;
+        };
+        let outside = !by_leg(&gateway);
+        let is_made = !outside || by_uplink(&gateway);
+        let of_leg = leg_prefixes(router).any(|prefix| prefix == route.prefix);
+        (is_made && !of_leg).then_some(Told {
+            prefix: route.prefix,
+            outside,
+        })
+    })
 }
 
 fn everything(ipv6: bool) -> IpNet {
@@ -167,7 +220,7 @@ pub(super) fn ways(
             continue;
         };
         let hosts = nics_here(desired, other).map(|(_, address, _)| IpNet::from(address));
-        for prefix in prefixes_of(other).chain(hosts) {
+        for prefix in prefixes_of(other).map(|told| told.prefix).chain(hosts) {
             beside.entry(prefix).or_default().insert(there.mac);
         }
     }
@@ -240,5 +293,90 @@ fn membership(vpc: VpcId) -> Membership {
         bridge: OwnedName::transit_bridge(vpc),
         flags: NIC_FLAGS,
         vlans: Some(BTreeMap::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::{NatConfig, RouterId, RouterLeg, StaticRoute, Uplink, VpcNames};
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    fn route(table: Option<SubnetId>, prefix: &str, via: &str) -> StaticRoute {
+        StaticRoute {
+            table,
+            prefix: net(prefix),
+            via: match via {
+                "" => Via::Blackhole,
+                gateway => Via::Address(gateway.parse().unwrap()),
+            },
+        }
+    }
+
+    #[test]
+    fn others_are_told_of_what_is_behind_a_router_for_all() {
+        let subnet = SubnetId::from_random(1);
+        let mut router = RouterConfig {
+            id: RouterId::from_random(1),
+            vpc: VpcId::from_random(2),
+            name: "blue/r1".to_owned(),
+            legs: vec![RouterLeg {
+                subnet,
+                mac: MacAddr([2, 0, 0, 0, 0, 1]),
+                addresses: vec![net("10.4.1.1/24"), net("fd00:4:1::1/64")],
+                mtu: model::Mtu::new(1450).unwrap(),
+            }],
+            uplink: Some(Uplink {
+                bridge: "br-ext".parse().unwrap(),
+                mac: MacAddr([2, 0, 0, 0, 0, 2]),
+                address: UplinkAddress::Static(vec![net("192.0.2.10/24")]),
+                gateways: vec!["192.0.2.1".parse().unwrap()],
+                mtu: None,
+            }),
+            routes: vec![
+                route(None, "10.9.0.0/16", "10.4.1.9"),
+                route(None, "fd00:9::/32", "fd00:4:1::9"),
+                route(None, "10.8.0.0/16", "192.0.2.9"),
+                // Nowhere, for one subnet only, not made: by nobody, or to a leg.
+                route(None, "10.7.0.0/16", ""),
+                route(Some(subnet), "10.6.0.0/16", "10.4.1.9"),
+                route(None, "10.5.0.0/16", "172.16.0.1"),
+                route(None, "10.4.1.0/24", "192.0.2.9"),
+            ],
+            nat: NatConfig::default(),
+            epoch: 1,
+            names: VpcNames::default(),
+            transit: None,
+            anycast: false,
+            inner: Vec::new(),
+            standby: None,
+        };
+        let told = |router: &RouterConfig| -> Vec<(String, bool)> {
+            let told = prefixes_of(router);
+            told.map(|told| (told.prefix.to_string(), told.outside))
+                .collect()
+        };
+        let expected = [
+            ("10.4.1.0/24", false),
+            ("fd00:4:1::/64", false),
+            ("0.0.0.0/0", true),
+            ("10.9.0.0/16", false),
+            ("fd00:9::/32", false),
+            ("10.8.0.0/16", true),
+        ];
+        let expected = expected.map(|(prefix, outside)| (prefix.to_owned(), outside));
+        assert_eq!(told(&router), expected);
+
+        // Without a way out it may have a default route by a neighbour, which needs none.
+        router.uplink = None;
+        router.routes = vec![
+            route(None, "0.0.0.0/0", "10.4.1.9"),
+            route(None, "10.8.0.0/16", "192.0.2.9"),
+        ];
+        let last = told(&router).pop();
+        assert_eq!(last, Some(("0.0.0.0/0".to_owned(), false)));
     }
 }

@@ -4,6 +4,8 @@
 use lab::{Lab, text_of};
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::time::Duration;
 
 const R1: &str = "100.64.0.4";
 const R2: &str = "100.64.0.5";
@@ -277,4 +279,103 @@ fn ways_out_are_shared_and_routers_move() {
     let vni = vni(&lab, "blue");
     tunnel_becomes(&lab, "r1", vni, &[(&mac3, R2)]);
     tunnel_becomes(&lab, "r2", vni, &[(&mac1, R1), (&mac2, R1)]);
+}
+
+/// What is sent from one place comes to an address at another. An answer from there would not leave: a NIC
+/// has its own addresses only.
+fn arrives(lab: &Lab, from: &str, place: &str, address: &str) {
+    let address: IpAddr = address.parse().expect("an address");
+    let any = match address {
+        IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+    };
+    let receiver = lab.inside(place, || UdpSocket::bind((address, 7000)));
+    let receiver = receiver.expect("the port is free");
+    let wait = Some(Duration::from_millis(200));
+    receiver.set_read_timeout(wait).expect("a socket");
+    let sender = lab.inside(from, || UdpSocket::bind((any, 0)));
+    let sender = sender.expect("a port is free");
+    lab.eventually(
+        &format!("what {from} sends to {address} comes to {place}"),
+        || {
+            let sent = sender.send_to(b"datagram", (address, 7000));
+            sent.map_err(|error| error.to_string())?;
+            let came = receiver.recv(&mut [0; 8]);
+            came.map(drop).map_err(|error| error.to_string())
+        },
+    );
+}
+
+/// A static route of one router is a way for the VPC's other, in both families, as long as it is there and its
+/// router runs; one that leads nowhere, or is for one subnet only, is its router's own affair.
+#[test]
+fn static_routes_are_told_to_the_other_routers() {
+    let lab = cluster(&[]);
+    let (a, b) = ("c1/blue-a", "c2/blue-b");
+    let one = router(&lab, "blue/one", "--subnet web --host r1");
+    let two = router(&lab, "blue/two", "--subnet db --host r2");
+    let mac1 = mac(&lab, "r1", &one);
+    let by1 = [mac1.as_str()];
+    // Something behind the workload in web.
+    lab.sh(
+        a,
+        "ip link set lo up && \
+         ip address add 10.9.0.1/32 dev lo && ip address add fd00:9::1/128 dev lo",
+    );
+    let from_one: [(&str, &[&str]); 2] = [("10.4.1.0/24", &by1), ("fd00:4:0:1::/64", &by1)];
+    ways_become(&lab, "r2", &two, &from_one);
+    for route in [
+        "10.9.0.0/16 --via 10.4.1.11",
+        "fd00:9::/32 --via fd00:4:0:1::11",
+        "10.8.0.0/16 --blackhole",
+        "10.7.0.0/16 --via 10.4.1.11 --table web",
+    ] {
+        lab.admin(&format!("route add blue/one {route} --wait"));
+    }
+    let with_routes: [(&str, &[&str]); 4] = [
+        ("10.4.1.0/24", &by1),
+        ("fd00:4:0:1::/64", &by1),
+        ("10.9.0.0/16", &by1),
+        ("fd00:9::/32", &by1),
+    ];
+    ways_become(&lab, "r2", &two, &with_routes);
+    arrives(&lab, b, a, "10.9.0.1");
+    arrives(&lab, b, a, "fd00:9::1");
+    lab.reaches(a, "10.4.2.11");
+
+    // A route of the router's own goes first.
+    lab.admin("route add blue/two 10.9.0.0/16 --blackhole --wait");
+    ways_become(
+        &lab,
+        "r2",
+        &two,
+        &[
+            ("10.4.1.0/24", &by1),
+            ("fd00:4:0:1::/64", &by1),
+            ("fd00:9::/32", &by1),
+        ],
+    );
+    lab.admin("route delete blue/two 10.9.0.0/16 --wait");
+    ways_become(&lab, "r2", &two, &with_routes);
+
+    // Side by side on one host, and apart again.
+    lab.admin("router move blue/one --host r2 --wait");
+    ways_become(&lab, "r2", &two, &with_routes);
+    arrives(&lab, b, a, "10.9.0.1");
+    lab.admin("router move blue/one --host r1 --wait");
+    ways_become(&lab, "r2", &two, &with_routes);
+
+    lab.admin("route delete blue/one 10.9.0.0/16 --wait");
+    ways_become(
+        &lab,
+        "r2",
+        &two,
+        &[
+            ("10.4.1.0/24", &by1),
+            ("fd00:4:0:1::/64", &by1),
+            ("fd00:9::/32", &by1),
+        ],
+    );
+    lab.admin("router delete blue/one --wait");
+    ways_become(&lab, "r2", &two, &[]);
 }

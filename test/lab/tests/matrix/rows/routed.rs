@@ -100,7 +100,7 @@ fn through_the_gateway(fabric: &Fabric, place: &str) {
 
 pub(crate) const E23: Row = Row {
     id: "E23",
-    case: "Type-5 prefixes, both families, with FRR 8.4.4 as a route host: default route, two ways, withdrawn; pings",
+    case: "Type-5 prefixes, both families, with FRR 8.4.4 as a route host: default and static routes, two ways, withdrawn; pings",
     run: |fabric| {
         let vpc = fabric.vpc("e23");
         let vni = l3vni(fabric, &vpc);
@@ -138,6 +138,23 @@ pub(crate) const E23: Row = Row {
             one.sends(fabric, prefix, &[&two.mac]);
         }
         fabric.lab.reaches(&place, "198.51.100.1");
+
+        // What is behind a static route of ours is there for FRR, until the route is deleted.
+        let behind = [
+            ("10.9.0.0/16", "10.4.1.11"),
+            ("fd00:9::/32", "fd00:4:0:1::11"),
+        ];
+        for (prefix, via) in behind {
+            let add = format!("route add e23/one {prefix} --via {via} --wait");
+            fabric.lab.admin(&add);
+            outsider.sends(prefix, &[C3]);
+            two.sends(fabric, prefix, &[&one.mac]);
+        }
+        for (prefix, _) in behind {
+            let delete = format!("route delete e23/one {prefix} --wait");
+            fabric.lab.admin(&delete);
+            outsider.sends(prefix, &[]);
+        }
 
         // What is withdrawn on either side is gone from the other's kernel.
         let prefix = Outsider::PREFIXES[0];
