@@ -55,23 +55,40 @@ const SETS: &[(&str, &str)] = &[
     ("set resolver6", "type ifname . ipv6_addr;"),
     ("set metadata4", "type ifname . ipv4_addr;"),
     ("set metadata6", "type ifname . ipv6_addr;"),
-    // Counters of rules of address translation: by the address outside, and by the port there.
+    // Counters of rules of address translation: by the address outside, and by the port there. Ranges are
+    // apart: to refill a map with intervals of several fields costs the kernel the square of what is in it.
     ("map counted4", "type ipv4_addr : counter;"),
     ("map counted6", "type ipv6_addr : counter;"),
     (
-        "map counted-tcp4",
+        "map counted-port-tcp4",
+        "type ipv4_addr . inet_service : counter;",
+    ),
+    (
+        "map counted-port-udp4",
+        "type ipv4_addr . inet_service : counter;",
+    ),
+    (
+        "map counted-port-tcp6",
+        "type ipv6_addr . inet_service : counter;",
+    ),
+    (
+        "map counted-port-udp6",
+        "type ipv6_addr . inet_service : counter;",
+    ),
+    (
+        "map counted-ports-tcp4",
         "type ipv4_addr . inet_service : counter; flags interval;",
     ),
     (
-        "map counted-udp4",
+        "map counted-ports-udp4",
         "type ipv4_addr . inet_service : counter; flags interval;",
     ),
     (
-        "map counted-tcp6",
+        "map counted-ports-tcp6",
         "type ipv6_addr . inet_service : counter; flags interval;",
     ),
     (
-        "map counted-udp6",
+        "map counted-ports-udp6",
         "type ipv6_addr . inet_service : counter; flags interval;",
     ),
     // The same of addresses that are open as they are.
@@ -185,22 +202,37 @@ const RULES: &[(&str, &str, &[&str])] = &[
         "type filter hook forward priority filter + 1; policy accept;",
         &[
             "iifname \"l-*\" oifname \"l-*\" ct status & dnat == 0 accept",
-            "meta l4proto tcp ct status dnat counter name ct original ip daddr . ct original proto-dst \
-             map @counted-tcp4 accept",
-            "meta l4proto udp ct status dnat counter name ct original ip daddr . ct original proto-dst \
-             map @counted-udp4 accept",
-            "meta l4proto tcp ct status dnat counter name ct original ip6 daddr . ct original proto-dst \
-             map @counted-tcp6 accept",
-            "meta l4proto udp ct status dnat counter name ct original ip6 daddr . ct original proto-dst \
-             map @counted-udp6 accept",
-            "ct status dnat counter name ct original ip daddr map @counted4 accept",
-            "ct status dnat counter name ct original ip6 daddr map @counted6 accept",
+            "ct status dnat jump counted-arrived",
             "ct status snat counter name ct reply ip daddr map @counted4 accept",
             "ct status snat counter name ct reply ip6 daddr map @counted6 accept",
             "iifname \"rx-*\" counter name ip daddr map @counted-open4 accept",
             "iifname \"rx-*\" counter name ip6 daddr map @counted-open6 accept",
             "oifname \"rx-*\" counter name ip saddr map @counted-open4 accept",
             "oifname \"rx-*\" counter name ip6 saddr map @counted-open6 accept",
+        ],
+    ),
+    (
+        "counted-arrived",
+        "",
+        &[
+            "meta l4proto tcp counter name ct original ip daddr . ct original proto-dst \
+             map @counted-port-tcp4 accept",
+            "meta l4proto udp counter name ct original ip daddr . ct original proto-dst \
+             map @counted-port-udp4 accept",
+            "meta l4proto tcp counter name ct original ip6 daddr . ct original proto-dst \
+             map @counted-port-tcp6 accept",
+            "meta l4proto udp counter name ct original ip6 daddr . ct original proto-dst \
+             map @counted-port-udp6 accept",
+            "meta l4proto tcp counter name ct original ip daddr . ct original proto-dst \
+             map @counted-ports-tcp4 accept",
+            "meta l4proto udp counter name ct original ip daddr . ct original proto-dst \
+             map @counted-ports-udp4 accept",
+            "meta l4proto tcp counter name ct original ip6 daddr . ct original proto-dst \
+             map @counted-ports-tcp6 accept",
+            "meta l4proto udp counter name ct original ip6 daddr . ct original proto-dst \
+             map @counted-ports-udp6 accept",
+            "counter name ct original ip daddr map @counted4 accept",
+            "counter name ct original ip6 daddr map @counted6 accept",
         ],
     ),
     // Questions and connections of one source, so that none keeps the router from answering another.
@@ -378,8 +410,10 @@ fn elements(firewall: &RouterFirewall, counters: &Counters) -> BTreeMap<String, 
                 put("counted", ip, format!("{ip} : \"{counter}\""));
             }
             NatRule::Forward(ip, protocol, ports) => {
+                let single = ports.first() == ports.last();
+                let set = if single { "port" } else { "ports" };
                 let element = format!("{ip} . {ports} : \"{counter}\"");
-                put(&format!("counted-{protocol}"), ip, element);
+                put(&format!("counted-{set}-{protocol}"), ip, element);
             }
         }
     }

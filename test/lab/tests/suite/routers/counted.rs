@@ -72,9 +72,21 @@ fn each_rule_of_translation_counts_what_passes_by_it() {
     // Other rules come and go; between legs nothing is translated, so nothing counted.
     lab.admin("publicip create other");
     lab.admin("publicip attach other --nic blue/web/a1 --wait");
-    lab.admin("nat forward add blue/gw udp 5000-5009 10.4.2.11:5000 --wait");
+    // A range of ports is one rule.
+    lab.admin("nat forward add blue/gw tcp 5000-5009 10.4.2.11:5000 --wait");
+    let _inner = Answerer::start(&lab, &b1, Ipv4Addr::new(10, 4, 2, 11), 5003);
+    passes("ext", own, 5003);
+    lab.eventually("the range of ports counted", || {
+        let listed = lab.admin("nat forward list blue/gw");
+        let all = listed.as_array().into_iter().flatten();
+        let mut of_range = all.filter(|one| one["ports"] == "5000-5009");
+        match of_range.any(|one| one["counted"]["bytes"].as_u64() >= Some(ALL)) {
+            true => Ok(()),
+            false => Err(listed.to_string()),
+        }
+    });
     lab.admin("publicip detach other --wait");
-    lab.admin("nat forward delete blue/gw udp 5000-5009 --wait");
+    lab.admin("nat forward delete blue/gw tcp 5000-5009 --wait");
     lab.reaches(&b1, "10.4.1.11");
     passes(&b1, Ipv4Addr::new(10, 4, 1, 11), PORT);
     passes(&a1, EXT, PORT);
