@@ -350,6 +350,7 @@ mod tests {
             epoch: 1,
             names: VpcNames::default(),
             transit: None,
+            prepared: false,
             anycast: false,
             inner: Vec::new(),
             standby: None,
