@@ -254,7 +254,8 @@ mod tests {
         let made = Seat { made: true, ..UP };
         let trouble = Seat {
             trouble: Some("br-ext does not exist".to_owned()),
-            ..made.clone()
+            made: true,
+            ..UP
         };
         let down = Seat {
             liveness: Down,

@@ -4,6 +4,7 @@ use crate::attr;
 use crate::fdb::{RawFdb, RawNeighbour};
 use crate::link::{self, RawLink};
 use crate::{bpf, log, monitor, nft, socket};
+use std::hint::black_box;
 
 /// Takes a datagram of route netlink for each thing it could be.
 pub fn netlink(datagram: &[u8]) {
@@ -11,12 +12,12 @@ pub fn netlink(datagram: &[u8]) {
         drop(socket::acknowledgement(message));
         drop(monitor::event_of(message, None));
         let payload = message.payload;
-        drop(RawLink::parse(payload));
-        drop(RawFdb::parse(payload));
-        drop(RawNeighbour::parse(payload));
-        drop(link::parse_address(payload));
-        drop(link::parse_port_vlans(payload));
-        drop(bpf::filter_of(payload));
+        black_box(RawLink::parse(payload));
+        black_box(RawFdb::parse(payload));
+        black_box(RawNeighbour::parse(payload));
+        black_box(link::parse_address(payload));
+        black_box(link::parse_port_vlans(payload));
+        black_box(bpf::filter_of(payload));
         log::read(payload);
     }
 }
