@@ -4,7 +4,7 @@
 use crate::Effort;
 use crate::figures::{Table, Target, median, progress};
 use crate::remote::Remote;
-use crate::wire::{Answer, Ask};
+use crate::wire::{Answer, Ask, NewNic};
 use lab::Lab;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -18,37 +18,37 @@ const KEA: &str = r#"{"Dhcp4": {
     "subnet4": [{"subnet": "10.97.0.0/16", "pools": [{"pool": "10.97.4.0-10.97.200.254"}]}],
     "loggers": [{"name": "kea-dhcp4", "output_options": [{"output": "/run/kea.log"}], "severity": "ERROR"}]
 }}"#;
-const DNSMASQ: &str = "exec dnsmasq -k -C /dev/null --port=0 --user=root --interface=server \
+const DNSMASQ: &str = "rm -f /run/dnsmasq.leases; exec dnsmasq -k -C /dev/null --port=0 --user=root --interface=server \
     --bind-interfaces --dhcp-range=10.97.4.0,10.97.200.254,255.255.0.0,24h --dhcp-lease-max=300000 \
     --dhcp-authoritative --no-ping --dhcp-leasefile=/run/dnsmasq.leases --log-facility=/run/dnsmasq.log \
     --pid-file=";
+
+fn kea_line() -> String {
+    format!(
+        "mkdir -p /run/kea; rm -f /run/kea4.csv*; echo '{KEA}' >/run/kea.json; \
+         KEA_PIDFILE_DIR=/run/kea KEA_LOCKFILE_DIR=/run/kea exec kea-dhcp4 -c /run/kea.json"
+    )
+}
 
 /// All three, one after the other, round for round.
 pub(crate) fn measure(effort: Effort, table: &mut Table) {
     let count = effort.nics;
     let ms = effort.seconds * 1000 + 1000;
+    progress(&format!(
+        "{count} DHCP clients: NICs of ours, and a bridge made by hand for each other server"
+    ));
+    let lab = of_ours(count);
     let (mut ours, mut kea, mut dnsmasq) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 0..effort.rounds {
-        progress(&format!(
-            "round {} of {}: {count} DHCP clients",
-            round + 1,
-            effort.rounds
-        ));
-        ours.push(leases(&of_ours(count), "w", count, ms, "ours"));
-        let by_hand = by_hand(count);
+    for _ in 0..effort.rounds {
+        ours.push(leases(&lab, count, ms, "ours"));
         for (name, line, found) in [
-            (
-                "Kea",
-                format!(
-                    "mkdir -p /run/kea; echo '{KEA}' >/run/kea.json; \
-                     KEA_PIDFILE_DIR=/run/kea KEA_LOCKFILE_DIR=/run/kea exec kea-dhcp4 -c /run/kea.json"
-                ),
-                &mut kea,
-            ),
+            ("Kea", kea_line(), &mut kea),
             ("dnsmasq", DNSMASQ.to_owned(), &mut dnsmasq),
         ] {
-            let server = Serving::start(&by_hand, &line, name);
-            found.push(leases(&by_hand, "w", count, ms, name));
+            // Anew for each: where another server had answered before, some clients were seen to get no answer.
+            let bridge = by_hand(count);
+            let server = Serving::start(&bridge, &line, name);
+            found.push(leases(&bridge, count, ms, name));
             drop(server);
         }
     }
@@ -68,14 +68,10 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) {
     );
 }
 
-/// Leases a second in the workloads of c1 whose names begin so.
-fn leases(lab: &Lab, prefix: &str, count: usize, ms: u64, who: &str) -> f64 {
+/// Leases a second in the workloads of c1, `w0` and on.
+fn leases(lab: &Lab, count: usize, ms: u64, who: &str) -> f64 {
     let mut clients = Remote::start(lab, "c1", None);
-    let names = || {
-        (0..count)
-            .map(|number| format!("{prefix}{number}"))
-            .collect()
-    };
+    let names = || (0..count).map(|number| format!("w{number}")).collect();
     // Once to learn who is where, once that counts.
     clients.call(&Ask::Lease(names(), 1000));
     match clients.call(&Ask::Lease(names(), ms)) {
@@ -94,18 +90,22 @@ fn of_ours(count: usize) -> Lab {
     let lab = Lab::up_with(&["--hosts", "m1,c1"]);
     lab.admin("create dhcp --cidr 10.97.0.0/16");
     lab.admin("subnet create dhcp/one --cidr 10.97.0.0/16");
-    let mut line = String::from("set -e\n");
-    for number in 0..count {
-        let wait = if number + 1 == count { "--wait" } else { "" };
-        line.push_str(&format!(
-            "vpc nic create dhcp/one/n{number} --host c1 --attach netns:w{number} {wait} >/dev/null\n"
-        ));
-    }
-    lab.sh("m1", &line);
+    let nic = |number: usize| NewNic {
+        subnet: "dhcp/one".to_owned(),
+        name: format!("n{number}"),
+        host: "c1".to_owned(),
+        netns: format!("w{number}"),
+        mac: String::new(),
+        addresses: Vec::new(),
+    };
+    let mut client = Remote::start(&lab, "m1", None);
+    client.call(&Ask::Fill((0..count).map(nic).collect()));
+    drop(client);
     lab
 }
 
-/// A bridge with a port for each workload and one for the server, on the host itself.
+/// A bridge with a port for each workload and one for the server, on the host itself. What a workload
+/// says to all comes to the server alone, or the bridge would be what is measured.
 fn by_hand(count: usize) -> Lab {
     let lab = Lab::up_with(&["--hosts", "c1", "--bare"]);
     lab.sh(
@@ -124,6 +124,7 @@ fn by_hand(count: usize) -> Lab {
                 ip netns add w$i
                 echo link add p$i type veth peer name eth0 netns w$i
                 echo link set p$i master br0 up
+                echo link set p$i type bridge_slave isolated on
             done | ip -batch -
             for i in $(seq 0 {last}); do ip -n w$i link set eth0 up; done",
             last = count - 1
