@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 /// environment the scripts are rewritten to what came out.
 ///
 /// # Panics
-/// If a script's output differs from what it says, with both; or if there is no script at all.
+/// If a script's output differs from what it says, with both; if a block has no `----`; or if there is no
+/// script at all.
 pub fn run_golden_scripts<F>(dir: impl AsRef<Path>, mut start: impl FnMut() -> F)
 where
     F: FnMut(&[&str]) -> String,
@@ -67,12 +68,16 @@ fn replay(text: &str, interpret: &mut impl FnMut(&[&str]) -> String) -> String {
             input.clear();
             continue;
         }
+        // It would be run with the next block's input, or not at all.
+        let unasked = line.is_empty() && !input.is_empty();
+        assert!(!unasked, "no ---- below {input:?}");
         out.push_str(line);
         out.push('\n');
         if !line.is_empty() && !line.starts_with('#') {
             input.push(line);
         }
     }
+    assert!(input.is_empty(), "no ---- below {input:?}");
     out
 }
 
