@@ -9,6 +9,8 @@ mod machine;
 mod names;
 mod plan;
 mod router;
+#[cfg(test)]
+mod sample;
 mod show;
 mod state;
 mod uplink;

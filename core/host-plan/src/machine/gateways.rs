@@ -87,11 +87,11 @@ impl HostMachine {
 
 #[cfg(test)]
 mod tests {
+    use crate::sample::{segment, stack, underlay};
     use crate::{Action, HostMachine, HostState, Link, LinkKind, LocalStacks, OwnedName, Subject};
     use model::{
-        Attachment, BgpConfig, Capability, Encoding, Gateway, Generation, HostConfig, HostId,
-        MacAddr, Mtu, NicId, Port, PortRole, Segment, Stack, SubnetId, Underlay, UnixMillis,
-        VlanId, Vni, VpcId,
+        Attachment, BgpConfig, Capability, Gateway, Generation, HostConfig, HostId, MacAddr, NicId,
+        Port, PortRole, SubnetId, UnixMillis,
     };
     use std::time::Instant;
 
@@ -123,26 +123,10 @@ mod tests {
     }
 
     fn config(generation: u64, gateway: Option<Gateway>) -> HostConfig {
-        let vni = Vni::new(7).unwrap();
-        let segment = Segment {
-            subnet: SUBNET,
-            name: "blue/web".to_owned(),
-            vlan: VlanId::new(10).unwrap(),
-            vni,
-            mtu: Mtu::new(1450).unwrap(),
-            v4: "10.4.1.0/24".parse().ok(),
-            v6: None,
-            options: Default::default(),
-            gateway,
-        };
-        let stack = Stack {
-            vpc: VpcId::from_random(1),
-            name: "blue".to_owned(),
-            vni: Vni::new(6).unwrap(),
-            encoding: Encoding::VlanBased,
-            segments: vec![segment],
-            ports: vec![port(1, PortRole::Settled), port(2, PortRole::Standby)],
-        };
+        let mut segment = segment(2);
+        segment.gateway = gateway;
+        let mut stack = stack(vec![segment]);
+        stack.ports = vec![port(1, PortRole::Settled), port(2, PortRole::Standby)];
         HostConfig {
             host: HostId::from_random(1),
             generation: Generation(generation),
@@ -157,13 +141,6 @@ mod tests {
             voting: None,
             members: Default::default(),
             standby_for: Default::default(),
-        }
-    }
-
-    fn underlay() -> Underlay {
-        Underlay {
-            address: [100, 64, 0, 1].into(),
-            mtu: Mtu::new(1500).unwrap(),
         }
     }
 

@@ -101,66 +101,22 @@ fn put_in(uplink: &mut Uplink, outer: &OuterAddress) {
 mod tests {
     use super::*;
     use crate::LocalStacks;
-    use model::{
-        Encoding, Mtu, RouterLeg, Segment, Stack, SubnetId, Underlay, UnixMillis, VlanId, Vni,
-        VpcId,
-    };
+    use crate::sample::{router, segment, stack, underlay};
+    use model::UnixMillis;
 
     const ROUTER: RouterId = RouterId::from_random(1);
 
     fn machine(gateways: &[&str]) -> HostMachine {
-        let underlay = Underlay {
-            address: [100, 64, 0, 1].into(),
-            mtu: Mtu::new(1500).unwrap(),
-        };
-        let subnet = SubnetId::from_random(1);
-        let segment = Segment {
-            subnet,
-            name: "blue/web".to_owned(),
-            vlan: VlanId::new(2).unwrap(),
-            vni: Vni::new(3).unwrap(),
-            mtu: Mtu::new(1450).unwrap(),
-            v4: "10.4.1.0/24".parse().ok(),
-            v6: None,
-            options: Default::default(),
-            gateway: None,
-        };
-        let stack = Stack {
-            vpc: VpcId::from_random(1),
-            name: "blue".to_owned(),
-            vni: Vni::new(1).unwrap(),
-            encoding: Encoding::VlanBased,
-            segments: vec![segment],
-            ports: Vec::new(),
-        };
-        let router = RouterConfig {
-            id: ROUTER,
-            vpc: stack.vpc,
-            name: "blue/gw".to_owned(),
-            legs: vec![RouterLeg {
-                subnet,
-                mac: MacAddr([2, 0, 0, 0, 0, 1]),
-                addresses: vec!["10.4.1.1/24".parse().unwrap()],
-                mtu: Mtu::new(1450).unwrap(),
-            }],
-            uplink: Some(Uplink {
-                bridge: "br-ext".parse().unwrap(),
-                mac: MacAddr([2, 0, 0, 0, 0, 2]),
-                address: UplinkAddress::Dhcp,
-                gateways: gateways.iter().map(|ip| ip.parse().unwrap()).collect(),
-                mtu: None,
-            }),
-            routes: Vec::new(),
-            nat: Default::default(),
-            names: Default::default(),
-            transit: None,
-            anycast: false,
-            inner: Vec::new(),
-            prepared: false,
-            standby: None,
-            epoch: 0,
-        };
-        let mut machine = HostMachine::new(underlay, None, LocalStacks::default());
+        let mut router = router(1, &[(1, "10.4.1.1/24")]);
+        router.uplink = Some(Uplink {
+            bridge: "br-ext".parse().unwrap(),
+            mac: MacAddr([2, 0, 0, 0, 0, 9]),
+            address: UplinkAddress::Dhcp,
+            gateways: gateways.iter().map(|ip| ip.parse().unwrap()).collect(),
+            mtu: None,
+        });
+        let stack = stack(vec![segment(1)]);
+        let mut machine = HostMachine::new(underlay(), None, LocalStacks::default());
         machine.add_stack(stack, UnixMillis(0)).unwrap();
         machine.add_router(router, false).unwrap();
         machine

@@ -176,79 +176,25 @@ fn check_apart(router: &RouterConfig) -> Result<(), Refused> {
 mod tests {
     use super::*;
     use crate::LocalStacks;
-    use model::{
-        Encoding, MacAddr, Mtu, Segment, SubnetId, Underlay, UnixMillis, VlanId, Vni, VpcId,
-    };
-
-    fn subnet(n: u64) -> SubnetId {
-        SubnetId::from_random(n)
-    }
+    use crate::sample::{router, segment, stack, underlay};
+    use model::{Mtu, UnixMillis, VpcId};
 
     fn machine() -> HostMachine {
-        let underlay = Underlay {
-            address: [100, 64, 0, 1].into(),
-            mtu: Mtu::new(1500).unwrap(),
-        };
-        let mut machine = HostMachine::new(underlay, None, LocalStacks::default());
-        let segment = |n: u8| Segment {
-            subnet: subnet(n.into()),
-            name: format!("blue/s{n}"),
-            vlan: VlanId::new(n.into()).unwrap(),
-            vni: Vni::new(100 + u32::from(n)).unwrap(),
-            mtu: Mtu::new(1450).unwrap(),
-            v4: format!("10.1.{n}.0/24").parse().ok(),
-            v6: None,
-            options: Default::default(),
-            gateway: None,
-        };
-        let stack = Stack {
-            vpc: VpcId::from_random(1),
-            name: "blue".to_owned(),
-            vni: Vni::new(100).unwrap(),
-            encoding: Encoding::VlanBased,
-            segments: vec![segment(1), segment(2)],
-            ports: Vec::new(),
-        };
+        let mut machine = HostMachine::new(underlay(), None, LocalStacks::default());
+        let stack = stack(vec![segment(1), segment(2)]);
         machine.add_stack(stack, UnixMillis(0)).unwrap();
         machine
-    }
-
-    fn router(n: u64, legs: &[(u64, &str)]) -> RouterConfig {
-        RouterConfig {
-            id: RouterId::from_random(n),
-            vpc: VpcId::from_random(1),
-            name: format!("blue/r{n}"),
-            legs: legs
-                .iter()
-                .map(|(n, address)| RouterLeg {
-                    subnet: subnet(*n),
-                    mac: MacAddr([2, 0, 0, 0, 0, *n as u8]),
-                    addresses: vec![address.parse().unwrap()],
-                    mtu: Mtu::new(1450).unwrap(),
-                })
-                .collect(),
-            uplink: None,
-            routes: Vec::new(),
-            nat: Default::default(),
-            names: Default::default(),
-            transit: None,
-            anycast: false,
-            inner: Vec::new(),
-            prepared: false,
-            standby: None,
-            epoch: 0,
-        }
     }
 
     #[test]
     fn a_local_router_is_its_segments_gateway_and_keeps_its_stack() {
         let mut machine = machine();
-        let mut one = router(1, &[(1, "10.1.1.1/24"), (2, "10.1.2.1/24")]);
+        let mut one = router(1, &[(1, "10.4.1.1/24"), (2, "10.4.2.1/24")]);
         machine.add_router(one.clone(), false).unwrap();
         machine.add_router(one.clone(), false).unwrap();
         assert_eq!(machine.routers(), [one.clone()]);
         let gateway = machine.stacks()[0].segments[0].gateway.clone().unwrap();
-        assert_eq!(gateway.addresses, [IpAddr::from([10, 1, 1, 1])]);
+        assert_eq!(gateway.addresses, [IpAddr::from([10, 4, 1, 1])]);
         let again = HostMachine::new(machine.underlay(), None, machine.local().clone());
         assert_eq!(again.routers(), [one.clone()]);
         // It changes by its whole, and goes before its stack does.
@@ -269,31 +215,31 @@ mod tests {
     fn bad_routers_are_refused_and_change_nothing() {
         let mut machine = machine();
         machine
-            .add_router(router(1, &[(1, "10.1.1.1/24")]), false)
+            .add_router(router(1, &[(1, "10.4.1.1/24")]), false)
             .unwrap();
         let before = machine.routers().to_vec();
-        let mut no_address = router(2, &[(2, "10.1.2.1/24")]);
+        let mut no_address = router(2, &[(2, "10.4.2.1/24")]);
         no_address.legs[0].addresses.clear();
         let mut elsewhere = router(2, &[]);
         elsewhere.vpc = VpcId::from_random(9);
-        let mut large = router(2, &[(2, "10.1.2.1/24")]);
+        let mut large = router(2, &[(2, "10.4.2.1/24")]);
         large.legs[0].mtu = Mtu::new(1500).unwrap();
         for (bad, says) in [
             (
-                router(2, &[(1, "10.1.1.2/24")]),
+                router(2, &[(1, "10.4.1.2/24")]),
                 "already used by router blue/r1",
             ),
-            (router(2, &[(3, "10.1.3.1/24")]), "there is no segment"),
+            (router(2, &[(3, "10.4.3.1/24")]), "there is no segment"),
             (
-                router(2, &[(2, "10.2.2.1/24")]),
+                router(2, &[(2, "10.9.2.1/24")]),
                 "not in the segment's prefix",
             ),
             (
-                router(1, &[(1, "10.1.1.1/24"), (2, "10.1.2.1/16")]),
+                router(1, &[(1, "10.4.1.1/24"), (2, "10.4.2.1/16")]),
                 "overlap",
             ),
             (
-                router(1, &[(1, "10.1.1.1/24"), (1, "10.1.1.2/24")]),
+                router(1, &[(1, "10.4.1.1/24"), (1, "10.4.1.2/24")]),
                 "there is another",
             ),
             (no_address, "it has no address"),

@@ -299,7 +299,8 @@ fn membership(vpc: VpcId) -> Membership {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{NatConfig, RouterId, RouterLeg, StaticRoute, Uplink, VpcNames};
+    use crate::sample::{router, subnet};
+    use model::{StaticRoute, Uplink};
 
     fn net(text: &str) -> IpNet {
         text.parse().unwrap()
@@ -318,43 +319,26 @@ mod tests {
 
     #[test]
     fn others_are_told_of_what_is_behind_a_router_for_all() {
-        let subnet = SubnetId::from_random(1);
-        let mut router = RouterConfig {
-            id: RouterId::from_random(1),
-            vpc: VpcId::from_random(2),
-            name: "blue/r1".to_owned(),
-            legs: vec![RouterLeg {
-                subnet,
-                mac: MacAddr([2, 0, 0, 0, 0, 1]),
-                addresses: vec![net("10.4.1.1/24"), net("fd00:4:1::1/64")],
-                mtu: model::Mtu::new(1450).unwrap(),
-            }],
-            uplink: Some(Uplink {
-                bridge: "br-ext".parse().unwrap(),
-                mac: MacAddr([2, 0, 0, 0, 0, 2]),
-                address: UplinkAddress::Static(vec![net("192.0.2.10/24")]),
-                gateways: vec!["192.0.2.1".parse().unwrap()],
-                mtu: None,
-            }),
-            routes: vec![
-                route(None, "10.9.0.0/16", "10.4.1.9"),
-                route(None, "fd00:9::/32", "fd00:4:1::9"),
-                route(None, "10.8.0.0/16", "192.0.2.9"),
-                // Nowhere, for one subnet only, not made: by nobody, or to a leg.
-                route(None, "10.7.0.0/16", ""),
-                route(Some(subnet), "10.6.0.0/16", "10.4.1.9"),
-                route(None, "10.5.0.0/16", "172.16.0.1"),
-                route(None, "10.4.1.0/24", "192.0.2.9"),
-            ],
-            nat: NatConfig::default(),
-            epoch: 1,
-            names: VpcNames::default(),
-            transit: None,
-            prepared: false,
-            anycast: false,
-            inner: Vec::new(),
-            standby: None,
-        };
+        let subnet = subnet(1);
+        let mut router = router(1, &[(1, "10.4.1.1/24")]);
+        router.legs[0].addresses.push(net("fd00:4:1::1/64"));
+        router.uplink = Some(Uplink {
+            bridge: "br-ext".parse().unwrap(),
+            mac: MacAddr([2, 0, 0, 0, 0, 2]),
+            address: UplinkAddress::Static(vec![net("192.0.2.10/24")]),
+            gateways: vec!["192.0.2.1".parse().unwrap()],
+            mtu: None,
+        });
+        router.routes = vec![
+            route(None, "10.9.0.0/16", "10.4.1.9"),
+            route(None, "fd00:9::/32", "fd00:4:1::9"),
+            route(None, "10.8.0.0/16", "192.0.2.9"),
+            // Nowhere, for one subnet only, not made: by nobody, or to a leg.
+            route(None, "10.7.0.0/16", ""),
+            route(Some(subnet), "10.6.0.0/16", "10.4.1.9"),
+            route(None, "10.5.0.0/16", "172.16.0.1"),
+            route(None, "10.4.1.0/24", "192.0.2.9"),
+        ];
         let told = |router: &RouterConfig| -> Vec<(String, bool)> {
             let told = prefixes_of(router);
             told.map(|told| (told.prefix.to_string(), told.outside))

@@ -1,0 +1,70 @@
+//! What unit tests begin with: a host, a VPC, its subnets, a router.
+
+use model::{
+    Encoding, MacAddr, Mtu, RouterConfig, RouterId, RouterLeg, Segment, Stack, SubnetId, Underlay,
+    VlanId, Vni, VpcId,
+};
+
+pub(crate) fn underlay() -> Underlay {
+    Underlay {
+        address: [100, 64, 0, 1].into(),
+        mtu: Mtu::new(1500).unwrap(),
+    }
+}
+
+pub(crate) fn subnet(number: u8) -> SubnetId {
+    SubnetId::from_random(number.into())
+}
+
+/// `blue/sN` with the prefix 10.4.N.0/24.
+pub(crate) fn segment(number: u8) -> Segment {
+    Segment {
+        subnet: subnet(number),
+        name: format!("blue/s{number}"),
+        vlan: VlanId::new(number.into()).unwrap(),
+        vni: Vni::new(100 + u32::from(number)).unwrap(),
+        mtu: Mtu::new(1450).unwrap(),
+        v4: format!("10.4.{number}.0/24").parse().ok(),
+        v6: None,
+        options: Default::default(),
+        gateway: None,
+    }
+}
+
+/// VPC `blue`.
+pub(crate) fn stack(segments: Vec<Segment>) -> Stack {
+    Stack {
+        vpc: VpcId::from_random(1),
+        name: "blue".to_owned(),
+        vni: Vni::new(100).unwrap(),
+        encoding: Encoding::VlanBased,
+        segments,
+        ports: Vec::new(),
+    }
+}
+
+/// `blue/rN` of that VPC, with these legs and nothing else.
+pub(crate) fn router(number: u64, legs: &[(u8, &str)]) -> RouterConfig {
+    let leg = |(number, address): &(u8, &str)| RouterLeg {
+        subnet: subnet(*number),
+        mac: MacAddr([2, 0, 0, 0, 0, *number]),
+        addresses: vec![address.parse().unwrap()],
+        mtu: Mtu::new(1450).unwrap(),
+    };
+    RouterConfig {
+        id: RouterId::from_random(number),
+        vpc: VpcId::from_random(1),
+        name: format!("blue/r{number}"),
+        legs: legs.iter().map(leg).collect(),
+        uplink: None,
+        routes: Vec::new(),
+        nat: Default::default(),
+        names: Default::default(),
+        transit: None,
+        anycast: false,
+        inner: Vec::new(),
+        prepared: false,
+        standby: None,
+        epoch: 0,
+    }
+}
