@@ -132,9 +132,11 @@ fn a_mac_claimed_twice_and_a_vtep_address_used_twice_are_told() {
 
     // What was said to and by a peer, and everything once more.
     let peer = |lab: &Lab| lab.json("c1", "vpc evpn peers 100.64.0.1 -o json");
-    assert_eq!(peer(&lab)["counters"]["sent"]["refreshes"], 0);
+    let asked = || peer(&lab)["counters"]["sent"]["refreshes"].as_u64();
+    // It may have asked by itself: when it came, the reflector had nothing.
+    let before = asked().expect("a count");
     lab.sh("c1", "vpc evpn peers 100.64.0.1 --refresh");
-    assert_eq!(peer(&lab)["counters"]["sent"]["refreshes"], 1);
+    assert_eq!(asked(), Some(before + 1));
     let history = lab.json("c1", "vpc evpn peers 100.64.0.1 --history -o json");
     let said = |direction: &str, kind: &str| {
         let all = history.as_array().expect("messages");
