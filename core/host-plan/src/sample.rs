@@ -1,8 +1,8 @@
 //! What unit tests begin with: a host, a VPC, its subnets, a router.
 
 use model::{
-    Encoding, MacAddr, Mtu, RouterConfig, RouterId, RouterLeg, Segment, Stack, SubnetId, Underlay,
-    VlanId, Vni, VpcId,
+    Asn, BgpConfig, Encoding, Generation, HostConfig, HostId, MacAddr, Mtu, RouterConfig, RouterId,
+    RouterLeg, Segment, Stack, SubnetId, Underlay, VlanId, Vni, VpcId,
 };
 
 pub(crate) fn underlay() -> Underlay {
@@ -66,5 +66,24 @@ pub(crate) fn router(number: u64, legs: &[(u8, &str)]) -> RouterConfig {
         prepared: false,
         standby: None,
         epoch: 0,
+    }
+}
+
+/// The first generation of what a server wants of the host.
+pub(crate) fn config_of(stacks: Vec<Stack>, routers: Vec<RouterConfig>) -> HostConfig {
+    HostConfig {
+        host: HostId::from_random(1),
+        generation: Generation(1),
+        underlay: underlay(),
+        bgp: BgpConfig {
+            asn: Asn::new(65_000).unwrap(),
+            reflectors: Vec::new(),
+            speaker: Default::default(),
+        },
+        stacks,
+        routers,
+        voting: None,
+        members: Default::default(),
+        standby_for: Default::default(),
     }
 }

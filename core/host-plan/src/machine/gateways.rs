@@ -87,11 +87,11 @@ impl HostMachine {
 
 #[cfg(test)]
 mod tests {
-    use crate::sample::{segment, stack, underlay};
+    use crate::sample::{config_of, segment, stack, underlay};
     use crate::{Action, HostMachine, HostState, Link, LinkKind, LocalStacks, OwnedName, Subject};
     use model::{
-        Attachment, BgpConfig, Capability, Gateway, Generation, HostConfig, HostId, MacAddr, NicId,
-        Port, PortRole, SubnetId, UnixMillis,
+        Attachment, Capability, Gateway, Generation, HostConfig, MacAddr, NicId, Port, PortRole,
+        SubnetId, UnixMillis,
     };
     use std::time::Instant;
 
@@ -128,19 +128,8 @@ mod tests {
         let mut stack = stack(vec![segment]);
         stack.ports = vec![port(1, PortRole::Settled), port(2, PortRole::Standby)];
         HostConfig {
-            host: HostId::from_random(1),
             generation: Generation(generation),
-            underlay: underlay(),
-            bgp: BgpConfig {
-                asn: model::Asn::new(65_000).unwrap(),
-                reflectors: Vec::new(),
-                speaker: Default::default(),
-            },
-            stacks: vec![stack],
-            routers: Vec::new(),
-            voting: None,
-            members: Default::default(),
-            standby_for: Default::default(),
+            ..config_of(vec![stack], Vec::new())
         }
     }
 

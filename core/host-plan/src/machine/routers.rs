@@ -176,7 +176,7 @@ fn check_apart(router: &RouterConfig) -> Result<(), Refused> {
 mod tests {
     use super::*;
     use crate::LocalStacks;
-    use crate::sample::{router, segment, stack, underlay};
+    use crate::sample::{config_of, router, segment, stack, underlay};
     use model::{Mtu, UnixMillis, VpcId};
 
     fn machine() -> HostMachine {
@@ -252,5 +252,24 @@ mod tests {
         assert_eq!(machine.routers(), before);
         let unknown = machine.delete_router(RouterId::from_random(7)).unwrap_err();
         assert!(matches!(unknown, Refused::Unknown(_)), "{unknown}");
+    }
+
+    #[test]
+    fn a_router_is_made_ready_only_where_it_would_be_silent() {
+        let mut machine = HostMachine::new(underlay(), None, LocalStacks::default());
+        let mut ready = router(1, &[(1, "10.4.1.1/24")]);
+        ready.prepared = true;
+        let runs = router(2, &[(2, "10.4.2.1/24")]);
+        let config = config_of(
+            vec![stack(vec![segment(1), segment(2)])],
+            vec![ready.clone(), runs.clone()],
+        );
+        machine.offer(config).unwrap();
+        // As it starts it takes nothing away that is there.
+        assert_eq!(machine.routers(), [ready.clone(), runs.clone()]);
+        machine.set_leased(None);
+        assert_eq!(machine.routers(), std::slice::from_ref(&runs));
+        machine.set_leased(Some([runs.id].into()));
+        assert_eq!(machine.routers(), [ready, runs]);
     }
 }
