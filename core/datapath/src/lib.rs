@@ -1,6 +1,20 @@
 //! The userspace transport: what becomes of a frame that a TAP gives, and of a packet that a tunnel
 //! brings. No sockets, clock, RNG or tasks: bytes and `now` in, packets and frames out.
 
+mod checksum;
+mod engine;
+mod merge;
+mod offload;
+mod outbox;
+mod packet;
+mod reason;
+mod split;
 mod tables;
+mod vxlan;
+
+pub use engine::{Engine, Received, Traffic};
+pub use offload::{OFFLOAD_BYTES, Offload, Partial, SegmentKind, Segmentation};
+pub use outbox::{Frame, Inbox, Outbox, Packets, Segment, Span};
+pub use reason::Reason;
 
 pub use tables::{Binding, Change, Domain, Neighbour, Place, Tables, Unknown};

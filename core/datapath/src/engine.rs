@@ -1,0 +1,505 @@
+//! What becomes of a frame of a TAP and of a packet of the tunnel. Each worker has an engine of its own
+//! and is the only one to touch it: nothing is locked and nothing is shared.
+
+use crate::merge::{Came, Merger, To};
+use crate::offload::Offload;
+use crate::outbox::{Inbox, Outbox, Packets, Span};
+use crate::packet::{Ethernet, Ip, Mixer, flow_hash};
+use crate::reason::Reason;
+use crate::split::{Given, complete, segments};
+use crate::tables::{Binding, Change, Domain, Neighbour, Place};
+use crate::vxlan::{VXLAN_BYTES, vni_of};
+use model::{IfName, MacAddr, VlanId};
+use std::collections::BTreeMap;
+#[expect(
+    clippy::disallowed_types,
+    reason = "looked up for each frame and never walked, so that their order is nobody's"
+)]
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::net::IpAddr;
+
+/// What a worker knows and counts.
+#[derive(Debug)]
+pub struct Engine {
+    domains: Slots<Domain, State>,
+    /// By the TAP's number.
+    places: Map<(usize, Option<VlanId>), usize>,
+    taps: BTreeMap<IfName, usize>,
+    /// How many rows lead to each.
+    vteps: Map<IpAddr, u32>,
+    merger: Merger,
+    /// The kernel takes super-frames of UDP from a TAP.
+    datagrams: bool,
+    drops: [u64; Reason::ALL.len()],
+    answered: u64,
+    traffic: [Traffic; 2],
+}
+
+/// Frames and bytes of one direction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Super-frames count as one here.
+    pub frames: u64,
+    /// Packets on the wire.
+    pub packets: u64,
+    /// Of frames, without outer headers.
+    pub bytes: u64,
+}
+
+/// A packet of the tunnel as it was received.
+#[derive(Debug, Clone, Copy)]
+pub struct Received {
+    /// Who sent it.
+    pub from: IpAddr,
+    /// Of the outer header.
+    pub traffic_class: u8,
+    /// Where it is in the bytes that were received.
+    pub at: usize,
+    /// Its length.
+    pub length: usize,
+    /// It is several packets of this size, the last of which may be shorter.
+    pub split: Option<u16>,
+}
+
+#[derive(Debug)]
+struct State {
+    macs: Map<MacAddr, IpAddr>,
+    flood: Vec<IpAddr>,
+    neighbours: Map<IpAddr, Neighbour>,
+    /// Where it is on this host.
+    at: Option<(usize, Option<VlanId>, Binding)>,
+}
+
+impl Engine {
+    /// `seed` has tables of hosts differ, so that nobody can choose MACs that meet in them.
+    pub fn new(seed: u64) -> Self {
+        let seed = Seed(seed);
+        Self {
+            domains: Slots::new(seed),
+            places: Map::with_hasher(seed),
+            taps: BTreeMap::new(),
+            vteps: Map::with_hasher(seed),
+            merger: Merger::default(),
+            datagrams: false,
+            drops: [0; Reason::ALL.len()],
+            answered: 0,
+            traffic: [Traffic::default(); 2],
+        }
+    }
+
+    /// A TAP has a number from now on; `datagrams` says that the kernel takes super-frames of UDP (Linux
+    /// 6.2).
+    pub fn name_tap(&mut self, tap: IfName, number: usize, datagrams: bool) {
+        self.taps.insert(tap, number);
+        self.datagrams = datagrams;
+    }
+
+    /// It has none any more; nothing is bound to it.
+    pub fn forget_tap(&mut self, tap: &IfName) {
+        if let Some(number) = self.taps.remove(tap) {
+            self.places.retain(|(of, _), _| *of != number);
+            let domains = self.domains.values_mut();
+            for state in domains {
+                state.at = state.at.filter(|(of, ..)| *of != number);
+            }
+        }
+    }
+
+    /// Takes a row in. A binding to a TAP that has no number is left out.
+    pub fn apply(&mut self, change: &Change) {
+        match change {
+            Change::SetLocal(_) => {}
+            Change::Bind { place, binding } => self.bind(place, *binding),
+            Change::Unbind { place } => self.unbind(place),
+            Change::SetMac { domain, mac, vtep } => {
+                let before = self.state(*domain).macs.insert(*mac, *vtep);
+                self.leads_to(*vtep);
+                before.into_iter().for_each(|vtep| self.left(vtep));
+            }
+            Change::DeleteMac { domain, mac } => {
+                let before = self.state(*domain).macs.remove(mac);
+                before.into_iter().for_each(|vtep| self.left(vtep));
+                self.domains.tidy(domain, State::is_empty);
+            }
+            Change::AddFlood { domain, vtep } => {
+                let flood = &mut self.state(*domain).flood;
+                if let Err(at) = flood.binary_search(vtep) {
+                    flood.insert(at, *vtep);
+                    self.leads_to(*vtep);
+                }
+            }
+            Change::DeleteFlood { domain, vtep } => {
+                let flood = &mut self.state(*domain).flood;
+                if let Ok(at) = flood.binary_search(vtep) {
+                    flood.remove(at);
+                    self.left(*vtep);
+                }
+                self.domains.tidy(domain, State::is_empty);
+            }
+            Change::SetNeighbour {
+                domain,
+                ip,
+                neighbour,
+            } => drop(self.state(*domain).neighbours.insert(*ip, *neighbour)),
+            Change::DeleteNeighbour { domain, ip } => {
+                self.state(*domain).neighbours.remove(ip);
+                self.domains.tidy(domain, State::is_empty);
+            }
+        }
+    }
+
+    fn state(&mut self, domain: Domain) -> &mut State {
+        let seed = self.domains.seed;
+        self.domains.get_or_insert(domain, || State {
+            macs: Map::with_hasher(seed),
+            flood: Vec::new(),
+            neighbours: Map::with_hasher(seed),
+            at: None,
+        })
+    }
+
+    fn bind(&mut self, place: &Place, binding: Binding) {
+        let Some(tap) = self.taps.get(&place.tap).copied() else {
+            return;
+        };
+        self.unbind(place);
+        let state = self.state(binding.domain);
+        if let Some((tap, vlan, _)) = state.at.replace((tap, place.vlan, binding)) {
+            self.places.remove(&(tap, vlan));
+        }
+        let number = self.domains.number(&binding.domain).expect("it is there");
+        self.places.insert((tap, place.vlan), number);
+    }
+
+    fn unbind(&mut self, place: &Place) {
+        let Some(tap) = self.taps.get(&place.tap).copied() else {
+            return;
+        };
+        if let Some(number) = self.places.remove(&(tap, place.vlan)) {
+            let (domain, state) = self.domains.get_mut(number);
+            state.at = None;
+            self.domains.tidy(&domain, State::is_empty);
+        }
+    }
+
+    fn leads_to(&mut self, vtep: IpAddr) {
+        *self.vteps.entry(vtep).or_default() += 1;
+    }
+
+    fn left(&mut self, vtep: IpAddr) {
+        if let Some(count) = self.vteps.get_mut(&vtep) {
+            *count -= 1;
+            if *count == 0 {
+                self.vteps.remove(&vtep);
+            }
+        }
+    }
+
+    /// A frame of a TAP: `bytes[at..]` is the frame, whose checksum may be completed in place. Packets
+    /// for other hosts are put into `out`, with bodies in `bytes`.
+    pub fn from_tap(
+        &mut self,
+        tap: usize,
+        bytes: &mut [u8],
+        at: usize,
+        offload: Offload,
+        out: &mut Outbox,
+    ) -> Result<(), Reason> {
+        let before = out.segments.len();
+        let length = bytes.len() - at;
+        match self.encapsulate(tap, bytes, at, offload, out) {
+            Ok(()) => {
+                let sent = &mut self.traffic[0];
+                sent.frames += 1;
+                sent.packets += (out.segments.len() - before) as u64;
+                sent.bytes += length as u64;
+                Ok(())
+            }
+            Err(reason) => {
+                out.segments.truncate(before);
+                self.count(reason);
+                Err(reason)
+            }
+        }
+    }
+
+    fn encapsulate(
+        &mut self,
+        tap: usize,
+        bytes: &mut [u8],
+        at: usize,
+        offload: Offload,
+        out: &mut Outbox,
+    ) -> Result<(), Reason> {
+        let frame = &mut bytes[at..];
+        let ethernet = Ethernet::parse(frame).ok_or(Reason::Malformed)?;
+        let place = self.places.get(&(tap, ethernet.tag));
+        let number = *place.ok_or(Reason::UnknownVlan)?;
+        let (domain, state) = self.domains.get(number);
+        let (.., binding) = state
+            .at
+            .as_ref()
+            .expect("a place is of a domain that is there");
+        let one = state.macs.get(&ethernet.destination);
+        let to = match one {
+            Some(vtep) => std::slice::from_ref(vtep),
+            None if !ethernet.destination.is_multicast() => return Err(Reason::UnknownMac),
+            None if state.flood.is_empty() => return Err(Reason::NobodyElse),
+            None => &state.flood[..],
+        };
+        if let (Some(partial), None) = (offload.checksum, offload.segments) {
+            complete(frame, partial)?;
+        }
+        let frame = &bytes[at..];
+        let ip = Ip::parse(frame, &ethernet);
+        let given = Given {
+            frame,
+            base: at,
+            offload,
+            ethernet: &ethernet,
+            ip: ip.as_ref(),
+        };
+        let first = out.segments.len();
+        segments(&given, domain, binding.mtu, out)?;
+        let hash = flow_hash(frame, &ethernet, ip.as_ref());
+        let traffic_class = ip.as_ref().map_or(0, |ip| ip.traffic_class(frame));
+        let segments = Span::new(first, out.segments.len());
+        out.packets.extend(to.iter().map(|to| Packets {
+            to: *to,
+            hash,
+            traffic_class,
+            segments,
+        }));
+        Ok(())
+    }
+
+    /// A packet of the tunnel, or several in one. Frames for TAPs are put into `inbox`, whose last may
+    /// still grow until [`Engine::end_of_batch`]. Nothing that came from a tunnel ever goes into one.
+    pub fn from_tunnel(
+        &mut self,
+        bytes: &[u8],
+        received: &Received,
+        inbox: &mut Inbox,
+        mut dropped: impl FnMut(Reason, &[u8]),
+    ) {
+        let end = received.at + received.length;
+        if !self.vteps.contains_key(&received.from) {
+            self.count(Reason::UnknownVtep);
+            return dropped(Reason::UnknownVtep, &bytes[received.at..end]);
+        }
+        let mut at = received.at;
+        while at < end {
+            let size = match received.split {
+                Some(size) if size > 0 && !is_one(&bytes[at..end], usize::from(size)) => {
+                    usize::from(size).min(end - at)
+                }
+                _ => end - at,
+            };
+            if let Err(reason) = self.decapsulate(bytes, at, at + size, received, inbox) {
+                self.count(reason);
+                dropped(reason, &bytes[at..at + size]);
+            }
+            at += size;
+        }
+    }
+
+    fn decapsulate(
+        &mut self,
+        bytes: &[u8],
+        at: usize,
+        end: usize,
+        received: &Received,
+        inbox: &mut Inbox,
+    ) -> Result<(), Reason> {
+        let vni = vni_of(&bytes[at..end]).ok_or(Reason::NoVxlan)?;
+        let at = at + VXLAN_BYTES;
+        let frame = &bytes[at..end];
+        let ethernet = Ethernet::parse(frame).ok_or(Reason::BadInside)?;
+        let tag = ethernet.tag;
+        let number = self.domains.number(&Domain { vni, tag });
+        let (_, state) = self.domains.get(number.ok_or(Reason::UnknownVni)?);
+        let (tap, vlan, binding) = state.at.ok_or(Reason::UnknownVni)?;
+        let ip = Ip::parse(frame, &ethernet);
+        let to = To {
+            tap,
+            vlan,
+            mtu: binding.mtu,
+            datagrams: self.datagrams,
+        };
+        let came = Came {
+            received: bytes,
+            at,
+            end,
+            ethernet: &ethernet,
+            ip: ip.as_ref(),
+            told: received.split,
+        };
+        const CONGESTION: u8 = 3;
+        let congested = received.traffic_class & CONGESTION == CONGESTION;
+        match ip.as_ref().filter(|_| congested) {
+            Some(ip) if ip.traffic_class(frame) & CONGESTION == 0 => {
+                return Err(Reason::Congestion);
+            }
+            Some(ip) if ip.traffic_class(frame) & CONGESTION != CONGESTION => {
+                self.merger.offer_congested(&came, to, inbox);
+            }
+            _ => self.merger.offer(&came, to, inbox),
+        }
+        let got = &mut self.traffic[1];
+        got.packets += 1;
+        got.bytes += (end - at) as u64;
+        Ok(())
+    }
+
+    /// Nothing more is to be added to what is in the inbox.
+    pub fn end_of_batch(&mut self, bytes: &[u8], inbox: &mut Inbox) {
+        self.merger.close(bytes, inbox);
+        self.traffic[1].frames += inbox.frames.len() as u64;
+    }
+
+    /// Counts something that was dropped outside of the engine.
+    pub fn count(&mut self, reason: Reason) {
+        self.drops[reason as usize] += 1;
+    }
+
+    /// What was dropped, by reason.
+    pub fn drops(&self) -> impl Iterator<Item = (Reason, u64)> + '_ {
+        Reason::ALL.into_iter().zip(self.drops)
+    }
+
+    /// What went to other hosts, and what came from them.
+    pub fn traffic(&self) -> [Traffic; 2] {
+        self.traffic
+    }
+
+    /// Questions for neighbours that were answered.
+    pub fn answered(&self) -> u64 {
+        self.answered
+    }
+}
+
+impl State {
+    fn is_empty(&self) -> bool {
+        self.macs.is_empty()
+            && self.flood.is_empty()
+            && self.neighbours.is_empty()
+            && self.at.is_none()
+    }
+}
+
+/// True if what came is one packet that is longer than the size that the kernel told: then that is how
+/// a frame *inside*, which nobody split, is to be split (see `merge`).
+fn is_one(packet: &[u8], size: usize) -> bool {
+    let inside = packet.get(VXLAN_BYTES..).unwrap_or_default();
+    let Some(ethernet) = Ethernet::parse(inside) else {
+        return false;
+    };
+    Ip::parse(inside, &ethernet).is_some_and(|ip| VXLAN_BYTES + ip.end > size)
+}
+
+type Map<K, V> = HashMap<K, V, Seed>;
+
+#[derive(Debug, Clone, Copy)]
+struct Seed(u64);
+
+impl BuildHasher for Seed {
+    type Hasher = Mixing;
+    fn build_hasher(&self) -> Mixing {
+        Mixing(Mixer::seeded(self.0))
+    }
+}
+
+/// Short keys, hashed in a few instructions.
+#[derive(Debug)]
+struct Mixing(Mixer);
+
+impl Hasher for Mixing {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.bytes(bytes);
+    }
+
+    fn write_u16(&mut self, word: u16) {
+        self.0.word(u32::from(word));
+    }
+
+    fn write_u32(&mut self, word: u32) {
+        self.0.word(word);
+    }
+
+    fn write_usize(&mut self, word: usize) {
+        self.0.word(word as u32);
+    }
+
+    fn write_isize(&mut self, word: isize) {
+        self.0.word(word as u32);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0.wide()
+    }
+}
+
+/// Values that have a number as long as they are there.
+#[derive(Debug)]
+struct Slots<K, V> {
+    seed: Seed,
+    numbers: Map<K, usize>,
+    values: Vec<Option<(K, V)>>,
+    free: Vec<usize>,
+}
+
+impl<K: Copy + Eq + Hash, V> Slots<K, V> {
+    fn new(seed: Seed) -> Self {
+        Self {
+            seed,
+            numbers: Map::with_hasher(seed),
+            values: Vec::new(),
+            free: Vec::new(),
+        }
+    }
+
+    fn number(&self, key: &K) -> Option<usize> {
+        self.numbers.get(key).copied()
+    }
+
+    fn get(&self, number: usize) -> (K, &V) {
+        let (key, value) = self.values[number].as_ref().expect("it is there");
+        (*key, value)
+    }
+
+    fn get_mut(&mut self, number: usize) -> (K, &mut V) {
+        let (key, value) = self.values[number].as_mut().expect("it is there");
+        (*key, value)
+    }
+
+    fn get_or_insert(&mut self, key: K, make: impl FnOnce() -> V) -> &mut V {
+        let number = match self.numbers.get(&key) {
+            Some(number) => *number,
+            None => {
+                let number = self.free.pop().unwrap_or(self.values.len());
+                if number == self.values.len() {
+                    self.values.push(None);
+                }
+                self.values[number] = Some((key, make()));
+                self.numbers.insert(key, number);
+                number
+            }
+        };
+        self.get_mut(number).1
+    }
+
+    /// Forgets the value of a key if it is empty.
+    fn tidy(&mut self, key: &K, is_empty: impl FnOnce(&V) -> bool) {
+        let number = self.number(key);
+        if let Some(number) = number.filter(|number| is_empty(self.get(*number).1)) {
+            self.values[number] = None;
+            self.free.push(number);
+            self.numbers.remove(key);
+        }
+    }
+
+    fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.values.iter_mut().flatten().map(|(_, value)| value)
+    }
+}

@@ -1,0 +1,196 @@
+//! What an agent talks to a datapath with. Blocks.
+
+use crate::wire::{Figures, Hello, Request, Response, SOCKET_NAME, receive, send};
+use datapath::{Change, Tables};
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+use tracing::info;
+
+/// How long a datapath may take to answer, and to be there after it was started.
+const ANSWER_WAIT: Duration = Duration::from_secs(20);
+const START_WAIT: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// What the process writes, in the run directory.
+const LOG_NAME: &str = "datapath.log";
+
+/// Why a datapath cannot be talked to.
+#[derive(Debug, thiserror::Error)]
+pub enum TunnelError {
+    /// It does not run.
+    #[error("no datapath runs (its socket is {path})")]
+    Absent {
+        /// Of the socket.
+        path: PathBuf,
+        /// Why it was not reached.
+        #[source]
+        source: io::Error,
+    },
+    /// It was started, and is not there.
+    #[error("the datapath was started and does not answer: its log is {log}")]
+    NotStarted {
+        /// What it wrote.
+        log: PathBuf,
+    },
+    /// It could not be started.
+    #[error("starting the datapath")]
+    Start(#[source] io::Error),
+    /// The talk broke off.
+    #[error("talking to the datapath")]
+    Talk(#[source] io::Error),
+    /// It said no.
+    #[error("the datapath refuses: {0}")]
+    Refused(String),
+    /// It said something else.
+    #[error("the datapath answered something else than was asked: is it of another version?")]
+    Odd,
+}
+
+/// A connection to a datapath.
+#[derive(Debug)]
+pub struct Client {
+    stream: UnixStream,
+    hello: Hello,
+}
+
+impl Client {
+    /// To the one that runs.
+    pub fn connect(run_dir: &Path) -> Result<Self, TunnelError> {
+        let path = run_dir.join(SOCKET_NAME);
+        let stream = UnixStream::connect(&path);
+        let stream = stream.map_err(|source| TunnelError::Absent { path, source })?;
+        let limit = Some(ANSWER_WAIT);
+        stream.set_read_timeout(limit).map_err(TunnelError::Talk)?;
+        stream.set_write_timeout(limit).map_err(TunnelError::Talk)?;
+        let mut client = Self {
+            stream,
+            hello: Hello {
+                pid: 0,
+                program: (0, 0, 0),
+            },
+        };
+        match client.ask(&Request::Hello)? {
+            Response::Hello(hello) => client.hello = hello,
+            _ => return Err(TunnelError::Odd),
+        }
+        Ok(client)
+    }
+
+    /// To the one that runs, if it is this program's; else one is started, which takes over from the
+    /// other.
+    pub fn ensure(run_dir: &Path) -> Result<Self, TunnelError> {
+        let own = program().map_err(TunnelError::Start)?;
+        match Self::connect(run_dir) {
+            Ok(client) if client.hello.program == own => return Ok(client),
+            Ok(client) => info!(
+                pid = client.hello.pid,
+                "A datapath of another version hands over"
+            ),
+            Err(TunnelError::Absent { .. }) => {}
+            Err(error) => info!(%error, "A datapath that does not answer is replaced"),
+        }
+        Self::start(run_dir)
+    }
+
+    /// Starts a process that takes over from the one that runs, if one does.
+    pub fn start(run_dir: &Path) -> Result<Self, TunnelError> {
+        let log = run_dir.join(LOG_NAME);
+        let pid = spawn(run_dir, &log).map_err(TunnelError::Start)?;
+        let until = Instant::now() + START_WAIT;
+        while Instant::now() < until {
+            match Self::connect(run_dir) {
+                Ok(client) if client.hello.pid == pid => return Ok(client),
+                _ => thread::park_timeout(LOOK_AGAIN),
+            }
+        }
+        Err(TunnelError::NotStarted { log })
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.hello.pid
+    }
+
+    /// All that it was told.
+    pub fn tables(&mut self) -> Result<Tables, TunnelError> {
+        match self.ask(&Request::Dump)? {
+            Response::Rows(rows) => Ok(Tables::of(rows)),
+            _ => Err(TunnelError::Odd),
+        }
+    }
+
+    /// Tells it changes; each has its outcome at its place. What worked is in use by all its threads.
+    pub fn apply(&mut self, changes: &[Change]) -> Result<Vec<Result<(), String>>, TunnelError> {
+        match self.ask(&Request::Apply(changes.to_vec()))? {
+            Response::Applied(outcomes) if outcomes.len() == changes.len() => {
+                let outcome = |wrong: Option<String>| wrong.map_or(Ok(()), Err);
+                Ok(outcomes.into_iter().map(outcome).collect())
+            }
+            _ => Err(TunnelError::Odd),
+        }
+    }
+
+    /// What it counted.
+    pub fn figures(&mut self) -> Result<Figures, TunnelError> {
+        match self.ask(&Request::Figures)? {
+            Response::Figures(figures) => Ok(figures),
+            _ => Err(TunnelError::Odd),
+        }
+    }
+
+    /// Ends it; what it had open is closed.
+    pub fn stop(mut self) -> Result<(), TunnelError> {
+        self.ask(&Request::Stop).map(drop)
+    }
+
+    pub(crate) fn ask(&mut self, request: &Request) -> Result<Response, TunnelError> {
+        send(&mut self.stream, request).map_err(TunnelError::Talk)?;
+        match receive(&mut self.stream).map_err(TunnelError::Talk)? {
+            Some(Response::Refused(why)) => Err(TunnelError::Refused(why)),
+            Some(response) => Ok(response),
+            None => Err(TunnelError::Talk(io::ErrorKind::UnexpectedEof.into())),
+        }
+    }
+
+    pub(crate) fn stream(&self) -> &UnixStream {
+        &self.stream
+    }
+}
+
+/// Which file this process runs: another file, or the same written anew, is another version.
+pub(crate) fn program() -> io::Result<(u64, u64, i64)> {
+    let file = fs::metadata("/proc/self/exe")?;
+    Ok((file.dev(), file.ino(), file.mtime()))
+}
+
+/// Starts the process, apart from ours: no signal to our group reaches it.
+fn spawn(run_dir: &Path, log: &Path) -> io::Result<u32> {
+    let output = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(log)?;
+    let mut child = Command::new("/proc/self/exe")
+        .args(["datapath", "run", "--run-dir"])
+        .arg(run_dir)
+        .stdin(Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(output)
+        .process_group(0)
+        .spawn()?;
+    let pid = child.id();
+    // Somebody has to be told when it ends, or it stays in the process table.
+    thread::Builder::new()
+        .name("datapath".to_owned())
+        .spawn(move || {
+            let outcome = child.wait();
+            info!(pid, ?outcome, "A datapath ended");
+        })?;
+    Ok(pid)
+}

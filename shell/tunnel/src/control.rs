@@ -1,0 +1,251 @@
+//! The owner of what a datapath has: tables, TAPs, sockets, workers.
+
+use crate::sockets::Sockets;
+use crate::wire::{Figures, Handed};
+use crate::worker::{Gone, Letter, Manner, Worker};
+use datapath::{Change, Tables};
+use linux::{TapQueue, TunnelSocket};
+use model::IfName;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+use tracing::info;
+
+/// How long workers may take to say what they counted: a batch of frames takes far less than a
+/// millisecond.
+const REPORT_WAIT: Duration = Duration::from_secs(5);
+
+/// What a datapath has.
+#[derive(Debug)]
+pub(crate) struct Control {
+    tables: Tables,
+    workers: Vec<Worker>,
+    taps: BTreeMap<IfName, Tap>,
+    next_tap: usize,
+    /// Of each worker, as long as there is an address.
+    sockets: Vec<Sockets>,
+    gone: Receiver<Gone>,
+    /// All is another process's now.
+    handed: bool,
+}
+
+/// A TAP that is open: its number among the workers, and each one's queue.
+#[derive(Debug)]
+struct Tap {
+    number: usize,
+    queues: Vec<TapQueue>,
+}
+
+impl Control {
+    pub(crate) fn start(workers: usize, manner: Manner) -> io::Result<Self> {
+        let (letters, gone) = channel();
+        let workers = (0..workers).map(|number| Worker::start(number, manner, letters.clone()));
+        Ok(Self {
+            tables: Tables::default(),
+            workers: workers.collect::<io::Result<_>>()?,
+            taps: BTreeMap::new(),
+            next_tap: 0,
+            sockets: Vec::new(),
+            gone,
+            handed: false,
+        })
+    }
+
+    /// Goes on with what another process had. Its descriptors are in the order of [`Control::hand`].
+    pub(crate) fn take_over(manner: Manner, handed: Handed, fds: Vec<OwnedFd>) -> io::Result<Self> {
+        let mut control = Self::start(handed.workers, manner)?;
+        let mut fds = fds.into_iter();
+        for (name, datagrams) in handed.taps {
+            let queues = fds.by_ref().take(handed.workers);
+            let queues = queues.map(|fd| TapQueue::from_fd(fd, datagrams)).collect();
+            control.add_tap(name, queues)?;
+        }
+        // Rows before sockets: who comes in at once is known.
+        let rows: Arc<[Change]> = handed.rows.into();
+        rows.iter().for_each(|row| control.tables.apply(row));
+        control.tell_all(|| Letter::Changes(Arc::clone(&rows)));
+        if let Some(local) = handed.local {
+            let mut sockets = Vec::with_capacity(handed.workers);
+            for _ in 0..handed.workers {
+                let some: Vec<OwnedFd> = fds.by_ref().take(handed.sockets).collect();
+                let some = Sockets::from_fds(local, some.into_iter());
+                sockets.push(some.ok_or(io::ErrorKind::UnexpectedEof)?);
+            }
+            control.use_sockets(sockets)?;
+        }
+        Ok(control)
+    }
+
+    /// What there is, and the descriptors that go with it. From here on nothing is taken in.
+    pub(crate) fn hand(&mut self) -> (Handed, Vec<BorrowedFd<'_>>) {
+        self.clear_gone();
+        self.handed = true;
+        let queues = self.taps.values().flat_map(|tap| &tap.queues);
+        let mut fds: Vec<BorrowedFd<'_>> = queues.map(AsFd::as_fd).collect();
+        for sockets in &self.sockets {
+            fds.push(sockets.receiving.as_fd());
+            fds.extend(sockets.sending.iter().map(AsFd::as_fd));
+        }
+        let datagrams = |tap: &Tap| tap.queues.iter().all(TapQueue::datagrams);
+        let taps = self.taps.iter();
+        let handed = Handed {
+            workers: self.workers.len(),
+            local: self.sockets.first().map(|sockets| sockets.local),
+            rows: self.tables.dump(),
+            taps: taps
+                .map(|(name, tap)| (name.clone(), datagrams(tap)))
+                .collect(),
+            sockets: self.sockets.first().map_or(0, |s| s.sending.len() + 1),
+        };
+        (handed, fds)
+    }
+
+    /// It was not taken over after all.
+    pub(crate) fn keep(&mut self) {
+        self.handed = false;
+    }
+
+    /// Ends all workers.
+    pub(crate) fn stop(&mut self) {
+        self.workers.drain(..).for_each(Worker::stop);
+    }
+
+    pub(crate) fn dump(&mut self) -> Vec<Change> {
+        self.clear_gone();
+        self.tables.dump()
+    }
+
+    /// Takes changes in; for each, what is wrong with it, if anything. All workers have them then.
+    pub(crate) fn apply(&mut self, changes: Vec<Change>) -> Result<Vec<Option<String>>, String> {
+        if self.handed {
+            return Err("another process is taking over".to_owned());
+        }
+        self.clear_gone();
+        let mut outcomes = Vec::with_capacity(changes.len());
+        let mut good = Vec::with_capacity(changes.len());
+        for change in changes {
+            let outcome = self.prepare(&change).map_err(|error| error.to_string());
+            let stale = match (&outcome, &change) {
+                (Ok(()), Change::Unbind { place }) => Some(place.tap.clone()),
+                _ => None,
+            };
+            if outcome.is_ok() {
+                self.tables.apply(&change);
+                good.push(change);
+            }
+            outcomes.push(outcome.err());
+            if let Some(tap) = stale.filter(|tap| !self.is_used(tap)) {
+                self.spread(&mut good);
+                self.taps.remove(&tap);
+                self.tell_all(|| Letter::Forget(tap.clone()));
+            }
+        }
+        self.spread(&mut good);
+        self.figures()?;
+        Ok(outcomes)
+    }
+
+    fn spread(&self, changes: &mut Vec<Change>) {
+        let changes: Arc<[Change]> = std::mem::take(changes).into();
+        if !changes.is_empty() {
+            self.tell_all(|| Letter::Changes(Arc::clone(&changes)));
+        }
+    }
+
+    /// What has to be there before a row means something.
+    fn prepare(&mut self, change: &Change) -> io::Result<()> {
+        match change {
+            Change::SetLocal(None) => {
+                self.sockets.clear();
+                self.tell_all(|| Letter::Sockets(None));
+                Ok(())
+            }
+            Change::SetLocal(Some(local)) => self.open_sockets(*local),
+            Change::Bind { place, .. } if !self.taps.contains_key(&place.tap) => {
+                let queues = (0..self.workers.len()).map(|_| TapQueue::open(&place.tap));
+                let queues = queues.collect::<io::Result<_>>()?;
+                self.add_tap(place.tap.clone(), queues)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn is_used(&self, tap: &IfName) -> bool {
+        self.tables.bindings.keys().any(|place| place.tap == *tap)
+    }
+
+    fn add_tap(&mut self, name: IfName, queues: Vec<TapQueue>) -> io::Result<()> {
+        let number = self.next_tap;
+        self.next_tap += 1;
+        for (worker, queue) in self.workers.iter().zip(&queues) {
+            worker.tell(Letter::Tap(name.clone(), number, queue.try_clone()?));
+        }
+        self.taps.insert(name, Tap { number, queues });
+        Ok(())
+    }
+
+    fn open_sockets(&mut self, local: IpAddr) -> io::Result<()> {
+        if self
+            .sockets
+            .first()
+            .is_some_and(|sockets| sockets.local == local)
+        {
+            return Ok(());
+        }
+        let sockets = self.workers.iter().map(|_| Sockets::open(local));
+        let sockets = sockets.collect::<io::Result<_>>()?;
+        self.use_sockets(sockets)?;
+        info!(%local, "Tunnel open");
+        Ok(())
+    }
+
+    fn use_sockets(&mut self, sockets: Vec<Sockets>) -> io::Result<()> {
+        for (worker, sockets) in self.workers.iter().zip(&sockets) {
+            worker.tell(Letter::Sockets(Some(copy(sockets)?)));
+        }
+        self.sockets = sockets;
+        Ok(())
+    }
+
+    /// What all workers counted together; each has read all that it was told before.
+    pub(crate) fn figures(&self) -> Result<Figures, String> {
+        let (to, reports) = channel();
+        self.tell_all(|| Letter::Report(to.clone()));
+        let mut sum = Figures::default();
+        for _ in &self.workers {
+            let report = reports.recv_timeout(REPORT_WAIT);
+            let report = report.map_err(|_| "a worker does not answer: see the datapath's log");
+            sum = sum.add(report?);
+        }
+        Ok(sum)
+    }
+
+    fn tell_all(&self, letter: impl Fn() -> Letter) {
+        self.workers.iter().for_each(|worker| worker.tell(letter()));
+    }
+
+    /// TAPs that somebody removed are bound to nothing any more.
+    fn clear_gone(&mut self) {
+        while let Ok(Gone(name)) = self.gone.try_recv() {
+            let Some(tap) = self.taps.remove(&name) else {
+                continue;
+            };
+            info!(tap = %name, number = tap.number, "TAP gone");
+            self.tables.bindings.retain(|place, _| place.tap != name);
+            self.tell_all(|| Letter::Forget(name.clone()));
+        }
+    }
+}
+
+fn copy(sockets: &Sockets) -> io::Result<Sockets> {
+    let sending = sockets.sending.iter().map(TunnelSocket::try_clone);
+    Ok(Sockets {
+        local: sockets.local,
+        receiving: sockets.receiving.try_clone()?,
+        sending: sending.collect::<io::Result<_>>()?,
+    })
+}

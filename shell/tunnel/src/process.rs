@@ -1,0 +1,210 @@
+//! The process: takes over, listens, answers.
+
+use crate::client::{Client, TunnelError, program};
+use crate::control::Control;
+use crate::wire::{Hello, Request, Response, SOCKET_NAME, receive, send};
+use crate::worker::Manner;
+use linux::{receive_fds, send_fds};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::{getsockopt, sockopt};
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+use tracing::{info, warn};
+
+/// Workers where nobody said how many: one for each processor, but no more than share the work well.
+const WORKERS_MAX: usize = 8;
+
+/// How a datapath is run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where its socket is: `/run/vpc`.
+    pub run_dir: PathBuf,
+    /// Threads, each with a queue of each TAP; none: one for each processor, eight at most. One that
+    /// takes over has as many as the one before.
+    pub workers: Option<usize>,
+    /// How long a worker that had something to do looks for more before it sleeps. Costs a processor
+    /// each while there is traffic, and saves the time of waking.
+    pub busy_poll: Duration,
+}
+
+/// Runs a datapath until it is told to end or another takes over.
+pub fn run(options: &Options) -> Result<(), TunnelError> {
+    raise_limits();
+    let manner = Manner {
+        busy_poll: options.busy_poll,
+        seed: rand::random(),
+    };
+    let (control, before) = match take_over(&options.run_dir, manner) {
+        Ok(Some((control, before))) => (control, Some(before)),
+        Ok(None) => (begin(options, manner)?, None),
+        Err(error) => {
+            warn!(%error, "Nothing was taken over; the agent will say all anew");
+            (begin(options, manner)?, None)
+        }
+    };
+    let path = options.run_dir.join(SOCKET_NAME);
+    let listener = listen(&path).map_err(TunnelError::Start)?;
+    if let Some(mut before) = before {
+        // It ends before it answers.
+        if let Err(error) = before.ask(&Request::TakenOver) {
+            info!(%error, "The datapath before this one has ended");
+        }
+    }
+    let pid = std::process::id();
+    info!(pid, path = %path.display(), "Datapath runs");
+    let control = Arc::new(Mutex::new(control));
+    for stream in listener.incoming() {
+        let stream = stream.map_err(TunnelError::Talk)?;
+        let control = Arc::clone(&control);
+        let path = path.clone();
+        let spawned = thread::Builder::new()
+            .name("client".to_owned())
+            .spawn(move || serve(stream, &control, &path));
+        if let Err(error) = spawned {
+            warn!(%error, "A client is turned away");
+        }
+    }
+    Ok(())
+}
+
+fn begin(options: &Options, manner: Manner) -> Result<Control, TunnelError> {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let workers = options.workers.unwrap_or(processors.min(WORKERS_MAX));
+    Control::start(workers.max(1), manner).map_err(TunnelError::Start)
+}
+
+/// From the one that runs, if one does; both read and send until it is told that all is in use.
+fn take_over(run_dir: &Path, manner: Manner) -> Result<Option<(Control, Client)>, TunnelError> {
+    let mut before = match Client::connect(run_dir) {
+        Ok(before) => before,
+        Err(TunnelError::Absent { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let Response::Handed(handed) = before.ask(&Request::TakeOver)? else {
+        return Err(TunnelError::Odd);
+    };
+    let sockets = handed.local.map_or(0, |_| handed.sockets);
+    let count = handed.workers * (handed.taps.len() + sockets);
+    let fds = receive_fds(before.stream(), count).map_err(TunnelError::Talk)?;
+    info!(
+        pid = before.pid(),
+        rows = handed.rows.len(),
+        fds = count,
+        "Taking over"
+    );
+    let control = Control::take_over(manner, handed, fds).map_err(TunnelError::Start)?;
+    Ok(Some((control, before)))
+}
+
+/// Listens under the name of the one before, in one step.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let fresh = path.with_extension(format!("{}", std::process::id()));
+    if let Err(error) = fs::remove_file(&fresh)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    let listener = UnixListener::bind(&fresh)?;
+    fs::set_permissions(&fresh, Permissions::from_mode(0o600))?;
+    fs::rename(&fresh, path)?;
+    Ok(listener)
+}
+
+fn serve(mut stream: UnixStream, control: &Mutex<Control>, path: &Path) {
+    let root = getsockopt(&stream, sockopt::PeerCredentials).is_ok_and(|peer| peer.uid() == 0);
+    if !root {
+        return;
+    }
+    let mut handed = false;
+    loop {
+        let request = match receive::<Request>(&mut stream) {
+            Ok(Some(request)) => request,
+            Ok(None) => break,
+            Err(error) => {
+                warn!(%error, "A client said something that cannot be read");
+                break;
+            }
+        };
+        let outcome = answer(&mut stream, control, request, &mut handed, path);
+        if let Err(error) = outcome {
+            warn!(%error, "A client was not answered");
+            break;
+        }
+    }
+    if handed {
+        info!("Whoever was taking over has gone: going on");
+        lock(control).keep();
+    }
+}
+
+fn answer(
+    stream: &mut UnixStream,
+    control: &Mutex<Control>,
+    request: Request,
+    handed: &mut bool,
+    path: &Path,
+) -> io::Result<()> {
+    let mut control = lock(control);
+    let response = match request {
+        Request::Hello => Response::Hello(Hello {
+            pid: std::process::id(),
+            program: program()?,
+        }),
+        Request::Dump => Response::Rows(control.dump()),
+        Request::Apply(changes) => match control.apply(changes) {
+            Ok(outcomes) => Response::Applied(outcomes),
+            Err(why) => Response::Refused(why),
+        },
+        Request::Figures => match control.figures() {
+            Ok(figures) => Response::Figures(figures),
+            Err(why) => Response::Refused(why),
+        },
+        Request::TakeOver => {
+            *handed = true;
+            let (parts, fds) = control.hand();
+            send(stream, &Response::Handed(parts))?;
+            return send_fds(stream, &fds);
+        }
+        Request::TakenOver => {
+            info!("Another took over; ending");
+            end(&mut control, stream);
+        }
+        Request::Stop => {
+            info!("Told to end");
+            if let Err(error) = fs::remove_file(path) {
+                warn!(%error, "The socket stays");
+            }
+            end(&mut control, stream);
+        }
+    };
+    send(stream, &response)
+}
+
+/// Ends the process, after what is under way was sent.
+fn end(control: &mut Control, stream: &mut UnixStream) -> ! {
+    control.stop();
+    if let Err(error) = send(stream, &Response::Done) {
+        info!(%error, "Nobody waits for the end");
+    }
+    std::process::exit(0);
+}
+
+fn lock(control: &Mutex<Control>) -> std::sync::MutexGuard<'_, Control> {
+    // One that panicked left tables that the agent will compare and mend.
+    control.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A TAP has a queue, and thus a descriptor, for each worker: thousands are fine.
+fn raise_limits() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        warn!(%error, "No more descriptors than usual");
+    }
+}

@@ -1,0 +1,533 @@
+//! A worker: one thread, one queue of each TAP, one set of sockets, one engine. It shares nothing with
+//! the others and is told by messages what changes.
+
+use crate::sockets::Sockets;
+use crate::wire::Figures;
+use datapath::{
+    Change, Engine, Inbox, OFFLOAD_BYTES, Offload, Outbox, Packets, Reason, Received, Segment, Span,
+};
+use linux::{Receiver, Sender, TUNNEL_PACKETS_MAX, TapQueue, ToSend, TunnelSocket};
+use model::IfName;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver as Mailbox, Sender as Letters, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use tracing::{debug, warn};
+
+/// UDP port of VXLAN (RFC 7348 §4).
+const VXLAN_PORT: u16 = 4789;
+/// The largest frame of a TAP: an IP packet, Ethernet, a tag, and the header before it.
+const FRAME_BYTES: usize = 65_535 + 18 + OFFLOAD_BYTES;
+/// Frames that are read before anything is sent. Few enough to stay in the processor's cache.
+const ARENA_BYTES: usize = 4 * FRAME_BYTES;
+const FRAMES_AT_ONCE: usize = 128;
+/// Messages that are received at once.
+const MESSAGES_AT_ONCE: usize = 16;
+/// What one message of many packets may hold: a UDP datagram's worth (RFC 768), less the headers.
+const MESSAGE_BYTES: usize = 65_507;
+/// Parts of one message at most (`UIO_MAXIOV`).
+const PARTS_MAX: usize = 1_024;
+/// How long a worker waits for room in a socket's buffer before it drops.
+const ROOM_WAIT_MS: u16 = 10;
+/// Tokens of what is waited for; TAPs have their numbers.
+const LETTERS: u64 = u64::MAX;
+const SOCKET: u64 = u64::MAX - 1;
+
+/// What a worker is told.
+#[derive(Debug)]
+pub(crate) enum Letter {
+    /// Its queue of a TAP, and the TAP's number.
+    Tap(IfName, usize, TapQueue),
+    /// A TAP is nobody's any more.
+    Forget(IfName),
+    /// Rows.
+    Changes(Arc<[Change]>),
+    /// Its sockets; none: it sends and receives nothing.
+    Sockets(Option<Sockets>),
+    /// Say what was counted; all letters before have been read then.
+    Report(Letters<Figures>),
+    /// End, after what is under way was sent.
+    Stop,
+}
+
+/// A TAP that a worker can read no more.
+#[derive(Debug)]
+pub(crate) struct Gone(pub(crate) IfName);
+
+/// A running worker.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    letters: Letters<Letter>,
+    bell: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// How workers run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Manner {
+    /// How long a worker goes on looking after it had something to do, before it sleeps.
+    pub(crate) busy_poll: Duration,
+    /// See [`Engine::new`].
+    pub(crate) seed: u64,
+}
+
+impl Worker {
+    pub(crate) fn start(number: usize, manner: Manner, gone: Letters<Gone>) -> io::Result<Self> {
+        let (letters, mailbox) = channel();
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let bell = Arc::new(EventFd::from_value_and_flags(0, flags)?);
+        let body = Body::new(mailbox, Arc::clone(&bell), manner, gone)?;
+        let thread = thread::Builder::new()
+            .name(format!("worker-{number}"))
+            .spawn(move || body.run())?;
+        Ok(Self {
+            letters,
+            bell,
+            thread: Some(thread),
+        })
+    }
+
+    pub(crate) fn tell(&self, letter: Letter) {
+        // It ends only when it is told to.
+        drop(self.letters.send(letter));
+        if let Err(error) = self.bell.write(1) {
+            warn!(%error, "A worker was not woken");
+        }
+    }
+
+    /// Ends it, and waits for that.
+    pub(crate) fn stop(mut self) {
+        self.tell(Letter::Stop);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            warn!("A worker had panicked");
+        }
+    }
+}
+
+struct Tap {
+    name: IfName,
+    queue: TapQueue,
+}
+
+struct Body {
+    mailbox: Mailbox<Letter>,
+    bell: Arc<EventFd>,
+    gone: Letters<Gone>,
+    manner: Manner,
+    epoll: Epoll,
+    taps: BTreeMap<usize, Tap>,
+    sockets: Option<Sockets>,
+    engine: Engine,
+    outbox: Outbox,
+    inbox: Inbox,
+    arena: Vec<u8>,
+    receiver: Receiver,
+    sender: Sender,
+    /// The kernel splits what is sent. Older ones refuse to where the way out computes no checksums.
+    splits: bool,
+}
+
+impl Body {
+    fn new(
+        mailbox: Mailbox<Letter>,
+        bell: Arc<EventFd>,
+        manner: Manner,
+        gone: Letters<Gone>,
+    ) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&*bell, EpollEvent::new(EpollFlags::EPOLLIN, LETTERS))?;
+        Ok(Self {
+            mailbox,
+            bell,
+            gone,
+            manner,
+            epoll,
+            taps: BTreeMap::new(),
+            sockets: None,
+            engine: Engine::new(manner.seed),
+            outbox: Outbox::default(),
+            inbox: Inbox::default(),
+            arena: vec![0; ARENA_BYTES],
+            receiver: Receiver::new(MESSAGES_AT_ONCE),
+            sender: Sender::default(),
+            splits: true,
+        })
+    }
+
+    fn run(mut self) {
+        let mut events = [EpollEvent::empty(); 64];
+        let mut until: Option<Instant> = None;
+        loop {
+            let wait = match until {
+                Some(until) if Instant::now() < until => EpollTimeout::ZERO,
+                _ => EpollTimeout::NONE,
+            };
+            let count = match self.epoll.wait(&mut events, wait) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => continue,
+                Err(error) => {
+                    warn!(%error, "Waiting for frames failed; the worker ends");
+                    return;
+                }
+            };
+            if count == 0 {
+                std::hint::spin_loop();
+                continue;
+            }
+            for event in &events[..count] {
+                match event.data() {
+                    LETTERS => {
+                        if !self.read_letters() {
+                            return;
+                        }
+                    }
+                    SOCKET => self.from_socket(),
+                    tap => self.from_tap(tap as usize),
+                }
+            }
+            if !self.manner.busy_poll.is_zero() {
+                until = Some(Instant::now() + self.manner.busy_poll);
+            }
+        }
+    }
+
+    /// False if it is to end.
+    fn read_letters(&mut self) -> bool {
+        match self.bell.read() {
+            Ok(_) | Err(Errno::EAGAIN) => {}
+            Err(error) => warn!(%error, "Reading the bell failed"),
+        }
+        while let Ok(letter) = self.mailbox.try_recv() {
+            match letter {
+                Letter::Stop => return false,
+                Letter::Tap(name, number, queue) => self.add_tap(name, number, queue),
+                Letter::Forget(name) => {
+                    let number = self.taps.iter().find(|(_, tap)| tap.name == name);
+                    if let Some(number) = number.map(|(number, _)| *number) {
+                        self.forget_tap(number);
+                    }
+                }
+                Letter::Changes(changes) => {
+                    changes.iter().for_each(|change| self.engine.apply(change));
+                }
+                Letter::Sockets(sockets) => self.set_sockets(sockets),
+                Letter::Report(to) => drop(to.send(Figures::of(&self.engine))),
+            }
+        }
+        true
+    }
+
+    fn add_tap(&mut self, name: IfName, number: usize, queue: TapQueue) {
+        let interest = EpollEvent::new(EpollFlags::EPOLLIN, number as u64);
+        if let Err(error) = self.epoll.add(&queue, interest) {
+            warn!(%name, %error, "A TAP cannot be watched");
+            drop(self.gone.send(Gone(name)));
+            return;
+        }
+        self.engine
+            .name_tap(name.clone(), number, queue.datagrams());
+        self.taps.insert(number, Tap { name, queue });
+    }
+
+    fn set_sockets(&mut self, sockets: Option<Sockets>) {
+        if let Some(before) = std::mem::replace(&mut self.sockets, sockets) {
+            unwatch(&self.epoll, &before.receiving);
+        }
+        if let Some(sockets) = &self.sockets {
+            let interest = EpollEvent::new(EpollFlags::EPOLLIN, SOCKET);
+            if let Err(error) = self.epoll.add(&sockets.receiving, interest) {
+                warn!(%error, "The tunnel's socket cannot be watched");
+            }
+        }
+    }
+
+    /// Reads what a TAP has, up to an arena full, and sends it.
+    fn from_tap(&mut self, number: usize) {
+        let Some(tap) = self.taps.get(&number) else {
+            return;
+        };
+        self.outbox.clear();
+        let (mut used, mut frames) = (0, 0);
+        let mut gone = None;
+        while frames < FRAMES_AT_ONCE && self.arena.len() - used >= FRAME_BYTES {
+            let bytes = match tap.queue.read(&mut self.arena[used..used + FRAME_BYTES]) {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => break,
+                Err(error) => {
+                    gone = Some(error);
+                    break;
+                }
+            };
+            frames += 1;
+            let end = used + bytes;
+            let header = self.arena[used..end].first_chunk::<OFFLOAD_BYTES>();
+            match header.and_then(Offload::parse) {
+                None => self.engine.count(Reason::Malformed),
+                Some(offload) => {
+                    let at = used + OFFLOAD_BYTES;
+                    let bytes = &mut self.arena[..end];
+                    let fate = self
+                        .engine
+                        .from_tap(number, bytes, at, offload, &mut self.outbox);
+                    if let Err(reason) = fate {
+                        debug!(tap = %tap.name, %reason, "Dropped");
+                    }
+                }
+            }
+            used = end;
+        }
+        self.send();
+        if let Some(error) = gone {
+            self.lose_tap(number, &error);
+        }
+    }
+
+    fn lose_tap(&mut self, number: usize, error: &io::Error) {
+        if error.kind() == io::ErrorKind::Interrupted {
+            return;
+        }
+        if let Some(name) = self.forget_tap(number) {
+            warn!(tap = %name, %error, "A TAP is gone");
+            drop(self.gone.send(Gone(name)));
+        }
+    }
+
+    fn forget_tap(&mut self, number: usize) -> Option<IfName> {
+        let tap = self.taps.remove(&number)?;
+        // It may be open elsewhere in the process, and would still be waited for.
+        unwatch(&self.epoll, &tap.queue);
+        self.engine.forget_tap(&tap.name);
+        Some(tap.name)
+    }
+
+    /// Sends what is in the outbox: runs of packets of one flow as one message each.
+    fn send(&mut self) {
+        let Some(sockets) = &self.sockets else {
+            let count = self.outbox.packets.len();
+            (0..count).for_each(|_| self.engine.count(Reason::Unreachable));
+            return;
+        };
+        let mut parts: Vec<IoSlice<'_>> = Vec::new();
+        let mut messages = Vec::new();
+        let (outbox, arena) = (&self.outbox, &self.arena);
+        let mut open: Option<Message> = None;
+        for packets in &outbox.packets {
+            for segment in packets.segments.of(&outbox.segments) {
+                let more = open.as_mut().filter(|_| self.splits);
+                if !more.is_some_and(|open| open.takes(packets, segment)) {
+                    messages.extend(open.take());
+                    open = Some(Message::begin(packets, segment, parts.len()));
+                }
+                parts.push(IoSlice::new(segment.head.of(&outbox.heads)));
+                if !segment.body.is_empty() {
+                    parts.push(IoSlice::new(segment.body.of(arena)));
+                }
+                if let Some(open) = &mut open {
+                    open.end = parts.len();
+                }
+            }
+        }
+        messages.extend(open);
+        let mut ready = Vec::with_capacity(messages.len());
+        for run in messages.chunk_by(|a, b| a.socket == b.socket) {
+            ready.clear();
+            ready.extend(run.iter().map(|message| ToSend {
+                to: SocketAddr::new(message.to, VXLAN_PORT),
+                traffic_class: message.traffic_class,
+                split: (message.count > 1).then_some(message.size as u16),
+                parts: &parts[message.start..message.end],
+            }));
+            let socket = &sockets.sending[run[0].socket % sockets.sending.len()];
+            let refused = deliver(&mut self.sender, socket, &ready, &mut self.engine);
+            self.splits &= !refused;
+        }
+    }
+
+    fn from_socket(&mut self) {
+        // As often as a TAP's turn, so that neither starves the other.
+        for _ in 0..4 {
+            let Some(sockets) = &self.sockets else { return };
+            let count = match self.receiver.receive(&sockets.receiving) {
+                Ok(0) => return,
+                Ok(count) => count,
+                Err(error) => {
+                    if error.kind() != io::ErrorKind::Interrupted {
+                        warn!(%error, "Receiving failed");
+                    }
+                    return;
+                }
+            };
+            self.inbox.clear();
+            let bytes = self.receiver.bytes();
+            for got in self.receiver.messages() {
+                if got.truncated {
+                    self.engine.count(Reason::Truncated);
+                    continue;
+                }
+                let received = Received {
+                    from: got.from,
+                    traffic_class: got.traffic_class,
+                    at: got.at,
+                    length: got.length,
+                    split: got.split,
+                };
+                let dropped = |reason, _: &[u8]| debug!(from = %got.from, %reason, "Dropped");
+                self.engine
+                    .from_tunnel(bytes, &received, &mut self.inbox, dropped);
+            }
+            self.engine.end_of_batch(bytes, &mut self.inbox);
+            self.write();
+            if count < MESSAGES_AT_ONCE {
+                return;
+            }
+        }
+    }
+
+    /// Gives the TAPs what is in the inbox.
+    fn write(&mut self) {
+        let mut lost = None;
+        let bytes = self.receiver.bytes();
+        let inbox = &self.inbox;
+        let headers = inbox.frames.iter().map(|frame| frame.offload.to_bytes());
+        let headers: Vec<[u8; OFFLOAD_BYTES]> = headers.collect();
+        let mut parts: Vec<IoSlice<'_>> = Vec::new();
+        for (frame, header) in inbox.frames.iter().zip(&headers) {
+            let Some(tap) = self.taps.get(&frame.tap) else {
+                self.engine.count(Reason::TapGone);
+                continue;
+            };
+            parts.clear();
+            parts.push(IoSlice::new(header));
+            if !frame.head.is_empty() {
+                parts.push(IoSlice::new(frame.head.of(&inbox.heads)));
+            }
+            let spans: &[Span] = frame.parts.of(&inbox.parts);
+            parts.extend(spans.iter().map(|span| IoSlice::new(span.of(bytes))));
+            match tap.queue.write(&parts) {
+                Ok(()) => {}
+                Err(error) if error.raw_os_error() == Some(Errno::EBADFD as i32) => {
+                    self.engine.count(Reason::TapGone);
+                    lost = Some((frame.tap, error));
+                }
+                // Down, or no memory.
+                Err(error) => {
+                    debug!(tap = %tap.name, %error, "A frame was not taken");
+                    self.engine.count(Reason::TapFull);
+                }
+            }
+        }
+        if let Some((number, error)) = lost {
+            self.lose_tap(number, &error);
+        }
+    }
+}
+
+fn unwatch(epoll: &Epoll, what: &impl AsFd) {
+    if let Err(error) = epoll.delete(what) {
+        debug!(%error, "It was not waited for");
+    }
+}
+
+/// Packets that go out as one message.
+#[derive(Debug)]
+struct Message {
+    to: std::net::IpAddr,
+    socket: usize,
+    traffic_class: u8,
+    /// Of each packet but the last.
+    size: usize,
+    bytes: usize,
+    count: usize,
+    /// A shorter one is in it, so it is the last.
+    full: bool,
+    /// Which parts.
+    start: usize,
+    end: usize,
+}
+
+impl Message {
+    fn begin(packets: &Packets, segment: &Segment, start: usize) -> Self {
+        Self {
+            to: packets.to,
+            socket: socket_of(packets.hash),
+            traffic_class: packets.traffic_class,
+            size: segment.len(),
+            bytes: segment.len(),
+            count: 1,
+            full: false,
+            start,
+            end: start,
+        }
+    }
+
+    /// Takes one more packet, if it may: of the same flow, and no larger than the first.
+    fn takes(&mut self, packets: &Packets, segment: &Segment) -> bool {
+        let length = segment.len();
+        let fits = !self.full
+            && length <= self.size
+            && self.bytes + length <= MESSAGE_BYTES
+            && self.count < TUNNEL_PACKETS_MAX
+            && self.end - self.start + 2 <= PARTS_MAX
+            && self.to == packets.to
+            && self.traffic_class == packets.traffic_class
+            && self.socket == socket_of(packets.hash);
+        if fits {
+            self.count += 1;
+            self.bytes += length;
+            self.full = length < self.size;
+        }
+        fits
+    }
+}
+
+fn socket_of(hash: u32) -> usize {
+    hash as usize % crate::sockets::SOURCE_PORTS
+}
+
+/// Sends messages; waits a little where there is no room, and leaves out what cannot be sent. True if
+/// the kernel would not split one.
+fn deliver(
+    sender: &mut Sender,
+    socket: &TunnelSocket,
+    messages: &[ToSend<'_>],
+    engine: &mut Engine,
+) -> bool {
+    let mut rest = messages;
+    let mut waited = false;
+    let mut refused = false;
+    while !rest.is_empty() {
+        let (sent, error) = sender.send(socket, rest);
+        rest = &rest[sent..];
+        waited &= sent == 0;
+        let Some(error) = error else { break };
+        let is_full = error.kind() == io::ErrorKind::WouldBlock
+            || error.raw_os_error() == Some(Errno::ENOBUFS as i32);
+        if is_full && !waited {
+            waited = true;
+            let mut room = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
+            if poll(&mut room, PollTimeout::from(ROOM_WAIT_MS)).is_ok() {
+                continue;
+            }
+        }
+        let reason = match is_full {
+            true => Reason::SocketFull,
+            false => Reason::Unreachable,
+        };
+        let is_split = rest.first().is_some_and(|message| message.split.is_some());
+        refused |= is_split && error.raw_os_error() == Some(Errno::EIO as i32);
+        debug!(to = ?rest.first().map(|message| message.to), %error, %reason, "Dropped");
+        engine.count(reason);
+        rest = rest.get(1..).unwrap_or_default();
+    }
+    refused
+}
