@@ -1,13 +1,17 @@
 //! What becomes of a frame of a TAP and of a packet of the tunnel. Each worker has an engine of its own
 //! and is the only one to touch it: nothing is locked and nothing is shared.
 
+use crate::bucket::{Bucket, Buckets, Rate};
 use crate::merge::{Came, Merger, To};
+use crate::neighbour::{Asked, Reply, Silence, answer};
 use crate::offload::Offload;
 use crate::outbox::{Inbox, Outbox, Packets, Span};
-use crate::packet::{Ethernet, Ip, Mixer, flow_hash};
+use crate::packet::{
+    ETHERNET_BYTES, ETHERTYPE_ARP, ETHERTYPE_IPV6, Ethernet, Ip, Mixer, flow_hash,
+};
 use crate::reason::Reason;
 use crate::split::{Given, complete, segments};
-use crate::tables::{Binding, Change, Domain, Neighbour, Place};
+use crate::tables::{Binding, Change, Domain, Neighbour, Place, Unknown};
 use crate::vxlan::{VXLAN_BYTES, vni_of};
 use model::{IfName, MacAddr, VlanId};
 use std::collections::BTreeMap;
@@ -18,6 +22,31 @@ use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::IpAddr;
+use std::time::Duration;
+
+/// Broadcast, multicast and unknown of one domain that a worker sends on, each to all: more than any
+/// healthy subnet has, and less than would fill the underlay with a hundred hosts.
+const STORM: Rate = Rate {
+    per_s: 10_000,
+    burst: 20_000,
+};
+/// Ports whose questions are counted at a time.
+const ASKERS: usize = 4_096;
+
+/// What became of a frame of a TAP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "an answer is written in place, and is not kept"
+)]
+pub enum Fate {
+    /// It goes to other hosts.
+    Sent,
+    /// It was a question, and this frame goes back to where it came from.
+    Answered(Reply),
+    /// It goes nowhere.
+    Dropped(Reason),
+}
 
 /// What a worker knows and counts.
 #[derive(Debug)]
@@ -34,6 +63,7 @@ pub struct Engine {
     drops: [u64; Reason::ALL.len()],
     answered: u64,
     traffic: [Traffic; 2],
+    questions: Buckets,
 }
 
 /// Frames and bytes of one direction.
@@ -69,6 +99,7 @@ struct State {
     neighbours: Map<IpAddr, Neighbour>,
     /// Where it is on this host.
     at: Option<(usize, Option<VlanId>, Binding)>,
+    storm: Bucket,
 }
 
 impl Engine {
@@ -85,6 +116,7 @@ impl Engine {
             drops: [0; Reason::ALL.len()],
             answered: 0,
             traffic: [Traffic::default(); 2],
+            questions: Buckets::new(Rate::QUESTIONS, ASKERS),
         }
     }
 
@@ -156,6 +188,7 @@ impl Engine {
             flood: Vec::new(),
             neighbours: Map::with_hasher(seed),
             at: None,
+            storm: Bucket::default(),
         })
     }
 
@@ -197,61 +230,76 @@ impl Engine {
     }
 
     /// A frame of a TAP: `bytes[at..]` is the frame, whose checksum may be completed in place. Packets
-    /// for other hosts are put into `out`, with bodies in `bytes`.
+    /// for other hosts are put into `out`, with bodies in `bytes`. `now` is of any clock that goes on.
     pub fn from_tap(
         &mut self,
+        now: Duration,
         tap: usize,
         bytes: &mut [u8],
         at: usize,
         offload: Offload,
         out: &mut Outbox,
-    ) -> Result<(), Reason> {
-        let before = out.segments.len();
+    ) -> Fate {
+        let before = (out.segments.len(), out.packets.len());
         let length = bytes.len() - at;
-        match self.encapsulate(tap, bytes, at, offload, out) {
-            Ok(()) => {
+        match self.encapsulate(now, tap, bytes, at, offload, out) {
+            Ok(None) => {
                 let sent = &mut self.traffic[0];
                 sent.frames += 1;
-                sent.packets += (out.segments.len() - before) as u64;
+                sent.packets += (out.segments.len() - before.0) as u64;
                 sent.bytes += length as u64;
-                Ok(())
+                Fate::Sent
+            }
+            Ok(Some(reply)) => {
+                self.answered += 1;
+                Fate::Answered(reply)
             }
             Err(reason) => {
-                out.segments.truncate(before);
+                out.segments.truncate(before.0);
+                out.packets.truncate(before.1);
                 self.count(reason);
-                Err(reason)
+                Fate::Dropped(reason)
             }
         }
     }
 
     fn encapsulate(
         &mut self,
+        now: Duration,
         tap: usize,
         bytes: &mut [u8],
         at: usize,
         offload: Offload,
         out: &mut Outbox,
-    ) -> Result<(), Reason> {
+    ) -> Result<Option<Reply>, Reason> {
         let frame = &mut bytes[at..];
         let ethernet = Ethernet::parse(frame).ok_or(Reason::Malformed)?;
         let place = self.places.get(&(tap, ethernet.tag));
         let number = *place.ok_or(Reason::UnknownVlan)?;
-        let (domain, state) = self.domains.get(number);
-        let (.., binding) = state
-            .at
-            .as_ref()
-            .expect("a place is of a domain that is there");
-        let one = state.macs.get(&ethernet.destination);
-        let to = match one {
-            Some(vtep) => std::slice::from_ref(vtep),
-            None if !ethernet.destination.is_multicast() => return Err(Reason::UnknownMac),
-            None if state.flood.is_empty() => return Err(Reason::NobodyElse),
-            None => &state.flood[..],
-        };
+        let (domain, state) = self.domains.get_mut(number);
+        let (_, vlan, binding) = state.at.expect("a place is of a domain that is there");
         if let (Some(partial), None) = (offload.checksum, offload.segments) {
             complete(frame, partial)?;
         }
         let frame = &bytes[at..];
+        let is_for_many = ethernet.destination.is_multicast();
+        if is_for_many {
+            let asked = ask(frame, &ethernet, &state.neighbours, binding.unknown);
+            if let Some(reply) = fate_of(asked, &mut self.questions, ethernet.source, now)? {
+                return Ok(Some(match vlan {
+                    Some(vlan) => reply.tagged(vlan),
+                    None => reply,
+                }));
+            }
+        }
+        let one = state.macs.get(&ethernet.destination);
+        let to = match one {
+            Some(vtep) => std::slice::from_ref(vtep),
+            None if !is_for_many => return Err(Reason::UnknownMac),
+            None if state.flood.is_empty() => return Err(Reason::NobodyElse),
+            None if !state.storm.take(STORM, now) => return Err(Reason::Storm),
+            None => &state.flood[..],
+        };
         let ip = Ip::parse(frame, &ethernet);
         let given = Given {
             frame,
@@ -271,7 +319,7 @@ impl Engine {
             traffic_class,
             segments,
         }));
-        Ok(())
+        Ok(None)
     }
 
     /// A packet of the tunnel, or several in one. Frames for TAPs are put into `inbox`, whose last may
@@ -376,6 +424,51 @@ impl Engine {
     /// Questions for neighbours that were answered.
     pub fn answered(&self) -> u64 {
         self.answered
+    }
+}
+
+/// What a frame for many asks for. Only ARP and IPv6 do, and are looked at without their tag.
+fn ask(
+    frame: &[u8],
+    ethernet: &Ethernet,
+    neighbours: &Map<IpAddr, Neighbour>,
+    unknown: Unknown,
+) -> Asked {
+    /// A solicitation has 72 bytes and options; longer ones ask nothing that is answered here.
+    const LONGEST: usize = 512;
+    if !matches!(ethernet.ethertype, ETHERTYPE_ARP | ETHERTYPE_IPV6) {
+        return Asked::NotAsked;
+    }
+    let who = |ip| neighbours.get(&ip).copied();
+    if ethernet.payload == ETHERNET_BYTES {
+        return answer(frame, &who, unknown);
+    }
+    let mut untagged = [0; LONGEST];
+    let rest = &frame[ethernet.payload - 2..];
+    let Some(into) = untagged.get_mut(..12 + rest.len()) else {
+        return Asked::NotAsked;
+    };
+    into[..12].copy_from_slice(&frame[..12]);
+    into[12..].copy_from_slice(rest);
+    answer(into, &who, unknown)
+}
+
+/// An answer, if there is one and the port did not ask too much; nothing if the frame goes on.
+fn fate_of(
+    asked: Asked,
+    questions: &mut Buckets,
+    asker: MacAddr,
+    now: Duration,
+) -> Result<Option<Reply>, Reason> {
+    match asked {
+        Asked::NotAsked | Asked::Keep => Ok(None),
+        Asked::Answer(_) if !questions.take(asker, now) => Err(Reason::TooManyQuestions),
+        Asked::Answer(reply) => Ok(Some(reply)),
+        Asked::Drop(Silence::Here | Silence::Own) => Err(Reason::NeighbourHere),
+        Asked::Drop(Silence::Nobody) => Err(Reason::UnknownNeighbour),
+        Asked::Drop(Silence::Malformed | Silence::HopLimit | Silence::Checksum) => {
+            Err(Reason::BadQuestion)
+        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! The userspace transport: what becomes of a frame that a TAP gives, and of a packet that a tunnel
 //! brings. No sockets, clock, RNG or tasks: bytes and `now` in, packets and frames out.
 
-mod checksum;
+pub mod bucket;
+pub mod checksum;
 mod engine;
 mod merge;
+pub mod neighbour;
 mod offload;
 mod outbox;
 mod packet;
@@ -12,9 +14,8 @@ mod split;
 mod tables;
 mod vxlan;
 
-pub use engine::{Engine, Received, Traffic};
+pub use engine::{Engine, Fate, Received, Traffic};
 pub use offload::{OFFLOAD_BYTES, Offload, Partial, SegmentKind, Segmentation};
 pub use outbox::{Frame, Inbox, Outbox, Packets, Segment, Span};
 pub use reason::Reason;
-
 pub use tables::{Binding, Change, Domain, Neighbour, Place, Tables, Unknown};

@@ -342,7 +342,7 @@ impl Open {
         };
         let addresses = self.ip.address_bytes(first);
         let pseudo = checksum::pseudo(addresses, self.ip.protocol, l4_length);
-        l4[field..field + 2].copy_from_slice(&checksum::fold(pseudo).to_ne_bytes());
+        l4[field..field + 2].copy_from_slice(&checksum::fold(pseudo).to_be_bytes());
     }
 }
 
@@ -396,7 +396,7 @@ fn left_to_do(came: &Came<'_>, to: To) -> Offload {
         return Offload::default();
     }
     let pseudo = checksum::pseudo(ip.address_bytes(frame), ip.protocol, l4.len());
-    if checksum::fold(pseudo).to_ne_bytes() != [l4[offset], l4[offset + 1]] {
+    if checksum::fold(pseudo).to_be_bytes() != [l4[offset], l4[offset + 1]] {
         return Offload::default();
     }
     let shift = |at: usize| at - came.ethernet.payload + ethernet_bytes(to.vlan);

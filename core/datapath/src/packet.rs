@@ -8,6 +8,7 @@ pub(crate) const ETHERNET_BYTES: usize = 14;
 /// `| 0x8100 2 | priority 3 bits, DEI 1 bit, VLAN 12 bits |` (IEEE 802.1Q)
 pub(crate) const TAG_BYTES: usize = 4;
 pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
+pub(crate) const ETHERTYPE_ARP: u16 = 0x0806;
 pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
 pub(crate) const ETHERTYPE_VLAN: u16 = 0x8100;
 pub(crate) const TCP: u8 = 6;

@@ -205,8 +205,8 @@ impl Template<'_> {
             }
         };
         inner[field..field + 2].fill(0);
-        let length = (l4_length as u32).to_be_bytes();
-        let pseudo = self.addresses + checksum::sum(&length) + checksum::sum(&[0, self.protocol]);
+        let pseudo = checksum::word(l4_length as u16) + checksum::word(self.protocol.into());
+        let pseudo = self.addresses + pseudo;
         let mut sum = checksum::field(pseudo + checksum::sum(inner) + checksum::sum(payload));
         if sum == [0, 0] && self.protocol == UDP {
             sum = [0xff, 0xff];

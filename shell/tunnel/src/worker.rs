@@ -4,7 +4,8 @@
 use crate::sockets::Sockets;
 use crate::wire::Figures;
 use datapath::{
-    Change, Engine, Inbox, OFFLOAD_BYTES, Offload, Outbox, Packets, Reason, Received, Segment, Span,
+    Change, Engine, Fate, Inbox, OFFLOAD_BYTES, Offload, Outbox, Packets, Reason, Received,
+    Segment, Span,
 };
 use linux::{Receiver, Sender, TUNNEL_PACKETS_MAX, TapQueue, ToSend, TunnelSocket};
 use model::IfName;
@@ -124,6 +125,7 @@ struct Body {
     bell: Arc<EventFd>,
     gone: Letters<Gone>,
     manner: Manner,
+    started: Instant,
     epoll: Epoll,
     taps: BTreeMap<usize, Tap>,
     sockets: Option<Sockets>,
@@ -151,6 +153,7 @@ impl Body {
             bell,
             gone,
             manner,
+            started: Instant::now(),
             epoll,
             taps: BTreeMap::new(),
             sockets: None,
@@ -257,6 +260,7 @@ impl Body {
             return;
         };
         self.outbox.clear();
+        let now = self.started.elapsed();
         let (mut used, mut frames) = (0, 0);
         let mut gone = None;
         while frames < FRAMES_AT_ONCE && self.arena.len() - used >= FRAME_BYTES {
@@ -276,11 +280,17 @@ impl Body {
                 Some(offload) => {
                     let at = used + OFFLOAD_BYTES;
                     let bytes = &mut self.arena[..end];
-                    let fate = self
-                        .engine
-                        .from_tap(number, bytes, at, offload, &mut self.outbox);
-                    if let Err(reason) = fate {
-                        debug!(tap = %tap.name, %reason, "Dropped");
+                    let out = &mut self.outbox;
+                    match self.engine.from_tap(now, number, bytes, at, offload, out) {
+                        Fate::Sent => {}
+                        Fate::Answered(reply) => {
+                            let none = Offload::default().to_bytes();
+                            let parts = [IoSlice::new(&none), IoSlice::new(reply.frame())];
+                            if tap.queue.write(&parts).is_err() {
+                                self.engine.count(Reason::TapFull);
+                            }
+                        }
+                        Fate::Dropped(reason) => debug!(tap = %tap.name, %reason, "Dropped"),
                     }
                 }
             }
