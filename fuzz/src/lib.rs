@@ -3,6 +3,7 @@
 
 pub mod asked;
 pub mod bgp;
+pub mod datapath;
 pub mod dhcp;
 pub mod formats;
 pub mod kernel;

@@ -66,6 +66,13 @@ fn seeds(into: &Path) -> io::Result<()> {
     for (n, (target, bytes)) in fuzz::dhcp::samples().iter().enumerate() {
         put(into, target, n, bytes)?;
     }
+    for (n, frame) in fuzz::datapath::frames().iter().enumerate() {
+        put(into, "datapath_neighbour", n, &[&[0], &frame[..]].concat())?;
+        for (m, text) in fuzz::datapath::FILTERS.iter().enumerate() {
+            let bytes = [&[text.len() as u8], text.as_bytes(), frame].concat();
+            put(into, "datapath_filter", n * 10 + m, &bytes)?;
+        }
+    }
     Ok(())
 }
 

@@ -3,19 +3,25 @@
 
 pub mod bucket;
 pub mod checksum;
+mod dissect;
 mod engine;
+pub mod filter;
 mod merge;
 pub mod neighbour;
 mod offload;
 mod outbox;
 mod packet;
+pub mod pcapng;
 mod reason;
 mod split;
+mod summary;
 mod tables;
 mod vxlan;
 
+pub use dissect::inner;
 pub use engine::{Engine, Fate, Received, Traffic};
 pub use offload::{OFFLOAD_BYTES, Offload, Partial, SegmentKind, Segmentation};
 pub use outbox::{Frame, Inbox, Outbox, Packets, Segment, Span};
 pub use reason::Reason;
+pub use summary::summary;
 pub use tables::{Binding, Change, Domain, Neighbour, Place, Tables, Unknown};
