@@ -13,7 +13,7 @@ use crate::reason::Reason;
 use crate::split::{Given, complete, segments};
 use crate::tables::{Binding, Change, Domain, Neighbour, Place, Unknown};
 use crate::vxlan::{VXLAN_BYTES, vni_of};
-use model::{IfName, MacAddr, VlanId};
+use model::{IfName, MacAddr, VlanId, Vni};
 use std::collections::BTreeMap;
 #[expect(
     clippy::disallowed_types,
@@ -323,18 +323,19 @@ impl Engine {
     }
 
     /// A packet of the tunnel, or several in one. Frames for TAPs are put into `inbox`, whose last may
-    /// still grow until [`Engine::end_of_batch`]. Nothing that came from a tunnel ever goes into one.
+    /// still grow until [`Engine::end_of_batch`]; what is dropped, and why, is told where it is in `bytes`.
+    /// Nothing that came from a tunnel ever goes into one.
     pub fn from_tunnel(
         &mut self,
         bytes: &[u8],
         received: &Received,
         inbox: &mut Inbox,
-        mut dropped: impl FnMut(Reason, &[u8]),
+        mut dropped: impl FnMut(Reason, Span),
     ) {
         let end = received.at + received.length;
         if !self.vteps.contains_key(&received.from) {
             self.count(Reason::UnknownVtep);
-            return dropped(Reason::UnknownVtep, &bytes[received.at..end]);
+            return dropped(Reason::UnknownVtep, Span::new(received.at, end));
         }
         let mut at = received.at;
         while at < end {
@@ -346,7 +347,7 @@ impl Engine {
             };
             if let Err(reason) = self.decapsulate(bytes, at, at + size, received, inbox) {
                 self.count(reason);
-                dropped(reason, &bytes[at..at + size]);
+                dropped(reason, Span::new(at, at + size));
             }
             at += size;
         }
@@ -404,6 +405,13 @@ impl Engine {
     pub fn end_of_batch(&mut self, bytes: &[u8], inbox: &mut Inbox) {
         self.merger.close(bytes, inbox);
         self.traffic[1].frames += inbox.frames.len() as u64;
+    }
+
+    /// The VNI that a frame of a TAP belongs to.
+    pub fn vni_at(&self, tap: usize, frame: &[u8]) -> Option<Vni> {
+        let ethernet = Ethernet::parse(frame)?;
+        let number = self.places.get(&(tap, ethernet.tag))?;
+        Some(self.domains.get(*number).0.vni)
     }
 
     /// Counts something that was dropped outside of the engine.

@@ -20,6 +20,11 @@ impl Span {
         }
     }
 
+    /// Where it begins.
+    pub fn start(self) -> usize {
+        self.start as usize
+    }
+
     /// How many.
     pub fn len(self) -> usize {
         (self.end - self.start) as usize

@@ -13,7 +13,7 @@ pub(crate) fn header(vni: Vni) -> [u8; VXLAN_BYTES] {
 
 /// The VNI; none if the packet is too short, has no VNI or has zero. Reserved bits are ignored, as
 /// RFC 7348 wants it.
-pub(crate) fn vni_of(packet: &[u8]) -> Option<Vni> {
+pub fn vni_of(packet: &[u8]) -> Option<Vni> {
     let header = packet.first_chunk::<VXLAN_BYTES>()?;
     let vni = u32::from_be_bytes([0, header[4], header[5], header[6]]);
     (header[0] & HAS_VNI != 0).then(|| Vni::new(vni).ok())?

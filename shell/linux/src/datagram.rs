@@ -2,7 +2,8 @@
 //! the kernel splits (`UDP_SEGMENT`) and puts together again (`UDP_GRO`) at the very end.
 
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, getsockname, setsockopt,
+    socket, sockopt,
 };
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
@@ -72,6 +73,14 @@ impl TunnelSocket {
     /// One that another process made.
     pub fn from_fd(fd: OwnedFd) -> Self {
         Self(fd)
+    }
+
+    /// The port that it is bound to.
+    pub fn port(&self) -> io::Result<u16> {
+        let name = getsockname::<SockaddrStorage>(self.0.as_raw_fd())?;
+        let v4 = name.as_sockaddr_in().map(|name| name.port());
+        let v6 = name.as_sockaddr_in6().map(|name| name.port());
+        v4.or(v6).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     /// Another descriptor of the same socket.
@@ -250,6 +259,8 @@ fn write_control(header: &mut libc::msghdr, message: &ToSend<'_>) -> usize {
 pub struct Got {
     /// Who sent it.
     pub from: IpAddr,
+    /// By which port.
+    pub port: u16,
     /// Type of service or traffic class.
     pub traffic_class: u8,
     /// Where it is in [`Receiver::bytes`].
@@ -358,21 +369,26 @@ impl Receiver {
     fn message(&self, slot: usize) -> Option<Got> {
         let header = &self.headers[slot];
         let name = &self.names[slot];
-        let from = match libc::c_int::from(name.ss_family) {
+        let (from, port) = match libc::c_int::from(name.ss_family) {
             libc::AF_INET => {
                 // SAFETY: the kernel says that it wrote a `sockaddr_in`, which fits the storage.
                 let name = unsafe { &*std::ptr::from_ref(name).cast::<libc::sockaddr_in>() };
-                IpAddr::from(name.sin_addr.s_addr.to_ne_bytes())
+                let address = IpAddr::from(name.sin_addr.s_addr.to_ne_bytes());
+                (address, u16::from_be(name.sin_port))
             }
             libc::AF_INET6 => {
                 // SAFETY: the kernel says that it wrote a `sockaddr_in6`, which fits the storage.
                 let name = unsafe { &*std::ptr::from_ref(name).cast::<libc::sockaddr_in6>() };
-                IpAddr::from(name.sin6_addr.s6_addr)
+                (
+                    IpAddr::from(name.sin6_addr.s6_addr),
+                    u16::from_be(name.sin6_port),
+                )
             }
             _ => return None,
         };
         let mut got = Got {
             from,
+            port,
             traffic_class: 0,
             at: slot * MESSAGE_BYTES,
             length: (header.msg_len as usize).min(MESSAGE_BYTES),

@@ -1,9 +1,13 @@
 //! What an agent talks to a datapath with. Blocks.
 
+use crate::capture::{CaptureRequest, Record};
 use crate::wire::{Figures, Hello, Request, Response, SOCKET_NAME, receive, send};
 use datapath::{Change, Tables};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -144,6 +148,14 @@ impl Client {
         }
     }
 
+    /// Has it show frames, until what is returned is dropped.
+    pub fn capture(mut self, request: CaptureRequest) -> Result<Capture, TunnelError> {
+        match self.ask(&Request::Capture(request))? {
+            Response::Done => Ok(Capture(self.stream)),
+            _ => Err(TunnelError::Odd),
+        }
+    }
+
     /// Ends it; what it had open is closed.
     pub fn stop(mut self) -> Result<(), TunnelError> {
         self.ask(&Request::Stop).map(drop)
@@ -160,6 +172,23 @@ impl Client {
 
     pub(crate) fn stream(&self) -> &UnixStream {
         &self.stream
+    }
+}
+
+/// Frames as they are seen.
+#[derive(Debug)]
+pub struct Capture(UnixStream);
+
+impl Capture {
+    /// The next; none if there was none for so long, or the datapath has ended.
+    pub fn next(&mut self, wait: Duration) -> Result<Option<Record>, TunnelError> {
+        let mut first = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+        match poll(&mut first, wait) {
+            Ok(0) | Err(Errno::EINTR) => Ok(None),
+            Ok(_) => receive(&mut self.0).map_err(TunnelError::Talk),
+            Err(error) => Err(TunnelError::Talk(error.into())),
+        }
     }
 }
 

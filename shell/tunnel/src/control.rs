@@ -1,5 +1,6 @@
 //! The owner of what a datapath has: tables, TAPs, sockets, workers.
 
+use crate::capture::{CaptureRequest, Record, Watcher};
 use crate::sockets::Sockets;
 use crate::wire::{Figures, Handed};
 use crate::worker::{Gone, Letter, Manner, Worker};
@@ -11,7 +12,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, SyncSender, channel};
 use std::time::Duration;
 use tracing::info;
 
@@ -29,6 +30,7 @@ pub(crate) struct Control {
     /// Of each worker, as long as there is an address.
     sockets: Vec<Sockets>,
     gone: Receiver<Gone>,
+    next_watcher: u64,
     /// All is another process's now.
     handed: bool,
 }
@@ -51,6 +53,7 @@ impl Control {
             next_tap: 0,
             sockets: Vec::new(),
             gone,
+            next_watcher: 0,
             handed: false,
         })
     }
@@ -222,6 +225,25 @@ impl Control {
             sum = sum.add(report?);
         }
         Ok(sum)
+    }
+
+    /// Has all workers show frames.
+    pub(crate) fn watch(
+        &mut self,
+        request: &CaptureRequest,
+        to: SyncSender<Record>,
+    ) -> Result<u64, String> {
+        let number = self.next_watcher;
+        let watcher = Watcher::new(number, request, to)?;
+        self.next_watcher += 1;
+        self.tell_all(|| Letter::Watch(watcher.clone()));
+        // From the answer on, frames are seen.
+        self.figures()?;
+        Ok(number)
+    }
+
+    pub(crate) fn unwatch(&self, number: u64) {
+        self.tell_all(|| Letter::Unwatch(number));
     }
 
     fn tell_all(&self, letter: impl Fn() -> Letter) {

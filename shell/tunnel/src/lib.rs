@@ -4,6 +4,7 @@
 //! It outlives the agent: an agent that starts again finds it and goes on. It is replaced without losing
 //! what is open: a new process takes sockets, queues and tables over from the old one.
 
+mod capture;
 mod client;
 mod control;
 mod process;
@@ -11,6 +12,7 @@ mod sockets;
 mod wire;
 mod worker;
 
-pub use client::{Client, TunnelError};
+pub use capture::{CaptureRequest, Direction, Record, Side};
+pub use client::{Capture, Client, TunnelError};
 pub use process::{Options, run};
 pub use wire::{Figures, SOCKET_NAME};

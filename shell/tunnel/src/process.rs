@@ -1,17 +1,21 @@
 //! The process: takes over, listens, answers.
 
+use crate::capture::{CaptureRequest, WAITING_MAX};
 use crate::client::{Client, TunnelError, program};
 use crate::control::Control;
 use crate::wire::{Hello, Request, Response, SOCKET_NAME, receive, send};
 use crate::worker::Manner;
 use linux::{receive_fds, send_fds};
+use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, getsockopt, recv, sockopt};
 use std::fs::{self, Permissions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -19,6 +23,9 @@ use tracing::{info, warn};
 
 /// Workers where nobody said how many: one for each processor, but no more than share the work well.
 const WORKERS_MAX: usize = 8;
+
+/// How soon it is noticed that who looks at a capture has gone.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// How a datapath is run.
 #[derive(Debug, Clone)]
@@ -124,6 +131,12 @@ fn serve(mut stream: UnixStream, control: &Mutex<Control>, path: &Path) {
     let mut handed = false;
     loop {
         let request = match receive::<Request>(&mut stream) {
+            Ok(Some(Request::Capture(request))) => {
+                if let Err(error) = show(&mut stream, control, &request) {
+                    info!(%error, "A capture ended");
+                }
+                break;
+            }
             Ok(Some(request)) => request,
             Ok(None) => break,
             Err(error) => {
@@ -141,6 +154,38 @@ fn serve(mut stream: UnixStream, control: &Mutex<Control>, path: &Path) {
         info!("Whoever was taking over has gone: going on");
         lock(control).keep();
     }
+}
+
+/// Sends what workers see, until the other side has gone.
+fn show(
+    stream: &mut UnixStream,
+    control: &Mutex<Control>,
+    request: &CaptureRequest,
+) -> io::Result<()> {
+    let (to, records) = sync_channel(WAITING_MAX);
+    let number = match lock(control).watch(request, to) {
+        Ok(number) => number,
+        Err(why) => return send(stream, &Response::Refused(why)),
+    };
+    let mut shown = send(stream, &Response::Done);
+    while shown.is_ok() && !is_closed(stream) {
+        match records.recv_timeout(LOOK_EVERY) {
+            Ok(record) => shown = send(stream, &record),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    lock(control).unwatch(number);
+    shown
+}
+
+/// True if the other side has closed; it says nothing otherwise.
+fn is_closed(stream: &UnixStream) -> bool {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    !matches!(
+        recv(stream.as_raw_fd(), &mut [0], flags),
+        Err(Errno::EAGAIN)
+    )
 }
 
 fn answer(
@@ -171,6 +216,7 @@ fn answer(
             send(stream, &Response::Handed(parts))?;
             return send_fds(stream, &fds);
         }
+        Request::Capture(_) => unreachable!("it is not answered here"),
         Request::TakenOver => {
             info!("Another took over; ending");
             end(&mut control, stream);

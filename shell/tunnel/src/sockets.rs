@@ -47,6 +47,12 @@ impl Sockets {
         })
     }
 
+    /// The source port of a sending socket; zero if that cannot be said.
+    pub(crate) fn port(&self, number: usize) -> u16 {
+        let socket = self.sending.get(number);
+        socket.and_then(|socket| socket.port().ok()).unwrap_or(0)
+    }
+
     /// From what another process had open: the receiving one first.
     pub(crate) fn from_fds(local: IpAddr, mut fds: impl Iterator<Item = OwnedFd>) -> Option<Self> {
         let receiving = TunnelSocket::from_fd(fds.next()?);

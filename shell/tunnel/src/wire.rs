@@ -2,6 +2,7 @@
 //! `| length 4, little-endian | JSON |`. Descriptors that are handed over follow their message, some with
 //! each byte (`SCM_RIGHTS`).
 
+use crate::capture::CaptureRequest;
 use datapath::{Change, Engine, Traffic};
 use model::IfName;
 use serde::de::DeserializeOwned;
@@ -32,6 +33,8 @@ pub(crate) enum Request {
     TakeOver,
     /// All was taken over and is in use: end.
     TakenOver,
+    /// Show frames from now on, until the connection ends; records follow the answer.
+    Capture(CaptureRequest),
     /// End, and leave nothing open.
     Stop,
 }

@@ -1,13 +1,14 @@
 //! A worker: one thread, one queue of each TAP, one set of sockets, one engine. It shares nothing with
 //! the others and is told by messages what changes.
 
+use crate::capture::{Direction, Outer, Watcher};
 use crate::sockets::Sockets;
 use crate::wire::Figures;
 use datapath::{
     Change, Engine, Fate, Inbox, OFFLOAD_BYTES, Offload, Outbox, Packets, Reason, Received,
-    Segment, Span,
+    Segment, Span, vni_of,
 };
-use linux::{Receiver, Sender, TUNNEL_PACKETS_MAX, TapQueue, ToSend, TunnelSocket};
+use linux::{Got, Receiver, Sender, TUNNEL_PACKETS_MAX, TapQueue, ToSend, TunnelSocket};
 use model::IfName;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -15,7 +16,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver as Mailbox, Sender as Letters, channel};
@@ -53,6 +54,10 @@ pub(crate) enum Letter {
     Changes(Arc<[Change]>),
     /// Its sockets; none: it sends and receives nothing.
     Sockets(Option<Sockets>),
+    /// Show frames.
+    Watch(Watcher),
+    /// Show them no more.
+    Unwatch(u64),
     /// Say what was counted; all letters before have been read then.
     Report(Letters<Figures>),
     /// End, after what is under way was sent.
@@ -137,6 +142,7 @@ struct Body {
     sender: Sender,
     /// The kernel splits what is sent. Older ones refuse to where the way out computes no checksums.
     splits: bool,
+    watchers: Vec<Watcher>,
 }
 
 impl Body {
@@ -164,6 +170,7 @@ impl Body {
             receiver: Receiver::new(MESSAGES_AT_ONCE),
             sender: Sender::default(),
             splits: true,
+            watchers: Vec::new(),
         })
     }
 
@@ -224,6 +231,8 @@ impl Body {
                     changes.iter().for_each(|change| self.engine.apply(change));
                 }
                 Letter::Sockets(sockets) => self.set_sockets(sockets),
+                Letter::Watch(watcher) => self.watchers.push(watcher),
+                Letter::Unwatch(number) => self.watchers.retain(|w| w.number != number),
                 Letter::Report(to) => drop(to.send(Figures::of(&self.engine))),
             }
         }
@@ -281,7 +290,23 @@ impl Body {
                     let at = used + OFFLOAD_BYTES;
                     let bytes = &mut self.arena[..end];
                     let out = &mut self.outbox;
-                    match self.engine.from_tap(now, number, bytes, at, offload, out) {
+                    let fate = self.engine.from_tap(now, number, bytes, at, offload, out);
+                    if !self.watchers.is_empty() {
+                        let frame = &self.arena[at..end];
+                        let vni = self.engine.vni_at(number, frame);
+                        let dropped = match &fate {
+                            Fate::Dropped(reason) => Some(reason.name()),
+                            Fate::Answered(_) => Some("answered"),
+                            Fate::Sent => None,
+                        };
+                        for watcher in &self.watchers {
+                            watcher.inner(frame, vni, Direction::Out, dropped);
+                            if let Fate::Answered(reply) = &fate {
+                                watcher.inner(reply.frame(), vni, Direction::In, None);
+                            }
+                        }
+                    }
+                    match fate {
                         Fate::Sent => {}
                         Fate::Answered(reply) => {
                             let none = Offload::default().to_bytes();
@@ -348,6 +373,9 @@ impl Body {
             }
         }
         messages.extend(open);
+        if !self.watchers.is_empty() {
+            self.show_sent(sockets);
+        }
         let mut ready = Vec::with_capacity(messages.len());
         for run in messages.chunk_by(|a, b| a.socket == b.socket) {
             ready.clear();
@@ -360,6 +388,39 @@ impl Body {
             let socket = &sockets.sending[run[0].socket % sockets.sending.len()];
             let refused = deliver(&mut self.sender, socket, &ready, &mut self.engine);
             self.splits &= !refused;
+        }
+    }
+
+    fn show_sent(&self, sockets: &Sockets) {
+        let outbox = &self.outbox;
+        for packets in &outbox.packets {
+            for segment in packets.segments.of(&outbox.segments) {
+                let (head, body) = (segment.head.of(&outbox.heads), segment.body.of(&self.arena));
+                let packet = Outer {
+                    from: SocketAddr::new(sockets.local, sockets.port(socket_of(packets.hash))),
+                    to: SocketAddr::new(packets.to, VXLAN_PORT),
+                    traffic_class: packets.traffic_class,
+                    vni: vni_of(head),
+                    parts: &[head, body],
+                };
+                for watcher in &self.watchers {
+                    watcher.outer(&packet, Direction::Out, None);
+                }
+            }
+        }
+    }
+
+    /// What came from the underlay, and what became of it.
+    fn show_received(&self, local: IpAddr, got: &Got, bytes: &[u8], dropped: Option<Reason>) {
+        let packet = Outer {
+            from: SocketAddr::new(got.from, got.port),
+            to: SocketAddr::new(local, VXLAN_PORT),
+            traffic_class: got.traffic_class,
+            vni: vni_of(bytes),
+            parts: &[bytes],
+        };
+        for watcher in &self.watchers {
+            watcher.outer(&packet, Direction::In, dropped.map(Reason::name));
         }
     }
 
@@ -391,9 +452,29 @@ impl Body {
                     length: got.length,
                     split: got.split,
                 };
-                let dropped = |reason, _: &[u8]| debug!(from = %got.from, %reason, "Dropped");
+                let mut dropped: Vec<(Reason, Span)> = Vec::new();
+                let is_watched = !self.watchers.is_empty();
+                let note = |reason, span| {
+                    debug!(from = %got.from, %reason, "Dropped");
+                    if is_watched {
+                        dropped.push((reason, span));
+                    }
+                };
                 self.engine
-                    .from_tunnel(bytes, &received, &mut self.inbox, dropped);
+                    .from_tunnel(bytes, &received, &mut self.inbox, note);
+                if is_watched {
+                    let whole = &bytes[got.at..got.at + got.length];
+                    let size = got.split.map_or(whole.len(), usize::from).max(1);
+                    let parts = whole.chunks(size);
+                    let lost = |at: usize| {
+                        let at = got.at + at * size;
+                        let found = dropped.iter().find(|(_, span)| span.start() == at);
+                        found.map(|(reason, _)| *reason)
+                    };
+                    for (number, part) in parts.enumerate() {
+                        self.show_received(sockets.local, &got, part, lost(number));
+                    }
+                }
             }
             self.engine.end_of_batch(bytes, &mut self.inbox);
             self.write();
@@ -423,6 +504,16 @@ impl Body {
             }
             let spans: &[Span] = frame.parts.of(&inbox.parts);
             parts.extend(spans.iter().map(|span| IoSlice::new(span.of(bytes))));
+            if !self.watchers.is_empty() {
+                let whole: Vec<u8> = parts[1..]
+                    .iter()
+                    .flat_map(|part| part.iter().copied())
+                    .collect();
+                let vni = self.engine.vni_at(frame.tap, &whole);
+                for watcher in &self.watchers {
+                    watcher.inner(&whole, vni, Direction::In, None);
+                }
+            }
             match tap.queue.write(&parts) {
                 Ok(()) => {}
                 Err(error) if error.raw_os_error() == Some(Errno::EBADFD as i32) => {
@@ -451,7 +542,7 @@ fn unwatch(epoll: &Epoll, what: &impl AsFd) {
 /// Packets that go out as one message.
 #[derive(Debug)]
 struct Message {
-    to: std::net::IpAddr,
+    to: IpAddr,
     socket: usize,
     traffic_class: u8,
     /// Of each packet but the last.
