@@ -15,4 +15,4 @@ mod worker;
 pub use capture::{CaptureRequest, Direction, Record, Side};
 pub use client::{Capture, Client, TunnelError};
 pub use process::{Options, run};
-pub use wire::{Figures, SOCKET_NAME};
+pub use wire::{Counted, Figures, SOCKET_NAME};

@@ -1,8 +1,8 @@
 //! The tree of commands. What each does is in `commands`.
 
 use crate::commands::{
-    account, agent, completion, doctor, evpn, external, host, l2, nic, public_ip, route, router,
-    server, subnet, vpc, watch,
+    account, agent, completion, datapath, doctor, evpn, external, host, l2, nic, public_ip, route,
+    router, server, subnet, vpc, watch,
 };
 use crate::failure::Outcome;
 use crate::lab;
@@ -81,6 +81,9 @@ enum Command {
     /// EVPN sessions and routes of this host's agent
     #[command(subcommand)]
     Evpn(evpn::Evpn),
+    /// The userspace transport of this host
+    #[command(subcommand)]
+    Datapath(datapath::Datapath),
     /// What this host can do, what is missing and the remedy
     Doctor(doctor::Doctor),
     /// A whole cluster on this machine, each host its own set of namespaces
@@ -118,6 +121,7 @@ impl Cli {
             Command::External(command) => command.run(&global),
             Command::Watch(command) => command.run(&global),
             Command::Evpn(command) => command.run(&global),
+            Command::Datapath(command) => command.run(&global),
             Command::Doctor(command) => command.run(&global),
             Command::Lab(command) => command.run(&global),
             Command::Stack(command) => command.run(&global),

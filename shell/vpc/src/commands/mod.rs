@@ -3,6 +3,7 @@
 pub(crate) mod account;
 pub(crate) mod agent;
 pub(crate) mod completion;
+pub(crate) mod datapath;
 pub(crate) mod doctor;
 pub(crate) mod evpn;
 pub(crate) mod external;

@@ -1,0 +1,169 @@
+//! `vpc datapath`: the process of the userspace transport on this host.
+
+use super::logging;
+use crate::failure::{Doing, Failure, Outcome};
+use crate::options::Global;
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+use tunnel::{Client, Options, TunnelError};
+
+/// The datapath of this host.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Datapath {
+    /// Run it until it is told to end; the agent does this where its transport is tap
+    #[command(after_help = "Examples:
+  vpc datapath run
+  vpc datapath run --workers 4 --busy-poll 50    four threads, awake for 50 us after each frame")]
+    Run(Run),
+    /// How it is, and what it counted
+    #[command(after_help = "Examples:\n  vpc datapath status\n  vpc datapath status -o json")]
+    Status(Where),
+    /// Start a new process that takes over from the one that runs; no connection notices
+    #[command(after_help = "Examples:\n  vpc datapath restart      after vpc itself was replaced")]
+    Restart(Where),
+    /// End it; NICs of this host reach no others until the agent starts it again
+    #[command(after_help = "Examples:\n  vpc datapath stop")]
+    Stop(Where),
+}
+
+/// Where its socket is.
+#[derive(Debug, Args)]
+pub(crate) struct Where {
+    /// The agent's run directory
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/run/vpc",
+        env = "VPC_AGENT_RUN_DIR",
+        hide_env = true
+    )]
+    run_dir: PathBuf,
+}
+
+/// See [`Options`].
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    at: Where,
+    /// Threads, each with a queue of each TAP; one for each processor, eight at most, if not given
+    #[arg(long, value_name = "N", env = "VPC_DATAPATH_WORKERS")]
+    workers: Option<usize>,
+    /// How long, in microseconds, a thread looks for more frames before it sleeps: saves the time of
+    /// waking, and keeps a processor busy
+    #[arg(
+        long,
+        value_name = "US",
+        default_value_t = 0,
+        env = "VPC_DATAPATH_BUSY_POLL"
+    )]
+    busy_poll: u64,
+    /// What to log, as RUST_LOG has it
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    log: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Status {
+    pid: u32,
+    address: Option<String>,
+    domains: usize,
+    macs: usize,
+    neighbours: usize,
+    sent: tunnel::Counted,
+    received: tunnel::Counted,
+    answered: u64,
+    dropped: BTreeMap<String, u64>,
+}
+
+impl Datapath {
+    pub(crate) fn run(self, global: &Global) -> Outcome {
+        match self {
+            Self::Run(run) => run.run(),
+            Self::Status(at) => status(&at, global),
+            Self::Restart(at) => {
+                let client = Client::start(&at.run_dir).map_err(failure)?;
+                let pid = client.pid();
+                global.output.event(&serde_json::json!({ "pid": pid }), || {
+                    format!("the datapath is process {pid} now")
+                })
+            }
+            Self::Stop(at) => {
+                let client = Client::connect(&at.run_dir).map_err(failure)?;
+                client.stop().map_err(failure)
+            }
+        }
+    }
+}
+
+impl Run {
+    fn run(self) -> Outcome {
+        if self.workers == Some(0) {
+            return Err(Failure::new("--workers 0: somebody has to work")
+                .hint("leave it out for one thread a processor"));
+        }
+        logging::start(&self.log)?;
+        let options = Options {
+            run_dir: self.at.run_dir,
+            workers: self.workers,
+            busy_poll: Duration::from_micros(self.busy_poll),
+        };
+        tunnel::run(&options).doing(|| "running the datapath".to_owned())
+    }
+}
+
+fn status(at: &Where, global: &Global) -> Outcome {
+    let mut client = Client::connect(&at.run_dir).map_err(failure)?;
+    let tables = client.tables().map_err(failure)?;
+    let figures = client.figures().map_err(failure)?;
+    let status = Status {
+        pid: client.pid(),
+        address: tables.local.map(|address| address.to_string()),
+        domains: tables.bindings.len(),
+        macs: tables.macs.len(),
+        neighbours: tables.neighbours.len(),
+        sent: figures.out,
+        received: figures.inward,
+        answered: figures.answered,
+        dropped: figures.dropped,
+    };
+    let counted = |counted: tunnel::Counted| {
+        let tunnel::Counted {
+            packets,
+            frames,
+            bytes,
+        } = counted;
+        format!("{packets} packets, {frames} frames, {bytes} bytes")
+    };
+    let dropped: Vec<String> = status
+        .dropped
+        .iter()
+        .map(|(reason, count)| format!("{reason} {count}"))
+        .collect();
+    let details = [
+        ("process", status.pid.to_string()),
+        ("address", status.address.clone().unwrap_or_default()),
+        ("subnets", status.domains.to_string()),
+        ("MACs elsewhere", status.macs.to_string()),
+        ("neighbours", status.neighbours.to_string()),
+        ("sent", counted(status.sent)),
+        ("received", counted(status.received)),
+        (
+            "answered",
+            format!("{} questions for neighbours", status.answered),
+        ),
+        ("dropped", dropped.join(", ")),
+    ];
+    global.output.one(&status, &details)
+}
+
+fn failure(error: TunnelError) -> Failure {
+    let is_absent = matches!(error, TunnelError::Absent { .. });
+    let failure = Failure::new(crate::failure::with_causes(&error));
+    if is_absent {
+        return failure.hint("one runs where the agent's transport is tap; this needs root");
+    }
+    failure
+}
