@@ -66,6 +66,10 @@ fn seeds(into: &Path) -> io::Result<()> {
     for (n, (target, bytes)) in fuzz::dhcp::samples().iter().enumerate() {
         put(into, target, n, bytes)?;
     }
+    for (n, (tap, tunnel)) in fuzz::datapath::whole_frames().iter().enumerate() {
+        put(into, "datapath_tap", n, tap)?;
+        put(into, "datapath_tunnel", n, tunnel)?;
+    }
     for (n, frame) in fuzz::datapath::frames().iter().enumerate() {
         put(into, "datapath_neighbour", n, &[&[0], &frame[..]].concat())?;
         for (m, text) in fuzz::datapath::FILTERS.iter().enumerate() {
