@@ -3,7 +3,7 @@
 use crate::capture::{CaptureRequest, Record, Watcher};
 use crate::sockets::Sockets;
 use crate::wire::{Figures, Handed};
-use crate::worker::{Gone, Letter, Manner, Worker};
+use crate::worker::{Gone, Letter, Manner, Taken, Worker};
 use datapath::{Change, Tables};
 use linux::{TapQueue, TunnelSocket};
 use model::IfName;
@@ -62,23 +62,34 @@ impl Control {
     pub(crate) fn take_over(manner: Manner, handed: Handed, fds: Vec<OwnedFd>) -> io::Result<Self> {
         let mut control = Self::start(handed.workers, manner)?;
         let mut fds = fds.into_iter();
-        for (name, datagrams) in handed.taps {
+        for (number, (name, datagrams)) in handed.taps.into_iter().enumerate() {
             let queues = fds.by_ref().take(handed.workers);
             let queues = queues.map(|fd| TapQueue::from_fd(fd, datagrams)).collect();
-            control.add_tap(name, queues)?;
+            control.taps.insert(name, Tap { number, queues });
         }
-        // Rows before sockets: who comes in at once is known.
-        let rows: Arc<[Change]> = handed.rows.into();
-        rows.iter().for_each(|row| control.tables.apply(row));
-        control.tell_all(|| Letter::Changes(Arc::clone(&rows)));
+        control.next_tap = control.taps.len();
         if let Some(local) = handed.local {
-            let mut sockets = Vec::with_capacity(handed.workers);
             for _ in 0..handed.workers {
                 let some: Vec<OwnedFd> = fds.by_ref().take(handed.sockets).collect();
                 let some = Sockets::from_fds(local, some.into_iter());
-                sockets.push(some.ok_or(io::ErrorKind::UnexpectedEof)?);
+                control
+                    .sockets
+                    .push(some.ok_or(io::ErrorKind::UnexpectedEof)?);
             }
-            control.use_sockets(sockets)?;
+        }
+        let rows: Arc<[Change]> = handed.rows.into();
+        rows.iter().for_each(|row| control.tables.apply(row));
+        for (position, worker) in control.workers.iter().enumerate() {
+            let queue = |(name, tap): (&IfName, &Tap)| {
+                let queue = tap.queues[position].try_clone()?;
+                Ok((name.clone(), tap.number, queue))
+            };
+            let taps = control.taps.iter().map(queue);
+            worker.tell(Letter::TakeOver(Taken {
+                taps: taps.collect::<io::Result<_>>()?,
+                rows: Arc::clone(&rows),
+                sockets: control.sockets.get(position).map(copy).transpose()?,
+            }));
         }
         Ok(control)
     }

@@ -57,6 +57,8 @@ pub fn run(options: &Options) -> Result<(), TunnelError> {
     };
     let path = options.run_dir.join(SOCKET_NAME);
     let listener = listen(&path).map_err(TunnelError::Start)?;
+    // Only now: what workers were told they have.
+    control.figures().map_err(TunnelError::Refused)?;
     if let Some(mut before) = before {
         // It ends before it answers.
         if let Err(error) = before.ask(&Request::TakenOver) {

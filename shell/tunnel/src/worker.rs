@@ -48,6 +48,8 @@ const SOCKET: u64 = u64::MAX - 1;
 pub(crate) enum Letter {
     /// Its queue of a TAP, and the TAP's number.
     Tap(IfName, usize, TapQueue),
+    /// All that another process had, at once: who reads from a TAP knows what to do with the frame.
+    TakeOver(Taken),
     /// A TAP is nobody's any more.
     Forget(IfName),
     /// Rows.
@@ -62,6 +64,14 @@ pub(crate) enum Letter {
     Report(Letters<Figures>),
     /// End, after what is under way was sent.
     Stop,
+}
+
+/// What a worker takes over.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) taps: Vec<(IfName, usize, TapQueue)>,
+    pub(crate) rows: Arc<[Change]>,
+    pub(crate) sockets: Option<Sockets>,
 }
 
 /// A TAP that a worker can read no more.
@@ -221,6 +231,13 @@ impl Body {
             match letter {
                 Letter::Stop => return false,
                 Letter::Tap(name, number, queue) => self.add_tap(name, number, queue),
+                Letter::TakeOver(taken) => {
+                    for (name, number, queue) in taken.taps {
+                        self.add_tap(name, number, queue);
+                    }
+                    taken.rows.iter().for_each(|row| self.engine.apply(row));
+                    self.set_sockets(taken.sockets);
+                }
                 Letter::Forget(name) => {
                     let number = self.taps.iter().find(|(_, tap)| tap.name == name);
                     if let Some(number) = number.map(|(number, _)| *number) {
