@@ -2,7 +2,7 @@
 # setup.sh            the Debian 12 packages that building, the demo and the tests need
 # setup.sh --kernel   also those that `cargo xtask kernel build` needs
 # setup.sh --fuzz     also what the fuzzer is built with
-# setup.sh --bench    also the DHCP servers that ours is measured beside
+# setup.sh --bench    also the DHCP servers and overlays that ours are measured beside
 # setup.sh --vm       also QEMU, and Debian's kernel for a virtual machine (amd64), unpacked in /var/cache/vpc
 # Installs what is missing and nothing else; starts no service. Safe to run again.
 set -euo pipefail
@@ -22,7 +22,7 @@ fail() { echo "setup: $*" >&2; exit 1; }
 case "$*" in
 '') ;;
 --fuzz) packages+=(g++) ;;
---bench) packages+=(kea-dhcp4-server) ;;
+--bench) packages+=(kea-dhcp4-server openvswitch-switch wireguard-go wireguard-tools) ;;
 --kernel) packages+=("${kernel_packages[@]}") ;;
 --vm) packages+=(qemu-system-x86) ;;
 -h | --help) sed -n '2,7s/^# //p' "$0"; exit ;;
@@ -49,7 +49,7 @@ hold_services() {
     cat >$policy <<POLICY
 #!/bin/sh
 # made by vpc's setup.sh for as long as it runs
-case "\$1" in frr* | gobgpd* | postgresql* | iperf3* | kea*) exit 101 ;; esac
+case "\$1" in frr* | gobgpd* | postgresql* | iperf3* | kea* | openvswitch* | ovs* | wg-*) exit 101 ;; esac
 [ -x $policy_kept ] && exec $policy_kept "\$@"
 exit 0
 POLICY

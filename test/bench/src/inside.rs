@@ -82,7 +82,7 @@ impl Server {
             Ask::Probe(address) => Answer::Reached(first_reply(address)),
             Ask::Converged => self.runtime.block_on(converged()),
             Ask::Usage(daemon) => Answer::Usage(usage(&daemon)),
-            Ask::Send(to, ms) => send(to, Duration::from_millis(ms)),
+            Ask::Send(to, ms, bytes) => send(to, Duration::from_millis(ms), bytes),
             Ask::Count(port, ms) => count(port, Duration::from_millis(ms)),
             Ask::Echo(first, ports) => flows::echo(first, ports),
             Ask::Connect(to, ports, ms) => flows::connect(to, ports, Duration::from_millis(ms)),
@@ -366,15 +366,16 @@ fn usage(daemon: &str) -> Usage {
     }
 }
 
-fn send(to: SocketAddr, time: Duration) -> Answer {
+fn send(to: SocketAddr, time: Duration, bytes: usize) -> Answer {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a socket");
     socket.connect(to).expect("an address");
+    let datagram = vec![0; bytes];
     let until = Instant::now() + time;
     let mut sent = 0;
     while Instant::now() < until {
         for _ in 0..64 {
             // A full queue loses one; the receiver counts.
-            sent += u64::from(socket.send(&[0; SMALL]).is_ok());
+            sent += u64::from(socket.send(&datagram).is_ok());
         }
     }
     Answer::Datagrams(sent)

@@ -1,6 +1,6 @@
 //! What `make bench` prints: our figures beside baselines measured in the same run.
 //!
-//! `bench [--quick] [latency|many|path|reflect|fdb|move|router|dhcp]...` as root. Everything happens in labs of its own. Parts of
+//! `bench [--quick] [latency|many|path|reflect|fdb|move|router|dhcp|transport]...` as root. Everything happens in labs of its own. Parts of
 //! it run inside lab hosts: there this binary is started again as `bench inside`.
 #![expect(clippy::print_stdout, reason = "it prints its figures")]
 
@@ -15,6 +15,7 @@ mod path;
 mod reflect;
 mod remote;
 mod routers;
+mod transport;
 mod wire;
 
 use figures::Table;
@@ -57,8 +58,16 @@ const QUICK: Effort = Effort {
     moves: 50,
 };
 
-const PARTS: [&str; 8] = [
-    "latency", "many", "path", "reflect", "fdb", "move", "router", "dhcp",
+const PARTS: [&str; 9] = [
+    "latency",
+    "many",
+    "path",
+    "reflect",
+    "fdb",
+    "move",
+    "router",
+    "dhcp",
+    "transport",
 ];
 
 fn main() -> ExitCode {
@@ -90,7 +99,7 @@ fn main() -> ExitCode {
             part if PARTS.contains(&part) => parts.push(part),
             other => {
                 println!(
-                    "{other:?}: bench [--quick] [latency|many|path|reflect|fdb|move|router|dhcp]..."
+                    "{other:?}: bench [--quick] [latency|many|path|reflect|fdb|move|router|dhcp|transport]..."
                 );
                 return ExitCode::from(2);
             }
@@ -126,6 +135,9 @@ fn main() -> ExitCode {
     }
     if wanted("dhcp") {
         leases::measure(effort, &mut table);
+    }
+    if wanted("transport") {
+        transport::measure(effort, &mut table);
     }
     figures::machine();
     table.print();

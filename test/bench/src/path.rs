@@ -11,6 +11,8 @@ use std::process::Stdio;
 use testkit::eventually;
 
 const PORT: u16 = 5201;
+/// Of a small datagram.
+const SMALL: usize = 64;
 
 /// Somebody who sends and somebody who receives.
 pub(crate) struct Pair {
@@ -25,7 +27,7 @@ pub(crate) struct Pair {
 /// Interleaved runs through both, so that what others do on this machine hits both.
 pub(crate) fn measure(effort: Effort, table: &mut Table) {
     progress("three labs: NICs of ours, the same devices made by hand, and without br_netfilter");
-    let ours = ours();
+    let ours = ours("kernel");
     let plain = by_hand(mtu(&ours), "true");
     // What the agent does where nobody has rules there (docs/decisions/0012).
     let spared = by_hand(
@@ -73,7 +75,7 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) {
 
 impl Pair {
     /// The workloads of c1 and c2.
-    fn between_hosts(lab: Lab) -> Self {
+    pub(crate) fn between_hosts(lab: Lab) -> Self {
         Self {
             lab,
             from: "c1/w".to_owned(),
@@ -130,8 +132,8 @@ pub(crate) fn add_pairs(
     );
 }
 
-fn ours() -> Pair {
-    let lab = Lab::up_with(&["--hosts", "m1,c1,c2"]);
+pub(crate) fn ours(transport: &str) -> Pair {
+    let lab = Lab::up_with(&["--hosts", "m1,c1,c2", "--transport", transport]);
     lab.admin("create path --cidr 10.98.0.0/16");
     lab.admin("subnet create path/one --cidr 10.98.0.0/24");
     for (host, last) in [("c1", 11), ("c2", 12)] {
@@ -151,7 +153,7 @@ pub(crate) fn mtu(pair: &Pair) -> u64 {
 /// As somebody would type it: a bridge, a VXLAN device with fixed rows, a veth pair into a
 /// namespace. No guard, no flags of ports, no neighbour suppression. `first` is done on each host
 /// before.
-fn by_hand(mtu: u64, first: &str) -> Pair {
+pub(crate) fn by_hand(mtu: u64, first: &str) -> Pair {
     let lab = Lab::up_with(&["--hosts", "c1,c2", "--bare"]);
     for host in ["c1", "c2"] {
         lab.sh(host, first);
@@ -232,6 +234,7 @@ pub(crate) fn udp(pair: &Pair, seconds: u64) -> f64 {
     sender.ask(&Ask::Send(
         SocketAddr::new(pair.address, PORT),
         seconds * 1000 + 500,
+        SMALL,
     ));
     let Answer::Datagrams(received) = receiver.answer() else {
         panic!("another answer than asked for");

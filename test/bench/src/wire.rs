@@ -20,8 +20,8 @@ pub(crate) enum Ask {
     Converged,
     /// What a daemon of this host uses: `agent` or `server`.
     Usage(String),
-    /// Send small datagrams for so many milliseconds.
-    Send(SocketAddr, u64),
+    /// Send datagrams of so many bytes for so many milliseconds.
+    Send(SocketAddr, u64, usize),
     /// Count datagrams at a port, for so many milliseconds from the first.
     Count(u16, u64),
     /// Echo the first byte of each connection to so many ports from this one on, until the end.
