@@ -14,10 +14,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What becomes of a frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "no heap on the way of a frame; only answers fill it"
-)]
 pub enum Asked {
     /// It asks for no address, or one MAC only: it goes the way of any other frame.
     NotAsked,

@@ -107,8 +107,8 @@ fn write_ip(line: &mut String, ip: &Ip) -> fmt::Result {
 fn write_flags(line: &mut String, segment: &[u8]) -> fmt::Result {
     let names = ["FIN", "SYN", "RST", "PSH", "ACK", "URG"];
     let flags = segment.get(13).copied().unwrap_or(0);
-    let set = (0..).zip(names).filter(|(bit, _)| flags >> bit & 1 == 1);
-    set.map(|(_, name)| write!(line, " {name}")).collect()
+    let mut set = (0..).zip(names).filter(|(bit, _)| flags >> bit & 1 == 1);
+    set.try_for_each(|(_, name)| write!(line, " {name}"))
 }
 
 type Types = &'static [(u8, &'static str)];
