@@ -3,12 +3,11 @@
 
 use crate::error::{Cause, Doing, Error};
 use crate::netns::{Netns, on_own_thread};
+use crate::packet::{attach_filter, link_address};
 use model::{IfName, NetnsName};
 use nix::net::if_::if_nametoindex;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike, bind, recv, send, socket,
-};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, bind, recv, send, socket};
 use nix::sys::stat::fstat;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
@@ -145,41 +144,7 @@ fn open_on(index: u32) -> Result<OwnedFd, Cause> {
         SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
         None,
     )?;
-    filter(&socket)?;
-    bind(socket.as_raw_fd(), &link_address(index)?)?;
+    attach_filter(socket.as_fd(), &FILTER)?;
+    bind(socket.as_raw_fd(), &link_address(index, ETHERTYPE_IPV4)?)?;
     Ok(socket)
-}
-
-fn link_address(index: u32) -> Result<LinkAddr, Cause> {
-    let address = libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as u16,
-        sll_protocol: ETHERTYPE_IPV4.to_be(),
-        sll_ifindex: i32::try_from(index).map_err(|_| Cause::kernel(libc::ENODEV))?,
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 0,
-        sll_addr: [0; 8],
-    };
-    let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-    // SAFETY: it is a whole address of the family that it names.
-    let address = unsafe { LinkAddr::from_raw((&raw const address).cast(), Some(length)) };
-    address.ok_or(Cause::Garbled("an address of a link"))
-}
-
-fn filter(socket: &OwnedFd) -> Result<(), Cause> {
-    let program = libc::sock_fprog {
-        len: FILTER.len() as u16,
-        filter: FILTER.as_ptr().cast_mut(),
-    };
-    // SAFETY: the kernel copies the program, whose length is given, during the call.
-    let done = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const program).cast(),
-            size_of::<libc::sock_fprog>() as libc::socklen_t,
-        )
-    };
-    Ok(nix::errno::Errno::result(done).map(drop)?)
 }
