@@ -35,10 +35,6 @@ const ASKERS: usize = 4_096;
 
 /// What became of a frame of a TAP.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "an answer is written in place, and is not kept"
-)]
 pub enum Fate {
     /// It goes to other hosts.
     Sent,
@@ -499,6 +495,10 @@ fn is_one(packet: &[u8], size: usize) -> bool {
     Ip::parse(inside, &ethernet).is_some_and(|ip| VXLAN_BYTES + ip.end > size)
 }
 
+#[expect(
+    clippy::disallowed_types,
+    reason = "looked up for each frame and never walked, so that their order is nobody's"
+)]
 type Map<K, V> = HashMap<K, V, Seed>;
 
 #[derive(Debug, Clone, Copy)]
