@@ -1,7 +1,7 @@
 //! The tree of commands. What each does is in `commands`.
 
 use crate::commands::{
-    account, agent, completion, datapath, doctor, evpn, external, host, l2, nic, public_ip, route,
+    account, agent, capture, completion, datapath, doctor, evpn, external, host, l2, nic, public_ip, route,
     router, server, subnet, vpc, watch,
 };
 use crate::failure::Outcome;
@@ -81,9 +81,14 @@ enum Command {
     /// EVPN sessions and routes of this host's agent
     #[command(subcommand)]
     Evpn(evpn::Evpn),
+<<<<<<< HEAD
     /// The userspace transport of this host
     #[command(subcommand)]
     Datapath(datapath::Datapath),
+=======
+    /// Frames of NICs of this host, as they pass
+    Capture(capture::Capture),
+>>>>>>> ee95be8 (vpc capture: a NIC's frames on its host, at the NIC and on the underlay)
     /// What this host can do, what is missing and the remedy
     Doctor(doctor::Doctor),
     /// A whole cluster on this machine, each host its own set of namespaces
@@ -121,7 +126,11 @@ impl Cli {
             Command::External(command) => command.run(&global),
             Command::Watch(command) => command.run(&global),
             Command::Evpn(command) => command.run(&global),
+<<<<<<< HEAD
             Command::Datapath(command) => command.run(&global),
+=======
+            Command::Capture(command) => command.run(&global),
+>>>>>>> ee95be8 (vpc capture: a NIC's frames on its host, at the NIC and on the underlay)
             Command::Doctor(command) => command.run(&global),
             Command::Lab(command) => command.run(&global),
             Command::Stack(command) => command.run(&global),

@@ -2,6 +2,7 @@
 
 pub(crate) mod account;
 pub(crate) mod agent;
+pub(crate) mod capture;
 pub(crate) mod completion;
 pub(crate) mod datapath;
 pub(crate) mod doctor;

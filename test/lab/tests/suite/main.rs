@@ -1,5 +1,6 @@
 //! The lab suite: a module for each feature, one binary, labs of their own.
 
+mod capture;
 mod contest;
 mod crash;
 mod distributed;
