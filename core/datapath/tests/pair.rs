@@ -1,4 +1,5 @@
 //! Two engines, as on two hosts: what one splits the other puts together.
+#![allow(clippy::unwrap_used, reason = "a helper that panics fails its test")]
 
 use datapath::{
     Binding, Change, Domain, Engine, Fate, Inbox, Offload, Outbox, Partial, Place, Reason,

@@ -211,8 +211,8 @@ impl Body {
                             return;
                         }
                     }
-                    SOCKET => self.from_socket(),
-                    tap => self.from_tap(tap as usize),
+                    SOCKET => self.read_socket(),
+                    tap => self.read_tap(tap as usize),
                 }
             }
             if !self.manner.busy_poll.is_zero() {
@@ -281,7 +281,7 @@ impl Body {
     }
 
     /// Reads what a TAP has, up to an arena full, and sends it.
-    fn from_tap(&mut self, number: usize) {
+    fn read_tap(&mut self, number: usize) {
         let Some(tap) = self.taps.get(&number) else {
             return;
         };
@@ -441,7 +441,7 @@ impl Body {
         }
     }
 
-    fn from_socket(&mut self) {
+    fn read_socket(&mut self) {
         // As often as a TAP's turn, so that neither starves the other.
         for _ in 0..4 {
             let Some(sockets) = &self.sockets else { return };
