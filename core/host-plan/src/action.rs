@@ -75,7 +75,8 @@ pub enum Action {
     CreateTrunkPair(TrunkPair),
     /// Make a veth pair with its far end in a namespace: both ends down, host end IPv6 off, stamped.
     CreateVeth(VethToNetns),
-    /// Make a persistent TAP device: multi-queue, virtio-net headers, down, IPv6 off, stamped.
+    /// Make a persistent TAP device: multi-queue, virtio-net headers, down, IPv6 off, stamped. A
+    /// NIC's port, or a tunnel whose other side is the datapath.
     CreateTap {
         name: IfName,
         mtu: Mtu,
@@ -139,6 +140,8 @@ pub enum Action {
     DeleteNeighbour(Neighbour),
     /// Send frames out of interfaces.
     Send(Greeting),
+    /// Tell the datapath of a binding or a row. It keeps them while no agent runs.
+    ChangeDatapath(datapath::Change),
 }
 
 /// Frames by which a subnet hears that a NIC is here now. See [`crate::greeting`].

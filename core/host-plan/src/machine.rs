@@ -14,10 +14,11 @@ use crate::{
     Action, Desired, FdbState, Greeting, HostState, OwnedName, Plan, Problem, Readiness,
     RouterChange, RouterChanges, Scope, Step, Subject, plan,
 };
+use datapath::{Change, Neighbour};
 use model::{
     Attachment, Capability, Encoding, Forwarding, Generation, HostConfig, IfName, NetnsName, NicId,
-    Port, PortRole, RouterConfig, RouterId, Segment, SpeakerKind, Stack, SubnetId, Underlay,
-    UnixMillis, VlanId, VpcId,
+    Port, PortRole, RouterConfig, RouterId, Segment, SpeakerKind, Stack, SubnetId, Transport,
+    Underlay, UnixMillis, VlanId, VpcId,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +35,7 @@ const RETRY_MOST: Duration = Duration::from_secs(30);
 pub struct HostMachine {
     own_underlay: Underlay,
     underlay: Underlay,
+    transport: Transport,
     managed: Option<HostConfig>,
     local: LocalStacks,
     forwarding: Arc<Forwarding>,
@@ -141,6 +143,7 @@ impl HostMachine {
         let mut machine = Self {
             own_underlay: underlay,
             underlay,
+            transport: Transport::default(),
             managed,
             local,
             forwarding: Arc::default(),
@@ -176,6 +179,16 @@ impl HostMachine {
         self.managed = Some(config);
         self.merge();
         Ok(true)
+    }
+
+    /// What carries frames to other hosts; the kernel, unless told otherwise.
+    pub fn set_transport(&mut self, transport: Transport) {
+        self.transport = transport;
+    }
+
+    /// What carries frames to other hosts.
+    pub fn transport(&self) -> Transport {
+        self.transport
     }
 
     /// What the interface on the underlay carries, as found on the host.
@@ -214,6 +227,7 @@ impl HostMachine {
         }
         let desired = Desired {
             underlay: self.underlay,
+            transport: self.transport,
             stacks: &self.merged,
             routers: &self.routers,
             forwarding: &forwarding,
@@ -230,6 +244,19 @@ impl HostMachine {
                 row.state == FdbState::ExternLearned && observed.links.contains_key(&row.dev)
             }
             Action::SetNeighbour(row) => observed.links.contains_key(&row.dev),
+            Action::ChangeDatapath(
+                Change::SetMac { domain, .. }
+                | Change::AddFlood { domain, .. }
+                | Change::SetNeighbour {
+                    domain,
+                    neighbour: Neighbour { here: false, .. },
+                    ..
+                },
+            ) => {
+                let held = observed.datapath.iter();
+                let mut bound = held.flat_map(|held| held.bindings.values());
+                bound.any(|binding| binding.domain == *domain)
+            }
             _ => false,
         });
         steps
@@ -413,6 +440,7 @@ impl HostMachine {
     ) -> (Plan, Readiness) {
         let desired = Desired {
             underlay: self.underlay,
+            transport: self.transport,
             stacks: &self.merged,
             routers: &self.routers,
             forwarding: &self.forwarding,
@@ -518,13 +546,31 @@ impl HostMachine {
                     subject: Subject::Nic(port.nic),
                     action: Action::Send(Greeting {
                         mac: port.mac,
-                        links: greeting_links(stack, segment, port, observed),
+                        links: self.greeting_links(stack, segment, port, observed),
                         frames: frames(port),
                     }),
                 });
             }
         }
         steps
+    }
+
+    /// The other ways out of a NIC's subnet: its tunnel, and each port of a NIC that is there.
+    fn greeting_links(
+        &self,
+        stack: &Stack,
+        segment: &Segment,
+        port: &Port,
+        observed: &HostState,
+    ) -> Vec<(IfName, Option<VlanId>)> {
+        let filtering = observed.capabilities.contains(&Capability::VlanFiltering);
+        let uplink = Uplink::of(stack, segment, filtering, self.transport);
+        let others = stack.ports.iter();
+        let others = others.filter(|other| other.subnet == port.subnet && other.nic != port.nic);
+        std::iter::once((uplink.link, uplink.vlan))
+            .filter(|(link, _)| is_up(link, observed))
+            .chain(port_links(others, observed))
+            .collect()
     }
 
     /// Routers that may run here since a moment ago speak up, inside and outside: others had them before.
@@ -792,23 +838,6 @@ impl Step {
             _ => None,
         }
     }
-}
-
-/// The other ways out of a NIC's subnet: its tunnel, and each port of a NIC that is there.
-fn greeting_links(
-    stack: &Stack,
-    segment: &Segment,
-    port: &Port,
-    observed: &HostState,
-) -> Vec<(IfName, Option<VlanId>)> {
-    let filtering = observed.capabilities.contains(&Capability::VlanFiltering);
-    let uplink = Uplink::of(stack, segment, filtering);
-    let others = stack.ports.iter();
-    let others = others.filter(|other| other.subnet == port.subnet && other.nic != port.nic);
-    std::iter::once((uplink.link, uplink.vlan))
-        .filter(|(link, _)| is_up(link, observed))
-        .chain(port_links(others, observed))
-        .collect()
 }
 
 /// Ports of NICs that are here, and up.

@@ -4,9 +4,10 @@
 //! |---|---|
 //! | `b-<vpc>` | a VPC's bridge, where the kernel filters VLANs |
 //! | `b-<subnet>` | a subnet's bridge, where it does not |
-//! | `t-<vni>` | a tunnel endpoint |
+//! | `t-<vni>` | a tunnel endpoint: a VXLAN device or, where the transport is `tap`, a TAP |
 //! | `s-<subnet>` | a subnet's VLAN device, holder of neighbour rows |
 //! | `u-<subnet>`, `w-<subnet>` | the two ends of a bundle's trunk pair |
+//! | `u-<vpc>`, `u-<subnet>` | a TAP of all of a VPC's subnets, or of a bundle's subnet |
 //! | `n-<nic>` | a NIC's port |
 //! | `l-<subnet>` | a router's leg in a subnet: its port on the host, and its interface in the router |
 //! | `rx-<router>` | a router's outer leg, likewise |
@@ -112,6 +113,11 @@ impl OwnedName {
     /// `s-<subnet>`.
     pub fn vlan_device(subnet: SubnetId) -> IfName {
         made(format!("s-{subnet}"))
+    }
+
+    /// `u-<vpc>`: a TAP that all subnets of a VPC have in common.
+    pub fn vpc_uplink(vpc: VpcId) -> IfName {
+        made(format!("u-{vpc}"))
     }
 
     /// `u-<subnet>`: the end on the bridge.

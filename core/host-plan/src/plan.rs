@@ -3,7 +3,9 @@
 //! Order of a plan, so that no frame goes astray in between: stale rows leave first, then stale
 //! interfaces (all at once), then bridges and tunnels are made and come up, then ports: guarded
 //! before they join, isolated until they are members of their VLAN, and up last. New rows follow.
+//! What the datapath is told, where one carries, has its place among these.
 
+mod datapath;
 mod router;
 
 use crate::router::RouterChange;
@@ -13,6 +15,7 @@ use crate::{
     Action, BridgePortFlags, Desired, FdbRow, FdbState, FdbTarget, Guard, HostState, Inside, Link,
     LinkKind, OwnedName, Problem, Stamp, Step, Subject, Trunk, TrunkPair, VethToNetns,
 };
+use ::datapath::Change;
 use model::{
     IfName, MacAddr, NetnsName, NicId, PortRole, RouterConfig, RouterId, Stack, SubnetId, VlanId,
 };
@@ -79,6 +82,7 @@ pub fn plan(desired: &Desired<'_>, observed: &HostState) -> Plan {
     planner.links();
     planner.routers();
     planner.rows();
+    planner.datapath();
     planner.stale_netns();
     Plan {
         steps: planner.phases.into_values().flatten().collect(),
@@ -109,6 +113,7 @@ impl Plan {
             .problems
             .iter()
             .any(|problem| problem.subject == Subject::Host)
+            || self.steps.iter().any(Step::opens_tunnels)
         {
             return ready;
         }
@@ -160,6 +165,10 @@ enum Phase {
     MakeTrunks,
     MakePorts,
     Attributes,
+    /// The datapath takes the tunnel's address: no VXLAN device has its port any more.
+    Local,
+    /// The datapath takes a TAP, before frames come to it.
+    Bind,
     Guards,
     Join,
     StaleVlans,
@@ -351,7 +360,7 @@ impl Planner<'_> {
                     && inside.is_none_or(|inside| inside.links.contains_key(name))
             }
             (
-                What::Tap,
+                What::Tap | What::TunnelTap,
                 LinkKind::Tap {
                     multi_queue,
                     vnet_hdr,
@@ -612,6 +621,14 @@ impl Planner<'_> {
                 };
                 self.step(Phase::MakePorts, subject, action);
             }
+            What::TunnelTap => {
+                let action = Action::CreateTap {
+                    name: name.clone(),
+                    mtu,
+                    stamp,
+                };
+                self.step(Phase::MakeTunnels, subject, action);
+            }
             What::Existing => return, // `Want` lists only those that are there.
         }
         self.open(&name, want, None);
@@ -853,6 +870,19 @@ impl Step {
             (_, action) => action.is_row(),
         }
     }
+
+    /// What the datapath is told, if the step is one of its.
+    pub fn datapath_change(&self) -> Option<&Change> {
+        match &self.action {
+            Action::ChangeDatapath(change) => Some(change),
+            _ => None,
+        }
+    }
+
+    /// True if rows to VTEPs are of no use before it is done.
+    fn opens_tunnels(&self) -> bool {
+        matches!(self.action, Action::ChangeDatapath(Change::SetLocal(_)))
+    }
 }
 
 impl Action {
@@ -865,6 +895,15 @@ impl Action {
             | Self::DeleteNeighbour(_)
             | Self::SetVteps(_)
             | Self::Send(_) => true,
+            Self::ChangeDatapath(change) => match change {
+                Change::SetLocal(_) | Change::Bind { .. } | Change::Unbind { .. } => false,
+                Change::SetMac { .. }
+                | Change::DeleteMac { .. }
+                | Change::AddFlood { .. }
+                | Change::DeleteFlood { .. }
+                | Change::SetNeighbour { .. }
+                | Change::DeleteNeighbour { .. } => true,
+            },
             Self::InstallFirewall
             | Self::CreateBridge { .. }
             | Self::CreateVxlan { .. }

@@ -4,6 +4,7 @@ use crate::{
     Action, FdbRow, FdbTarget, Plan, Route, RouteRule, RouterChange, Service, Step, Subject,
     VlanMembership, Way,
 };
+use datapath::{Change, Unknown};
 use std::fmt;
 
 impl fmt::Display for Subject {
@@ -200,6 +201,43 @@ impl fmt::Display for Action {
                         Some(vlan) => write!(f, " {link}.{vlan}"),
                     })
             }
+            Self::ChangeDatapath(change) => show_change(change, f),
+        }
+    }
+}
+
+fn show_change(change: &Change, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match change {
+        Change::SetLocal(Some(address)) => write!(f, "datapath: tunnels at {address}"),
+        Change::SetLocal(None) => f.write_str("datapath: no tunnels"),
+        Change::Bind { place, binding } => {
+            let (domain, mtu) = (binding.domain, binding.mtu);
+            write!(f, "datapath: bind {place} to {domain} mtu {mtu}")?;
+            match binding.unknown {
+                Unknown::Flood => Ok(()),
+                Unknown::Drop => f.write_str(", unknown dropped"),
+            }
+        }
+        Change::Unbind { place } => write!(f, "datapath: unbind {place}"),
+        Change::SetMac { domain, mac, vtep } => {
+            write!(f, "datapath: {mac} of {domain} to {vtep}")
+        }
+        Change::DeleteMac { domain, mac } => write!(f, "datapath: delete {mac} of {domain}"),
+        Change::AddFlood { domain, vtep } => write!(f, "datapath: flood {domain} to {vtep}"),
+        Change::DeleteFlood { domain, vtep } => {
+            write!(f, "datapath: flood {domain} no more to {vtep}")
+        }
+        Change::SetNeighbour {
+            domain,
+            ip,
+            neighbour,
+        } => {
+            write!(f, "datapath: {ip} of {domain} is {}", neighbour.mac)?;
+            f.write_str(if neighbour.router { ", a router" } else { "" })?;
+            f.write_str(if neighbour.here { ", here" } else { "" })
+        }
+        Change::DeleteNeighbour { domain, ip } => {
+            write!(f, "datapath: delete {ip} of {domain}")
         }
     }
 }

@@ -32,6 +32,10 @@ pub struct HostState {
     pub guards: BTreeMap<IfName, Guard>,
     /// Underlay addresses that tunnel packets are taken from, in our nftables sets.
     pub vteps: BTreeSet<IpAddr>,
+    /// What the datapath was told; none if none runs.
+    pub datapath: Option<datapath::Tables>,
+    /// Why none runs, if one should.
+    pub datapath_trouble: Option<String>,
 }
 
 /// What to look at beyond links, rows and guards of the host's own namespace.

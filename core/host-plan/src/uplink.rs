@@ -4,10 +4,13 @@
 //! the bridge answers it drops what nobody asked for: gratuitous ARP, unsolicited neighbour
 //! advertisements, probes for a duplicate. RFC 9161 §3.6 has them forwarded. Kernels that can be told
 //! so are newer than those that this runs on, so the firewall hands such frames, once they passed the
-//! port's guard, to the agent as well, and it sends them out of the uplink.
+//! port's guard, to the agent as well, and it sends them out of the uplink. Where the transport is
+//! `tap` the bridge suppresses nothing, and the datapath forwards them itself.
 
 use crate::OwnedName;
-use model::{Attachment, Capability, Encoding, IfName, Port, Segment, Stack, VlanId, Vni};
+use model::{
+    Attachment, Capability, Encoding, IfName, Port, Segment, Stack, Transport, VlanId, Vni,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The way out of a subnet on this host, towards all others.
@@ -22,11 +25,21 @@ pub struct Uplink {
 }
 
 impl Uplink {
-    pub(crate) fn of(stack: &Stack, segment: &Segment, filtering: bool) -> Self {
-        let (link, vlan) = match (stack.encoding, filtering) {
-            (Encoding::VlanAwareBundle, true) => (OwnedName::tunnel(stack.vni), Some(segment.vlan)),
-            (Encoding::VlanAwareBundle, false) => (OwnedName::trunk_inner(segment.subnet), None),
-            (Encoding::VlanBased, _) => (OwnedName::tunnel(segment.vni), None),
+    pub(crate) fn of(
+        stack: &Stack,
+        segment: &Segment,
+        filtering: bool,
+        transport: Transport,
+    ) -> Self {
+        let (link, vlan) = match (stack.encoding, filtering, transport) {
+            (Encoding::VlanAwareBundle, true, _) => {
+                (OwnedName::tunnel(stack.vni), Some(segment.vlan))
+            }
+            (Encoding::VlanAwareBundle, false, _) => (OwnedName::trunk_inner(segment.subnet), None),
+            (Encoding::VlanBased, true, Transport::Tap) => {
+                (OwnedName::vpc_uplink(stack.vpc), Some(segment.vlan))
+            }
+            (Encoding::VlanBased, ..) => (OwnedName::tunnel(segment.vni), None),
         };
         let vni = segment.vni;
         Self { link, vlan, vni }
@@ -44,15 +57,20 @@ pub(crate) fn port_link(port: &Port) -> IfName {
 /// True if the bridge answers for neighbours behind the tunnel, so that it keeps announcements from
 /// it. Suppression drops what it cannot answer from a neighbour's row only if such rows can be
 /// there: with VLAN filtering they hang on VLAN devices.
-pub(crate) fn suppresses(capabilities: &BTreeSet<Capability>) -> bool {
-    !capabilities.contains(&Capability::VlanFiltering)
-        || capabilities.contains(&Capability::VlanDevices)
+pub(crate) fn suppresses(capabilities: &BTreeSet<Capability>, transport: Transport) -> bool {
+    let has_rows = !capabilities.contains(&Capability::VlanFiltering)
+        || capabilities.contains(&Capability::VlanDevices);
+    has_rows && transport == Transport::Kernel
 }
 
 /// The uplink of each port from which announcements have to be carried, by the interface that a frame
 /// comes in by.
-pub fn uplinks(stacks: &[Stack], capabilities: &BTreeSet<Capability>) -> BTreeMap<IfName, Uplink> {
-    if !suppresses(capabilities) {
+pub fn uplinks(
+    stacks: &[Stack],
+    capabilities: &BTreeSet<Capability>,
+    transport: Transport,
+) -> BTreeMap<IfName, Uplink> {
+    if !suppresses(capabilities, transport) {
         return BTreeMap::new();
     }
     let filtering = capabilities.contains(&Capability::VlanFiltering);
@@ -61,7 +79,10 @@ pub fn uplinks(stacks: &[Stack], capabilities: &BTreeSet<Capability>) -> BTreeMa
         let of: BTreeMap<_, Uplink> = stack
             .segments
             .iter()
-            .map(|segment| (segment.subnet, Uplink::of(stack, segment, filtering)))
+            .map(|segment| {
+                let uplink = Uplink::of(stack, segment, filtering, transport);
+                (segment.subnet, uplink)
+            })
             .collect();
         for port in &stack.ports {
             if let Some(uplink) = of.get(&port.subnet) {

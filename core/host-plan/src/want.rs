@@ -2,22 +2,24 @@
 //! from the configuration and from what the kernel can do. The plan is its difference to what is.
 
 mod router;
+mod tap;
 mod transit;
 
 pub use router::metadata_addresses;
 pub(crate) use router::{WantInside, WantRouter};
 pub use transit::{Told, prefixes_of};
 
-use crate::uplink::suppresses;
+use crate::uplink::{Uplink, suppresses};
 use crate::{
     BridgePortFlags, FdbRow, FdbState, FdbTarget, Guard, HostState, Neighbour, OwnedName, Service,
     Stamp, Subject, VlanMembership,
 };
+use datapath::{Domain, Tables};
 use ipnet::IpNet;
 use model::{
     Attachment, Capability, Encapsulation, Encoding, EviForwarding, Forwarding, IfName, MacAddr,
-    Mtu, NetnsName, Port, PortRole, RouterConfig, Segment, Stack, SubnetId, Tag, Underlay, VlanId,
-    Vni,
+    Mtu, NetnsName, Port, PortRole, RouterConfig, Segment, Stack, SubnetId, Tag, Transport,
+    Underlay, VlanId, Vni,
 };
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +33,8 @@ pub const VXLAN_PORT: u16 = 4789;
 pub struct Desired<'a> {
     /// The host's place on the underlay.
     pub underlay: Underlay,
+    /// What carries frames to other hosts.
+    pub transport: Transport,
     /// VPCs with something on this host; ids and VNIs do not repeat.
     pub stacks: &'a [Stack],
     /// Routers that run on this host; ids do not repeat.
@@ -62,6 +66,12 @@ pub(crate) struct Want {
     pub(crate) routers: Vec<WantRouter>,
     pub(crate) vteps: BTreeSet<IpAddr>,
     pub(crate) problems: Vec<Problem>,
+    /// What the datapath is to be told; empty where the kernel carries.
+    pub(crate) tables: Tables,
+    /// For whom a domain of them is.
+    pub(crate) domains: BTreeMap<Domain, Subject>,
+    /// Whose their addresses of this host are.
+    pub(crate) addresses_here: BTreeMap<(Domain, IpAddr), Subject>,
     /// Whose interfaces stay as they are, because what they should become cannot be said.
     pub(crate) frozen: BTreeSet<Subject>,
     /// Where each tunnel sends a MAC: its table has no VLAN in the key.
@@ -113,6 +123,8 @@ pub(crate) enum What {
         mac: MacAddr,
     },
     Tap,
+    /// Its other side is the datapath.
+    TunnelTap,
     Existing,
 }
 
@@ -156,23 +168,32 @@ impl Want {
             want.router(desired, observed, router);
         }
         want.vteps.extend(desired.forwarding.vteps());
+        if !want.tables.bindings.is_empty() {
+            want.tables.local = Some(desired.underlay.address);
+        }
         want
     }
 
     fn stack(&mut self, desired: &Desired<'_>, observed: &HostState, stack: &Stack) {
         let filtering = observed.capabilities.contains(&Capability::VlanFiltering);
         let bundle = stack.encoding == Encoding::VlanAwareBundle;
-        if bundle && !filtering && !observed.capabilities.contains(&Capability::ClsBpf) {
+        let kernel = desired.transport == Transport::Kernel;
+        let can_bpf = observed.capabilities.contains(&Capability::ClsBpf);
+        if bundle && kernel && !filtering && !can_bpf {
             self.problems.push(Problem {
                 subject: Subject::Vpc(stack.vpc),
                 blocks: true,
                 message: format!(
                     "VPC {} is a vlan-aware bundle, which needs bridge VLAN filtering or BPF on \
-                     interfaces, and this kernel has neither: use a distribution kernel here or \
-                     encoding vlan-based",
+                     interfaces, and this kernel has neither: use a distribution kernel here, \
+                     transport = \"tap\" in the agent's settings or encoding vlan-based",
                     stack.name
                 ),
             });
+            self.freeze(stack);
+            return;
+        }
+        if !kernel && !self.can_tap(desired, observed, stack) {
             self.freeze(stack);
             return;
         }
@@ -207,12 +228,16 @@ impl Want {
                 true,
             );
         }
-        if bundle {
+        let taps = !kernel;
+        if taps && filtering {
+            self.stack_tap(desired, stack, widest);
+        }
+        if bundle && kernel {
             // One tunnel endpoint for the VPC; where the kernel filters VLANs it is a tagged trunk
             // of the VPC's bridge, else trunk pairs feed it.
             let membership = filtering.then(|| Membership {
                 bridge: OwnedName::vpc_bridge(stack.vpc),
-                flags: tunnel_flags(observed),
+                flags: tunnel_flags(suppresses(&observed.capabilities, desired.transport), false),
                 vlans: Some(
                     stack
                         .segments
@@ -233,6 +258,9 @@ impl Want {
         }
         for segment in &stack.segments {
             self.segment(desired, observed, stack, segment, filtering, limit);
+            if taps {
+                self.segment_tables(desired, observed, stack, segment, filtering);
+            }
         }
         for port in &stack.ports {
             self.port(desired, observed, stack, port, filtering);
@@ -275,27 +303,34 @@ impl Want {
             let mac = device_mac(0x0a, segment.subnet.bits());
             self.bridge(bridge.clone(), subject, stamp, mac, segment.mtu, false);
         }
-        if !bundle {
-            let membership = Membership {
-                bridge: bridge.clone(),
-                flags: BridgePortFlags {
-                    isolated: has_anycast(desired.routers, segment.subnet),
-                    ..tunnel_flags(observed)
-                },
-                vlans: Some(access(segment, filtering)),
-            };
-            self.tunnel(
+        let kernel = desired.transport == Transport::Kernel;
+        let membership = Membership {
+            bridge: bridge.clone(),
+            flags: tunnel_flags(
+                suppresses(&observed.capabilities, desired.transport),
+                has_anycast(desired.routers, segment.subnet),
+            ),
+            vlans: Some(access(segment, filtering)),
+        };
+        match (desired.transport, bundle, filtering) {
+            (Transport::Kernel, false, _) => self.tunnel(
                 desired,
                 segment.vni,
                 subject,
                 stamp,
                 segment.mtu,
                 Some(membership),
-            );
-        } else if !filtering {
-            self.trunk_pair(stack, segment, &bridge);
+            ),
+            (Transport::Kernel, true, false) => self.trunk_pair(stack, segment, &bridge),
+            (Transport::Tap, _, false) => {
+                let tap = tap::place_of(stack, segment, filtering).tap;
+                self.tap(tap, subject, stamp, segment.mtu, membership);
+            }
+            // They have one in common.
+            (Transport::Kernel, true, true) | (Transport::Tap, _, true) => {}
         }
-        let vlan_device = filtering && observed.capabilities.contains(&Capability::VlanDevices);
+        let can_hold = observed.capabilities.contains(&Capability::VlanDevices);
+        let vlan_device = kernel && filtering && can_hold;
         if vlan_device {
             let what = What::VlanDevice {
                 bridge,
@@ -450,7 +485,12 @@ impl Want {
         };
         if is_here(stack, segment, port, desired.forwarding) {
             // A neighbour row has FRR announce the NIC: not before it is here.
-            if desired.local_neighbours && stack.encoding == Encoding::VlanBased {
+            if desired.transport == Transport::Tap {
+                let domain = tap::domain_of(stack, segment);
+                for ip in &port.addresses {
+                    self.address_here(subject, domain, *ip, port.mac, false);
+                }
+            } else if desired.local_neighbours && stack.encoding == Encoding::VlanBased {
                 self.local_neighbours(observed, port, segment, filtering);
             }
             let row = FdbRow {
@@ -520,26 +560,16 @@ impl Want {
         filtering: bool,
         vlan_device: bool,
     ) {
-        let bundle = stack.encoding == Encoding::VlanAwareBundle;
         let subject = Subject::Subnet(segment.subnet);
         let tunnel = OwnedName::tunnel(segment.vni);
         let tag = tag_of(stack, segment);
         // A bridge has one row for a MAC. That of a NIC that is here is its port's, also for the
         // moment until EVPN has taken it over from the host that it came from.
-        let here: BTreeSet<MacAddr> = stack
-            .ports
-            .iter()
-            .filter(|port| port.subnet == segment.subnet)
-            .filter(|port| port.role != PortRole::Standby && !is_away(port, evi, (tag, port.mac)))
-            .map(|port| port.mac)
-            .chain(legs_in(desired.routers, segment.subnet))
-            .collect();
-        let uplink = if bundle && !filtering {
-            OwnedName::trunk_inner(segment.subnet)
-        } else {
-            tunnel.clone()
-        };
-        for (_, vtep) in evi.flood.iter().filter(|(of, _)| *of == tag) {
+        let here = tap::macs_here(desired, stack, segment, evi);
+        let uplink = Uplink::of(stack, segment, filtering, desired.transport).link;
+        let kernel = desired.transport == Transport::Kernel;
+        let flood = evi.flood.iter().filter(|(of, _)| kernel && *of == tag);
+        for (_, vtep) in flood {
             let target = FdbTarget::Vtep(*vtep);
             let state = FdbState::ExternLearned;
             let row = FdbRow {
@@ -562,8 +592,8 @@ impl Want {
                 FdbTarget::Bridge(filtering.then_some(segment.vlan)),
             );
             let to_tunnel = (!here.contains(mac)).then_some(to_tunnel);
-            let to_vtep = (tunnel.clone(), FdbTarget::Vtep(*vtep));
-            for (dev, target) in std::iter::once(to_vtep).chain(to_tunnel) {
+            let to_vtep = kernel.then(|| (tunnel.clone(), FdbTarget::Vtep(*vtep)));
+            for (dev, target) in to_vtep.into_iter().chain(to_tunnel) {
                 let row = FdbRow {
                     dev,
                     mac: *mac,
@@ -573,7 +603,8 @@ impl Want {
                 self.fdb.insert(row, subject);
             }
         }
-        let Some(holder) = neighbour_holder(segment, filtering, vlan_device) else {
+        let holder = neighbour_holder(segment, filtering, vlan_device).filter(|_| kernel);
+        let Some(holder) = holder else {
             return;
         };
         let of_tag = evi.neighbours.iter().filter(|((of, _), _)| *of == tag);
@@ -660,12 +691,12 @@ pub(crate) fn segment_bridge(stack: &Stack, segment: &Segment, filtering: bool) 
     }
 }
 
-fn tunnel_flags(observed: &HostState) -> BridgePortFlags {
+const fn tunnel_flags(neigh_suppress: bool, isolated: bool) -> BridgePortFlags {
     BridgePortFlags {
-        isolated: false,
+        isolated,
         learning: false,
         unicast_flood: true,
-        neigh_suppress: suppresses(&observed.capabilities),
+        neigh_suppress,
     }
 }
 

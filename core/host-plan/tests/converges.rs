@@ -9,13 +9,14 @@
 
 mod kernel;
 
+use datapath::{Change, Tables};
 use host_plan::{
     Desired, FdbRow, FdbState, FdbTarget, HostMachine, HostState, Link, LinkKind, LocalStacks, plan,
 };
 use model::{
     Attachment, BgpConfig, Capability, Encoding, EviForwarding, Forwarding, Generation, HostConfig,
     HostId, IfName, MacAddr, Mtu, NetnsName, NicId, Port, PortRole, Segment, Stack, SubnetId,
-    SubnetOptions, Underlay, UnixMillis, VlanId, Vni, VpcId,
+    SubnetOptions, Transport, Underlay, UnixMillis, VlanId, Vni, VpcId,
 };
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +30,7 @@ struct Wish {
     forwarding: Forwarding,
     /// Its speaker reads the kernel.
     frr: bool,
+    transport: Transport,
 }
 
 fn underlay() -> Underlay {
@@ -41,6 +43,7 @@ fn underlay() -> Underlay {
 fn desired(wish: &Wish) -> Desired<'_> {
     Desired {
         underlay: underlay(),
+        transport: wish.transport,
         stacks: &wish.stacks,
         routers: &[],
         forwarding: &wish.forwarding,
@@ -57,8 +60,13 @@ fn wish() -> impl Strategy<Value = Wish> {
         prop::collection::vec((0_u64..3, 0_u8..16), 0..3),
     );
     let learned = prop::collection::vec((0_u64..3, 0_u64..3, 0_u8..4, 0_u8..3), 0..12);
-    (prop::collection::vec(stack, 0..3), learned, any::<bool>()).prop_map(
-        |(stacks, learned, frr)| {
+    let client = prop::sample::select(vec![
+        (Transport::Kernel, false),
+        (Transport::Kernel, true),
+        (Transport::Tap, false),
+    ]);
+    (prop::collection::vec(stack, 0..3), learned, client).prop_map(
+        |(stacks, learned, (transport, frr))| {
             let mut wish = Wish {
                 stacks: Vec::new(),
                 forwarding: Forwarding {
@@ -66,6 +74,7 @@ fn wish() -> impl Strategy<Value = Wish> {
                     ..Default::default()
                 },
                 frr,
+                transport,
             };
             for (vpc, bundle, subnets) in stacks {
                 if wish
@@ -200,7 +209,10 @@ fn fdb(state: &HostState) -> BTreeSet<FdbRow> {
 }
 
 fn host(filtering: bool) -> HostState {
-    let mut state = HostState::default();
+    let mut state = HostState {
+        datapath: Some(Tables::default()),
+        ..HostState::default()
+    };
     let all = [
         Capability::Vxlan,
         Capability::NftBridge,
@@ -263,7 +275,9 @@ fn tamper(state: &mut HostState, dice: u32) {
                 port.learning = true;
             }
         }
-        7 => state.trunks.clear(),
+        7 if dice & 1 == 0 => state.trunks.clear(),
+        // Another datapath took the place of the one that ran.
+        7 => state.datapath = Some(Tables::default()),
         _ => state.vteps.clear(),
     }
 }
@@ -301,6 +315,7 @@ proptest! {
         prop_assert_eq!(&state.guards, &fresh.guards);
         prop_assert_eq!(&state.owned_netns, &fresh.owned_netns);
         prop_assert_eq!(&state.trunks, &fresh.trunks);
+        prop_assert_eq!(&state.datapath, &fresh.datapath);
         let ours = |state: &HostState| -> Vec<IfName> {
             state.links.iter().filter(|(_, l)| l.alias.is_some()).map(|(n, _)| n.clone()).collect()
         };
@@ -313,13 +328,15 @@ proptest! {
         let bundles = first.stacks.iter().any(bundle);
         // As in the configuration below.
         let first = Wish { frr: false, ..first };
-        let second = Wish { stacks: first.stacks.clone(), frr: false, ..second };
+        let transport = first.transport;
+        let second = Wish { stacks: first.stacks.clone(), frr: false, transport, ..second };
         let mut state = host(filtering);
         converge(&first, &mut state);
         let before = state.clone();
 
         let config = HostConfig { stacks: first.stacks.clone(), ..config(1) };
         let mut machine = HostMachine::new(underlay(), Some(config), LocalStacks::default());
+        machine.set_transport(transport);
         machine.set_forwarding(Arc::new(second.forwarding.clone()));
         let news = machine.new_rows(&first.forwarding, &state);
         for step in &news {
@@ -333,6 +350,12 @@ proptest! {
             // That of a NIC which is here again is no remote one.
             host_plan::Action::AddFdb(row) => row.state == FdbState::ExternLearned,
             host_plan::Action::SetNeighbour(_) => true,
+            host_plan::Action::ChangeDatapath(Change::SetNeighbour { neighbour, .. }) => {
+                !neighbour.here
+            }
+            host_plan::Action::ChangeDatapath(
+                Change::SetMac { .. } | Change::AddFlood { .. },
+            ) => true,
             host_plan::Action::SetVteps(vteps) => !vteps.is_subset(&state.vteps),
             _ => false,
         };
@@ -343,6 +366,7 @@ proptest! {
         prop_assert_eq!(fdb(&state), fdb(&fresh));
         prop_assert_eq!(&state.neighbours, &fresh.neighbours);
         prop_assert_eq!(&state.vteps, &fresh.vteps);
+        prop_assert_eq!(&state.datapath, &fresh.datapath);
     }
 
     #[test]
@@ -354,12 +378,14 @@ proptest! {
             stacks: Vec::new(),
             forwarding: Forwarding { complete: true, ..Default::default() },
             frr: false,
+            transport: wish.transport,
         };
         converge(&nothing, &mut state);
         prop_assert!(state.links.values().all(|link| link.alias.is_none()), "{:#?}", state.links);
         prop_assert!(state.fdb.is_empty() && state.neighbours.is_empty());
         prop_assert!(state.guards.is_empty() && state.owned_netns.is_empty());
         prop_assert!(state.trunks.is_empty());
+        prop_assert_eq!(&state.datapath, &Some(Tables::default()));
         prop_assert_eq!(foreign(&state).len(), before);
     }
 

@@ -5,11 +5,13 @@
 
 mod kernel;
 
+use datapath::Tables;
 use host_plan::{Action, Desired, FdbRow, FdbState, FdbTarget, HostState, Link, LinkKind, plan};
 use model::{
     Capability, Encoding, Forwarding, IfName, MacAddr, Mtu, NatConfig, NicId, OneToOne, Port,
     PortRole, RouterConfig, RouterId, RouterLeg, Segment, SourceNat, Stack, StaticRoute, SubnetId,
-    SubnetOptions, Transit, Underlay, Uplink, UplinkAddress, Via, VlanId, Vni, VpcId, VpcNames,
+    SubnetOptions, Transit, Transport, Underlay, Uplink, UplinkAddress, Via, VlanId, Vni, VpcId,
+    VpcNames,
 };
 use std::net::IpAddr;
 
@@ -30,6 +32,7 @@ struct World {
     state: HostState,
     names: Vec<(String, String)>,
     frr: bool,
+    transport: Transport,
 }
 
 impl World {
@@ -48,6 +51,7 @@ impl World {
             state: HostState::default(),
             names: Vec::new(),
             frr: false,
+            transport: Transport::Kernel,
         }
     }
 
@@ -103,6 +107,12 @@ impl World {
             ["incomplete"] => self.forwarding.complete = false,
             ["complete"] => self.forwarding.complete = true,
             ["drift", rest @ ..] => self.drift(rest),
+            ["transport", kind] => self.transport = kind.parse().unwrap(),
+            ["datapath"] => self.state.datapath = Some(Tables::default()),
+            ["datapath", "gone", why @ ..] => {
+                self.state.datapath = None;
+                self.state.datapath_trouble = (!why.is_empty()).then(|| why.join(" "));
+            }
             ["speaker", kind] => self.frr = *kind == "frr",
             ["plan"] => return self.named(self.plan().to_string()),
             ["run"] => return self.run(),
@@ -119,6 +129,7 @@ impl World {
     fn desired(&self) -> Desired<'_> {
         Desired {
             underlay: self.underlay,
+            transport: self.transport,
             stacks: &self.stacks,
             routers: &self.routers,
             forwarding: &self.forwarding,

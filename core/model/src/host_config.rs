@@ -108,6 +108,44 @@ impl fmt::Display for SpeakerKind {
     }
 }
 
+/// What carries a host's frames to other hosts. The wire is the same, so both kinds share VPCs.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transport {
+    /// The kernel's VXLAN devices.
+    #[default]
+    Kernel,
+    /// TAP devices, and a process that encapsulates what they give: the datapath.
+    Tap,
+}
+
+/// Text that names no transport.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a transport: kernel or tap")]
+pub struct BadTransport(String);
+
+impl FromStr for Transport {
+    type Err = BadTransport;
+    fn from_str(text: &str) -> Result<Self, BadTransport> {
+        match text {
+            "kernel" => Ok(Self::Kernel),
+            "tap" => Ok(Self::Tap),
+            _ => Err(BadTransport(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Kernel => "kernel",
+            Self::Tap => "tap",
+        })
+    }
+}
+
 /// One route reflector.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reflector {
@@ -380,6 +418,14 @@ mod tests {
             assert_eq!(text.parse::<SpeakerKind>().unwrap().to_string(), text);
         }
         assert!("bird".parse::<SpeakerKind>().is_err());
+    }
+
+    #[test]
+    fn a_transport_survives_its_text() {
+        for transport in [Transport::Kernel, Transport::Tap] {
+            assert_eq!(transport.to_string().parse(), Ok(transport));
+        }
+        assert!("vxlan".parse::<Transport>().is_err());
     }
 
     #[test]

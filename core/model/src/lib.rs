@@ -21,8 +21,9 @@ mod voting;
 pub use addr::{BadCidr, BadMac, MacAddr, canonical_cidr};
 pub use forwarding::{EviForwarding, Forwarding, IpVrfForwarding, Tag};
 pub use host_config::{
-    Attachment, BadAttachment, BadSpeaker, BgpConfig, Encapsulation, Gateway, HostConfig, Port,
-    PortRole, Reflector, Secret, Segment, SpeakerKind, Stack, Underlay,
+    Attachment, BadAttachment, BadSpeaker, BadTransport, BgpConfig, Encapsulation, Gateway,
+    HostConfig, Port, PortRole, Reflector, Secret, Segment, SpeakerKind, Stack, Transport,
+    Underlay,
 };
 pub use id::{
     AccountId, BadId, ExternalNetworkId, HostId, NicId, PublicIpId, RouterId, SubnetId, TokenId,

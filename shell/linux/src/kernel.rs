@@ -262,7 +262,8 @@ impl Kernel {
             | Action::DeleteFdb(_)
             | Action::SetNeighbour(_)
             | Action::DeleteNeighbour(_)
-            | Action::Send(_) => {}
+            | Action::Send(_)
+            | Action::ChangeDatapath(_) => {}
         }
     }
 
@@ -592,6 +593,9 @@ impl Kernel {
         match action {
             Action::InstallFirewall => self.nft()?.install(),
             Action::Send(greeting) => packet::send(greeting),
+            Action::ChangeDatapath(_) => Err(Cause::InTheWay(
+                "it is the datapath's to do, not the kernel's".to_owned(),
+            )),
             Action::CreateTap { name, mtu, stamp } => {
                 let found = self
                     .look_up(std::iter::once(name))
@@ -781,7 +785,8 @@ fn sort_of(action: &Action) -> Sort {
         | Action::DeleteLinks(_)
         | Action::DeleteNetns(_)
         | Action::DisableIpv6 { .. }
-        | Action::Send(_) => Sort::One,
+        | Action::Send(_)
+        | Action::ChangeDatapath(_) => Sort::One,
     }
 }
 
@@ -1091,5 +1096,6 @@ fn describe(action: &Action) -> String {
         Action::SetNeighbour(row) => format!("set neighbour {} of {}", row.ip, row.dev),
         Action::DeleteNeighbour(row) => format!("remove neighbour {} of {}", row.ip, row.dev),
         Action::Send(greeting) => format!("tell the subnet of {}", greeting.mac),
+        Action::ChangeDatapath(_) => action.to_string(),
     }
 }

@@ -1,9 +1,9 @@
 //! Routers: their ports on the host, and what is inside of their namespaces.
 
-use super::transit;
 use super::{
     Membership, NIC_FLAGS, Problem, Want, WantLink, What, access, neighbour_holder, segment_bridge,
 };
+use super::{tap, transit};
 use crate::router::{Hop, MAIN_TABLE, NextHop, Route, RouteRule, RouterFirewall, Way};
 use crate::{
     BridgePortFlags, Desired, FdbRow, FdbState, FdbTarget, Guard, HostState, LinkKind, Neighbour,
@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use model::{
     Capability, Encoding, IfName, METADATA_V4, METADATA_V6, MacAddr, Mtu, NetnsName, PortForward,
     PortRange, Protocol, RouterConfig, RouterId, RouterLeg, Segment, SourceNat, Stack, SubnetId,
-    Uplink, UplinkAddress, Via, VpcId,
+    Transport, Uplink, UplinkAddress, Via, VpcId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -111,7 +111,7 @@ impl Want {
             .uplink
             .as_ref()
             .and_then(|uplink| self.outer(observed, &mut router, config, uplink));
-        let transit = self.transit_leg(desired, &mut router, config);
+        let transit = self.transit_leg(desired, observed, &mut router, config);
         for (subnet, address, mac) in transit::nics_here(desired, config) {
             let device = OwnedName::router_leg(subnet);
             if router.links.contains_key(&device) {
@@ -201,12 +201,19 @@ impl Want {
         let link_local = [IpAddr::V6(leg.mac.link_local())];
         let unheard = metadata.iter().copied().chain(link_local);
         let unheard = unheard.filter(|_| config.anycast);
+        let all: Vec<IpAddr> = addresses.clone().chain(unheard).collect();
+        let kernel = desired.transport == Transport::Kernel;
+        if !kernel && !config.prepared {
+            let domain = tap::domain_of(stack, segment);
+            for ip in &all {
+                self.address_here(subject, domain, *ip, leg.mac, ip.is_ipv6());
+            }
+        }
         let seen = config.anycast || (desired.local_neighbours && !config.prepared);
-        if seen && stack.encoding == Encoding::VlanBased {
+        if kernel && seen && stack.encoding == Encoding::VlanBased {
             let vlan_device = filtering && observed.capabilities.contains(&Capability::VlanDevices);
             if let Some(holder) = neighbour_holder(segment, filtering, vlan_device) {
-                let all = addresses.clone().chain(unheard);
-                for ip in all.filter(|ip| vlan_device || ip.is_ipv4()) {
+                for ip in all.into_iter().filter(|ip| vlan_device || ip.is_ipv4()) {
                     let row = Neighbour {
                         dev: holder.clone(),
                         ip,

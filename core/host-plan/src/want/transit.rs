@@ -3,12 +3,15 @@
 //! speaks in it but routers, and nothing is asked in it: EVPN says who is where.
 
 use super::router::WantRouter;
-use super::{Membership, NIC_FLAGS, Want, WantInside, WantLink, What, device_mac, is_here};
+use super::{Membership, NIC_FLAGS, Want, WantInside, WantLink, What, device_mac, is_here, tap};
 use crate::router::{Hop, NextHop, Way};
-use crate::{Desired, FdbRow, FdbState, FdbTarget, Guard, OwnedName, Service, Stamp, Subject};
+use crate::{
+    Desired, FdbRow, FdbState, FdbTarget, Guard, HostState, OwnedName, Service, Stamp, Subject,
+};
+use datapath::Domain;
 use ipnet::IpNet;
 use model::{
-    Encapsulation, Encoding, IpVrfForwarding, MacAddr, RouterConfig, SubnetId, Transit,
+    Encapsulation, Encoding, IpVrfForwarding, MacAddr, RouterConfig, SubnetId, Transit, Transport,
     UplinkAddress, Via, VpcId,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -98,6 +101,7 @@ impl Want {
     pub(super) fn transit_leg(
         &mut self,
         desired: &Desired<'_>,
+        observed: &HostState,
         router: &mut WantRouter,
         config: &RouterConfig,
     ) -> Option<Transit> {
@@ -105,6 +109,9 @@ impl Want {
         let Some(mtu) = Encapsulation::inner_mtu(desired.underlay, Encoding::VlanBased) else {
             return None; // There is a problem with the stack already.
         };
+        if desired.transport == Transport::Tap && tap::no_taps(desired, observed).is_some() {
+            return None; // Likewise.
+        }
         let subject = Subject::Transit(config.vpc);
         let stamp = Stamp::Vpc(config.vpc);
         let bridge = OwnedName::transit_bridge(config.vpc);
@@ -127,9 +134,19 @@ impl Want {
         if !self.links.contains_key(&bridge) {
             let mac = device_mac(0x16, config.vpc.bits());
             self.bridge(bridge, subject, stamp, mac, mtu, false);
-            let membership = Some(membership(config.vpc));
-            self.tunnel(desired, transit.vni, subject, stamp, mtu, membership);
-            self.transit_rows(desired, config.vpc, transit);
+            let membership = membership(config.vpc);
+            let domain = match desired.transport {
+                Transport::Kernel => {
+                    let membership = Some(membership);
+                    self.tunnel(desired, transit.vni, subject, stamp, mtu, membership);
+                    None
+                }
+                Transport::Tap => {
+                    self.tap(tunnel, subject, stamp, mtu, membership);
+                    Some(self.transit_tables(observed, config, transit.vni, mtu))
+                }
+            };
+            self.transit_rows(desired, config.vpc, transit, domain);
         }
         let name = OwnedName::router_transit(config.id);
         let link = WantLink {
@@ -168,8 +185,15 @@ impl Want {
         Some(transit)
     }
 
-    /// Where frames to routers on other hosts go.
-    fn transit_rows(&mut self, desired: &Desired<'_>, vpc: VpcId, transit: Transit) {
+    /// Where frames to routers on other hosts go. Beyond the bridge it is the datapath's business, if
+    /// the segment is a domain of it.
+    fn transit_rows(
+        &mut self,
+        desired: &Desired<'_>,
+        vpc: VpcId,
+        transit: Transit,
+        domain: Option<Domain>,
+    ) {
         let Some(learned) = desired.forwarding.ip_vrfs.get(&transit.vni) else {
             return;
         };
@@ -185,7 +209,14 @@ impl Want {
             .iter()
             .filter(|(mac, _)| !here.contains(*mac));
         for (mac, vtep) in elsewhere {
-            for target in [FdbTarget::Vtep(*vtep), FdbTarget::Bridge(None)] {
+            let to_vtep = match domain {
+                None => Some(FdbTarget::Vtep(*vtep)),
+                Some(domain) => {
+                    self.tables.macs.insert((domain, *mac), *vtep);
+                    None
+                }
+            };
+            for target in to_vtep.into_iter().chain([FdbTarget::Bridge(None)]) {
                 let row = FdbRow {
                     dev: tunnel.clone(),
                     mac: *mac,

@@ -1,10 +1,12 @@
 //! A reference kernel: what each action does to the observed state, for scripts and properties.
 
+use datapath::{Change, Domain};
 use host_plan::{
     Action, BridgePort, FdbRow, FdbState, FdbTarget, HostState, InsideLink, Link, LinkKind,
     NetnsState, Route, RouterChange, RouterChanges, Stamp, Trunk, Way,
 };
 use model::{IfName, MacAddr};
+use std::collections::BTreeSet;
 
 /// Does to `state` what `shell/linux` does to a host.
 pub(crate) fn apply(state: &mut HostState, action: &Action) {
@@ -116,6 +118,7 @@ pub(crate) fn apply(state: &mut HostState, action: &Action) {
             );
         }
         Action::CreateTap { name, mtu, stamp } => {
+            assert!(!is_bound(state, name), "{name} is made anew, still bound");
             let kind = LinkKind::Tap {
                 multi_queue: true,
                 vnet_hdr: true,
@@ -257,6 +260,7 @@ pub(crate) fn apply(state: &mut HostState, action: &Action) {
             state.fdb.insert(row);
         }
         Action::Send(_) => {}
+        Action::ChangeDatapath(change) => change_datapath(state, change),
         Action::DeleteFdb(row) => {
             assert!(
                 row.state != FdbState::Local,
@@ -274,6 +278,51 @@ pub(crate) fn apply(state: &mut HostState, action: &Action) {
             state.neighbours.remove(row);
         }
     }
+}
+
+/// True if the datapath has an interface of this name open, or had.
+fn is_bound(state: &HostState, name: &IfName) -> bool {
+    let tables = state.datapath.iter();
+    let mut places = tables.flat_map(|tables| tables.bindings.keys());
+    places.any(|place| place.tap == *name)
+}
+
+/// As the datapath would take it, and in the order in which it could.
+fn change_datapath(state: &mut HostState, change: &Change) {
+    let tables = state.datapath.as_mut().expect("one runs");
+    let bound = |domain: &Domain| {
+        let mut bindings = tables.bindings.values();
+        bindings.any(|binding| binding.domain == *domain)
+    };
+    match change {
+        Change::SetLocal(Some(_)) => {
+            let mut links = state.links.values();
+            let taken = links.any(|link| matches!(link.kind, LinkKind::Vxlan { .. }));
+            assert!(!taken, "a VXLAN device has the tunnel's port");
+        }
+        Change::Bind { place, .. } => {
+            let link = state.links.get(&place.tap);
+            let link = link.unwrap_or_else(|| panic!("{place} is bound before it is there"));
+            assert!(matches!(link.kind, LinkKind::Tap { .. }), "{place}");
+        }
+        Change::SetMac { domain, .. }
+        | Change::AddFlood { domain, .. }
+        | Change::SetNeighbour { domain, .. } => {
+            assert!(bound(domain), "a row of {domain}, which is nowhere");
+        }
+        Change::SetLocal(None)
+        | Change::Unbind { .. }
+        | Change::DeleteMac { .. }
+        | Change::DeleteFlood { .. }
+        | Change::DeleteNeighbour { .. } => {}
+    }
+    tables.apply(change);
+    let domains: BTreeSet<Domain> = tables.bindings.values().map(|b| b.domain).collect();
+    assert_eq!(
+        domains.len(),
+        tables.bindings.len(),
+        "a domain at two places"
+    );
 }
 
 /// A namespace that nobody has changed yet has every sysctl wrong.

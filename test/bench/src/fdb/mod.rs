@@ -186,6 +186,7 @@ fn plan_and_apply() -> f64 {
     let mut kernel = linux::Kernel::open("/run/vpc".as_ref()).expect("the kernel's interfaces");
     let step = |kernel: &mut linux::Kernel, forwarding: &Forwarding, seen: &HostState| {
         let desired = Desired {
+            transport: model::Transport::Kernel,
             underlay: config.underlay,
             stacks: &config.stacks,
             routers: &[],
