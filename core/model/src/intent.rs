@@ -3,7 +3,7 @@
 use crate::{
     AccountId, Asn, Attachment, Encoding, ExternalNetwork, ExternalNetworkId, HostId, MacAddr, Mtu,
     Name, NicId, PublicIp, PublicIpId, Router, RouterId, Routing, SpeakerKind, SubnetId,
-    SubnetOptions, UserData, VlanId, Vni, VoterSet, VpcId,
+    SubnetOptions, Transport, UserData, VlanId, Vni, VoterSet, VpcId,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -311,6 +311,9 @@ pub struct HostStatus {
     /// Version of the FRR that is installed; empty if none is.
     #[serde(default)]
     pub frr_version: String,
+    /// What carries its frames to other hosts, by its own settings.
+    #[serde(default)]
+    pub transport: Transport,
     /// The voters by whose word it runs its routers, as far as they are new to it; empty if it asks nobody.
     #[serde(default)]
     pub voters: VoterSet,

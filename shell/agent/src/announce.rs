@@ -8,7 +8,7 @@
 use crate::kernel::chain;
 use host_plan::{Uplink, uplinks};
 use linux::Announcements;
-use model::{Capability, IfName, Stack, Vni};
+use model::{Capability, IfName, Stack, Transport, Vni};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -22,6 +22,7 @@ const RETRY: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub(crate) struct Announcer {
     capabilities: Arc<BTreeSet<Capability>>,
+    transport: Transport,
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -34,9 +35,10 @@ struct Shared {
 
 impl Announcer {
     /// Starts the thread, in the calling thread's network namespace.
-    pub(crate) fn start(capabilities: BTreeSet<Capability>) -> Self {
+    pub(crate) fn start(capabilities: BTreeSet<Capability>, transport: Transport) -> Self {
         let announcer = Self {
             capabilities: Arc::new(capabilities),
+            transport,
             shared: Arc::default(),
         };
         let own = announcer.clone();
@@ -49,7 +51,7 @@ impl Announcer {
 
     /// From now on for the NICs of these.
     pub(crate) fn carry(&self, stacks: &[Stack]) {
-        let uplinks = uplinks(stacks, &self.capabilities);
+        let uplinks = uplinks(stacks, &self.capabilities, self.transport);
         let mut shared = self.shared();
         let vnis: BTreeSet<Vni> = uplinks.values().map(|uplink| uplink.vni).collect();
         shared.carried.retain(|vni, _| vnis.contains(vni));

@@ -2,12 +2,15 @@
 //!
 //! The first lives in the network namespace of the thread that started the agent; a namespace
 //! belongs to a thread, so it is no task. It takes events in between other jobs: what the agent
-//! itself did is known by then and wakes nobody.
+//! itself did is known by then and wakes nobody. It also talks to the datapath, if one runs: its
+//! tables are one more part of what is there, and its changes steps among the others.
 
+use crate::datapath::Datapath;
 use crate::events::Event;
+use ::datapath::Change;
 use host_plan::{Scope, Step, Subject};
 use linux::{Kernel, Watch};
-use model::Capability;
+use model::{Capability, Transport};
 use std::collections::BTreeSet;
 use std::mem::discriminant;
 use std::path::Path;
@@ -37,6 +40,8 @@ pub(crate) enum Job {
     Run(Vec<Step>),
     /// Take in what the kernel told, say whether it matters, and that it is done.
     CatchUp(std_mpsc::Sender<()>),
+    /// The datapath that was talked to has ended.
+    DatapathEnded,
 }
 
 /// The kernel's thread, as the loop sees it.
@@ -50,17 +55,22 @@ impl KernelThread {
     /// [`Event::Ran`], changes by others as [`Event::Drift`].
     pub(crate) fn start(
         state_dir: &Path,
+        transport: Transport,
         events: mpsc::Sender<Event>,
     ) -> Result<(Self, BTreeSet<Capability>), linux::Error> {
         let (jobs, queue) = std_mpsc::channel();
         let (opened, is_open) = std_mpsc::channel();
         let state_dir = state_dir.to_owned();
+        let ended = jobs.clone();
         thread::Builder::new()
             .name("kernel".to_owned())
             .spawn(move || match open(&state_dir) {
                 Ok((kernel, capabilities)) => {
                     drop(opened.send(Ok((capabilities, kernel.watch()))));
-                    serve(kernel, &queue, &events);
+                    // Told to nobody only when the process is ending.
+                    let gone = move || drop(ended.send(Job::DatapathEnded));
+                    let datapath = Datapath::new(&state_dir, transport, gone);
+                    serve(kernel, datapath, &queue, &events);
                 }
                 Err(error) => drop(opened.send(Err(error))),
             })
@@ -86,17 +96,29 @@ fn open(state_dir: &Path) -> Result<(Kernel, BTreeSet<Capability>), linux::Error
     Ok((kernel, capabilities))
 }
 
-fn serve(mut kernel: Kernel, queue: &std_mpsc::Receiver<Job>, events: &mpsc::Sender<Event>) {
+fn serve(
+    mut kernel: Kernel,
+    mut datapath: Datapath,
+    queue: &std_mpsc::Receiver<Job>,
+    events: &mpsc::Sender<Event>,
+) {
     while let Ok(job) = queue.recv() {
         let event = match job {
             Job::Observe { scope, whole } => {
                 if whole {
                     kernel.forget();
                 }
-                let state = kernel.observe(&scope).map(Box::new);
+                let state = kernel.observe(&scope).map(|mut state| {
+                    (state.datapath, state.datapath_trouble) = datapath.look(whole);
+                    Box::new(state)
+                });
                 Event::Observed(state.map_err(|e| chain(&e)), kernel.looks())
             }
-            Job::Run(steps) => Event::Ran(run(&mut kernel, steps)),
+            Job::Run(steps) => Event::Ran(run(&mut kernel, &mut datapath, steps)),
+            Job::DatapathEnded => {
+                datapath.has_ended();
+                Event::Drift
+            }
             Job::CatchUp(done) => {
                 let changed = kernel.catch_up();
                 // It waits, unless the process is ending.
@@ -120,7 +142,11 @@ fn serve(mut kernel: Kernel, queue: &std_mpsc::Receiver<Job>, events: &mpsc::Sen
 
 /// Runs steps in order, like ones together. Once a step of a subject failed, its later ones are
 /// left out: what they build on is not there.
-fn run(kernel: &mut Kernel, steps: Vec<Step>) -> Vec<(Step, Result<(), String>)> {
+fn run(
+    kernel: &mut Kernel,
+    datapath: &mut Datapath,
+    steps: Vec<Step>,
+) -> Vec<(Step, Result<(), String>)> {
     let mut outcomes = Vec::with_capacity(steps.len());
     let mut failed = BTreeSet::<Subject>::new();
     let mut steps = steps.into_iter().peekable();
@@ -131,10 +157,15 @@ fn run(kernel: &mut Kernel, steps: Vec<Step>) -> Vec<(Step, Result<(), String>)>
             batch.push(next);
         }
         batch.retain(|step| !failed.contains(&step.subject));
-        let actions: Vec<_> = batch.iter().map(|step| step.action.clone()).collect();
-        let results = kernel.run(&actions);
+        let changes: Vec<&Change> = batch.iter().filter_map(Step::datapath_change).collect();
+        let results = if changes.is_empty() {
+            let actions: Vec<_> = batch.iter().map(|step| step.action.clone()).collect();
+            let results = kernel.run(&actions).into_iter();
+            results.map(|r| r.map_err(|error| chain(&error))).collect()
+        } else {
+            datapath.apply(&changes)
+        };
         for (step, result) in batch.into_iter().zip(results) {
-            let result = result.map_err(|error| chain(&error));
             match &result {
                 Ok(()) => debug!(%step, "Done"),
                 Err(error) => {

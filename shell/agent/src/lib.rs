@@ -7,6 +7,7 @@
 mod announce;
 mod bgp;
 mod clock;
+mod datapath;
 mod dhcp;
 mod disk;
 mod events;

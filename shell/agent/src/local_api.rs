@@ -10,6 +10,7 @@ use crate::standby::Standbys;
 use crate::view::View;
 use api::tonic::{self, Response, Status};
 use api::v1;
+use datapath::{Domain, Place, Tables};
 use host_plan::{FdbTarget, HostState, Link, LinkKind, OwnedName, VlanMembership};
 use model::{
     Attachment, Capability, IfName, MacAddr, NicId, ObjectId, Port, Role, Segment, Stack, SubnetId,
@@ -226,10 +227,16 @@ impl v1::l2_server::L2 for Local {
         let observed = view.observed.as_deref().unwrap_or(&empty);
         let names = links_of(stack);
         let rows = observed.fdb.iter().filter(|row| names.contains(&row.dev));
-        let neighbours = observed
-            .neighbours
-            .iter()
-            .filter(|row| names.contains(&row.dev));
+        let rows = rows.map(|row| kernel_row(observed, row));
+        let neighbours = observed.neighbours.iter();
+        let neighbours = neighbours.filter(|row| names.contains(&row.dev));
+        let neighbours = neighbours.map(|row| v1::KernelNeighbour {
+            link: row.dev.to_string(),
+            address: row.ip.to_string(),
+            mac: row.mac.to_string(),
+            protocol: stamp(row.ours),
+        });
+        let behind = BehindTaps::of(observed, &names);
         Ok(Response::new(v1::StackStatusResponse {
             vpc_id: stack.vpc.to_string(),
             origin: state.origin,
@@ -243,15 +250,8 @@ impl v1::l2_server::L2 for Local {
                 .iter()
                 .flat_map(|name| kernel_vlans(observed, name))
                 .collect(),
-            fdb: rows.map(|row| kernel_row(observed, row)).collect(),
-            neighbours: neighbours
-                .map(|row| v1::KernelNeighbour {
-                    link: row.dev.to_string(),
-                    address: row.ip.to_string(),
-                    mac: row.mac.to_string(),
-                    protocol: stamp(row.ours),
-                })
-                .collect(),
+            fdb: rows.chain(behind.fdb()).collect(),
+            neighbours: neighbours.chain(behind.neighbours()).collect(),
         }))
     }
 
@@ -486,6 +486,7 @@ impl v1::agent_control_server::AgentControl for Local {
                 .sum(),
             questions: self.names.counts().questions(),
             standby_for: self.standbys.kept(),
+            transport: v1::Transport::from(view.transport).into(),
         }))
     }
 
@@ -681,7 +682,11 @@ fn links_of(stack: &Stack) -> BTreeSet<IfName> {
             OwnedName::trunk_outer(segment.subnet),
         ]
     };
-    [OwnedName::vpc_bridge(stack.vpc)]
+    let of_all = [
+        OwnedName::vpc_bridge(stack.vpc),
+        OwnedName::vpc_uplink(stack.vpc),
+    ];
+    of_all
         .into_iter()
         .chain(stack.segments.iter().flat_map(of_segment))
         .chain(stack.ports.iter().map(port_link))
@@ -700,7 +705,10 @@ fn kernel_link(observed: &HostState, name: &IfName) -> Option<v1::KernelLink> {
         } => ("vxlan", *vni, *local, *learning),
         LinkKind::Vlan { .. } => ("vlan", None, None, false),
         LinkKind::Veth { .. } => ("veth", None, None, false),
-        LinkKind::Tap { .. } => ("tun", None, None, false),
+        LinkKind::Tap { .. } => match Tunnel::of(observed, name) {
+            Some(tunnel) => ("tap", tunnel.vni, tunnel.local, false),
+            None => ("tun", None, None, false),
+        },
         LinkKind::Other(kind) => (kind.as_str(), None, None, false),
     };
     let port = link.port.as_ref();
@@ -752,6 +760,78 @@ fn kernel_row(observed: &HostState, row: &host_plan::FdbRow) -> v1::KernelFdbRow
         vlan,
         vni,
         protocol: stamp(row.state == host_plan::FdbState::ExternLearned),
+    }
+}
+
+/// A TAP whose other side is the datapath.
+struct Tunnel {
+    /// Of its domains, if they have one.
+    vni: Option<model::Vni>,
+    local: Option<IpAddr>,
+}
+
+impl Tunnel {
+    fn of(observed: &HostState, name: &IfName) -> Option<Self> {
+        let tables = observed.datapath.as_ref()?;
+        let places = tables.bindings.iter();
+        let vnis = places.filter(|(place, _)| place.tap == *name);
+        let vnis: BTreeSet<model::Vni> = vnis.map(|(_, binding)| binding.domain.vni).collect();
+        let vni = vnis.first().copied()?;
+        Some(Self {
+            vni: (vnis.len() == 1).then_some(vni),
+            local: tables.local,
+        })
+    }
+}
+
+/// What the datapath was told of domains, as rows of the TAPs that they are at.
+struct BehindTaps<'a> {
+    tables: Option<&'a Tables>,
+    places: BTreeMap<Domain, &'a Place>,
+}
+
+impl<'a> BehindTaps<'a> {
+    fn of(observed: &'a HostState, names: &BTreeSet<IfName>) -> Self {
+        let tables = observed.datapath.as_ref();
+        let places = tables.into_iter().flat_map(|tables| &tables.bindings);
+        let places = places.filter(|(place, _)| names.contains(&place.tap));
+        Self {
+            tables,
+            places: places.map(|(place, b)| (b.domain, place)).collect(),
+        }
+    }
+
+    fn fdb(&self) -> impl Iterator<Item = v1::KernelFdbRow> {
+        let tables = self.tables.into_iter();
+        let flood = tables.clone().flat_map(|tables| &tables.flood);
+        let flood = flood.map(|(domain, vtep)| (*domain, MacAddr::ZERO, *vtep));
+        let macs = tables.flat_map(|tables| &tables.macs);
+        let macs = macs.map(|((domain, mac), vtep)| (*domain, *mac, *vtep));
+        flood.chain(macs).filter_map(|(domain, mac, vtep)| {
+            let place = self.places.get(&domain)?;
+            Some(v1::KernelFdbRow {
+                link: place.tap.to_string(),
+                mac: mac.to_string(),
+                destination: vtep.to_string(),
+                vlan: place.vlan.map_or(0, |vlan| vlan.get().into()),
+                vni: domain.vni.get(),
+                protocol: stamp(true),
+            })
+        })
+    }
+
+    fn neighbours(&self) -> impl Iterator<Item = v1::KernelNeighbour> {
+        let tables = self.tables.into_iter();
+        let all = tables.flat_map(|tables| &tables.neighbours);
+        all.filter_map(|((domain, ip), neighbour)| {
+            let place = self.places.get(domain)?;
+            Some(v1::KernelNeighbour {
+                link: place.tap.to_string(),
+                address: ip.to_string(),
+                mac: neighbour.mac.to_string(),
+                protocol: stamp(true),
+            })
+        })
     }
 }
 

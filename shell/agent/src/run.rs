@@ -20,7 +20,7 @@ use api::{Credential, CredentialError};
 use frr_driver::Installed;
 use host_plan::HostMachine;
 use linux::BridgeNetfilter;
-use model::{Generation, Mtu, Name, Role, Underlay};
+use model::{Generation, Mtu, Name, Role, Transport, Underlay};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -37,6 +37,8 @@ pub struct Options {
     pub name: Name,
     /// The VTEP's address, on an interface of this host.
     pub underlay: IpAddr,
+    /// What carries frames to other hosts: `kernel`.
+    pub transport: Transport,
     /// What the host is for, as it joined; shown, nothing more.
     pub roles: BTreeSet<Role>,
     /// The credential that joining made; without one the host works by its local API alone.
@@ -70,6 +72,7 @@ impl Options {
         Self {
             name,
             underlay,
+            transport: Transport::default(),
             roles: BTreeSet::new(),
             credential: None,
             state_dir: PathBuf::from("/var/lib/vpc/agent"),
@@ -159,7 +162,8 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         standbys.clone(),
     );
     let (kernel, capabilities) =
-        KernelThread::start(&options.run_dir, events.clone()).map_err(AgentError::Kernel)?;
+        KernelThread::start(&options.run_dir, options.transport, events.clone())
+            .map_err(AgentError::Kernel)?;
     spare_bridged_frames(options.keep_bridge_netfilter);
     let may_act = managed.is_some() || credential.is_none();
     let mut bgp = Bgp::new(
@@ -176,16 +180,18 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         .as_ref()
         .map_or(Generation(0), |config| config.generation);
     info!(
-        name = %options.name, underlay = %underlay.address, mtu = %underlay.mtu, %generation,
+        name = %options.name, underlay = %underlay.address, mtu = %underlay.mtu,
+        transport = %options.transport, %generation,
         enrolled = credential.is_some(), ?capabilities, "Agent starts"
     );
 
     let evpn = bgp.api();
-    let announcer = Announcer::start(capabilities.clone());
+    let announcer = Announcer::start(capabilities.clone(), options.transport);
     let reconcile = figures::reconcile_times();
     let outside = Outside::load(&disk)?;
     let meter = Meter::new(options.router_flows, outside.clone(), standbys.clone());
     let mut machine = HostMachine::new(underlay, managed, local);
+    machine.set_transport(options.transport);
     // Before the first look at the kernel, which has them.
     machine.set_outer(outside.addresses());
     let (agent, view) = Agent::new(Start {

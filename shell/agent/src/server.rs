@@ -197,6 +197,7 @@ impl ServerStream {
             elsewhere: view.lost.as_ref().clone(),
             voters: view.leased.voters.clone(),
             heard: view.leased.heard.clone(),
+            transport: view.transport,
             frr_version: frr.map(|version| version.to_string()).unwrap_or_default(),
         };
         let told = self.ahead().and_then(far_clock);

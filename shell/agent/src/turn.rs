@@ -15,6 +15,7 @@ use crate::outside::Outside;
 use crate::rd::{Of, RdIndexes};
 use crate::sequences::Kept;
 use crate::view::{Counters, View, unix_now};
+use ::datapath::{Change, Domain};
 use api::tonic::Status;
 use host_plan::{
     Action, FdbState, FdbTarget, HostMachine, HostState, Plan, Readiness, Step, Subject,
@@ -176,6 +177,7 @@ impl Agent {
             conditions: Arc::default(),
             observed: None,
             underlay: start.machine.underlay(),
+            transport: start.machine.transport(),
             applied: Generation(0),
             asked: 1,
             settled: 0,
@@ -941,6 +943,7 @@ impl Agent {
             conditions: Arc::new(conditions),
             observed: self.observed.clone(),
             underlay: self.machine.underlay(),
+            transport: self.machine.transport(),
             applied,
             asked: self.asked,
             settled: self.settled,
@@ -1015,8 +1018,18 @@ fn conditions(machine: &HostMachine) -> BTreeMap<ObjectId, Condition> {
         .collect()
 }
 
-/// Which row of the kernel a step is about: a later step for the same takes its place.
-type RowKey = (IfName, MacAddr, Option<IpAddr>, bool);
+/// Which row a step is about: a later step for the same takes its place.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum RowKey {
+    /// Of the kernel.
+    Kernel(IfName, MacAddr, Option<IpAddr>, bool),
+    /// Of the datapath: who is behind which VTEP.
+    Mac(Domain, MacAddr),
+    /// Of the datapath: who gets what is for all.
+    Flood(Domain, IpAddr),
+    /// Of the datapath: who has an address.
+    Address(Domain, IpAddr),
+}
 
 fn row_key(step: &Step) -> Option<RowKey> {
     match &step.action {
@@ -1024,13 +1037,28 @@ fn row_key(step: &Step) -> Option<RowKey> {
             // Of a flood list there are many with the same MAC.
             FdbTarget::Vtep(vtep) => {
                 let vtep = (row.mac == MacAddr::ZERO).then_some(vtep);
-                (row.dev.clone(), row.mac, vtep, false)
+                RowKey::Kernel(row.dev.clone(), row.mac, vtep, false)
             }
-            FdbTarget::Bridge(_) => (row.dev.clone(), row.mac, None, true),
+            FdbTarget::Bridge(_) => RowKey::Kernel(row.dev.clone(), row.mac, None, true),
         }),
-        Action::SetNeighbour(row) | Action::DeleteNeighbour(row) => {
-            Some((row.dev.clone(), MacAddr::ZERO, Some(row.ip), true))
-        }
+        Action::SetNeighbour(row) | Action::DeleteNeighbour(row) => Some(RowKey::Kernel(
+            row.dev.clone(),
+            MacAddr::ZERO,
+            Some(row.ip),
+            true,
+        )),
+        Action::ChangeDatapath(change) => match change {
+            Change::SetMac { domain, mac, .. } | Change::DeleteMac { domain, mac } => {
+                Some(RowKey::Mac(*domain, *mac))
+            }
+            Change::AddFlood { domain, vtep } | Change::DeleteFlood { domain, vtep } => {
+                Some(RowKey::Flood(*domain, *vtep))
+            }
+            Change::SetNeighbour { domain, ip, .. } | Change::DeleteNeighbour { domain, ip } => {
+                Some(RowKey::Address(*domain, *ip))
+            }
+            Change::SetLocal(_) | Change::Bind { .. } | Change::Unbind { .. } => None,
+        },
         _ => None,
     }
 }
@@ -1040,6 +1068,11 @@ fn is_remote_row(step: &Step) -> bool {
     match &step.action {
         Action::AddFdb(row) => row.state == FdbState::ExternLearned,
         Action::SetNeighbour(_) => true,
+        Action::ChangeDatapath(change) => match change {
+            Change::SetMac { .. } | Change::AddFlood { .. } => true,
+            Change::SetNeighbour { neighbour, .. } => !neighbour.here,
+            _ => false,
+        },
         _ => false,
     }
 }

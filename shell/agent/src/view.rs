@@ -4,8 +4,8 @@ use crate::events::ServerLink;
 use crate::lease::Leased;
 use host_plan::{DhcpUplink, HostState, Readiness};
 use model::{
-    Condition, Generation, HostConfig, NicId, ObjectId, RouterConfig, Stack, SubnetId, Underlay,
-    UnixMillis, VpcId,
+    Condition, Generation, HostConfig, NicId, ObjectId, RouterConfig, Stack, SubnetId, Transport,
+    Underlay, UnixMillis, VpcId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -38,6 +38,8 @@ pub(crate) struct View {
     pub(crate) observed: Option<Arc<HostState>>,
     /// Host's place on the underlay.
     pub(crate) underlay: Underlay,
+    /// What carries frames to other hosts.
+    pub(crate) transport: Transport,
     /// The newest configuration made true.
     pub(crate) applied: Generation,
     /// Grows whenever an input of the plan changes; what was asked before is done once `settled`

@@ -13,7 +13,7 @@ use model::{
     Asn, Attachment, BgpConfig, Capability, Condition, Encoding, Gateway, Generation, HostConfig,
     HostStatus, IfName, Kind, Liveness, MacAddr, ObjectId, Port, PortRole, Protocol, Reflector,
     Resources, Role, Routing, Secret, Segment, SourcePolicy, SpeakerKind, Stack, SubnetId,
-    SubnetOptions, Underlay, UnixMillis, canonical_cidr,
+    SubnetOptions, Transport, Underlay, UnixMillis, canonical_cidr,
 };
 use std::collections::BTreeSet;
 use std::fmt;
@@ -205,6 +205,9 @@ closed_enum!(v1::Routing, Routing, "routing", {
 closed_enum!(v1::Speaker, SpeakerKind, "speaker", {
     Builtin <-> Builtin, Frr <-> Frr,
 });
+closed_enum!(v1::Transport, Transport, "transport", {
+    Kernel <-> Kernel, Tap <-> Tap,
+});
 closed_enum!(v1::Liveness, Liveness, "liveness", {
     Joining <-> Joining, Up <-> Up, Down <-> Down,
 });
@@ -370,6 +373,11 @@ impl TryFrom<v1::HostReport> for HostStatus {
                 disk_free_bytes: resources.disk_free_bytes,
             },
             frr_version: version(Field::root("frr_version"), &wire.frr_version)?,
+            // An agent of before has the one that there was; of a newer one's nothing depends here.
+            transport: v1::Transport::try_from(wire.transport)
+                .ok()
+                .and_then(|told| told.try_into().ok())
+                .unwrap_or_default(),
             received: Generation(wire.received_generation),
             applied: Generation(wire.applied_generation),
             conditions: list(

@@ -188,6 +188,7 @@ impl From<&HostStatus> for v1::HostStatus {
             conditions: status.conditions.iter().map(Into::into).collect(),
             underlay_mtu: 0,
             frr_version: status.frr_version.clone(),
+            transport: v1::Transport::from(status.transport).into(),
         }
     }
 }
@@ -207,6 +208,7 @@ impl From<&HostStatus> for v1::HostReport {
             underlay_mtu: 0,
             elsewhere_nic_ids: status.elsewhere.iter().map(ToString::to_string).collect(),
             frr_version: shown.frr_version,
+            transport: shown.transport,
             routers: Vec::new(),
             routing: (!status.voters.is_empty() || !status.heard.is_empty()).then(|| {
                 v1::RoutingReport {

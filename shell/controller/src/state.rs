@@ -8,7 +8,7 @@ use fleet_plan::{
 use model::{
     Attachment, Capability, Change, Condition, Encoding, Generation, Host, HostConfig, HostId,
     HostStatus, Liveness, MovePhase, Nic, NicId, Object, ObjectId, Port, Router, RouterId,
-    UnixMillis,
+    Transport, UnixMillis,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -364,16 +364,27 @@ impl State {
         let subnet = self.intent.subnet(nic.subnet);
         let vpc = subnet.and_then(|subnet| self.intent.vpc(subnet.vpc));
         let bundle = vpc.is_some_and(|vpc| vpc.encoding == Encoding::VlanAwareBundle);
-        if !can(Capability::Vxlan) || !can(Capability::NftBridge) {
-            return unable("its kernel lacks VXLAN or nftables' bridge family: choose another");
+        let known = self.hosts.get(&host);
+        let taps = known.is_some_and(|known| known.status.transport == Transport::Tap);
+        let tunnels = can(if taps {
+            Capability::Tap
+        } else {
+            Capability::Vxlan
+        });
+        if !tunnels || !can(Capability::NftBridge) {
+            return unable(
+                "its kernel lacks what its tunnels are made of (VXLAN, or TAP devices where its \
+                 transport is tap), or nftables' bridge family: choose another",
+            );
         }
         if to.other.attachment == Attachment::Tap && !can(Capability::Tap) {
             return unable("its kernel has no TAP devices: choose another, or another attachment");
         }
-        if bundle && !can(Capability::VlanFiltering) && !can(Capability::ClsBpf) {
+        let can_tag = taps || can(Capability::VlanFiltering) || can(Capability::ClsBpf);
+        if bundle && !can_tag {
             return unable(
                 "the VPC is a vlan-aware bundle, and its kernel has neither bridge VLAN filtering \
-                 nor BPF on interfaces: choose another",
+                 nor BPF on interfaces, nor is its transport tap: choose another",
             );
         }
         Ok(())

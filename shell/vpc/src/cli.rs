@@ -1,8 +1,8 @@
 //! The tree of commands. What each does is in `commands`.
 
 use crate::commands::{
-    account, agent, capture, completion, datapath, doctor, evpn, external, host, l2, nic, public_ip, route,
-    router, server, subnet, vpc, watch,
+    account, agent, capture, completion, datapath, doctor, evpn, external, host, l2, nic,
+    public_ip, route, router, server, subnet, vpc, watch,
 };
 use crate::failure::Outcome;
 use crate::lab;
@@ -81,14 +81,11 @@ enum Command {
     /// EVPN sessions and routes of this host's agent
     #[command(subcommand)]
     Evpn(evpn::Evpn),
-<<<<<<< HEAD
     /// The userspace transport of this host
     #[command(subcommand)]
     Datapath(datapath::Datapath),
-=======
     /// Frames of NICs of this host, as they pass
     Capture(capture::Capture),
->>>>>>> ee95be8 (vpc capture: a NIC's frames on its host, at the NIC and on the underlay)
     /// What this host can do, what is missing and the remedy
     Doctor(doctor::Doctor),
     /// A whole cluster on this machine, each host its own set of namespaces
@@ -126,11 +123,8 @@ impl Cli {
             Command::External(command) => command.run(&global),
             Command::Watch(command) => command.run(&global),
             Command::Evpn(command) => command.run(&global),
-<<<<<<< HEAD
             Command::Datapath(command) => command.run(&global),
-=======
             Command::Capture(command) => command.run(&global),
->>>>>>> ee95be8 (vpc capture: a NIC's frames on its host, at the NIC and on the underlay)
             Command::Doctor(command) => command.run(&global),
             Command::Lab(command) => command.run(&global),
             Command::Stack(command) => command.run(&global),

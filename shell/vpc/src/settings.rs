@@ -3,7 +3,7 @@
 
 use crate::connect::{AGENT_SOCKET, HOST_CREDENTIAL};
 use crate::failure::{Doing, Failure, Outcome};
-use model::{Asn, Name, Role};
+use model::{Asn, Name, Role, Transport};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -34,6 +34,8 @@ pub(crate) struct AgentSettings {
     pub(crate) name: Option<Name>,
     /// The VTEP's address, on an interface of this host. Required.
     pub(crate) underlay_address: Option<IpAddr>,
+    /// What carries frames to other hosts.
+    pub(crate) transport: Transport,
     /// What the host is for. In this build all roles run the same parts.
     pub(crate) roles: BTreeSet<Role>,
     /// What `vpc host join` wrote. Absent: no server, only the API of this host.
@@ -183,6 +185,7 @@ pub(crate) const AGENT: Schema = Schema {
         ("run_dir", Word::Text),
         ("socket", Word::Text),
         ("state_dir", Word::Text),
+        ("transport", Word::Text),
         ("underlay_address", Word::Text),
         ("unused_stack_secs", Word::Number),
     ],
@@ -220,6 +223,7 @@ pub(crate) struct Sources {
 /// A file with every key, for `--help`.
 pub(crate) const AGENT_EXAMPLE: &str = r#"name = "c1"                          # as it joined
 underlay_address = "192.0.2.7"       # the VTEP's; required
+transport = "kernel"                 # kernel: VXLAN devices; tap: TAP devices and a process of its own
 roles = ["compute"]                  # compute, route, management, storage
 credential = "/etc/vpc/host.toml"    # of `vpc host join`; without it no server
 state_dir = "/var/lib/vpc/agent"
@@ -341,6 +345,9 @@ impl Sources {
         let settings = AgentSettings {
             name: reader.parsed("name"),
             underlay_address: reader.checked("underlay_address", parse_underlay),
+            transport: reader
+                .checked("transport", parse_transport)
+                .unwrap_or_default(),
             roles: reader
                 .list("roles", parse_role)
                 .map_or_else(|| BTreeSet::from([Role::Compute]), BTreeSet::from_iter),
@@ -424,6 +431,11 @@ pub(crate) fn parse_role(text: &str) -> Result<Role, String> {
             "{text:?} is not a role: compute, route, management or storage"
         )),
     }
+}
+
+fn parse_transport(text: &str) -> Result<Transport, String> {
+    text.parse()
+        .map_err(|error: model::BadTransport| error.to_string())
 }
 
 fn parse_bridge_netfilter(text: &str) -> Result<bool, String> {
@@ -717,6 +729,23 @@ mod tests {
         ] {
             assert!(message.contains(part), "{part:?} is not in {message}");
         }
+    }
+
+    #[test]
+    fn the_kernel_carries_unless_it_is_said() {
+        let transport = |file: &str, env: &[(&str, &str)], flags: &[(&str, &str)]| {
+            settled(file, env, flags).map(|settings| settings.transport)
+        };
+        assert_eq!(transport("", &[], &[]), Ok(Transport::Kernel));
+        let file = "transport = \"tap\"";
+        assert_eq!(transport(file, &[], &[]), Ok(Transport::Tap));
+        let env = [("VPC_AGENT_TRANSPORT", "tap")];
+        assert_eq!(transport("", &env, &[]), Ok(Transport::Tap));
+        let flags = [("transport", "kernel")];
+        assert_eq!(transport(file, &env, &flags), Ok(Transport::Kernel));
+        let refused = transport("transport = \"vxlan\"", &[], &[]).unwrap_err();
+        let says = "transport (from agent.toml): \"vxlan\" is not a transport: kernel or tap";
+        assert!(refused.contains(says), "{refused}");
     }
 
     #[test]

@@ -132,6 +132,8 @@ pub(crate) struct HostView {
     draining: bool,
     /// "builtin" or "frr".
     speaker: String,
+    /// "kernel" or "tap"; empty if it never checked in.
+    transport: String,
     /// "joining", "up" or "down".
     pub(crate) state: String,
     last_checkin: Option<String>,
@@ -499,6 +501,7 @@ impl From<v1::Host> for HostView {
         Self {
             speaker,
             state: word(status.liveness().as_str_name(), "LIVENESS_"),
+            transport: transport(status.transport()),
             capabilities: status.capabilities().map(capability).collect(),
             roles,
             id: host.id,
@@ -525,6 +528,14 @@ impl From<v1::Host> for HostView {
     }
 }
 
+/// What carries a host's frames: "kernel" or "tap"; empty if it did not say.
+pub(crate) fn transport(told: v1::Transport) -> String {
+    match told {
+        v1::Transport::Unspecified => String::new(),
+        told => word(told.as_str_name(), "TRANSPORT_"),
+    }
+}
+
 impl HostView {
     /// Lines for people; what is wrong comes last, in full.
     pub(crate) fn details(&self) -> Vec<(&'static str, String)> {
@@ -540,6 +551,7 @@ impl HostView {
                 if self.draining { "yes" } else { "no" }.to_owned(),
             ),
             ("speaker", self.speaker.clone()),
+            ("transport", self.transport.clone()),
             ("agent", self.agent_version.clone()),
             ("kernel", self.kernel_version.clone()),
             ("frr", self.frr_version.clone()),

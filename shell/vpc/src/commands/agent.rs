@@ -9,9 +9,10 @@ use crate::failure::{Doing, Failure, Outcome};
 use crate::options::Global;
 use crate::output::{Format, json, print, time};
 use crate::settings::{AGENT, AGENT_CONFIG, AGENT_EXAMPLE, AgentSettings, Sources};
-use crate::views::{ConditionView, capability, condition_lines, role, some};
+use crate::views::{ConditionView, capability, condition_lines, role, some, transport};
 use api::v1;
 use clap::{Args, Subcommand};
+use model::Transport;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -77,6 +78,9 @@ pub(crate) struct Run {
     /// The VTEP's address
     #[arg(long, value_name = "ADDRESS")]
     underlay_address: Option<IpAddr>,
+    /// What carries frames to other hosts: kernel or tap
+    #[arg(long)]
+    transport: Option<Transport>,
     /// What the host is for, with commas between
     #[arg(long)]
     roles: Option<String>,
@@ -166,9 +170,11 @@ impl Run {
         }
         sources.add_env();
         let underlay = self.underlay_address.map(|address| address.to_string());
+        let transport = self.transport.map(|transport| transport.to_string());
         for (key, flag) in [
             ("name", &self.name),
             ("underlay_address", &underlay),
+            ("transport", &transport),
             ("roles", &self.roles),
             ("credential", &self.host_credential),
             ("state_dir", &self.state_dir),
@@ -197,6 +203,7 @@ fn options(settings: AgentSettings) -> Outcome<agent::Options> {
         ))
     })?;
     let mut options = agent::Options::new(name, underlay);
+    options.transport = settings.transport;
     options.roles = settings.roles;
     options.credential = settings.credential;
     options.socket = settings.socket;
@@ -233,6 +240,8 @@ struct StatusView {
     capabilities: Vec<String>,
     underlay_address: String,
     underlay_mtu: u32,
+    /// "kernel" or "tap".
+    transport: String,
     desired_generation: u64,
     applied_generation: u64,
     converged: bool,
@@ -335,6 +344,7 @@ fn show(global: &Global, status: v1::AgentStatus) -> Outcome {
     let counters = status.counters.unwrap_or_default();
     let view = StatusView {
         roles: status.roles().map(role).collect(),
+        transport: transport(status.transport()),
         capabilities: status.capabilities().map(capability).collect(),
         host_id: some(status.host_id),
         host_name: status.host_name,
@@ -411,6 +421,7 @@ fn details(view: &StatusView) -> Vec<(&'static str, String)> {
             "underlay",
             format!("{} mtu {}", view.underlay_address, view.underlay_mtu),
         ),
+        ("transport", view.transport.clone()),
         ("server", server),
         ("clock", clock),
         (

@@ -3,7 +3,9 @@
 use super::logging;
 use crate::failure::{Doing, Failure, Outcome};
 use crate::options::Global;
+use crate::output::{Format, Row, json, print};
 use clap::{Args, Subcommand};
+use datapath::{Domain, Tables, Unknown};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,6 +23,9 @@ pub(crate) enum Datapath {
     /// How it is, and what it counted
     #[command(after_help = "Examples:\n  vpc datapath status\n  vpc datapath status -o json")]
     Status(Where),
+    /// What it was told: TAPs, VTEPs, MACs, addresses
+    #[command(after_help = "Examples:\n  vpc datapath show\n  vpc datapath show -o json")]
+    Show(Where),
     /// Start a new process that takes over from the one that runs; no connection notices
     #[command(after_help = "Examples:\n  vpc datapath restart      after vpc itself was replaced")]
     Restart(Where),
@@ -83,6 +88,11 @@ impl Datapath {
         match self {
             Self::Run(run) => run.run(),
             Self::Status(at) => status(&at, global),
+            Self::Show(at) => {
+                let mut client = Client::connect(&at.run_dir).map_err(failure)?;
+                let tables = client.tables().map_err(failure)?;
+                shown(global, &TablesView::of(client.pid(), &tables))
+            }
             Self::Restart(at) => {
                 let client = Client::start(&at.run_dir).map_err(failure)?;
                 let pid = client.pid();
@@ -166,4 +176,161 @@ fn failure(error: TunnelError) -> Failure {
         return failure.hint("one runs where the agent's transport is tap; this needs root");
     }
     failure
+}
+
+/// All that a datapath was told.
+#[derive(Debug, Serialize)]
+struct TablesView {
+    pid: u32,
+    local: Option<String>,
+    bindings: Vec<BindingView>,
+    macs: Vec<MacView>,
+    flood: Vec<FloodView>,
+    neighbours: Vec<NeighbourView>,
+}
+
+/// A domain on this host.
+#[derive(Debug, Serialize)]
+struct BindingView {
+    tap: String,
+    vlan: Option<u16>,
+    vni: u32,
+    tag: Option<u16>,
+    mtu: u16,
+    /// "flood" or "drop".
+    unknown: &'static str,
+    macs: usize,
+    vteps: usize,
+    neighbours: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct MacView {
+    vni: u32,
+    tag: Option<u16>,
+    mac: String,
+    vtep: String,
+}
+
+#[derive(Debug, Serialize)]
+struct FloodView {
+    vni: u32,
+    tag: Option<u16>,
+    vtep: String,
+}
+
+#[derive(Debug, Serialize)]
+struct NeighbourView {
+    vni: u32,
+    tag: Option<u16>,
+    address: String,
+    mac: String,
+    router: bool,
+    here: bool,
+}
+
+impl TablesView {
+    fn of(pid: u32, tables: &Tables) -> Self {
+        let numbers = |domain: &Domain| (domain.vni.get(), domain.tag.map(|tag| tag.get()));
+        let of = |domain: Domain| move |other: &Domain| *other == domain;
+        let bindings = tables.bindings.iter().map(|(place, binding)| {
+            let (vni, tag) = numbers(&binding.domain);
+            let is = of(binding.domain);
+            let count =
+                |domains: &mut dyn Iterator<Item = &Domain>| domains.filter(|d| is(d)).count();
+            BindingView {
+                tap: place.tap.to_string(),
+                vlan: place.vlan.map(|vlan| vlan.get()),
+                vni,
+                tag,
+                mtu: binding.mtu.get(),
+                unknown: match binding.unknown {
+                    Unknown::Flood => "flood",
+                    Unknown::Drop => "drop",
+                },
+                macs: count(&mut tables.macs.keys().map(|(domain, _)| domain)),
+                vteps: count(&mut tables.flood.iter().map(|(domain, _)| domain)),
+                neighbours: count(&mut tables.neighbours.keys().map(|(domain, _)| domain)),
+            }
+        });
+        let macs = tables.macs.iter().map(|((domain, mac), vtep)| {
+            let (vni, tag) = numbers(domain);
+            let (mac, vtep) = (mac.to_string(), vtep.to_string());
+            MacView {
+                vni,
+                tag,
+                mac,
+                vtep,
+            }
+        });
+        let flood = tables.flood.iter().map(|(domain, vtep)| {
+            let (vni, tag) = numbers(domain);
+            let vtep = vtep.to_string();
+            FloodView { vni, tag, vtep }
+        });
+        let neighbours = tables.neighbours.iter().map(|((domain, ip), neighbour)| {
+            let (vni, tag) = numbers(domain);
+            NeighbourView {
+                vni,
+                tag,
+                address: ip.to_string(),
+                mac: neighbour.mac.to_string(),
+                router: neighbour.router,
+                here: neighbour.here,
+            }
+        });
+        Self {
+            pid,
+            local: tables.local.map(|local| local.to_string()),
+            bindings: bindings.collect(),
+            macs: macs.collect(),
+            flood: flood.collect(),
+            neighbours: neighbours.collect(),
+        }
+    }
+}
+
+fn shown(global: &Global, view: &TablesView) -> Outcome {
+    if global.output == Format::Json {
+        return json(view);
+    }
+    let local = view.local.as_deref();
+    let details = [
+        ("process", view.pid.to_string()),
+        ("tunnels at", local.unwrap_or("none").to_owned()),
+    ];
+    global.output.one(view, &details)?;
+    if view.bindings.is_empty() {
+        return Ok(());
+    }
+    print("")?;
+    global.output.many(&view.bindings)
+}
+
+impl Row for BindingView {
+    const COLUMNS: &'static [&'static str] = &[
+        "tap",
+        "vlan",
+        "vni",
+        "tag",
+        "mtu",
+        "unknown",
+        "vteps",
+        "macs",
+        "neighbours",
+    ];
+    fn cells(&self) -> Vec<String> {
+        let number = |number: Option<u16>| number.map(|n| n.to_string()).unwrap_or_default();
+        vec![
+            self.tap.clone(),
+            number(self.vlan),
+            self.vni.to_string(),
+            number(self.tag),
+            self.mtu.to_string(),
+            self.unknown.to_owned(),
+            self.vteps.to_string(),
+            self.macs.to_string(),
+            self.neighbours.to_string(),
+        ]
+    }
 }

@@ -20,6 +20,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use tunnel::TunnelError;
 
 /// `vpc doctor`.
 #[derive(Debug, Args)]
@@ -65,6 +66,7 @@ impl Doctor {
     pub(crate) fn run(self, global: &Global) -> Outcome {
         let mut findings = vec![root(), kernel(), nft(), tun()];
         findings.extend(capabilities());
+        findings.push(datapath());
         findings.push(bridge_netfilter());
         findings.push(frr());
         findings.extend(rival());
@@ -221,6 +223,25 @@ fn tun() -> Finding {
     }
 }
 
+/// The process that carries frames where the transport is tap.
+fn datapath() -> Finding {
+    const CHECK: &str = "datapath";
+    let run_dir = Path::new(AGENT_SOCKET).parent().unwrap_or(Path::new("/"));
+    match tunnel::Client::connect(run_dir) {
+        Ok(client) => ok(CHECK, format!("runs: process {}", client.pid())),
+        Err(TunnelError::Absent { .. }) => absent(
+            CHECK,
+            "none runs: the kernel carries frames to other hosts",
+            "transport = \"tap\" in agent.toml, if a datapath is to carry them",
+        ),
+        Err(error) => fallback(
+            CHECK,
+            with_causes(&error),
+            "see /run/vpc/datapath.log; the agent replaces one that does not answer",
+        ),
+    }
+}
+
 /// Whether tenants' frames meet rules that were not made for them.
 fn bridge_netfilter() -> Finding {
     const CHECK: &str = "bridge-netfilter";
@@ -345,7 +366,7 @@ const MEANINGS: &[Meaning] = &[
         capability: Capability::Tap,
         name: "tap",
         without: Without::Fallback(
-            "no NICs for virtual machines",
+            "no NICs for virtual machines, and no transport \"tap\"",
             "modprobe tun, or a kernel with CONFIG_TUN",
         ),
     },
@@ -353,7 +374,7 @@ const MEANINGS: &[Meaning] = &[
         capability: Capability::ClsBpf,
         name: "cls-bpf",
         without: Without::Fallback(
-            "no vlan-aware-bundle where bridges do not filter VLANs",
+            "no vlan-aware-bundle where bridges do not filter VLANs, unless the transport is \"tap\"",
             "a kernel with CONFIG_NET_CLS_BPF and CONFIG_NET_CLS_ACT",
         ),
     },

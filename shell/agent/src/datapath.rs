@@ -1,0 +1,328 @@
+//! The datapath as the kernel's thread sees it: started if it should run, asked what it was told,
+//! told more, ended when nothing uses it any more.
+//!
+//! Nobody but this agent tells it anything, so what it was told is kept here: a hundred thousand rows
+//! are asked for when it is first talked to, after anything went wrong and at each whole look.
+
+use crate::kernel::chain;
+use datapath::{Change, Tables};
+use model::Transport;
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::thread;
+use tracing::{info, warn};
+use tunnel::{Client, SOCKET_NAME, TunnelError};
+
+/// Rows that are told at once.
+const BATCH: usize = 4096;
+
+/// The one datapath of this host.
+pub(crate) struct Datapath {
+    run_dir: PathBuf,
+    transport: Transport,
+    /// Told when a datapath has gone.
+    gone: Box<dyn Fn() + Send>,
+    talk: Option<Talk>,
+    /// Why there is none, though there should be.
+    trouble: Option<String>,
+}
+
+/// A connection, and what is known by it.
+struct Talk {
+    client: Client,
+    told: Tables,
+}
+
+impl Datapath {
+    /// `gone` is called, on a thread of its own, when one that was talked to has ended.
+    pub(crate) fn new(
+        run_dir: &Path,
+        transport: Transport,
+        gone: impl Fn() + Clone + Send + 'static,
+    ) -> Self {
+        let path = run_dir.join(SOCKET_NAME);
+        let watch = move || {
+            let (path, gone) = (path.clone(), gone.clone());
+            let spawned = thread::Builder::new()
+                .name("datapath".to_owned())
+                .spawn(move || wait_for_end(&path, gone));
+            if let Err(error) = spawned {
+                warn!(%error, "That a datapath ends is seen late");
+            }
+        };
+        Self {
+            run_dir: run_dir.to_owned(),
+            transport,
+            gone: Box::new(watch),
+            talk: None,
+            trouble: None,
+        }
+    }
+
+    /// What it was told, and why it does not run if it should. With `whole` it is asked itself.
+    pub(crate) fn look(&mut self, whole: bool) -> (Option<Tables>, Option<String>) {
+        let asked = match &mut self.talk {
+            Some(talk) if whole => talk.ask(),
+            _ => Ok(()),
+        };
+        if let Err(error) = asked {
+            info!(error = chain(&error), "The datapath does not answer");
+            self.talk = None;
+        }
+        if self.talk.is_none() {
+            match self.begin() {
+                Ok(talk) => self.talk = talk,
+                Err(error) => {
+                    let error = chain(&error);
+                    if self.trouble.as_ref() != Some(&error) {
+                        warn!(error, "No datapath runs");
+                    }
+                    self.trouble = Some(error);
+                    return (None, self.trouble.clone());
+                }
+            }
+        }
+        self.trouble = None;
+        self.end_if_unused();
+        let talk = self.talk.as_ref();
+        (talk.map(|talk| talk.told.clone()), None)
+    }
+
+    /// Tells it changes; each has its outcome at its place. What follows a broken connection is
+    /// left to the next look.
+    pub(crate) fn apply(&mut self, changes: &[&Change]) -> Vec<Result<(), String>> {
+        let mut outcomes = Vec::with_capacity(changes.len());
+        for batch in changes.chunks(BATCH) {
+            let batch: Vec<Change> = batch.iter().map(|change| (*change).clone()).collect();
+            let Some(talk) = &mut self.talk else {
+                let missing = || Err("no datapath runs".to_owned());
+                outcomes.extend(batch.iter().map(|_| missing()));
+                continue;
+            };
+            match talk.tell(&batch) {
+                Ok(some) => outcomes.extend(some),
+                Err(error) => {
+                    let error = chain(&error);
+                    outcomes.extend(batch.iter().map(|_| Err(error.clone())));
+                    self.talk = None;
+                }
+            }
+        }
+        outcomes
+    }
+
+    /// The one that was talked to has ended.
+    pub(crate) fn has_ended(&mut self) {
+        self.talk = None;
+    }
+
+    /// Connects, and starts one if one should run and none does.
+    fn begin(&self) -> Result<Option<Talk>, TunnelError> {
+        let client = match self.transport {
+            Transport::Tap => Client::ensure(&self.run_dir)?,
+            Transport::Kernel => match Client::connect(&self.run_dir) {
+                Ok(client) => client,
+                Err(TunnelError::Absent { .. }) => return Ok(None),
+                Err(error) => return Err(error),
+            },
+        };
+        let mut talk = Talk {
+            client,
+            told: Tables::default(),
+        };
+        talk.ask()?;
+        (self.gone)();
+        let (pid, rows) = (talk.client.pid(), talk.told.macs.len());
+        info!(pid, macs = rows, "Talking to the datapath");
+        Ok(Some(talk))
+    }
+
+    /// Ends one that an agent of another setting left, once its tables are empty.
+    fn end_if_unused(&mut self) {
+        let unused = |talk: &mut Talk| talk.told == Tables::default();
+        let kernel = self.transport == Transport::Kernel;
+        if let Some(talk) = self.talk.take_if(|talk| kernel && unused(talk)) {
+            match talk.client.stop() {
+                Ok(()) => info!("The datapath has ended: the kernel carries"),
+                Err(error) => warn!(error = chain(&error), "The datapath did not end well"),
+            }
+        }
+    }
+}
+
+impl Talk {
+    fn ask(&mut self) -> Result<(), TunnelError> {
+        self.told = self.client.tables()?;
+        Ok(())
+    }
+
+    fn tell(&mut self, changes: &[Change]) -> Result<Vec<Result<(), String>>, TunnelError> {
+        let outcomes = self.client.apply(changes)?;
+        let mut doubt = false;
+        for (change, outcome) in changes.iter().zip(&outcomes) {
+            match outcome {
+                Ok(()) => self.told.apply(change),
+                Err(_) => doubt = true,
+            }
+        }
+        if doubt {
+            // What else it is without, it says itself.
+            self.ask()?;
+        }
+        Ok(outcomes)
+    }
+}
+
+/// A connection by which nothing is ever said: it breaks when the process ends.
+fn wait_for_end(path: &Path, gone: impl Fn()) {
+    if let Ok(mut stream) = UnixStream::connect(path) {
+        // An answer to nothing, or an error, says the same as the end.
+        let _end = stream.read(&mut [0]);
+    }
+    gone();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ::datapath::{Binding, Domain, Place, Unknown};
+    use model::{IfName, MacAddr, Mtu, Vni};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    fn domain() -> Domain {
+        Domain {
+            vni: Vni::new(7).unwrap(),
+            tag: None,
+        }
+    }
+
+    /// A datapath in this process, which is what it takes for its own.
+    fn runs() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let options = tunnel::Options {
+            run_dir: dir.path().to_owned(),
+            workers: Some(1),
+            busy_poll: Duration::ZERO,
+        };
+        thread::spawn(move || tunnel::run(&options));
+        let socket = dir.path().join(SOCKET_NAME);
+        testkit::eventually("it listens", Duration::from_secs(10), || {
+            UnixStream::connect(&socket)
+                .map(drop)
+                .map_err(|e| e.to_string())
+        });
+        dir
+    }
+
+    fn seen_by(dir: &Path, transport: Transport) -> Datapath {
+        Datapath::new(dir, transport, || {})
+    }
+
+    fn flood(last: u8) -> Change {
+        Change::AddFlood {
+            domain: domain(),
+            vtep: [192, 0, 2, last].into(),
+        }
+    }
+
+    #[test]
+    fn what_was_told_is_known_and_what_was_refused_is_not() {
+        let dir = runs();
+        let mut datapath = seen_by(dir.path(), Transport::Tap);
+        assert_eq!(datapath.look(false), (Some(Tables::default()), None));
+        let nowhere = Change::Bind {
+            place: Place {
+                tap: IfName::new("lo").unwrap(),
+                vlan: None,
+            },
+            binding: Binding {
+                domain: domain(),
+                mtu: Mtu::new(1400).unwrap(),
+                unknown: Unknown::Flood,
+            },
+        };
+        let mac = Change::SetMac {
+            domain: domain(),
+            mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            vtep: [192, 0, 2, 1].into(),
+        };
+        let outcomes = datapath.apply(&[&flood(1), &nowhere, &mac]);
+        let worked: Vec<bool> = outcomes.iter().map(Result::is_ok).collect();
+        assert_eq!(worked, [true, false, true], "{outcomes:?}");
+        let told = Tables::of([flood(1), mac]);
+        assert_eq!(datapath.look(false), (Some(told.clone()), None));
+        assert_eq!(datapath.look(true), (Some(told), None));
+    }
+
+    #[test]
+    fn what_another_told_is_seen_when_it_is_asked() {
+        let dir = runs();
+        let mut datapath = seen_by(dir.path(), Transport::Tap);
+        datapath.look(false);
+        let mut other = Client::connect(dir.path()).unwrap();
+        other.apply(&[flood(1)]).unwrap();
+        assert_eq!(datapath.look(false).0, Some(Tables::default()));
+        assert_eq!(datapath.look(true).0, Some(Tables::of([flood(1)])));
+        other.apply(&[flood(2)]).unwrap();
+        datapath.has_ended();
+        let both = Tables::of([flood(1), flood(2)]);
+        assert_eq!(datapath.look(false).0, Some(both));
+    }
+
+    #[test]
+    fn more_rows_than_fit_at_once_are_all_told() {
+        let dir = runs();
+        let mut datapath = seen_by(dir.path(), Transport::Tap);
+        datapath.look(false);
+        let row = |number: usize| Change::SetMac {
+            domain: domain(),
+            mac: MacAddr([2, 0, 0, 0, (number >> 8) as u8, number as u8]),
+            vtep: [192, 0, 2, 1].into(),
+        };
+        let rows: Vec<Change> = (0..BATCH + 1).map(row).collect();
+        let outcomes = datapath.apply(&rows.iter().collect::<Vec<_>>());
+        assert_eq!(outcomes, vec![Ok(()); BATCH + 1]);
+        assert_eq!(datapath.look(true).0, Some(Tables::of(rows)));
+    }
+
+    #[test]
+    fn one_that_still_has_rows_is_not_ended_for_the_kernels_sake() {
+        let dir = runs();
+        Client::connect(dir.path())
+            .unwrap()
+            .apply(&[flood(1)])
+            .unwrap();
+        let mut datapath = seen_by(dir.path(), Transport::Kernel);
+        assert_eq!(datapath.look(true), (Some(Tables::of([flood(1)])), None));
+    }
+
+    #[test]
+    fn none_is_missed_only_where_one_should_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let nowhere = dir.path().join("is-not-there");
+        let mut kernel = seen_by(&nowhere, Transport::Kernel);
+        assert_eq!(kernel.look(true), (None, None));
+        let mut tap = seen_by(&nowhere, Transport::Tap);
+        let (tables, trouble) = tap.look(true);
+        assert_eq!(tables, None);
+        let trouble = trouble.unwrap();
+        assert!(trouble.contains("starting the datapath: "), "{trouble}");
+        let outcome = tap.apply(&[&flood(1)]);
+        assert_eq!(outcome, [Err("no datapath runs".to_owned())]);
+    }
+
+    #[test]
+    fn its_end_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(SOCKET_NAME);
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let (told, heard) = mpsc::channel();
+        thread::spawn(move || wait_for_end(&path, move || told.send(()).unwrap()));
+        let (connection, _) = listener.accept().unwrap();
+        assert!(heard.try_recv().is_err());
+        drop(connection);
+        heard.recv_timeout(Duration::from_secs(10)).unwrap();
+    }
+}
