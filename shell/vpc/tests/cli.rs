@@ -179,8 +179,8 @@ fn errors_name_the_object_the_reason_and_the_remedy() {
             "error: \"../x\" is not a name: only a-z, 0-9 and - may be used\n",
         ),
         (
-            &["lab", "up", "--name", "no-such-lab", "--transport", "tap"],
-            "error: --transport tap: not in this build\nhint: use --transport kernel\n",
+            &["lab", "up", "--name", "no-such-lab", "--transport", "vxlan"],
+            "error: --transport: \"vxlan\" is not a transport: kernel or tap\n",
         ),
         (
             &["lab", "up", "--name", "no-such-lab", "--speaker", "bird"],

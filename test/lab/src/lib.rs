@@ -7,9 +7,12 @@ pub mod client;
 pub mod machine;
 mod ping;
 pub mod stream;
+mod tables;
+pub mod transport;
 pub mod wire;
 
 pub use ping::{Ping, PingResult};
+pub use tables::Neighbour;
 
 use serde_json::Value;
 use std::env;
@@ -41,7 +44,8 @@ impl Lab {
         Self::up_with(&[])
     }
 
-    /// With further options of `vpc lab up`.
+    /// With further options of `vpc lab up`. Which transport the hosts have that the options do not
+    /// name one for, the environment says ([`transport`]).
     ///
     /// # Panics
     /// If it does not come up.
@@ -58,6 +62,7 @@ impl Lab {
         let output = vpc()
             .args(["lab", "up", "--name", &lab.name])
             .args(options)
+            .args(transport::options(options))
             .output();
         let output = output.expect("the vpc binary can be started");
         assert!(output.status.success(), "lab up: {}", text_of(&output));
@@ -232,8 +237,8 @@ impl Lab {
     pub fn dump(&self, host: &str) -> String {
         let text = self.sh(
             host,
-            // What the bridge outside learned it forgets by itself.
-            "ip -d link; ip -d address; ip neigh show nud permanent | sort; \
+            // What the bridge outside learned it forgets by itself, and a datapath counts.
+            "vpc datapath show 2>/dev/null; ip -d link; ip -d address; ip neigh show nud permanent | sort; \
              bridge -d fdb | grep -v 'master br-ext *$' | sort; bridge -d link; bridge vlan 2>/dev/null",
         );
         without_counters(&(text + &self.rules(host)))

@@ -22,6 +22,8 @@ pub(crate) enum Lab {
   vpc lab up --hosts 4 --mtu 9000
   vpc lab up --hosts m1,c1,c2,c3,r1
   vpc lab up --speaker c1=frr             FRR as the EVPN client of c1
+  vpc lab up --transport tap              the userspace transport on all hosts
+  vpc lab up --transport c2=tap           on one, beside the kernel's on the others
   vpc lab up --reflector frr              FRR as the route reflector; external: GoBGP
   vpc lab up --name second --hosts 1      beside the first
 
@@ -40,6 +42,7 @@ route hosts have a bridge to it, br-ext, which is external network \"ext\".")]
     /// Bring a lab up, or take the one that is up; build VPCs; show what reaches what
     #[command(after_help = "Examples:
   vpc lab demo
+  vpc lab demo --transport tap
   vpc lab demo --down      and take it down afterwards
 
 Exit status 1 if one line is not as it should be.")]
@@ -194,9 +197,10 @@ pub(crate) struct Shape {
     /// What reflects routes; external is GoBGP
     #[arg(long, value_enum, default_value = "builtin")]
     reflector: ReflectorKind,
-    /// What carries frames: kernel or tap
-    #[arg(long, default_value = "kernel")]
-    transport: String,
+    /// What carries frames to other hosts, kernel or tap; or from one of them, as in c2=tap; may be
+    /// given several times
+    #[arg(long, value_delimiter = ',', value_name = "[HOST=]TRANSPORT")]
+    transport: Vec<String>,
 }
 
 /// Daemons of a lab host.
@@ -228,29 +232,16 @@ impl NameArg {
 }
 
 impl Shape {
-    fn check(&self) -> Outcome {
-        let refuse = |flag: &str, value: &str, has: &str, later: &str| match value {
-            value if value == has => Ok(()),
-            value if value == later => {
-                Err(Failure::new(format!("--{flag} {value}: not in this build"))
-                    .hint(format!("use --{flag} {has}")))
-            }
-            value => Err(Failure::new(format!("--{flag} {value}: no such {flag}"))
-                .hint(format!("use --{flag} {has}"))),
-        };
-        refuse("transport", &self.transport, "kernel", "tap")
-    }
-
-    fn wanted(&self, bare: bool) -> Outcome<Wanted<'_>> {
-        self.check()?;
-        Ok(Wanted {
+    fn wanted(&self, bare: bool) -> Wanted<'_> {
+        Wanted {
             hosts: self.hosts.as_deref(),
             underlay: self.underlay,
             mtu: self.mtu,
             reflector: self.reflector,
             speakers: &self.speaker,
+            transports: &self.transport,
             bare,
-        })
+        }
     }
 }
 
@@ -260,7 +251,7 @@ impl Lab {
         match self {
             Self::Up { name, shape, bare } => {
                 let lab = name.lab()?;
-                up::bring_up(&lab, &shape.wanted(bare)?)?;
+                up::bring_up(&lab, &shape.wanted(bare))?;
                 status::show(&lab, global.output)
             }
             Self::Demo {
@@ -270,7 +261,7 @@ impl Lab {
                 down,
             } => {
                 let lab = name.lab()?;
-                demo::run(&lab, &shape.wanted(false)?, global.output, down)
+                demo::run(&lab, &shape.wanted(false), global.output, down)
             }
             Self::Exec {
                 name,

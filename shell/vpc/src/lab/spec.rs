@@ -2,7 +2,7 @@
 
 use super::state::{HostKind, LabHost};
 use crate::failure::{Failure, Outcome};
-use model::SpeakerKind;
+use model::{SpeakerKind, Transport};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The underlay, inside RFC 6598's range for networks between carriers: unlikely to be a tenant's.
@@ -120,10 +120,7 @@ pub(crate) fn speakers(hosts: &mut [LabHost], wanted: &[String]) -> Outcome {
     let reflector = hosts.iter().find(|host| is(&host.roles, "management"));
     let reflector = reflector.map(|host| host.name.clone()).unwrap_or_default();
     for text in wanted {
-        let (host, speaker) = match text.split_once('=') {
-            None => (None, text.as_str()),
-            Some((host, speaker)) => (Some(host), speaker),
-        };
+        let (host, speaker) = of_host(text);
         let speaker: SpeakerKind = speaker
             .parse()
             .map_err(|error: model::BadSpeaker| Failure::new(format!("--speaker: {error}")))?;
@@ -135,23 +132,67 @@ pub(crate) fn speakers(hosts: &mut [LabHost], wanted: &[String]) -> Outcome {
             ))
             .hint("leave that host to the built-in speaker"));
         }
-        let mut found = false;
-        for one in hosts.iter_mut().filter(|one| one.kind == HostKind::Host) {
-            if host.is_none_or(|name| name == one.name) {
-                found = true;
-                if !cannot(&one.name) {
-                    one.speaker = speaker;
-                }
+        for one in meant(hosts, "--speaker", text, "builtin, frr or as in c1=frr")? {
+            if !cannot(&one.name) {
+                one.speaker = speaker;
             }
-        }
-        if !found {
-            return Err(
-                Failure::new(format!("--speaker: there is no host in {text:?}"))
-                    .hint("write builtin, frr or as in c1=frr, with a host of --hosts"),
-            );
         }
     }
     Ok(())
+}
+
+/// Gives hosts what carries their frames: `TRANSPORT` for all, `HOST=TRANSPORT` for one; the later one
+/// holds. FRR knows of no tunnels but the kernel's: a host that has it keeps those, unless it is named.
+pub(crate) fn transports(hosts: &mut [LabHost], wanted: &[String]) -> Outcome {
+    for text in wanted {
+        let (host, transport) = of_host(text);
+        let transport: Transport = transport
+            .parse()
+            .map_err(|error: model::BadTransport| Failure::new(format!("--transport: {error}")))?;
+        for one in meant(hosts, "--transport", text, "kernel, tap or as in c2=tap")? {
+            let frr = one.speaker == SpeakerKind::Frr && transport == Transport::Tap;
+            match (frr, host) {
+                (true, Some(host)) => {
+                    return Err(Failure::new(format!(
+                        "--transport {text}: FRR, the EVPN client of {host}, knows of no tunnels but \
+                         the kernel's"
+                    ))
+                    .hint("leave that host to the built-in speaker, or to the kernel"));
+                }
+                (true, None) => {}
+                (false, _) => one.transport = transport,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `HOST=WORD`, or `WORD` for all.
+fn of_host(text: &str) -> (Option<&str>, &str) {
+    match text.split_once('=') {
+        None => (None, text),
+        Some((host, word)) => (Some(host), word),
+    }
+}
+
+/// The hosts that a flag's text is about; an error if there are none.
+fn meant<'a>(
+    hosts: &'a mut [LabHost],
+    flag: &str,
+    text: &str,
+    as_in: &str,
+) -> Outcome<Vec<&'a mut LabHost>> {
+    let (host, _) = of_host(text);
+    let named = |one: &&mut LabHost| host.is_none_or(|name| name == one.name);
+    let hosts = hosts.iter_mut().filter(|one| one.kind == HostKind::Host);
+    let meant: Vec<_> = hosts.filter(named).collect();
+    if meant.is_empty() {
+        return Err(
+            Failure::new(format!("{flag}: there is no host in {text:?}"))
+                .hint(format!("write {as_in}, with a host of --hosts")),
+        );
+    }
+    Ok(meant)
 }
 
 fn names(compute: usize, route: usize) -> Vec<String> {
@@ -208,6 +249,7 @@ fn bare(name: &str, kind: HostKind) -> LabHost {
         kind,
         roles: Vec::new(),
         speaker: SpeakerKind::Builtin,
+        transport: Transport::Kernel,
         underlay: None,
         outside: Vec::new(),
         holder: None,
@@ -259,6 +301,34 @@ mod tests {
         assert_eq!(speak(&["frr", "c2=builtin"]).as_deref(), Some("c1"));
         assert_eq!(speak(&["m1=frr"]), None);
         assert_eq!(speak(&["c9=frr"]), None);
+    }
+
+    #[test]
+    fn taps_are_where_they_are_asked_for() {
+        let carried = |speak: &[&str], wanted: &[&str]| {
+            let mut all = hosts(Some("m1,c1,c2"), UnderlayKind::Ipv4).ok()?;
+            let texts =
+                |words: &[&str]| -> Vec<String> { words.iter().map(ToString::to_string).collect() };
+            speakers(&mut all, &texts(speak)).ok()?;
+            transports(&mut all, &texts(wanted)).ok()?;
+            let taps = all.iter().filter(|host| host.transport == Transport::Tap);
+            Some(
+                taps.map(|host| host.name.clone())
+                    .collect::<Vec<_>>()
+                    .join(" "),
+            )
+        };
+        assert_eq!(carried(&[], &[]).as_deref(), Some(""));
+        assert_eq!(carried(&[], &["tap"]).as_deref(), Some("m1 c1 c2"));
+        assert_eq!(carried(&[], &["c2=tap"]).as_deref(), Some("c2"));
+        assert_eq!(
+            carried(&[], &["tap", "c2=kernel"]).as_deref(),
+            Some("m1 c1")
+        );
+        assert_eq!(carried(&["c1=frr"], &["tap"]).as_deref(), Some("m1 c2"));
+        assert_eq!(carried(&["c1=frr"], &["c1=tap"]), None);
+        assert_eq!(carried(&[], &["c9=tap"]), None);
+        assert_eq!(carried(&[], &["vxlan"]), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 use super::process::ProcessId;
 use crate::failure::{Doing, Failure, Outcome};
-use model::SpeakerKind;
+use model::{SpeakerKind, Transport};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
@@ -54,6 +54,9 @@ pub(crate) struct LabHost {
     /// Its EVPN client.
     #[serde(default)]
     pub(crate) speaker: SpeakerKind,
+    /// What carries its frames to other hosts.
+    #[serde(default)]
+    pub(crate) transport: Transport,
     /// On the underlay.
     pub(crate) underlay: Option<IpAddr>,
     /// On the outside network. A route host has none: its routers are there, the host is not.

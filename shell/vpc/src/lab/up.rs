@@ -27,6 +27,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) mtu: u32,
     /// See [`spec::speakers`].
     pub(crate) speakers: &'a [String],
+    /// See [`spec::transports`].
+    pub(crate) transports: &'a [String],
     /// What reflects routes.
     pub(crate) reflector: ReflectorKind,
     /// Stop before the cluster: hosts and cables only.
@@ -42,6 +44,7 @@ pub(crate) fn bring_up(lab: &LabDir, wanted: &Wanted<'_>) -> Outcome<LabState> {
     let binary = std::env::current_exe().doing(|| "finding the vpc binary".to_owned())?;
     let mut hosts = spec::hosts(wanted.hosts, wanted.underlay)?;
     spec::speakers(&mut hosts, wanted.speakers)?;
+    spec::transports(&mut hosts, wanted.transports)?;
     let mut state = LabState {
         maker: ProcessId::myself().doing(|| "reading /proc/self/stat".to_owned())?,
         complete: false,

@@ -85,7 +85,7 @@ impl Fabric {
             fabric.lab.eventually(&format!("{host} is empty"), || {
                 match fabric.lab.dump(host) {
                     // Devices, and VTEPs that tunnel packets are taken from.
-                    dump if !dump.contains("vxlan") && !dump.contains("elements") => Ok(()),
+                    dump if !holds_tunnels(&dump) && !dump.contains("elements") => Ok(()),
                     dump => Err(dump),
                 }
             });
@@ -319,14 +319,7 @@ impl Fabric {
 
     /// Rows of a tunnel device that lead elsewhere: MAC and VTEP.
     pub(crate) fn rows(&self, host: &str, vni: u64) -> BTreeSet<(String, String)> {
-        let line = format!("bridge -j fdb show dev t-{vni} 2>/dev/null || echo '[]'");
-        let fdb = self.lab.json(host, &line);
-        let rows = fdb.as_array().into_iter().flatten();
-        rows.filter_map(|row| {
-            let dst = row["dst"].as_str()?;
-            Some((row["mac"].as_str()?.to_owned(), dst.to_owned()))
-        })
-        .collect()
+        self.lab.vtep_rows(host, vni)
     }
 
     /// Waits until these rows are there, whatever else is.
@@ -376,16 +369,9 @@ impl Fabric {
 
     /// Address and MAC in the neighbour tables that suppression answers from.
     pub(crate) fn neighbours(&self, host: &str, vpc: &Vpc<'_>) -> BTreeSet<(String, String)> {
-        let rows = self.lab.json(host, "ip -j neigh show nud permanent; true");
-        let rows = rows.as_array().cloned().unwrap_or_default();
-        let of_this = |row: &&Value| {
-            let mac = row["lladdr"].as_str().unwrap_or_default();
-            mac.starts_with(&vpc.mac_prefix())
-        };
-        rows.iter()
-            .filter(of_this)
-            .filter_map(|row| Some((row["dst"].as_str()?.into(), row["lladdr"].as_str()?.into())))
-            .collect()
+        let all = self.lab.neighbours(host).into_iter();
+        let of_this = all.filter(|row| !row.here && row.mac.starts_with(&vpc.mac_prefix()));
+        of_this.map(|row| (row.address, row.mac)).collect()
     }
 
     /// Best paths of a host to MACs, as `vpc evpn routes` has them.
@@ -492,4 +478,9 @@ impl Drop for Vpc<'_> {
         lab.admin(&format!("subnet delete {name}/web"));
         lab.admin(&format!("delete {name}"));
     }
+}
+
+/// True if a dump has a VXLAN device, or a datapath that has something to carry.
+fn holds_tunnels(dump: &str) -> bool {
+    dump.contains("vxlan") || (dump.contains("tunnels at") && !dump.contains("tunnels at  none"))
 }

@@ -83,43 +83,40 @@ impl Moving<'_> {
 
     /// Where a host's bridges and tunnels send frames for the MAC: `port`, `tunnel` or the VTEP.
     fn rows(&self, host: &str) -> Vec<String> {
+        let all = self.lab.all_vtep_rows(host).into_iter();
+        let of_mac = all.filter(|(mac, _)| mac == self.mac);
+        let mut rows: Vec<String> = of_mac.map(|(_, vtep)| format!("to {vtep}")).collect();
         let fdb = self.lab.json(host, "bridge -j fdb show");
-        let of_mac = rows_with(&fdb, "mac", self.mac);
-        let mut rows: Vec<String> = of_mac
-            .iter()
-            .map(|row| {
-                let device = row["ifname"].as_str().unwrap_or_default();
-                match row["dst"].as_str() {
-                    Some(vtep) => format!("to {vtep}"),
-                    None if device.starts_with("n-") => "port".to_owned(),
-                    None => "tunnel".to_owned(),
-                }
-            })
-            .collect();
+        let of_bridges = rows_with(&fdb, "mac", self.mac).into_iter();
+        let of_bridges = of_bridges.filter(|row| !row["dst"].is_string());
+        rows.extend(of_bridges.map(|row| {
+            let device = row["ifname"].as_str().unwrap_or_default();
+            let port = device.starts_with("n-");
+            if port { "port" } else { "tunnel" }.to_owned()
+        }));
         rows.sort();
         rows
     }
 
     /// Who a host says has the address: the NIC here, the NIC elsewhere, or somebody else.
     fn neighbours(&self, host: &str) -> Vec<&'static str> {
-        let neighbours = self.lab.json(host, "ip -j neigh show nud permanent");
         let address = self.address.to_string();
-        let rows = rows_with(&neighbours, "dst", &address);
-        // A flag is a key without a value.
-        let learned = |row: &Value| row.get("extern_learn").is_some();
-        let kind = |row: &Value| match (row["lladdr"] == self.mac, learned(row)) {
+        let all = self.lab.neighbours(host).into_iter();
+        let kind = |row: lab::Neighbour| match (row.mac == self.mac, row.here) {
             (false, _) => "another",
-            (true, false) => "here",
-            (true, true) => "elsewhere",
+            (true, true) => "here",
+            (true, false) => "elsewhere",
         };
-        rows.iter().map(kind).collect()
+        all.filter(|row| row.address == address).map(kind).collect()
     }
 
     /// Nothing anywhere says that the NIC is elsewhere than on `home`.
     fn assert_only_on(&self, home: &str) {
         let (lab, vtep, port) = (self.lab, self.vtep(home), self.port());
         for host in self.hosts {
-            let wanted = match (*host == home, self.with_frr.contains(host)) {
+            // FRR learns from the kernel what is here, and a datapath is told.
+            let knows = self.with_frr.contains(host) || lab.is_tap(host);
+            let wanted = match (*host == home, knows) {
                 (true, true) => (vec!["port".to_owned()], vec!["here"]),
                 (true, false) => (vec!["port".to_owned()], vec![]),
                 (false, _) => {

@@ -103,17 +103,7 @@ fn ways_become(lab: &Lab, host: &str, netns: &str, expected: &[(&str, &[&str])])
 
 /// Rows of the tunnel between routers: MAC and VTEP.
 fn tunnel(lab: &Lab, host: &str, vni: u64) -> BTreeSet<(String, String)> {
-    let line = format!("bridge -j fdb show dev t-{vni} 2>/dev/null || echo '[]'");
-    let rows = lab.json(host, &line);
-    let pair = |row: &Value| {
-        let text = |key: &str| Some(row[key].as_str()?.to_owned());
-        Some((text("mac")?, text("dst")?))
-    };
-    rows.as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(pair)
-        .collect()
+    lab.vtep_rows(host, vni)
 }
 
 fn tunnel_becomes(lab: &Lab, host: &str, vni: u64, expected: &[(&str, &str)]) {

@@ -162,7 +162,8 @@ fn ready_lab(lab: &LabDir, wanted: &Wanted<'_>) -> Outcome<LabState> {
 fn supported(inside: &Inside<'_>) -> Outcome<(Vec<&'static Vpc>, Vec<String>)> {
     let hosts = inside.json(&inside.state.management()?.name, &["host", "list"])?;
     let can = |host: &Value| {
-        host["capabilities"].as_array().is_some_and(|capabilities| {
+        let taps = host["transport"] == "tap";
+        taps || host["capabilities"].as_array().is_some_and(|capabilities| {
             capabilities
                 .iter()
                 .any(|capability| capability == "vlan-filtering" || capability == "cls-bpf")
@@ -173,7 +174,9 @@ fn supported(inside: &Inside<'_>) -> Outcome<(Vec<&'static Vpc>, Vec<String>)> {
     let because = match hosts.iter().any(|host| host["speaker"] == "frr") {
         true => Some("FRR, the EVPN client of some hosts, does VLAN-based service only"),
         false if hosts.iter().all(can) => None,
-        false => Some("this kernel has neither VLAN filtering nor BPF classifiers"),
+        false => {
+            Some("this kernel has neither VLAN filtering nor BPF classifiers for VXLAN devices")
+        }
     };
     let mut left_out = Vec::new();
     let vpcs = VPCS
