@@ -183,6 +183,7 @@ fn config() -> HostConfig {
             name: "main/net".to_owned(),
             vni: Vni::new(4096).expect("it is a VNI"),
             encoding: Encoding::VlanBased,
+            unknown_neighbours: Default::default(),
             segments: vec![Segment {
                 subnet,
                 name: "net/one".to_owned(),

@@ -3,6 +3,7 @@
 //! Tables are compared, never patched blindly: whoever decides has [`Tables`] that should be and
 //! [`Tables`] that are, and [`Tables::changes_to`] is all that is sent.
 
+pub use model::UnknownNeighbours as Unknown;
 use model::{IfName, MacAddr, Mtu, Tag, VlanId, Vni};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -55,19 +56,6 @@ pub struct Binding {
     pub mtu: Mtu,
     /// What becomes of a question for an address that nobody announced.
     pub unknown: Unknown,
-}
-
-/// What becomes of ARP requests and neighbour solicitations for addresses that nobody announced.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(rename_all = "kebab-case")]
-pub enum Unknown {
-    /// They go to all hosts of the domain.
-    #[default]
-    Flood,
-    /// They go nowhere (RFC 9161 §3.5: where all addresses are known, nobody else has one).
-    Drop,
 }
 
 /// Who has an address.

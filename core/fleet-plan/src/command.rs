@@ -7,7 +7,8 @@ use crate::{
 use ipnet::IpNet;
 use model::{
     AccountId, Encoding, HostId, Labels, MacAddr, Mtu, Name, NicId, ObjectId, Revision, Role,
-    Routing, SpeakerKind, SubnetId, SubnetOptions, UnixMillis, UserData, VlanId, Vni, VpcId,
+    Routing, SpeakerKind, SubnetId, SubnetOptions, UnixMillis, UnknownNeighbours, UserData, VlanId,
+    Vni, VpcId,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -111,6 +112,9 @@ pub struct CreateVpc {
     /// Where its subnets are routed, for good.
     #[serde(default)]
     pub routing: Routing,
+    /// What becomes of questions for addresses that nobody announced.
+    #[serde(default)]
+    pub unknown_neighbours: UnknownNeighbours,
     /// The users' labels.
     pub labels: Labels,
 }

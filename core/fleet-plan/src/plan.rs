@@ -152,6 +152,7 @@ fn stack(intent: &Intent, host: HostId, vpc: &Vpc, parts: &Parts<'_>) -> Stack {
         name: intent.path(ObjectId::Vpc(vpc.id)),
         vni: vpc.vni,
         encoding: vpc.encoding,
+        unknown_neighbours: vpc.unknown_neighbours,
         segments: parts
             .subnets
             .values()

@@ -38,6 +38,7 @@ pub(crate) fn stack(segments: Vec<Segment>) -> Stack {
         name: "blue".to_owned(),
         vni: Vni::new(100).unwrap(),
         encoding: Encoding::VlanBased,
+        unknown_neighbours: Default::default(),
         segments,
         ports: Vec::new(),
     }

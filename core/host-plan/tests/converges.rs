@@ -104,6 +104,7 @@ fn stack_of(vpc: u64, bundle: bool, subnets: &[(u64, u8)]) -> Stack {
         } else {
             Encoding::VlanBased
         },
+        unknown_neighbours: Default::default(),
         segments: Vec::new(),
         ports: Vec::new(),
     };

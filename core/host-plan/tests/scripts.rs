@@ -290,6 +290,7 @@ impl World {
             name: name.to_owned(),
             vni: vni(after("vni")),
             encoding: after("encoding").map_or(Encoding::VlanBased, |e| e.parse().unwrap()),
+            unknown_neighbours: Default::default(),
             segments: Vec::new(),
             ports: Vec::new(),
         });

@@ -3,7 +3,7 @@
 
 use crate::{
     Asn, BadName, Encoding, Generation, HostId, IfName, MacAddr, Mtu, NetnsName, NicId,
-    RouterConfig, RouterId, SubnetId, SubnetOptions, VlanId, Vni, Voting, VpcId,
+    RouterConfig, RouterId, SubnetId, SubnetOptions, UnknownNeighbours, VlanId, Vni, Voting, VpcId,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -179,6 +179,9 @@ pub struct Stack {
     pub vni: Vni,
     /// How subnets are told apart on the wire.
     pub encoding: Encoding,
+    /// What becomes of questions for addresses that nobody announced.
+    #[serde(default, skip_serializing_if = "UnknownNeighbours::is_default")]
+    pub unknown_neighbours: UnknownNeighbours,
     /// Subnets with a port or a router's leg here, ordered by id.
     pub segments: Vec<Segment>,
     /// NICs placed here, ordered by id.

@@ -3,7 +3,7 @@
 use crate::{
     AccountId, Asn, Attachment, Encoding, ExternalNetwork, ExternalNetworkId, HostId, MacAddr, Mtu,
     Name, NicId, PublicIp, PublicIpId, Router, RouterId, Routing, SpeakerKind, SubnetId,
-    SubnetOptions, Transport, UserData, VlanId, Vni, VoterSet, VpcId,
+    SubnetOptions, Transport, UnknownNeighbours, UserData, VlanId, Vni, VoterSet, VpcId,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -101,6 +101,9 @@ pub struct Vpc {
     /// Where its subnets are routed.
     #[serde(default, skip_serializing_if = "Routing::is_default")]
     pub routing: Routing,
+    /// What becomes of questions for addresses that nobody announced.
+    #[serde(default, skip_serializing_if = "UnknownNeighbours::is_default")]
+    pub unknown_neighbours: UnknownNeighbours,
     /// Revision, age, labels.
     pub meta: Meta,
 }

@@ -39,8 +39,8 @@ pub use names::{
     BadUserData, METADATA_V4, METADATA_V6, NamedNic, NamedSubnet, UserData, VpcNames, ZONE,
 };
 pub use network::{
-    Asn, BadEncoding, BadRouting, Encoding, Mtu, MtuOutOfRange, Routing, VlanId, VlanOutOfRange,
-    Vni, VniOutOfRange,
+    Asn, BadEncoding, BadRouting, BadUnknownNeighbours, Encoding, Mtu, MtuOutOfRange, Routing,
+    UnknownNeighbours, VlanId, VlanOutOfRange, Vni, VniOutOfRange,
 };
 pub use router_config::{
     BadPortRange, BadProtocol, NatConfig, OneToOne, PortForward, PortRange, Protocol, RouterConfig,

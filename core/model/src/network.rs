@@ -155,6 +155,52 @@ impl Routing {
     }
 }
 
+/// What becomes of ARP requests and neighbour solicitations for addresses that nobody announced, where
+/// the transport answers them itself (tap).
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum UnknownNeighbours {
+    /// They go to all hosts of the subnet.
+    #[default]
+    Flood,
+    /// They go nowhere (RFC 9161 §3.5: where all addresses are known, nobody else has one).
+    Drop,
+}
+
+impl UnknownNeighbours {
+    /// True for what is meant where nothing is said.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Text that says nothing of unknown neighbours.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is nothing that can be done about unknown neighbours: flood or drop")]
+pub struct BadUnknownNeighbours(pub String);
+
+impl FromStr for UnknownNeighbours {
+    type Err = BadUnknownNeighbours;
+    fn from_str(text: &str) -> Result<Self, BadUnknownNeighbours> {
+        match text {
+            "flood" => Ok(Self::Flood),
+            "drop" => Ok(Self::Drop),
+            _ => Err(BadUnknownNeighbours(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for UnknownNeighbours {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Flood => "flood",
+            Self::Drop => "drop",
+        })
+    }
+}
+
 /// Text that is no routing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a kind of routing: central or distributed")]

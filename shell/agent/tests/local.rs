@@ -186,6 +186,7 @@ fn stack(encoding: v1::Encoding) -> v1::Stack {
         name: "blue".to_owned(),
         vni: 100,
         encoding: encoding.into(),
+        unknown_neighbours: v1::UnknownNeighbours::Unspecified.into(),
         segments: vec![v1::Segment {
             subnet_id: SUBNET.to_owned(),
             name: "blue/web".to_owned(),

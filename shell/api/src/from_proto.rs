@@ -13,7 +13,7 @@ use model::{
     Asn, Attachment, BgpConfig, Capability, Condition, Encoding, Gateway, Generation, HostConfig,
     HostStatus, IfName, Kind, Liveness, MacAddr, ObjectId, Port, PortRole, Protocol, Reflector,
     Resources, Role, Routing, Secret, Segment, SourcePolicy, SpeakerKind, Stack, SubnetId,
-    SubnetOptions, Transport, Underlay, UnixMillis, canonical_cidr,
+    SubnetOptions, Transport, Underlay, UnixMillis, UnknownNeighbours, canonical_cidr,
 };
 use std::collections::BTreeSet;
 use std::fmt;
@@ -201,6 +201,9 @@ closed_enum!(v1::Encoding, Encoding, "encoding", {
 });
 closed_enum!(v1::Routing, Routing, "routing", {
     Central <-> Central, Distributed <-> Distributed,
+});
+closed_enum!(v1::UnknownNeighbours, UnknownNeighbours, "unknown neighbours", {
+    Flood <-> Flood, Drop <-> Drop,
 });
 closed_enum!(v1::Speaker, SpeakerKind, "speaker", {
     Builtin <-> Builtin, Frr <-> Frr,
@@ -445,6 +448,12 @@ fn stack(field: Field<'_>, wire: v1::Stack) -> Result<Stack, BadRequest> {
             raw => field
                 .of("encoding")
                 .enumeration::<v1::Encoding, Encoding>(raw)?,
+        },
+        unknown_neighbours: match wire.unknown_neighbours {
+            0 => UnknownNeighbours::default(),
+            raw => field
+                .of("unknown_neighbours")
+                .enumeration::<v1::UnknownNeighbours, UnknownNeighbours>(raw)?,
         },
         segments: list(field.of("segments"), wire.segments, MAX_SEGMENTS, segment)?,
         ports: list(field.of("ports"), wire.ports, MAX_PORTS, port)?,

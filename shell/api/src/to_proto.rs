@@ -48,6 +48,7 @@ impl From<(&Vpc, String)> for v1::Vpc {
             asn: vpc.asn().get(),
             encoding: v1::Encoding::from(vpc.encoding).into(),
             routing: v1::Routing::from(vpc.routing).into(),
+            unknown_neighbours: v1::UnknownNeighbours::from(vpc.unknown_neighbours).into(),
             gateway_mac: text(&vpc.gateway_mac()),
             meta: Some((&vpc.meta).into()),
         }
@@ -316,6 +317,7 @@ impl From<&Stack> for v1::Stack {
             name: stack.name.clone(),
             vni: stack.vni.get(),
             encoding: v1::Encoding::from(stack.encoding).into(),
+            unknown_neighbours: v1::UnknownNeighbours::from(stack.unknown_neighbours).into(),
             segments: stack.segments.iter().map(Into::into).collect(),
             ports: stack.ports.iter().map(Into::into).collect(),
         }

@@ -9,8 +9,8 @@ use fleet_plan::{
 use ipnet::IpNet;
 use model::{
     AccountId, Encoding, ExternalNetworkId, HostId, Kind, Labels, MacAddr, Mtu, Name, NicId,
-    ObjectId, PublicIpId, Revision, RouterId, Routing, SubnetId, VlanId, Vni, VpcId,
-    canonical_cidr,
+    ObjectId, PublicIpId, Revision, RouterId, Routing, SubnetId, UnknownNeighbours, VlanId, Vni,
+    VpcId, canonical_cidr,
 };
 use std::collections::HashMap;
 
@@ -152,6 +152,7 @@ pub(crate) fn create_vpc(wire: v1::CreateVpcRequest) -> Result<Unresolved, BadRe
     let vni = chosen::<Vni, u32>(Field::root("vni"), wire.vni)?;
     let encoding = encoding(wire.encoding)?;
     let routing = routing(wire.routing)?;
+    let unknown_neighbours = unknown_neighbours(wire.unknown_neighbours)?;
     let labels = labels(Field::root("labels"), wire.labels)?;
     Ok(Box::new(move |intent| {
         Ok(Command::CreateVpc(CreateVpc {
@@ -161,6 +162,7 @@ pub(crate) fn create_vpc(wire: v1::CreateVpcRequest) -> Result<Unresolved, BadRe
             vni,
             encoding,
             routing,
+            unknown_neighbours,
             labels: labels.clone(),
         }))
     }))
@@ -384,6 +386,14 @@ fn routing(raw: i32) -> Result<Routing, BadRequest> {
     match raw {
         0 => Ok(Routing::default()),
         raw => Field::root("routing").enumeration::<v1::Routing, Routing>(raw),
+    }
+}
+
+fn unknown_neighbours(raw: i32) -> Result<UnknownNeighbours, BadRequest> {
+    let field = Field::root("unknown_neighbours");
+    match raw {
+        0 => Ok(UnknownNeighbours::default()),
+        raw => field.enumeration::<v1::UnknownNeighbours, UnknownNeighbours>(raw),
     }
 }
 

@@ -68,6 +68,7 @@ fn vpc(v: u8) -> (Stack, RouterConfig) {
         name: format!("v{v}"),
         vni: vni(u32::from(v) * 100),
         encoding: Encoding::VlanBased,
+        unknown_neighbours: Default::default(),
         segments: vec![segment(1), segment(2)],
         ports: vec![port(1, &format!("v{v}a")), port(2, &format!("v{v}b"))],
     };

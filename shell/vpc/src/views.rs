@@ -47,6 +47,8 @@ pub(crate) struct VpcView {
     encoding: String,
     /// central or distributed
     pub(crate) routing: String,
+    /// flood or drop
+    unknown_neighbours: String,
     /// Of the gateway on every host; empty with routing central.
     gateway_mac: String,
     #[serde(flatten)]
@@ -274,6 +276,10 @@ impl From<v1::Vpc> for VpcView {
         Self {
             encoding: hyphened(vpc.encoding().as_str_name(), "ENCODING_"),
             routing: hyphened(vpc.routing().as_str_name(), "ROUTING_"),
+            unknown_neighbours: hyphened(
+                vpc.unknown_neighbours().as_str_name(),
+                "UNKNOWN_NEIGHBOURS_",
+            ),
             gateway_mac: vpc.gateway_mac,
             id: vpc.id,
             name: vpc.name,

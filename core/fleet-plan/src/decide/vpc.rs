@@ -27,6 +27,7 @@ impl Work<'_> {
             vni: self.pick_vni(create.vni)?,
             encoding: create.encoding,
             routing: create.routing,
+            unknown_neighbours: create.unknown_neighbours,
             meta: self.new_meta(create.labels)?,
         };
         Ok(self.put(Object::Vpc(vpc)))

@@ -215,6 +215,7 @@ impl World {
                     vni: line.get::<u32>("vni").map(|raw| Vni::new(raw).unwrap()),
                     encoding: line.get::<Encoding>("encoding").unwrap_or_default(),
                     routing: line.get("routing").unwrap_or_default(),
+                    unknown_neighbours: line.get("unknown").unwrap_or_default(),
                     labels: line.labels(),
                 })
             }

@@ -140,7 +140,7 @@ impl Want {
         let binding = Binding {
             domain: domain_of(stack, segment),
             mtu: segment.mtu,
-            unknown: Unknown::Flood,
+            unknown: stack.unknown_neighbours,
         };
         let subject = Subject::Subnet(segment.subnet);
         let name = format!("subnet {}", segment.name);

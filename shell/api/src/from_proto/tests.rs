@@ -50,6 +50,7 @@ fn config() -> HostConfig {
             name: "default/blue".to_owned(),
             vni: Vni::new(4096).unwrap(),
             encoding: Encoding::VlanAwareBundle,
+            unknown_neighbours: Default::default(),
             segments: vec![Segment {
                 subnet,
                 name: "blue/web".to_owned(),

@@ -145,6 +145,7 @@ impl<'a> Server<'a> {
             vni: None,
             encoding: Encoding::VlanBased,
             routing: Default::default(),
+            unknown_neighbours: Default::default(),
             labels: Labels::new(),
         });
         let Object::Vpc(vpc) = self.run(vpc).await.unwrap() else {

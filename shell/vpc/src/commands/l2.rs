@@ -409,6 +409,7 @@ impl CreateStack {
                 name: self.name.clone(),
                 vni: self.vni.0,
                 encoding: v1::Encoding::from(self.encoding).into(),
+                unknown_neighbours: v1::UnknownNeighbours::Unspecified.into(),
                 segments: self.segment,
                 ports: Vec::new(),
             }),

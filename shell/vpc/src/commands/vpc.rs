@@ -32,6 +32,10 @@ pub(crate) struct Create {
     /// with NICs in it); it cannot be changed
     #[arg(long, value_name = "ROUTING", default_value = "central")]
     routing: model::Routing,
+    /// What becomes of ARP and ND for addresses that nobody has, on hosts with transport tap: flood (all
+    /// hosts of the subnet are asked) or drop; it cannot be changed
+    #[arg(long, value_name = "WHAT", default_value = "flood")]
+    unknown_neighbours: model::UnknownNeighbours,
     /// Its VNI; chosen by the server if not given
     #[arg(long)]
     vni: Option<model_vni::Arg>,
@@ -111,6 +115,7 @@ impl Create {
             cidrs: self.cidr.clone(),
             encoding: v1::Encoding::from(self.encoding).into(),
             routing: v1::Routing::from(self.routing).into(),
+            unknown_neighbours: v1::UnknownNeighbours::from(self.unknown_neighbours).into(),
             labels: self.creation.labels(),
             vni: self.vni.map_or(0, |vni| vni.0),
         };

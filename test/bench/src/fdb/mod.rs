@@ -389,6 +389,7 @@ fn config() -> HostConfig {
             name: "main/net".to_owned(),
             vni: Vni::new(VNI - 1).expect("it is a VNI"),
             encoding: model::Encoding::VlanBased,
+            unknown_neighbours: Default::default(),
             segments: vec![Segment {
                 subnet,
                 name: "net/one".to_owned(),
