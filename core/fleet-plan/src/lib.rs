@@ -44,7 +44,7 @@ pub use list::{Filter, Page};
 pub use liveness::{DOWN_AFTER_MILLIS, down_at, liveness};
 pub use moving::{
     MoveStep, PREPARE_MILLIS, PROVISION_MILLIS, SETTLE_MILLIS, SWITCH_MILLIS, Seat,
-    next_router_step, next_step,
+    TRY_AGAIN_MILLIS, next_router_step, next_step,
 };
 pub use plan::{Draft, plan};
 pub use refusal::{Code, Refusal};

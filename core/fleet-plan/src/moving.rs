@@ -10,6 +10,9 @@ pub const PROVISION_MILLIS: u64 = 60_000;
 pub const SWITCH_MILLIS: u64 = 30_000;
 /// The new host has to have a router ready after this long, in milliseconds.
 pub const PREPARE_MILLIS: u64 = 10_000;
+/// A host that did not make a router ready is asked again after this long, in milliseconds, and earlier only if no
+/// other can have the router. What is wrong with a host is often a bridge that somebody has to make.
+pub const TRY_AGAIN_MILLIS: u64 = 600_000;
 /// The old host's word that it lost the NIC is waited for this long, in milliseconds.
 pub const SETTLE_MILLIS: u64 = 5_000;
 
@@ -244,6 +247,7 @@ mod tests {
                 to: HostId::from_random(4),
                 since: UnixMillis(1_000),
                 taken_back: String::new(),
+                tried: std::collections::BTreeMap::new(),
             }),
             standby: model::Standby::Off,
             meta: Meta::default(),

@@ -6,6 +6,7 @@ use crate::{
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -89,6 +90,9 @@ pub struct RouterMove {
     /// Why it stays where it is after all; empty while it is on its way.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub taken_back: String,
+    /// Hosts that earlier moves were taken back from, and when those were asked for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tried: BTreeMap<HostId, UnixMillis>,
 }
 
 impl Router {
@@ -96,6 +100,18 @@ impl Router {
     pub fn goes_to(&self) -> Option<HostId> {
         let moving = self.moving.as_ref()?;
         moving.taken_back.is_empty().then_some(moving.to)
+    }
+
+    /// Hosts that did not make it ready, and when they were asked to, the last one included.
+    pub fn failed_on(&self) -> BTreeMap<HostId, UnixMillis> {
+        let Some(moving) = &self.moving else {
+            return BTreeMap::new();
+        };
+        let mut failed = moving.tried.clone();
+        if !moving.taken_back.is_empty() {
+            failed.insert(moving.to, moving.since);
+        }
+        failed
     }
 
     /// Hosts that have it: the one that runs it, and the one that makes it ready.

@@ -6,17 +6,19 @@ use crate::{Context, Intent, Refusal, StandbyHost};
 use model::{
     Host, HostId, ObjectId, Role, Router, RouterPlacement, Routing, Standby, UnixMillis, VpcId,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl<'a> Work<'a> {
     /// The host asked for, or the route host with the fewest routers; of several the first by name.
-    /// `leaves` is the host that the router is to go away from.
+    /// `leaves` is the host that the router is to go away from. Hosts that were `tried` come after all others,
+    /// the one that was tried last at the end.
     pub(super) fn pick_route_host(
         &self,
         router: &str,
         vpc: VpcId,
         asked: Option<HostId>,
         leaves: Option<HostId>,
+        tried: &BTreeMap<HostId, UnixMillis>,
     ) -> Result<&'a Host, Refusal> {
         if let Some(id) = asked {
             return self.asked_route_host(id, vpc);
@@ -33,7 +35,7 @@ impl<'a> Work<'a> {
         };
         let fewest = hosts
             .into_iter()
-            .min_by_key(|host| (routers(host), &host.name));
+            .min_by_key(|host| (tried.get(&host.id), routers(host), &host.name));
         Ok(fewest.expect("where no host is fit there is a reason"))
     }
 

@@ -4,13 +4,16 @@ use super::router_rules::check_count;
 use super::{Work, limits};
 use crate::intent::{Scope, missing, prefixes_of};
 use crate::{
-    CreateRouter, Outside, Refusal, Resource, RouterChange, RouterStep, StandbyHost, UpdateRouter,
+    CreateRouter, Outside, Refusal, Resource, RouterChange, RouterStep, StandbyHost,
+    TRY_AGAIN_MILLIS, UpdateRouter,
 };
 use ipnet::IpNet;
 use model::{
     ExternalNetwork, HostId, Kind, Leg, Object, ObjectId, OuterLeg, PublicTarget, Router, RouterId,
-    RouterMove, RouterPlacement, Routing, SourcePolicy, Standby, Subnet, SubnetId, Via, VpcId,
+    RouterMove, RouterPlacement, Routing, SourcePolicy, Standby, Subnet, SubnetId, UnixMillis, Via,
+    VpcId,
 };
+use std::collections::BTreeMap;
 
 impl<'a> Work<'a> {
     pub(super) fn create_router(&mut self, create: CreateRouter) -> Result<Object, Refusal> {
@@ -28,7 +31,7 @@ impl<'a> Work<'a> {
             });
         }
         let host = self
-            .pick_route_host(&path, create.vpc, create.host, None)?
+            .pick_route_host(&path, create.vpc, create.host, None, &BTreeMap::new())?
             .id;
         let placement = RouterPlacement { host, epoch: 1 };
         let standby = self.standby(&path, create.vpc, placement, create.standby)?;
@@ -293,15 +296,21 @@ impl<'a> Work<'a> {
         // What is made already is there sooner, and the standby knows the connections.
         let on_its_way = router.goes_to().filter(|host| self.takes_routers(*host));
         let stands_by = router.standby.host().filter(|_| self.stands_by(router));
+        let mut tried = router.failed_on();
+        let age = |since: UnixMillis| self.context.now.0.saturating_sub(since.0);
+        tried.retain(|_, since| age(*since) <= TRY_AGAIN_MILLIS);
+        let stands_by = stands_by.filter(|host| !tried.contains_key(host));
         let asked = asked.or(on_its_way).or(stands_by);
-        let host = self.pick_route_host(path, router.vpc, asked, Some(here))?;
+        let host = self.pick_route_host(path, router.vpc, asked, Some(here), &tried)?;
         if self.context.down.contains(&here) {
             self.run_on(router, host.id);
         } else if router.goes_to() != Some(host.id) {
+            tried.remove(&host.id);
             router.moving = Some(RouterMove {
                 to: host.id,
                 since: self.context.now,
                 taken_back: String::new(),
+                tried,
             });
         }
         Ok(())

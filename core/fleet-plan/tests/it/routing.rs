@@ -195,6 +195,9 @@ pub(crate) fn show_router(intent: &Intent, router: &Router) -> String {
             "" => format!("goes to {to}"),
             why => format!("not to {to}: {why}"),
         });
+        for host in moving.tried.keys() {
+            parts.push(format!("nor to {}", intent.path(ObjectId::Host(*host))));
+        }
     }
     match router.standby {
         Standby::Off => {}
