@@ -214,6 +214,16 @@ pub enum Refusal {
         /// Whose it is.
         owner: String,
     },
+    /// The router of a VPC that is routed on every host leads a new subnet's prefix outside.
+    #[error(
+        "{cidr} has a route of router {router}, so packets would go one way or the other: delete that first (vpc route delete {router} {cidr}), or choose another prefix"
+    )]
+    CidrRouted {
+        /// As asked for.
+        cidr: IpNet,
+        /// Which router.
+        router: String,
+    },
     /// A subnet's prefix is not in its VPC's.
     #[error("{cidr} is not inside {vpc}, which has {}: choose a part of one of them, or add a prefix to the VPC", list(.cidrs))]
     CidrOutside {
@@ -656,6 +666,7 @@ impl Refusal {
             | Self::NoCidr { .. }
             | Self::CidrSize { .. }
             | Self::CidrOverlap { .. }
+            | Self::CidrRouted { .. }
             | Self::CidrOutside { .. }
             | Self::CidrFamily { .. }
             | Self::TooMany { .. }

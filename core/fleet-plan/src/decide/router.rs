@@ -130,6 +130,15 @@ impl<'a> Work<'a> {
                 ),
             });
         }
+        if let Some((other, prefix)) = self.route_elsewhere(subnet, Some(router.id)) {
+            return Err(Refusal::RouterNeeds {
+                router: path.to_owned(),
+                action: format!("get a leg in subnet {name}"),
+                reason: format!(
+                    "router {other} has a route for {prefix}, so packets would go one way or the other: delete that first (vpc route delete {other} {prefix})"
+                ),
+            });
+        }
         let count = router.legs.len() + 1;
         check_count(path, "legs", count, limits::LEGS_PER_ROUTER)?;
         let taken: Vec<_> = router.legs.iter().map(|leg| leg.mac).collect();

@@ -5,8 +5,8 @@ use crate::Refusal;
 use crate::intent::prefixes_of;
 use ipnet::IpNet;
 use model::{
-    ObjectId, PortForward, PortRange, Protocol, PublicTarget, Router, SourcePolicy, StaticRoute,
-    SubnetId, Via,
+    Encoding, ObjectId, PortForward, PortRange, Protocol, PublicTarget, Router, RouterId,
+    SourcePolicy, StaticRoute, Subnet, SubnetId, Via,
 };
 use std::net::IpAddr;
 
@@ -73,6 +73,13 @@ impl Work<'_> {
                 connected.1
             ));
         }
+        if self.is_told(router, route)
+            && let Some((subnet, way)) = self.subnet_elsewhere(router, prefix)
+        {
+            return Err(format!(
+                "it is subnet {subnet}, {way}, so packets would go one way or the other: choose a longer or a shorter one"
+            ));
+        }
         if prefix.prefix_len() == 0
             && route.table.is_none()
             && self.default_by_uplink(router, prefix)
@@ -86,6 +93,45 @@ impl Work<'_> {
             Via::Blackhole => Ok(()),
             Via::Address(via) => self.check_next_hop(router, prefix, via),
         }
+    }
+
+    /// True if the route is told to the other routers of the VPC. A bundle has no VNI for them to meet.
+    pub(super) fn is_told(&self, router: &Router, route: &StaticRoute) -> bool {
+        let vpc = self.intent.vpc(router.vpc);
+        let meets = vpc.is_some_and(|vpc| vpc.encoding == Encoding::VlanBased);
+        meets && route.table.is_none() && route.via != Via::Blackhole
+    }
+
+    /// The subnet of the VPC that is this prefix, if it is reached by others, and by whom that is.
+    fn subnet_elsewhere(&self, router: &Router, prefix: IpNet) -> Option<(String, String)> {
+        let mut subnets = self.intent.subnets_of(router.vpc);
+        let subnet = subnets.find(|subnet| prefixes_of(subnet).any(|other| other == prefix))?;
+        let way = match self.intent.router_of_subnet(subnet.id) {
+            _ if self.is_distributed(router.vpc) => "which is routed on every host".to_owned(),
+            Some(other) if other.id != router.id => {
+                let other = self.intent.path(ObjectId::Router(other.id));
+                format!("whose gateway is router {other}")
+            }
+            _ => return None,
+        };
+        Some((self.intent.path(ObjectId::Subnet(subnet.id)), way))
+    }
+
+    /// A route that one of the VPC's routers but `besides` tells the others, for just what is a prefix of the
+    /// subnet's; and the path of that router.
+    pub(super) fn route_elsewhere(
+        &self,
+        subnet: &Subnet,
+        besides: Option<RouterId>,
+    ) -> Option<(String, IpNet)> {
+        let others = self.intent.routers_of_vpc(subnet.vpc);
+        let mut others = others.filter(|other| Some(other.id) != besides);
+        others.find_map(|other| {
+            let route = other.routes.iter().find(|route| {
+                self.is_told(other, route) && prefixes_of(subnet).any(|own| own == route.prefix)
+            })?;
+            Some((self.intent.path(ObjectId::Router(other.id)), route.prefix))
+        })
     }
 
     /// A router that is only the way out has no leg where a subnet's own routes or neighbours could be.

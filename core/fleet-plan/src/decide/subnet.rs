@@ -37,6 +37,12 @@ impl<'a> Work<'a> {
             meta: self.new_meta(create.labels)?,
         };
         if self.is_distributed(vpc.id) {
+            if let Some((router, prefix)) = self.route_elsewhere(&subnet, None) {
+                return Err(Refusal::CidrRouted {
+                    cidr: prefix,
+                    router,
+                });
+            }
             for router in self.intent.routers_of_vpc(vpc.id) {
                 if let Some(network) = self.network_of(router) {
                     let path = self.intent.path(ObjectId::Router(router.id));

@@ -205,3 +205,24 @@ external ext 198.51.100.0/24 gateway 198.51.100.1 pool 198.51.100.100";
     check_on(&format!("{setup}\n{subnet}"), router, expected);
     check_on(&format!("{setup}\n{router}"), subnet, expected);
 }
+
+/// Every host knows the way to every subnet: the router has none beside.
+#[test]
+fn no_route_leads_a_subnet_outside() {
+    check(
+        "route default/blue/gw 10.4.3.0/24 via 198.51.100.9",
+        "invalid: route 10.4.3.0/24 of router default/blue/gw cannot be: it is subnet \
+         default/blue/idle, which is routed on every host, so packets would go one way or the other: \
+         choose a longer or a shorter one",
+    );
+    let setup = format!(
+        "{SETUP}\nrouter default/blue/gw uplink ext host r1\nroute default/blue/gw 10.4.9.0/24 via 198.51.100.9"
+    );
+    check_on(
+        &setup,
+        "subnet default/blue/late 10.4.9.0/24",
+        "invalid: 10.4.9.0/24 has a route of router default/blue/gw, so packets would go one way or \
+         the other: delete that first (vpc route delete default/blue/gw 10.4.9.0/24), or choose \
+         another prefix",
+    );
+}

@@ -1,6 +1,7 @@
 //! What routers, external networks and public addresses are refused, in the words that users read.
 
 use crate::refusals::check_on;
+use crate::script::World;
 
 const SETUP: &str = "\
 account default
@@ -172,6 +173,77 @@ fn routes() {
         "not-found: router default/blue/gw has no route for 10.7.0.0/16: `vpc route list \
          default/blue/gw` shows those there are",
     );
+}
+
+/// Routers tell each other their subnets and their routes: the same prefix twice would be shared.
+#[test]
+fn routes_for_what_another_router_is_in() {
+    let two = format!(
+        "{SETUP}\nrouter default/blue/two subnet default/blue/new\nroute default/blue/two 10.4.9.0/24 via 10.4.3.9"
+    );
+    let shared = |prefix: &str, subnet: &str| {
+        format!(
+            "invalid: route {prefix} of router default/blue/two cannot be: it is subnet \
+             default/blue/{subnet}, whose gateway is router default/blue/gw, so packets would go one \
+             way or the other: choose a longer or a shorter one"
+        )
+    };
+    check_on(
+        &two,
+        "route default/blue/two 10.4.2.0/24 via 10.4.3.9",
+        &shared("10.4.2.0/24", "db"),
+    );
+    let v6 = format!(
+        "{SETUP}\nsubnet default/blue/six fd00:4:0:6::/64\nrouter default/blue/two subnet default/blue/six"
+    );
+    check_on(
+        &v6,
+        "route default/blue/two fd00:4:0:1::/64 via fd00:4:0:6::9",
+        &shared("fd00:4:0:1::/64", "web"),
+    );
+    let late = format!("{two}\nsubnet default/blue/late 10.4.9.0/24");
+    let refused = |action: &str| {
+        format!(
+            "in-use: router default/blue/{action} cannot get a leg in subnet default/blue/late: router \
+             default/blue/two has a route for 10.4.9.0/24, so packets would go one way or the other: \
+             delete that first (vpc route delete default/blue/two 10.4.9.0/24)"
+        )
+    };
+    check_on(
+        &late,
+        "attach-leg default/blue/gw default/blue/late",
+        &refused("gw"),
+    );
+    check_on(
+        &late,
+        "router default/blue/three subnet default/blue/late",
+        &refused("three"),
+    );
+
+    // What is not told to the others, or is not the same, is nobody's business; nor is it in another VPC, or in a
+    // bundle, whose routers do not meet.
+    let mut world = World::new();
+    for line in late.lines() {
+        world.run(line).unwrap();
+    }
+    for line in [
+        "route default/blue/two 10.4.2.0/24",
+        "route default/blue/two 10.4.1.0/24 via 10.4.3.9 table default/blue/new",
+        "route default/blue/two 10.4.2.0/25 via 10.4.3.9",
+        "route default/blue/two 10.4.0.0/16 via 10.4.3.9",
+        "route default/red/gw 10.4.2.0/24 via 10.4.1.9",
+        "delete-route default/blue/two 10.4.9.0/24",
+        "attach-leg default/blue/gw default/blue/late",
+        "subnet default/bundle/one 10.5.1.0/24",
+        "subnet default/bundle/two 10.5.2.0/24",
+        "router default/bundle/one subnet default/bundle/one",
+        "router default/bundle/two subnet default/bundle/two",
+        "route default/bundle/one 10.5.2.0/24 via 10.5.1.9",
+    ] {
+        world
+            .run(line)
+            .unwrap_or_else(|refusal| panic!("{line}: {refusal}"));
+    }
 }
 
 #[test]
