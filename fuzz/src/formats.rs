@@ -157,6 +157,7 @@ fn config() -> HostConfig {
         subnet,
         mac: MacAddr([2, 0, 0, 0, 0, nic as u8]),
         addresses: vec![[10, 1, 0, nic as u8].into()],
+        behind: vec![format!("10.9.{nic}.0/24").parse().expect("it is a prefix")],
         attachment,
         role: model::PortRole::Standby,
         sequence: 7,

@@ -158,6 +158,7 @@ mod tests {
             subnet,
             mac: "02:00:00:00:00:01".parse().unwrap(),
             addresses: vec!["10.4.1.5".parse().unwrap()],
+            behind: Vec::new(),
             attachment: Attachment::Tap,
             role: PortRole::Settled,
             sequence: 0,

@@ -7,7 +7,7 @@ use model::{
     BgpConfig, Encoding, Gateway, Generation, HostConfig, HostId, MacAddr, MovePhase, NatConfig,
     Nic, ObjectId, OneToOne, OuterLeg, Placement, Port, PortRole, PublicTarget, Reflector, Router,
     RouterConfig, RouterId, RouterLeg, Segment, SourceNat, SourcePolicy, SpeakerKind, Stack,
-    Subnet, SubnetId, Transit, Underlay, Uplink, UplinkAddress, Voting, Vpc, VpcId, VpcNames,
+    Subnet, SubnetId, Transit, Underlay, Uplink, UplinkAddress, Via, Voting, Vpc, VpcId, VpcNames,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -147,6 +147,8 @@ struct Parts<'a> {
 }
 
 fn stack(intent: &Intent, host: HostId, vpc: &Vpc, parts: &Parts<'_>) -> Stack {
+    let of_subnets = parts.subnets.keys().map(|id| (*id, behind(intent, *id)));
+    let of_subnets: BTreeMap<SubnetId, Behind> = of_subnets.collect();
     Stack {
         vpc: vpc.id,
         name: intent.path(ObjectId::Vpc(vpc.id)),
@@ -161,9 +163,27 @@ fn stack(intent: &Intent, host: HostId, vpc: &Vpc, parts: &Parts<'_>) -> Stack {
         ports: parts
             .nics
             .iter()
-            .map(|nic| port(host, vpc, parts.subnets[&nic.subnet], nic))
+            .map(|nic| {
+                let behind = of_subnets.get(&nic.subnet);
+                port(host, vpc, parts.subnets[&nic.subnet], nic, behind)
+            })
             .collect(),
     }
+}
+
+/// Prefixes of routes by what is in a subnet, by next hop.
+type Behind = BTreeMap<IpAddr, Vec<IpNet>>;
+
+/// What is behind NICs of a subnet: its router sends there, and they may send from there.
+fn behind(intent: &Intent, subnet: SubnetId) -> Behind {
+    let mut behind = Behind::new();
+    let router = intent.router_of_subnet(subnet).into_iter();
+    for route in router.flat_map(|router| &router.routes) {
+        if let Via::Address(via) = route.via {
+            behind.entry(via).or_default().push(route.prefix);
+        }
+    }
+    behind
 }
 
 fn segment(intent: &Intent, vpc: &Vpc, subnet: &Subnet) -> Segment {
@@ -191,14 +211,18 @@ fn segment(intent: &Intent, vpc: &Vpc, subnet: &Subnet) -> Segment {
     }
 }
 
-fn port(host: HostId, vpc: &Vpc, subnet: &Subnet, nic: &Nic) -> Port {
+fn port(host: HostId, vpc: &Vpc, subnet: &Subnet, nic: &Nic, behind: Option<&Behind>) -> Port {
     let (placement, role, sequence) = seat(host, nic);
+    let nets = nic.addresses.iter().filter_map(|own| behind?.get(own));
+    // The same prefix may be in the tables of several subnets.
+    let nets: BTreeSet<IpNet> = nets.flatten().copied().collect();
     Port {
         nic: nic.id,
         name: format!("{}/{}/{}", vpc.name, subnet.name, nic.name),
         subnet: subnet.id,
         mac: nic.mac,
         addresses: nic.addresses.clone(),
+        behind: nets.into_iter().collect(),
         attachment: placement.attachment.clone(),
         role,
         sequence,

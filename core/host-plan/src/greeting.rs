@@ -150,6 +150,7 @@ mod tests {
             subnet: SubnetId::from_random(2),
             mac,
             addresses,
+            behind: Vec::new(),
             attachment,
             role: PortRole::Arrived,
             sequence: 1,

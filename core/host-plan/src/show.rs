@@ -142,6 +142,10 @@ impl fmt::Display for Action {
                     .addresses
                     .iter()
                     .try_for_each(|ip| write!(f, " {ip}"))?;
+                guard
+                    .behind
+                    .iter()
+                    .try_for_each(|net| write!(f, " behind {net}"))?;
                 match guard.service {
                     Service::None => Ok(()),
                     Service::Dhcp => f.write_str(" dhcp"),

@@ -207,6 +207,8 @@ pub struct Guard {
     pub macs: BTreeSet<MacAddr>,
     /// Source addresses, link-local ones included.
     pub addresses: BTreeSet<IpAddr>,
+    /// Prefixes that packets may come from by way of the port; none overlaps another, as sets of the kernel's have it.
+    pub behind: BTreeSet<IpNet>,
     /// Whose questions for DHCP servers and routers the host answers, so that they go no further and
     /// the port may answer nobody's.
     pub service: Service,

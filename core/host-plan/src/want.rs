@@ -722,6 +722,7 @@ fn guard(segment: &Segment, port: &Port) -> Guard {
             .copied()
             .chain(has_v6.then_some(link_local))
             .collect(),
+        behind: IpNet::aggregate(&port.behind).into_iter().collect(),
         service: if segment.options.dhcp {
             dhcp::lone_server(segment).map_or(Service::Dhcp, Service::DhcpAt)
         } else {

@@ -136,6 +136,7 @@ fn stack_of(vpc: u64, bundle: bool, subnets: &[(u64, u8)]) -> Stack {
                 subnet: id,
                 mac: MacAddr([2, 0, 0, 0, 1, nic as u8]),
                 addresses: vec![format!("10.0.0.{}", nic + 2).parse().unwrap()],
+                behind: Vec::new(),
                 attachment: match nic {
                     0 => Attachment::Tap,
                     1 => Attachment::Existing {

@@ -332,6 +332,11 @@ impl World {
                 .split(',')
                 .map(|ip| ip.parse().unwrap())
                 .collect(),
+            behind: after("behind")
+                .into_iter()
+                .flat_map(|nets| nets.split(','))
+                .map(|net| net.parse().unwrap())
+                .collect(),
             attachment: after("attach").unwrap().parse().unwrap(),
             role: after("role").map_or(PortRole::Settled, role),
             sequence: 0,

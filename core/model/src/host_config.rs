@@ -5,7 +5,7 @@ use crate::{
     Asn, BadName, Encoding, Generation, HostId, IfName, MacAddr, Mtu, NetnsName, NicId,
     RouterConfig, RouterId, SubnetId, SubnetOptions, UnknownNeighbours, VlanId, Vni, Voting, VpcId,
 };
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -235,6 +235,9 @@ pub struct Port {
     pub mac: MacAddr,
     /// Its addresses; frames from any other never leave the port.
     pub addresses: Vec<IpAddr>,
+    /// Prefixes that routes lead to by the NIC: sources that may be behind it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub behind: Vec<IpNet>,
     /// What is at the other end.
     pub attachment: Attachment,
     /// What it is to its NIC.

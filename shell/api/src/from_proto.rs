@@ -27,6 +27,8 @@ const MAX_SEGMENTS: usize = 4094;
 const MAX_ROUTERS: usize = 4096;
 const MAX_PORTS: usize = 65_536;
 const MAX_ADDRESSES: usize = 16;
+/// As many as a router has routes.
+const MAX_BEHIND: usize = 1024;
 const MAX_REFLECTORS: usize = 64;
 const MAX_MEMBERS: usize = 65_536;
 const MAX_TEXT: usize = 255;
@@ -571,6 +573,12 @@ fn port(field: Field<'_>, wire: v1::Port) -> Result<Port, BadRequest> {
             wire.addresses,
             MAX_ADDRESSES,
             |field, text| parse(field, &text),
+        )?,
+        behind: list(
+            field.of("behind"),
+            wire.behind,
+            MAX_BEHIND,
+            |field, text| router::prefix(field, &text),
         )?,
         attachment: attachment(field.of("attachment"), wire.attachment)?,
         role: match v1::PortRole::try_from(wire.role) {

@@ -351,6 +351,7 @@ impl From<&Port> for v1::Port {
             subnet_id: port.subnet.to_string(),
             mac: port.mac.to_string(),
             addresses: port.addresses.iter().map(ToString::to_string).collect(),
+            behind: port.behind.iter().map(ToString::to_string).collect(),
             attachment: Some((&port.attachment).into()),
             role: v1::PortRole::from(port.role).into(),
             sequence: port.sequence,

@@ -128,6 +128,7 @@ const STEPS: Steps = [
                 IpAddr::V6(mac(n).link_local()),
             ]
             .into(),
+            behind: Default::default(),
             service: Service::Dhcp,
         },
     }),

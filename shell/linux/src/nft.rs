@@ -9,6 +9,7 @@ use crate::rules::{ANSWERS, tables};
 use crate::socket::{Socket, acknowledgement};
 use crate::sys;
 use host_plan::{Guard, Service};
+use ipnet::IpNet;
 use model::{IfName, MacAddr};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -35,7 +36,11 @@ pub(crate) enum Set {
     Ipv4,
     /// Port and source address.
     Ipv6,
-    /// The same for targets of ND.
+    /// Port and prefix: sources that are behind a NIC. A key is the first of them and the last.
+    Behind4,
+    /// The same.
+    Behind6,
+    /// The same as `Ipv6`, for targets of ND.
     NdTargets,
     /// Ports whose questions for DHCP servers and routers the host answers.
     Served,
@@ -51,7 +56,7 @@ pub(crate) enum Set {
 const NAME: usize = 16;
 
 impl Set {
-    const ALL: [Set; 12] = [
+    const ALL: [Set; 14] = [
         Set::Plain4,
         Set::Plain6,
         Set::Ports,
@@ -59,6 +64,8 @@ impl Set {
         Set::NdMacs,
         Set::Ipv4,
         Set::Ipv6,
+        Set::Behind4,
+        Set::Behind6,
         Set::NdTargets,
         Set::Served,
         Set::Servers,
@@ -75,6 +82,8 @@ impl Set {
             Self::NdMacs => "nd-macs",
             Self::Ipv4 => "ipv4",
             Self::Ipv6 => "ipv6",
+            Self::Behind4 => "behind4",
+            Self::Behind6 => "behind6",
             Self::NdTargets => "nd-targets",
             Self::Served => "served",
             Self::Servers => "servers",
@@ -99,8 +108,23 @@ impl Set {
             Self::Macs | Self::NdMacs => NAME + 8,
             Self::Ipv4 | Self::Servers => NAME + 4,
             Self::Ipv6 | Self::NdTargets => NAME + 16,
+            Self::Behind4 => 2 * (NAME + 4),
+            Self::Behind6 => 2 * (NAME + 16),
             Self::Vteps4 => 4,
             Self::Vteps6 => 16,
+        }
+    }
+}
+
+impl Set {
+    /// A key as the kernel has it: one, or a first and a last.
+    fn parts(self, key: &[u8]) -> (&[u8], Option<&[u8]>) {
+        match self {
+            Self::Behind4 | Self::Behind6 => {
+                let (first, last) = key.split_at(self.key_bytes() / 2);
+                (first, Some(last))
+            }
+            _ => (key, None),
         }
     }
 }
@@ -121,9 +145,10 @@ impl Elements {
 
     /// Takes in a message with elements of a set; what is no key of it is left out.
     fn take(&mut self, set: Set, payload: &[u8]) {
-        for key in parse_elements(payload) {
+        for (first, last) in parse_elements(payload) {
+            let key = [first, last.unwrap_or_default()].concat();
             if key.len() == set.key_bytes() {
-                self.insert(set, key.to_vec());
+                self.insert(set, key);
             }
         }
     }
@@ -187,6 +212,10 @@ impl Elements {
                     }
                 }
             }
+        }
+        for net in &guard.behind {
+            let (set, key) = behind_key(link, *net);
+            elements.insert(set, key);
         }
         if guard.service != Service::None {
             elements.insert(Set::Served, name_key(link));
@@ -267,6 +296,7 @@ impl Elements {
                         guard.macs.insert(MacAddr(octets));
                     }
                     Set::Ipv4 | Set::Ipv6 => guard.addresses.extend(attr::ip(rest)),
+                    Set::Behind4 | Set::Behind6 => guard.behind.extend(behind(*set, key)),
                     Set::Served if guard.service == Service::None => {
                         guard.service = Service::Dhcp;
                     }
@@ -337,6 +367,33 @@ fn plain_key(link: &IfName, mac: MacAddr, address: IpAddr) -> (Set, Vec<u8>) {
         IpAddr::V6(ip) => key.extend_from_slice(&ip.octets()),
     }
     (set, key)
+}
+
+fn behind_key(link: &IfName, net: IpNet) -> (Set, Vec<u8>) {
+    let octets = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let part = |ip| key(link, &octets(ip));
+    let set = match net {
+        IpNet::V4(_) => Set::Behind4,
+        IpNet::V6(_) => Set::Behind6,
+    };
+    (set, [part(net.network()), part(net.broadcast())].concat())
+}
+
+/// The prefix in such a key, if it is one.
+fn behind(set: Set, key: &[u8]) -> Option<IpNet> {
+    let (first, last) = set.parts(key);
+    let (first, last) = (first.get(NAME..)?, last?.get(NAME..)?);
+    let differ = first.iter().zip(last).map(|(a, b)| a ^ b);
+    let same = differ.fold((0, true), |(bits, same), byte| {
+        let more = if same { byte.leading_zeros() } else { 0 };
+        (bits + more, same && byte == 0)
+    });
+    let net = IpNet::new(attr::ip(first)?, u8::try_from(same.0).ok()?).ok()?;
+    let ends = (net.network(), net.broadcast());
+    (ends == (attr::ip(first)?, attr::ip(last)?)).then_some(net)
 }
 
 fn link_of(key: &[u8]) -> Option<IfName> {
@@ -435,6 +492,9 @@ fn words(set: Set, key: &[u8]) -> Option<String> {
         Set::Ipv6 => {
             let ip = Ipv6Addr::from(*key.get(NAME..)?.first_chunk::<16>()?);
             Some(format!("\"{}\" . {ip}", link_of(key)?))
+        }
+        Set::Behind4 | Set::Behind6 => {
+            Some(format!("\"{}\" . {}", link_of(key)?, behind(set, key)?))
         }
         Set::Plain4 | Set::Plain6 => {
             let hex = |bytes: &[u8]| {
@@ -614,10 +674,16 @@ impl Nft {
                         .put_text(sys::NFTA_SET_ELEM_LIST_SET, set.name())
                         .nest(sys::NFTA_SET_ELEM_LIST_ELEMENTS, |m| {
                             for key in keys {
+                                let (first, last) = set.parts(key);
                                 m.nest(sys::NFTA_LIST_ELEM, |m| {
                                     m.nest(sys::NFTA_SET_ELEM_KEY, |m| {
-                                        m.put(sys::NFTA_DATA_VALUE, key);
+                                        m.put(sys::NFTA_DATA_VALUE, first);
                                     });
+                                    if let Some(last) = last {
+                                        m.nest(sys::NFTA_SET_ELEM_KEY_END, |m| {
+                                            m.put(sys::NFTA_DATA_VALUE, last);
+                                        });
+                                    }
                                 });
                             }
                         });
@@ -846,15 +912,19 @@ pub(crate) fn read_as_each(payload: &[u8]) {
     }
 }
 
-/// The keys in a message with elements.
-fn parse_elements(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// The keys in a message with elements, and their ends where they are ranges.
+fn parse_elements(payload: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
     let attributes = payload.get(4..).unwrap_or_default();
     attr::attribute(attributes, sys::NFTA_SET_ELEM_LIST_ELEMENTS)
         .into_iter()
         .flat_map(attr::attributes)
         .filter_map(|(_, element)| {
-            let key = attr::attribute(element, sys::NFTA_SET_ELEM_KEY)?;
-            attr::attribute(key, sys::NFTA_DATA_VALUE)
+            let value = |kind| {
+                let key = attr::attribute(element, kind)?;
+                attr::attribute(key, sys::NFTA_DATA_VALUE)
+            };
+            let first = value(sys::NFTA_SET_ELEM_KEY)?;
+            Some((first, value(sys::NFTA_SET_ELEM_KEY_END)))
         })
 }
 
@@ -870,14 +940,20 @@ mod tests {
     fn guard() -> impl Strategy<Value = Guard> {
         let macs = proptest::collection::btree_set(any::<[u8; 6]>().prop_map(MacAddr), 1..3);
         let addresses = proptest::collection::btree_set(any::<IpAddr>(), 0..4);
+        let nets = (any::<IpAddr>(), 0..=128_u8).prop_map(|(ip, length)| {
+            let most = if ip.is_ipv4() { 32 } else { 128 };
+            IpNet::new(ip, length.min(most)).unwrap().trunc()
+        });
+        let behind = proptest::collection::vec(nets, 0..4);
         let service = prop_oneof![
             Just(Service::None),
             Just(Service::Dhcp),
             any::<Ipv4Addr>().prop_map(Service::DhcpAt),
         ];
-        (macs, addresses, service).prop_map(|(macs, addresses, service)| Guard {
+        (macs, addresses, behind, service).prop_map(|(macs, addresses, behind, service)| Guard {
             macs,
             addresses,
+            behind: IpNet::aggregate(&behind).into_iter().collect(),
             service,
         })
     }
@@ -913,6 +989,7 @@ mod tests {
         let guard = Guard {
             macs: [MacAddr([2, 0, 0, 0, 0, 1])].into(),
             addresses: ["10.0.0.1".parse().unwrap()].into(),
+            behind: ["10.9.0.0/16".parse().unwrap()].into(),
             service: Service::Dhcp,
         };
         let eleven = Elements::guard(&link("n-11"), &guard);

@@ -88,6 +88,8 @@ const BRIDGE_RULES: &[(&str, &[&str])] = &[
         "from-ipv4",
         &[
             "iifname . ip saddr @ipv4 accept",
+            // What is behind a NIC, but never what is said on one link only.
+            "ip saddr != { 0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/3 } iifname . ip saddr @behind4 accept",
             // A DHCP client that has no address yet.
             "ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept",
             "counter name \"spoofed-ipv4\" drop",
@@ -132,6 +134,7 @@ const BRIDGE_RULES: &[(&str, &[&str])] = &[
             "icmpv6 type { nd-router-advert, nd-redirect } iifname @served counter name \"rogue-router\" drop",
             "icmpv6 type nd-router-solicit iifname @served goto asks-router",
             "iifname . ip6 saddr @ipv6 accept",
+            "ip6 saddr != { ::/127, fe80::/10, ff00::/8 } iifname . ip6 saddr @behind6 accept",
             "ip6 saddr :: icmpv6 type { nd-router-solicit, mld-listener-report, mld-listener-done, mld2-listener-report } accept",
             "counter name \"spoofed-ipv6\" drop",
         ],
@@ -277,6 +280,8 @@ pub(crate) fn tables(untracked: bool) -> String {
          \tset nd-macs { typeof iifname . @th,208,48; }\n\
          \tset ipv4 { type ifname . ipv4_addr; }\n\
          \tset ipv6 { type ifname . ipv6_addr; }\n\
+         \tset behind4 { type ifname . ipv4_addr; flags interval; }\n\
+         \tset behind6 { type ifname . ipv6_addr; flags interval; }\n\
          \tset nd-targets { typeof iifname . @th,64,128; }\n\
          \tset served { type ifname; }\n\
          \tset servers { type ifname . ipv4_addr; }\n\

@@ -293,6 +293,66 @@ fn a_port_sends_nothing_else() {
     });
 }
 
+/// Frames of NIC 1 from these addresses, of either family.
+fn from(addresses: &[&'static str]) -> Vec<(&'static str, Vec<u8>)> {
+    let frame = |source: &str| match source.contains(':') {
+        true => broadcast(mac(1), 0x86dd, &ipv6(source, ALL_NODES, 59, &[])),
+        false => broadcast(mac(1), 0x0800, &ipv4_udp(source, "10.0.0.255", 9, 9)),
+    };
+    let frames = addresses.iter().map(|source| (*source, frame(source)));
+    frames.collect()
+}
+
+/// What is behind a NIC comes out of it, with the NIC's MAC and nothing said in its name: routes lead there.
+#[test]
+fn a_port_sends_what_is_behind_its_nic() {
+    lab(|lab| {
+        if !lab.can(Capability::NftBridge) {
+            return;
+        }
+        lab.bridge_with_nics(&["a", "b"]);
+        let behind = |nets: &[&str]| Action::SetGuard {
+            link: ifname("n-a"),
+            guard: Guard {
+                behind: nets.iter().map(|net| net.parse().unwrap()).collect(),
+                ..guard(1)
+            },
+        };
+        let within = from(&["10.9.0.0", "10.9.7.1", "10.9.255.255", "2001:db8:9::1"]);
+        let beyond = from(&["10.8.255.255", "10.10.0.0", "10.0.0.2", "2001:db8:8::1"]);
+        let frames = [&within[..], &beyond].concat();
+        assert_eq!(arrived(&frames), Vec::<String>::new());
+        lab.act_twice([behind(&["10.9.0.0/16", "2001:db8:9::/48"])]);
+        assert_eq!(arrived(&frames), names(&within));
+        let spoofed = spoofed();
+        assert_eq!(arrived(&spoofed), Vec::<String>::new());
+
+        // One that has others in it takes their place. Everything is not what belongs to one link, nor a
+        // word about an address.
+        lab.act_twice([behind(&["10.8.0.0/15", "2001:db8:9::/48"])]);
+        assert_eq!(
+            arrived(&frames),
+            [&names(&within)[..], &["10.8.255.255".to_owned()]].concat()
+        );
+        lab.act_twice([behind(&["0.0.0.0/0", "::/0"])]);
+        let never = from(&[
+            "0.0.0.1",
+            "127.0.0.1",
+            "169.254.169.254",
+            "255.255.255.255",
+            "::",
+            "fe80::9",
+        ]);
+        let all = [&frames[..], &never].concat();
+        assert_eq!(arrived(&all), names(&frames));
+        let arp = |frame: &(&str, Vec<u8>)| frame.0.contains("ARP") || frame.0.contains("NA");
+        let claims: Vec<_> = spoofed.into_iter().filter(arp).collect();
+        assert_eq!(arrived(&claims), Vec::<String>::new());
+        lab.act_twice([behind(&[])]);
+        assert_eq!(arrived(&frames), Vec::<String>::new());
+    });
+}
+
 /// The program of a filter that claims every second packet.
 const EVERY_SECOND: &str = "3,32 0 0 4294963256,84 0 0 1,22 0 0 0";
 
@@ -643,7 +703,12 @@ fn another_wording_is_replaced_and_elements_stay() {
             },
             Action::SetGuard {
                 link: ifname("eth7"),
-                guard: guard(7),
+                guard: Guard {
+                    behind: ["10.9.0.0/16", "10.8.0.1/32", "::/0"]
+                        .map(|net| net.parse().unwrap())
+                        .into(),
+                    ..guard(7)
+                },
             },
         ]);
         tool("nft add table inet theirs");

@@ -56,6 +56,7 @@ fn vpc(v: u8) -> (Stack, RouterConfig) {
         subnet: subnet(s),
         mac: mac(v * 10 + s),
         addresses: vec![ip(&format!("10.1.{s}.10")), ip(&format!("fd00:{s}::10"))],
+        behind: Vec::new(),
         attachment: Attachment::Netns {
             netns: netns(name),
             device: ifname("eth0"),

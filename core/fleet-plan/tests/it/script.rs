@@ -389,6 +389,9 @@ impl World {
                     role(port)
                 )
                 .unwrap();
+                for net in &port.behind {
+                    writeln!(out, "      behind it {net}").unwrap();
+                }
             }
         }
         for (subnet, vteps) in &config.members {

@@ -116,6 +116,7 @@ mod tests {
             subnet: SUBNET,
             mac: MacAddr([2, 0, 0, 0, 1, number as u8]),
             addresses: Vec::new(),
+            behind: Vec::new(),
             attachment: Attachment::Tap,
             role,
             sequence: 0,

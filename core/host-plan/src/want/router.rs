@@ -648,6 +648,7 @@ fn guard(mac: MacAddr, addresses: impl Iterator<Item = IpAddr>) -> Guard {
     Guard {
         macs: BTreeSet::from([mac]),
         addresses,
+        behind: BTreeSet::new(),
         service: Service::None,
     }
 }

@@ -161,6 +161,7 @@ impl Want {
             guard: Some(Guard {
                 macs: BTreeSet::from([transit.mac]),
                 addresses: BTreeSet::from([next_hop_of(transit.mac)]),
+                behind: BTreeSet::new(),
                 service: Service::None,
             }),
         };

@@ -102,21 +102,26 @@ fn uplink(field: Field<'_>, wire: v1::RouterUplink) -> Result<Uplink, BadRequest
     })
 }
 
-fn route(field: Field<'_>, wire: v1::StaticRoute) -> Result<StaticRoute, BadRequest> {
-    let gateway = field.of("gateway");
-    let prefix: IpNet = parse(field.of("prefix"), &wire.prefix)?;
+/// Any prefix, the one of all addresses included.
+pub(super) fn prefix(field: Field<'_>, text: &str) -> Result<IpNet, BadRequest> {
+    let prefix: IpNet = parse(field, text)?;
     if prefix.trunc() != prefix {
-        return Err(field.of("prefix").bad(format_args!(
+        return Err(field.bad(format_args!(
             "it has bits set beyond /{}: did you mean {}?",
             prefix.prefix_len(),
             prefix.trunc()
         )));
     }
+    Ok(prefix)
+}
+
+fn route(field: Field<'_>, wire: v1::StaticRoute) -> Result<StaticRoute, BadRequest> {
+    let gateway = field.of("gateway");
     Ok(StaticRoute {
         table: optional(&wire.table_subnet_id, |text| {
             parse(field.of("table_subnet_id"), text)
         })?,
-        prefix,
+        prefix: prefix(field.of("prefix"), &wire.prefix)?,
         via: match (wire.blackhole, wire.gateway.as_str()) {
             (true, "") => Via::Blackhole,
             (true, _) => return Err(gateway.bad("none may be given with blackhole")),

@@ -81,6 +81,7 @@ fn config() -> HostConfig {
                     subnet,
                     mac: "02:00:00:00:00:01".parse().unwrap(),
                     addresses: vec!["10.4.1.5".parse().unwrap(), "fd00:4:1::5".parse().unwrap()],
+                    behind: vec!["0.0.0.0/0".parse().unwrap(), "fd00:9::/32".parse().unwrap()],
                     attachment: attachment.parse().unwrap(),
                     role: [
                         PortRole::Settled,

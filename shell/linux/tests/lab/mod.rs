@@ -344,6 +344,7 @@ pub fn guard(n: u8) -> Guard {
             IpAddr::V6(mac(n).link_local()),
         ]
         .into(),
+        behind: Default::default(),
         service: Service::None,
     }
 }

@@ -8,6 +8,7 @@ use crate::output::{Format, Row, json, print, table};
 use crate::views::{ConditionView, attachment, condition_lines, hyphened, some, word};
 use api::v1;
 use clap::{Args, Subcommand};
+use ipnet::IpNet;
 use serde::Serialize;
 use std::net::IpAddr;
 
@@ -145,6 +146,9 @@ pub(crate) struct CreatePort {
     /// Its addresses
     #[arg(long, value_name = "ADDRESS")]
     ip: Vec<IpAddr>,
+    /// A prefix that is behind it: packets from there may come out of it
+    #[arg(long, value_name = "PREFIX")]
+    behind: Vec<IpNet>,
     /// Return when the kernel has it
     #[arg(long)]
     wait: bool,
@@ -503,6 +507,7 @@ impl CreatePort {
                 subnet_id: self.subnet_id.to_string(),
                 mac: self.mac.map(|mac| mac.to_string()).unwrap_or_default(),
                 addresses: self.ip.iter().map(ToString::to_string).collect(),
+                behind: self.behind.iter().map(ToString::to_string).collect(),
                 attachment: Some((&self.attach).into()),
                 ..v1::Port::default()
             }),

@@ -407,6 +407,7 @@ fn config() -> HostConfig {
                 subnet,
                 mac: MacAddr([2, 0, 0, 0, 0, 1]),
                 addresses: vec![[10, 0, 0, 1].into()],
+                behind: Vec::new(),
                 attachment: Attachment::Netns {
                     netns: NetnsName::new("first").expect("it is a name"),
                     device: IfName::new("eth0").expect("it is a name"),

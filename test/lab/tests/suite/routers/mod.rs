@@ -1,6 +1,7 @@
 //! Routers with packets and foreign clients: what tenants reach, what they do not, what lasts.
 
 mod arriving;
+mod behind;
 mod bound;
 mod clients;
 mod counted;
