@@ -84,6 +84,7 @@ impl Meter {
             meter: self.clone(),
             view,
             events,
+            conditions: Vec::new(),
             next: None,
             told: false,
         };
@@ -93,22 +94,28 @@ impl Meter {
             .expect("a process may start a thread");
     }
 
-    /// Of routers that take no new flows.
+    /// Of routers that take no new flows, or whose standby is told nothing.
     pub(crate) fn conditions(&self) -> Vec<Condition> {
         let book = self.lock();
-        let full = book.routers.iter().filter_map(|(id, metered)| {
-            Some(Condition {
-                object: ObjectId::Router(*id),
-                message: format!(
+        let troubles = book.routers.iter().flat_map(|(id, metered)| {
+            let full = metered.full_since.map(|since| {
+                let message = format!(
                     "router {} tracks as many flows as it may on this host, {}, and takes no new \
                      ones: see who opens so many, or raise router_flows in the agent's configuration",
                     metered.name, self.most
-                ),
-                since: metered.full_since?,
-                attempts: 0,
-            })
+                );
+                (message, since)
+            });
+            let standby = self.standbys.trouble(*id, &metered.name);
+            full.into_iter().chain(standby).map(|trouble| (*id, trouble))
         });
-        full.collect()
+        let condition = |(id, (message, since))| Condition {
+            object: ObjectId::Router(id),
+            message,
+            since,
+            attempts: 0,
+        };
+        troubles.map(condition).collect()
     }
 
     /// Of some routers, in turn, for a report.
@@ -232,6 +239,8 @@ struct Counting {
     meter: Meter,
     view: watch::Receiver<Arc<View>>,
     events: mpsc::Sender<Event>,
+    /// What the loop knows.
+    conditions: Vec<Condition>,
     /// Whose counters are read next.
     next: Option<RouterId>,
     /// That counting fails.
@@ -276,17 +285,13 @@ impl Counting {
     }
 
     fn note(&mut self, routers: &[Router], flows: &BTreeMap<NetnsName, u64>) {
-        let mut changed = false;
         let mut full = Vec::new();
         let mut book = self.meter.lock();
         book.routers
             .retain(|id, _| routers.iter().any(|router| router.id == *id));
         for router in routers {
             let Some(flows) = flows.get(&router.netns).copied() else {
-                changed |= book
-                    .routers
-                    .remove(&router.id)
-                    .is_some_and(|m| m.full_since.is_some());
+                book.routers.remove(&router.id);
                 continue;
             };
             let metered = book.routers.entry(router.id).or_default();
@@ -296,7 +301,6 @@ impl Counting {
             let was = metered.full_since.is_some();
             let is = is_full(flows, self.meter.most, was);
             if is != was {
-                changed = true;
                 metered.full_since = is.then(unix_now);
                 let (router, most) = (&router.name, self.meter.most);
                 match is {
@@ -314,7 +318,9 @@ impl Counting {
                 warn!(%netns, error = chain(&error), "A router that is full could not be told so");
             }
         }
-        if changed {
+        let conditions = self.meter.conditions();
+        if conditions != self.conditions {
+            self.conditions = conditions;
             // Refused only when the agent is ending.
             drop(self.events.blocking_send(Event::Metered));
         }

@@ -34,6 +34,8 @@ const TOGETHER: Duration = Duration::from_millis(20);
 /// All is told anew as often, because the kernel tells nothing of connections that are older than the first
 /// subscription, and no events come out of a namespace that was taken away.
 const ANEW: Duration = Duration::from_secs(60);
+/// One that is told nothing for as long is told of: a host that restarts is back sooner.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// What is shown is as old at most.
 const SHOWN_EVERY: Duration = Duration::from_millis(500);
 
@@ -50,6 +52,7 @@ struct Book {
 #[derive(Debug)]
 struct Told {
     standby: HostId,
+    address: SocketAddr,
     taken: Taken,
     in_step: bool,
     lag: Duration,
@@ -94,6 +97,22 @@ impl Standbys {
         })
     }
 
+    /// What is wrong with the standby of a router here, if it lasts, and since when.
+    pub(crate) fn trouble(&self, router: RouterId, name: &str) -> Option<(String, UnixMillis)> {
+        let book = self.lock();
+        let told = book.told.get(&router)?;
+        let (reason, since) = told.trouble.as_ref()?;
+        let patience = u64::try_from(PATIENCE.as_millis()).unwrap_or(u64::MAX);
+        let lasts = unix_now().0.saturating_sub(since.0) >= patience;
+        let message = format!(
+            "router {name} has a standby at {} that is told nothing ({reason}), so connections end if this \
+             host fails: see that the agent there runs and is reached from here, or choose another (vpc \
+             router standby)",
+            told.address
+        );
+        lasts.then_some((message, *since))
+    }
+
     /// Of routers elsewhere that this host stands by for.
     pub(crate) fn kept(&self) -> Vec<v1::KeptConnections> {
         let book = self.lock();
@@ -130,6 +149,7 @@ impl Standbys {
         let mut book = self.lock();
         let told = book.told.entry(job.claim.router).or_insert(Told {
             standby: job.standby,
+            address: job.address,
             taken: NOTHING,
             in_step: false,
             lag: Duration::ZERO,
@@ -373,5 +393,45 @@ async fn look(netns: NetnsName, most: usize) -> Result<(ConnectionEvents, Vec<Tr
     match tokio::task::spawn_blocking(look).await {
         Ok(looked) => looked,
         Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_standby_that_is_not_reached_for_a_while_is_told_of() {
+        let book = Standbys::default();
+        let router = RouterId::from_random(1);
+        let job = Job {
+            claim: Claim { router, epoch: 1 },
+            standby: HostId::from_random(2),
+            address: "192.0.2.22:7444".parse().unwrap(),
+        };
+        book.note(&job, |_| {});
+        assert_eq!(book.trouble(router, "blue/gw"), None);
+        book.note_trouble(&job, "no answer in 2 s");
+        assert_eq!(
+            book.trouble(router, "blue/gw"),
+            None,
+            "it may be back at once"
+        );
+        let long_ago = UnixMillis(unix_now().0 - 5_000);
+        book.note(&job, |told| {
+            told.trouble.as_mut().unwrap().1 = long_ago;
+        });
+        // Trying again changes nothing about since when.
+        book.note_trouble(&job, "connection refused");
+        let (message, since) = book.trouble(router, "blue/gw").unwrap();
+        assert_eq!(since, long_ago);
+        assert!(
+            message.starts_with(
+                "router blue/gw has a standby at 192.0.2.22:7444 that is told nothing (connection refused)"
+            ),
+            "{message}"
+        );
+        book.note(&job, |told| told.trouble = None);
+        assert_eq!(book.trouble(router, "blue/gw"), None);
     }
 }

@@ -510,6 +510,19 @@ fn established_connections_survive_the_loss_of_their_route_host() {
     );
 }
 
+/// The router's host says that the standby is told nothing, or does not: to the server, and to `vpc doctor`.
+fn tells_of_its_standby(lab: &Lab, troubled: bool) {
+    lab.eventually(&format!("r1 tells of its standby: {troubled}"), || {
+        let conditions = router(lab)["conditions"].to_string();
+        let doctor = text_of(&lab.try_sh("r1", "vpc doctor -o json"));
+        let tells = |text: &str| text.contains("that is told nothing");
+        match (tells(&conditions), tells(&doctor)) == (troubled, troubled) {
+            true => Ok(()),
+            false => Err(format!("{conditions} {doctor}")),
+        }
+    });
+}
+
 #[test]
 fn a_standby_comes_and_goes_and_the_router_goes_on() {
     let lab = two_route_hosts();
@@ -521,6 +534,15 @@ fn a_standby_comes_and_goes_and_the_router_goes_on() {
     );
     lab.admin("router standby blue/gw r2 --wait");
     in_step(&lab, "r2", 0);
+
+    // Only the router's host knows that it does not reach the standby.
+    let shut = "nft add table inet shut; nft add chain inet shut input '{ type filter hook input priority 0; }'; \
+        nft add rule inet shut input tcp dport 7444 drop; nft add rule inet shut input tcp sport 7444 drop";
+    lab.sh("r2", shut);
+    tells_of_its_standby(&lab, true);
+    lab.sh("r2", "nft delete table inet shut");
+    in_step(&lab, "r2", 0);
+    tells_of_its_standby(&lab, false);
 
     through(&lab, "standby is restarted", || {
         lab.kill("r2", "agent");
