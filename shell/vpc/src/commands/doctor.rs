@@ -65,13 +65,15 @@ impl Doctor {
     /// Does it.
     pub(crate) fn run(self, global: &Global) -> Outcome {
         let mut findings = vec![root(), kernel(), nft(), tun()];
-        findings.extend(capabilities());
+        let capabilities = probe();
+        findings.extend(meanings(&capabilities));
         findings.push(datapath());
         findings.push(bridge_netfilter());
         findings.push(frr());
         findings.extend(rival());
         findings.push(agent_here());
         findings.extend(server());
+        findings.extend(gateways(&capabilities));
         findings.extend(evpn());
         findings.extend(reflector_here());
         findings.extend(reflector_alerts());
@@ -388,13 +390,13 @@ const MEANINGS: &[Meaning] = &[
     },
 ];
 
-fn capabilities() -> Vec<Finding> {
-    let found = match probe() {
+fn meanings(probed: &Result<BTreeSet<Capability>, linux::Error>) -> Vec<Finding> {
+    let found = match probed {
         Ok(found) => found,
         Err(error) => {
             return vec![missing(
                 "capabilities",
-                with_causes(&error),
+                with_causes(error),
                 "the kernel could not be asked: run it as root, outside of a restricted container",
             )];
         }
@@ -491,6 +493,49 @@ fn routers(status: &v1::AgentStatus) -> impl Iterator<Item = Finding> {
             },
         }
     })
+}
+
+/// The gateways here of VPCs that are routed on every host. None if there is no agent, or no such VPC.
+fn gateways(probed: &Result<BTreeSet<Capability>, linux::Error>) -> Option<Finding> {
+    let asked: Outcome<Vec<v1::HostRouterState>> = block_on(async {
+        let mut agent = AgentAccess::usual().l3().await?;
+        let listed = agent.list_routers(v1::ListHostRoutersRequest::default());
+        let listed = listed.await;
+        let listed = listed.map_err(|status| refused("listing the routers here", &status))?;
+        Ok(listed.into_inner().routers)
+    });
+    gateways_among(&asked.ok()?, probed.as_ref().ok()?)
+}
+
+fn gateways_among(
+    routers: &[v1::HostRouterState],
+    found: &BTreeSet<Capability>,
+) -> Option<Finding> {
+    const CHECK: &str = "gateways";
+    let configs = routers.iter().filter_map(|state| state.router.as_ref());
+    let gateways: Vec<_> = configs.filter(|config| config.anycast).collect();
+    let names: Vec<&str> = gateways.iter().map(|config| &config.name[..]).collect();
+    if names.is_empty() {
+        return None;
+    }
+    let mut legs = gateways.iter().flat_map(|config| &config.legs);
+    let has_v6 = legs.any(|leg| leg.addresses.iter().any(|ip| ip.contains(':')));
+    let rows = [Capability::VlanFiltering, Capability::VlanDevices];
+    let detail = format!("routed here as on every host: {}", names.join(", "));
+    Some(
+        match has_v6 && !rows.iter().all(|row| found.contains(row)) {
+            false => ok(CHECK, detail),
+            true => fallback(
+                CHECK,
+                format!(
+                    "{detail}; what their NICs ask for the gateway's IPv6 address (ND) goes to all hosts of the \
+                 subnet, though only this one answers"
+                ),
+                "a kernel with CONFIG_BRIDGE_VLAN_FILTERING and CONFIG_VLAN_8021Q, as distributions ship; it \
+             costs a frame for each question and nothing else",
+            ),
+        },
+    )
 }
 
 /// What the agent tells of its EVPN: peers that something is wrong with, MACs and addresses that are
@@ -622,6 +667,35 @@ fn credential() -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn gateways_on_every_host_are_told_of_and_what_the_kernel_does_not_do_for_them() {
+        let router = |name: &str, anycast, address: &str| v1::HostRouterState {
+            router: Some(v1::RouterConfig {
+                name: name.to_owned(),
+                anycast,
+                legs: vec![v1::RouterLeg {
+                    addresses: vec![address.to_owned()],
+                    ..v1::RouterLeg::default()
+                }],
+                ..v1::RouterConfig::default()
+            }),
+            ..v1::HostRouterState::default()
+        };
+        let plain = BTreeSet::from([Capability::VlanDevices]);
+        let filtering = BTreeSet::from([Capability::VlanDevices, Capability::VlanFiltering]);
+        let other = router("red/gw", false, "fd00:5::1/64");
+        let [v4, v6] = ["10.4.1.1/24", "fd00:4::1/64"].map(|a| router("blue/gateway", true, a));
+        assert!(gateways_among(&[other.clone()], &plain).is_none());
+        let cells = |routers: &[v1::HostRouterState], found| {
+            gateways_among(routers, found).unwrap().cells()[1..].join(" ")
+        };
+        let told = "ok routed here as on every host: blue/gateway";
+        assert_eq!(cells(&[other.clone(), v4], &plain), told);
+        assert_eq!(cells(&[other.clone(), v6.clone()], &filtering), told);
+        let crosses = cells(&[v6, other], &plain);
+        assert!(crosses.starts_with("fallback ") && crosses.contains("(ND) goes to all hosts"));
+    }
 
     #[test]
     fn an_alert_is_a_problem_with_a_remedy() {

@@ -268,6 +268,13 @@ fn a_vpc_is_routed_where_its_nics_are() {
             "{host}: {summary}"
         );
     }
+    let doctor = text_of(&lab.try_sh("c1", "vpc doctor -o json"));
+    let told = [
+        "routed here as on every host: blue/gateway",
+        "(ND) goes to all hosts",
+    ];
+    let told = told.map(|words| doctor.contains(words));
+    assert_eq!(told, [true, !lab.filters_vlans()], "{doctor}");
 }
 
 /// Questions for the gateway are answered by this host's, and get to no other.
