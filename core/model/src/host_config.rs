@@ -233,7 +233,7 @@ pub struct Port {
     pub subnet: SubnetId,
     /// Its MAC, unicast.
     pub mac: MacAddr,
-    /// Its addresses; frames from any other never leave the port.
+    /// Its addresses; frames from any other that is not behind it never leave the port.
     pub addresses: Vec<IpAddr>,
     /// Prefixes that routes lead to by the NIC: sources that may be behind it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

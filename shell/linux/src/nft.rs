@@ -657,8 +657,9 @@ impl Nft {
 
     /// One transaction.
     fn commit(&mut self, remove: &Elements, add: &Elements) -> Result<(), Cause> {
-        /// Elements in one message: its nest has 16 bits of length.
-        const ELEMENTS: usize = 800;
+        /// Elements in one message: its nest has 16 bits of length, and the longest element is 84 bytes.
+        const ELEMENTS: usize = 700;
+        const _: () = assert!(ELEMENTS * 84 < u16::MAX as usize);
         let mut requests = Vec::new();
         for (kind, flags, elements) in [
             (sys::NFT_MSG_DELSETELEM, 0, remove),

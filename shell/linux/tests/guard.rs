@@ -684,6 +684,14 @@ fn a_guard_is_replaced_whole() {
         assert_ne!(lab.observe().guards[&link], guard(3));
         lab.act([set(guard(3))]);
         assert_eq!(lab.observe().guards[&link], guard(3));
+        // As many routes as a router may have, by one NIC.
+        let nets = (0..1000).map(|n| format!("2001:db8:{:x}::/48", n * 2));
+        let many = Guard {
+            behind: nets.map(|net| net.parse().unwrap()).collect(),
+            ..guard(3)
+        };
+        lab.act_twice([set(many.clone())]);
+        assert_eq!(lab.observe().guards[&link], many);
         lab.act_twice([Action::ClearGuard { link }]);
         assert!(lab.observe().guards.is_empty());
     });
