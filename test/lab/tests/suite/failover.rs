@@ -513,6 +513,8 @@ fn established_connections_survive_the_loss_of_their_route_host() {
 /// The router's host says that the standby is told nothing, or does not: to the server, and to `vpc doctor`.
 fn tells_of_its_standby(lab: &Lab, troubled: bool) {
     lab.eventually(&format!("r1 tells of its standby: {troubled}"), || {
+        // Something to tell it: where there is nothing, it has all there is.
+        lab.sh("c1/a1", "bash -c 'echo > /dev/udp/198.51.100.1/7105'");
         let conditions = router(lab)["conditions"].to_string();
         let doctor = text_of(&lab.try_sh("r1", "vpc doctor -o json"));
         let tells = |text: &str| text.contains("that is told nothing");
