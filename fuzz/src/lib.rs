@@ -7,3 +7,4 @@ pub mod datapath;
 pub mod dhcp;
 pub mod formats;
 pub mod kernel;
+pub mod leases;

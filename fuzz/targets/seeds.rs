@@ -63,6 +63,9 @@ fn seeds(into: &Path) -> io::Result<()> {
     for (n, payload) in fuzz::kernel::element_samples().iter().enumerate() {
         put(into, "nftables", n, payload)?;
     }
+    for (n, (target, bytes)) in fuzz::leases::samples().iter().enumerate() {
+        put(into, target, n, bytes)?;
+    }
     for (n, (target, bytes)) in fuzz::dhcp::samples().iter().enumerate() {
         put(into, target, n, bytes)?;
     }
