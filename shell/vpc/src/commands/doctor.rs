@@ -686,7 +686,7 @@ mod tests {
         let filtering = BTreeSet::from([Capability::VlanDevices, Capability::VlanFiltering]);
         let other = router("red/gw", false, "fd00:5::1/64");
         let [v4, v6] = ["10.4.1.1/24", "fd00:4::1/64"].map(|a| router("blue/gateway", true, a));
-        assert!(gateways_among(&[other.clone()], &plain).is_none());
+        assert!(gateways_among(std::slice::from_ref(&other), &plain).is_none());
         let cells = |routers: &[v1::HostRouterState], found| {
             gateways_among(routers, found).unwrap().cells()[1..].join(" ")
         };
