@@ -11,6 +11,7 @@ pub use nat::{NatRule, NoNatRule};
 use ipnet::IpNet;
 use model::{IfName, MacAddr, Mtu, NetnsName, PortRange, Protocol};
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
@@ -219,12 +220,24 @@ pub struct Fingerprint(pub u64);
 impl RouterFirewall {
     /// The same for the same data.
     pub fn fingerprint(&self) -> Fingerprint {
-        // FNV-1a, 64 bits: not against an adversary, only to see that something else is wanted.
-        let text = format!("{self:?}");
-        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        Fingerprint(hash)
+        let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
+        self.hash(&mut hash);
+        Fingerprint(hash.finish())
+    }
+}
+
+/// FNV-1a, 64 bits: not against an adversary, only to see that something else is wanted.
+struct Fnv(u64);
+
+impl Hasher for Fnv {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
     }
 }
 

@@ -10,8 +10,8 @@ use crate::seen::{Changes, Doubt, Seen, Sources, Updated};
 use crate::socket::Socket;
 use crate::{bpf, fdb, nft, observe, packet, probe, router, sys, tap};
 use host_plan::{
-    Action, FdbTarget, HostState, Inside, LinkKind, RouterState, Scope, Stamp, TrunkPair,
-    VethToNetns,
+    Action, FdbTarget, HostState, Inside, LinkKind, RouterChange, RouterState, Scope, Stamp,
+    TrunkPair, VethToNetns,
 };
 use ipnet::IpNet;
 use model::{Capability, IfName, NetnsName};
@@ -41,8 +41,12 @@ pub struct Kernel {
     seen: Option<Seen>,
     changes: Changes,
     looks: Looks,
-    /// Insides of routers as they were when last looked at, or changed by us.
+    /// Insides of routers as they were when last looked at.
     routers: BTreeMap<NetnsName, RouterState>,
+    /// Those of which we changed the rules since, and nothing else.
+    other_rules: BTreeSet<NetnsName>,
+    /// What is known of their rules.
+    rules: BTreeMap<NetnsName, router::Held>,
     /// Sysctls are those of the calling thread's namespace.
     on_this_thread: std::marker::PhantomData<*mut ()>,
 }
@@ -92,6 +96,8 @@ impl Kernel {
             changes: Changes::default(),
             looks: Looks::default(),
             routers: BTreeMap::new(),
+            other_rules: BTreeSet::new(),
+            rules: BTreeMap::new(),
             on_this_thread: std::marker::PhantomData,
         })
     }
@@ -113,7 +119,28 @@ impl Kernel {
         let inside = observe::namespaces(&mut self.route, scope, seen.raw.values())?;
         let mut state = seen.state.clone();
         state.netns = inside.states;
-        state.routers = routers(&mut self.routers, scope, &state.owned_netns)?;
+        let ours = &seen.state.owned_netns;
+        self.routers
+            .retain(|name, _| scope.routers.contains(name) && ours.contains(name));
+        self.rules
+            .retain(|name, _| scope.routers.contains(name) && ours.contains(name));
+        let other_rules = std::mem::take(&mut self.other_rules);
+        for name in scope.routers.intersection(ours) {
+            let mut held = self.rules.remove(name);
+            match self.routers.get_mut(name) {
+                None => {
+                    let looked = router::look(name, &mut held)?;
+                    self.routers
+                        .extend(looked.map(|state| (name.clone(), state)));
+                }
+                Some(known) if other_rules.contains(name) => {
+                    known.firewall = router::look_at_rules(name, &mut held)?;
+                }
+                Some(_) => {}
+            }
+            self.rules.extend(held.map(|held| (name.clone(), held)));
+        }
+        state.routers = self.routers.clone();
         for raw in seen.raw.values() {
             let name = raw.link_netns.and_then(|id| inside.names.get(&id));
             if let Some(name) = name
@@ -240,8 +267,20 @@ impl Kernel {
             Action::CreateNetns(name) | Action::DeleteNetns(name) => {
                 changes.touch_netns(name);
                 self.routers.remove(name);
+                self.rules.remove(name);
             }
-            Action::ChangeRouter(router) => drop(self.routers.remove(&router.netns)),
+            Action::ChangeRouter(router) => {
+                let rules = |change: &RouterChange| matches!(change, RouterChange::SetFirewall(_));
+                let known = self.routers.get(&router.netns);
+                // With the first rules comes more than rules.
+                if known.is_some_and(|known| known.firewall.is_some())
+                    && router.changes.iter().all(rules)
+                {
+                    self.other_rules.insert(router.netns.clone());
+                } else {
+                    self.routers.remove(&router.netns);
+                }
+            }
             Action::Enslave { link, .. }
             | Action::LeaveBridge { link }
             | Action::AddVlan { link, .. }
@@ -661,18 +700,29 @@ impl Kernel {
         }
     }
 
-    fn change_routers(&self, batch: &[Action]) -> Vec<Outcome> {
-        let change = |action: &Action| match action {
+    fn change_routers(&mut self, batch: &[Action]) -> Vec<Outcome> {
+        let mut change = |action: &Action| match action {
             Action::ChangeRouter(changes) if !self.marks.is_ours(&changes.netns) => {
                 Err(Cause::InTheWay(format!(
                     "there is a namespace {} that was not made by this agent",
                     changes.netns
                 )))
             }
-            Action::ChangeRouter(changes) => router::change(changes),
+            Action::ChangeRouter(changes) => {
+                let mut held = self.rules.remove(&changes.netns);
+                let outcome = router::change(changes, &mut held);
+                match outcome {
+                    Ok(()) => {
+                        let held = held.map(|held| (changes.netns.clone(), held));
+                        self.rules.extend(held);
+                    }
+                    Err(_) => drop(self.routers.remove(&changes.netns)),
+                }
+                outcome
+            }
             other => unreachable!("{other:?} is no change of a router"),
         };
-        batch.iter().map(change).collect()
+        batch.iter().map(&mut change).collect()
     }
 
     fn nft(&mut self) -> Result<&mut Nft, Cause> {
@@ -904,23 +954,6 @@ impl<'a> Made<'a> {
             in_the_way("with other parameters".into())
         }
     }
-}
-
-/// What is known of the scope's routers that are there and ours; the unknown are looked into.
-fn routers(
-    known: &mut BTreeMap<NetnsName, RouterState>,
-    scope: &Scope,
-    ours: &BTreeSet<NetnsName>,
-) -> Result<BTreeMap<NetnsName, RouterState>, Error> {
-    known.retain(|name, _| scope.routers.contains(name) && ours.contains(name));
-    for name in scope.routers.intersection(ours) {
-        if !known.contains_key(name)
-            && let Some(state) = router::look(name)?
-        {
-            known.insert(name.clone(), state);
-        }
-    }
-    Ok(known.clone())
 }
 
 fn open_netns<'a>(

@@ -849,12 +849,48 @@ pub(crate) fn find(socket: &mut Socket, family: u8) -> Result<Found, Cause> {
 
 /// An empty chain in our table: its name says something.
 pub(crate) fn add_chain(socket: &mut Socket, family: u8, name: &str) -> Result<(), Cause> {
+    transaction(socket, &mut [new_chain(family, name)])
+}
+
+/// The request for an empty chain in our table.
+pub(crate) fn new_chain(family: u8, name: &str) -> Message {
     let mut chain = Message::new(message(sys::NFT_MSG_NEWCHAIN), libc::NLM_F_CREATE);
     chain
         .header(&[family, 0, 0, 0])
         .put_text(sys::NFTA_CHAIN_TABLE, "vpc")
         .put_text(sys::NFTA_CHAIN_NAME, name);
-    transaction(socket, &mut [chain])
+    chain
+}
+
+/// The request that removes an empty chain of our table.
+pub(crate) fn delete_chain(family: u8, name: &str) -> Message {
+    let mut chain = Message::new(message(sys::NFT_MSG_DELCHAIN), 0);
+    chain
+        .header(&[family, 0, 0, 0])
+        .put_text(sys::NFTA_CHAIN_TABLE, "vpc")
+        .put_text(sys::NFTA_CHAIN_NAME, name);
+    chain
+}
+
+/// The number of the namespace's nftables as they are now: each transaction, whoever made it, makes them the
+/// next.
+pub(crate) fn generation(socket: &mut Socket) -> Result<u32, Cause> {
+    let mut question = Message::new(message(sys::NFT_MSG_GETGEN), 0);
+    question.header(&[0, 0, 0, 0]);
+    let mut generation = None;
+    socket.get(question, |payload| {
+        let id = attr::attribute(payload.get(4..).unwrap_or_default(), sys::NFTA_GEN_ID);
+        generation = id.and_then(|id| Some(u32::from_be_bytes(*id.first_chunk()?)));
+    })?;
+    generation.ok_or(Cause::Garbled("an answer without a generation"))
+}
+
+/// What comes after a generation; 0 is none.
+pub(crate) const fn next_generation(generation: u32) -> u32 {
+    match generation.wrapping_add(1) {
+        0 => 1,
+        next => next,
+    }
 }
 
 /// Type of an nftables message: subsystem and number.
@@ -864,6 +900,15 @@ pub(crate) const fn message(kind: u8) -> u16 {
 
 /// Runs requests as one transaction: all or none.
 pub(crate) fn transaction(socket: &mut Socket, requests: &mut [Message]) -> Result<(), Cause> {
+    transaction_at(socket, None, requests)
+}
+
+/// The same, and none (`ERESTART`) if the namespace's nftables are not of this generation.
+pub(crate) fn transaction_at(
+    socket: &mut Socket,
+    generation: Option<u32>,
+    requests: &mut [Message],
+) -> Result<(), Cause> {
     let frame = |kind: i32| {
         let mut message = Message::new(kind as u16, 0);
         // `struct nfgenmsg`: `| family 1 | version 1 | subsystem 2, big endian |`.
@@ -871,7 +916,11 @@ pub(crate) fn transaction(socket: &mut Socket, requests: &mut [Message]) -> Resu
         message
     };
     let begin = socket.next_sequence();
-    let mut datagram = frame(libc::NFNL_MSG_BATCH_BEGIN).finish(begin).to_vec();
+    let mut first = frame(libc::NFNL_MSG_BATCH_BEGIN);
+    if let Some(generation) = generation {
+        first.put_be32(sys::NFNL_BATCH_GENID, generation);
+    }
+    let mut datagram = first.finish(begin).to_vec();
     let mut last = begin;
     for request in requests.iter_mut() {
         request.add_flags(libc::NLM_F_ACK);

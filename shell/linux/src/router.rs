@@ -3,8 +3,10 @@
 //! Each is entered by a thread of its own, so that its sockets and sysctls are the namespace's.
 
 mod carry;
+mod elements;
 mod flows;
 mod follow;
+mod held;
 mod meter;
 mod outer;
 mod route;
@@ -12,6 +14,7 @@ mod rules;
 
 pub use carry::{track_connections, tracked_connections};
 pub use follow::{ConnectionEvents, Drained};
+pub(crate) use held::Held;
 pub use meter::{
     LinkCounts, NatCount, RouterCounts, RuleCount, refuse_flows, router_counts, tracked_flows,
 };
@@ -25,7 +28,8 @@ use crate::observe;
 use crate::socket::Socket;
 use crate::sys;
 use host_plan::{
-    NextHop, RouterChange, RouterChanges, RouterLink, RouterState, base_sysctls, device_sysctls,
+    Fingerprint, NextHop, RouterChange, RouterChanges, RouterLink, RouterState, base_sysctls,
+    device_sysctls,
 };
 use model::{IfName, MacAddr, NetnsName};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -35,20 +39,38 @@ use std::io;
 type Outcome = Result<(), Cause>;
 
 /// Looks into a router's namespace; none if it is not there.
-pub(crate) fn look(name: &NetnsName) -> Result<Option<RouterState>, Error> {
+pub(crate) fn look(
+    name: &NetnsName,
+    held: &mut Option<Held>,
+) -> Result<Option<RouterState>, Error> {
     let Some(netns) = Netns::find(name)? else {
         return Ok(None);
     };
     let found = on_own_thread(|| {
         netns.enter()?;
-        look_here()
+        look_here(held)
     });
     found
         .map(Some)
         .doing(|| format!("look into namespace {name}"))
 }
 
-fn look_here() -> Result<RouterState, Cause> {
+/// Looks at a router's rules alone; none if they are not there as we made them.
+pub(crate) fn look_at_rules(
+    name: &NetnsName,
+    held: &mut Option<Held>,
+) -> Result<Option<Fingerprint>, Error> {
+    let Some(netns) = Netns::find(name)? else {
+        return Ok(None);
+    };
+    let found = on_own_thread(|| {
+        netns.enter()?;
+        rules::installed(&mut Socket::netfilter()?, held)
+    });
+    found.doing(|| format!("look at the rules of namespace {name}"))
+}
+
+fn look_here(held: &mut Option<Held>) -> Result<RouterState, Cause> {
     let mut socket = Socket::route()?;
     let raw = observe::raw_links(&mut socket)?;
     let mut addresses: HashMap<u32, BTreeSet<_>> = HashMap::new();
@@ -85,7 +107,7 @@ fn look_here() -> Result<RouterState, Cause> {
     state.routes = route::all(&mut socket, &names)?;
     state.rules = route::rules(&mut socket)?;
     state.next_hops = next_hops(&mut socket, &names)?;
-    state.firewall = rules::installed(&mut Socket::netfilter()?)?;
+    state.firewall = rules::installed(&mut Socket::netfilter()?, held)?;
     Ok(state)
 }
 
@@ -120,24 +142,27 @@ fn holds(path: &str, value: &str) -> bool {
 }
 
 /// Makes changes inside of routers' namespaces. Whoever calls has seen that they are ours.
-pub(crate) fn change(router: &RouterChanges) -> Outcome {
+/// `held` is what is known of its rules.
+pub(crate) fn change(router: &RouterChanges, held: &mut Option<Held>) -> Outcome {
     on_own_thread(|| {
         let netns = Netns::named(&router.netns).map_err(|error| error.cause)?;
         netns.enter()?;
         Inside {
             route: Socket::route()?,
             indices: HashMap::new(),
+            held,
         }
         .run(&router.changes)
     })
 }
 
-struct Inside {
+struct Inside<'a> {
     route: Socket,
     indices: HashMap<IfName, u32>,
+    held: &'a mut Option<Held>,
 }
 
-impl Inside {
+impl Inside<'_> {
     /// In order; requests to the kernel that follow each other are sent together.
     fn run(&mut self, changes: &[RouterChange]) -> Outcome {
         let mut requests = Vec::new();
@@ -154,7 +179,7 @@ impl Inside {
                 }
                 RouterChange::SetFirewall(firewall) => {
                     self.send(&mut requests)?;
-                    rules::install(&mut Socket::netfilter()?, firewall)?;
+                    rules::install(&mut Socket::netfilter()?, firewall, self.held)?;
                 }
                 other => requests.push(self.request(other)?),
             }

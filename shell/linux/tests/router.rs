@@ -185,6 +185,10 @@ impl Wish {
         let left = plan(&self.desired(), &observed);
         assert!(left.steps.is_empty(), "still to do:\n{left}");
         assert!(left.problems.is_empty(), "{left}");
+        // Nor does somebody find anything who knows nothing.
+        let mut other = linux::Kernel::open(std::path::Path::new(STATE_DIR)).unwrap();
+        let anew = plan(&self.desired(), &other.observe(&self.scope()).unwrap());
+        assert!(anew.steps.is_empty(), "still to do, anew:\n{anew}");
         left.readiness(&self.stacks, &self.routers)
     }
 
@@ -857,5 +861,128 @@ fn flows_survive_changes_of_rules_but_for_those_that_were_revoked() {
         wish.make(lab);
         across.works();
         assert!(into.ends_cut() && out.ends_cut());
+    });
+}
+
+/// The rules in a router's forward chain with their numbers: put there anew they have others.
+fn numbered(router: &str) -> String {
+    tool(&format!(
+        "ip netns exec {router} nft -a list chain inet vpc forward"
+    ))
+}
+
+#[test]
+fn a_rule_more_or_less_is_told_the_kernel_as_that() {
+    lab(|lab| {
+        outside();
+        let mut wish = Wish::of(&[1]);
+        let forward = |ports: &str, to: &str, to_port: u16| PortForward {
+            protocol: Protocol::Tcp,
+            public: None,
+            ports: ports.parse().unwrap(),
+            to: ip(to),
+            to_port: NonZeroU16::new(to_port).unwrap(),
+        };
+        let one = |public: &str, private: &str| OneToOne {
+            public: ip(public),
+            private: ip(private),
+        };
+        // Something in each map, of both families.
+        let nat = &mut wish.routers[0].nat;
+        nat.public = vec![
+            one("192.0.2.50", "10.1.1.10"),
+            one("2001:db8::50", "fd00:1::10"),
+            one("10.1.2.10", "10.1.2.10"),
+            one("fd00:2::10", "fd00:2::10"),
+        ];
+        nat.forwards = vec![
+            forward("7001", "10.1.1.10", 7000),
+            forward("7100-7109", "10.1.1.10", 7100),
+            forward("7201", "fd00:1::10", 7000),
+            forward("7300-7309", "fd00:1::10", 7300),
+        ];
+        wish.make(lab);
+        gateways(1);
+        let router = OwnedName::router_netns(wish.routers[0].id).to_string();
+        let _a = Server::start("v1a", "0.0.0.0", 7000);
+        let _b = Server::start("v1b", "0.0.0.0", 7000);
+        let before = numbered(&router);
+        let mut stays = Stream::open("out", "192.0.2.11", 7001);
+        stays.works();
+
+        // More of each sort, and one range elsewhere.
+        let nat = &mut wish.routers[0].nat;
+        nat.public.extend([
+            one("192.0.2.51", "10.1.2.10"),
+            one("2001:db8::51", "fd00:2::10"),
+        ]);
+        nat.forwards.extend([
+            forward("7002", "10.1.2.10", 7000),
+            forward("7110-7119", "10.1.1.10", 7110),
+            forward("7202", "fd00:2::10", 7000),
+            forward("7310-7319", "fd00:1::10", 7310),
+        ]);
+        wish.make(lab);
+        assert_eq!(numbered(&router), before, "all was put there anew");
+        stays.works();
+        let mut goes = Stream::open("out", "192.0.2.11", 7002);
+        let mut gone_too = Stream::open("out", "192.0.2.51", 7000);
+        goes.works();
+        gone_too.works();
+        let name = OwnedName::router_netns(wish.routers[0].id);
+        let counted = |public: &str, ports: &str| {
+            let rule =
+                host_plan::NatRule::Forward(ip(public), Protocol::Tcp, ports.parse().unwrap());
+            let counts = linux::router_counts(&name).unwrap().unwrap();
+            counts.nat.get(&rule).map_or(0, |nat| nat.count.packets)
+        };
+        assert!(counted("192.0.2.11", "7002") > 0);
+        let so_far = counted("192.0.2.11", "7001");
+
+        // Where a forward leads changes, others go: with their flows.
+        let nat = &mut wish.routers[0].nat;
+        nat.forwards
+            .retain(|forward| forward.ports.to_string() != "7002");
+        nat.forwards[1].to = ip("10.1.2.10");
+        nat.public.retain(|one| one.public != ip("192.0.2.51"));
+        wish.make(lab);
+        assert_eq!(numbered(&router), before, "all was put there anew");
+        assert!(goes.ends_cut() && gone_too.ends_cut());
+        stays.works();
+        assert!(counted("192.0.2.11", "7001") > so_far, "it began anew");
+
+        // What somebody else did is seen, and then all is put there.
+        tool(&format!(
+            "ip netns exec {router} nft delete element inet vpc open4 {{ 10.1.2.10 }}"
+        ));
+        lab.kernel.forget();
+        let observed = lab.kernel.observe(&wish.scope()).unwrap();
+        assert!(
+            !plan(&wish.desired(), &observed).steps.is_empty(),
+            "it was not seen"
+        );
+        wish.make(lab);
+        let anew = numbered(&router);
+        assert_ne!(anew, before, "what others did was built on");
+        // Also what was done a moment before our own change, unseen; another's table is none of ours.
+        tool(&format!(
+            "ip netns exec {router} nft flush set inet vpc open4"
+        ));
+        wish.routers[0].nat.forwards.pop();
+        wish.make(lab);
+        let again = numbered(&router);
+        assert_ne!(again, anew, "what others did was built on");
+        tool(&format!("ip netns exec {router} nft add table inet other"));
+        wish.settled(lab);
+        wish.routers[0].nat.forwards.pop();
+        wish.make(lab);
+        assert_eq!(numbered(&router), again, "all was put there anew");
+        stays.works();
+
+        // The namespace is another under the same name.
+        tool(&format!("ip netns del {router}"));
+        lab.kernel.forget();
+        wish.make(lab);
+        wish.make(lab);
     });
 }

@@ -40,6 +40,30 @@ impl RouterFirewall {
         }
     }
 
+    /// True if flows that `before` allowed may be ones that these rules do not allow. False only if all that
+    /// flows are asked about is the same but for more that is opened.
+    pub fn may_revoke(&self, before: &Self) -> bool {
+        let Self {
+            inside,
+            sources,
+            public,
+            open,
+            forwards,
+            // No flow is asked about these.
+            legs: _,
+            untracked: _,
+            turns_at: _,
+            turns_as: _,
+            outer: _,
+            resolvers: _,
+            metadata: _,
+        } = self;
+        let led = |(from, to): (&_, &_)| forwards.get(from) == Some(to);
+        (inside, sources, public) != (&before.inside, &before.sources, &before.public)
+            || !before.open.is_subset(open)
+            || !before.forwards.iter().all(led)
+    }
+
     /// A public address or port leads there.
     fn leads(&self, flow: &Flow) -> bool {
         let port = |(&(public, protocol, ports), &(to, to_port)): (
@@ -75,6 +99,7 @@ impl RouterFirewall {
 mod tests {
     use super::*;
     use crate::router::RouterFirewall;
+    use proptest::prelude::*;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -146,5 +171,62 @@ mod tests {
             ["10.1.0.9", "192.0.2.6", "10.1.0.5", "10.1.0.1"],
             [22, 22]
         ));
+    }
+
+    /// Addresses and ports of few kinds, so that flows and rules meet.
+    fn address() -> impl Strategy<Value = IpAddr> {
+        let texts = ["10.1.0.5", "10.1.0.7", "10.2.0.5", "192.0.2.1", "192.0.2.5"];
+        proptest::sample::select(&texts[..]).prop_map(ip)
+    }
+
+    fn some_rules() -> impl Strategy<Value = RouterFirewall> {
+        use proptest::collection::{btree_map, btree_set};
+        let range = proptest::sample::select(&["80", "80-89", "443"][..]);
+        let forward = (address(), range.prop_map(|text| text.parse().unwrap()));
+        let to = (address(), 80_u16..83);
+        (
+            proptest::sample::select(&["10.1.0.0/16", "10.0.0.0/8"][..]),
+            btree_set(address(), 0..2),
+            btree_map(address(), address(), 0..2),
+            btree_set(address(), 0..3),
+            btree_map(forward, to, 0..3),
+        )
+            .prop_map(|(inside, sources, public, open, forwards)| RouterFirewall {
+                inside: [inside.parse().unwrap()].into(),
+                sources,
+                public,
+                open,
+                forwards: forwards
+                    .into_iter()
+                    .map(|((ip, ports), (to, port))| {
+                        let to = (to, NonZeroU16::new(port).unwrap());
+                        ((ip, Protocol::Tcp, ports), to)
+                    })
+                    .collect(),
+                ..RouterFirewall::default()
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn rules_that_may_revoke_nothing_revoke_nothing(
+            before in some_rules(), other in some_rules(), more: bool,
+            from in address(), to in address(), got_by in address(), seen_as in address(),
+            to_port in 79_u16..90, got_at in 79_u16..90,
+        ) {
+            let mut now = if more { before.clone() } else { other.clone() };
+            if more {
+                now.open.extend(other.open);
+                for (from, to) in other.forwards {
+                    now.forwards.entry(from).or_insert(to);
+                }
+            }
+            let protocol = Some(Protocol::Tcp);
+            let flow = Flow { protocol, from, to, to_port, got_by, got_at, seen_as };
+            prop_assert!(!more || !now.may_revoke(&before));
+            if !now.may_revoke(&before) && before.allows(&flow) {
+                prop_assert!(now.allows(&flow), "{:?}", flow);
+            }
+        }
     }
 }

@@ -411,10 +411,15 @@ impl Want {
             self.trouble(subject, false, message);
             return;
         };
+        let key = (public, forward.protocol, forward.ports);
         let overlaps = |(ip, protocol, ports): &(IpAddr, Protocol, PortRange)| {
             (*ip, *protocol) == (public, forward.protocol) && ports.overlaps(&forward.ports)
         };
-        if router.firewall.forwards.keys().any(overlaps) {
+        // Those that are there do not overlap each other: only the nearest can.
+        let there = &router.firewall.forwards;
+        let below = there.range(..=key).next_back();
+        let nearest = below.into_iter().chain(there.range(key..).next());
+        if nearest.map(|(key, _)| key).any(overlaps) {
             let message = format!(
                 "router {}: ports {} {} of {public} lead to {}, but some of them lead elsewhere \
                  already: give it others",
@@ -423,10 +428,8 @@ impl Want {
             self.trouble(subject, false, message);
             return;
         }
-        router.firewall.forwards.insert(
-            (public, forward.protocol, forward.ports),
-            (forward.to, forward.to_port),
-        );
+        let to = (forward.to, forward.to_port);
+        router.firewall.forwards.insert(key, to);
     }
 
     fn routes(

@@ -1,16 +1,20 @@
 //! A router's ruleset: `table inet vpc` in its namespace, from data.
 //!
 //! The chains are the same for every router but for a few rules; addresses and ports are in sets and
-//! maps. It is replaced in one transaction that keeps counters and tracked connections.
+//! maps. It is replaced in one transaction that keeps counters and tracked connections; where only elements
+//! differ, they alone are changed (`held.rs`).
 
+use super::elements::{Element, Wire, elements};
+use super::held::Held;
 use crate::error::Cause;
 use crate::nft::{self, Found};
 use crate::socket::Socket;
 use crate::sys;
 use host_plan::{Fingerprint, NatRule, RouterFirewall};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::{self, Display, Write as _};
 use std::net::IpAddr;
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Sets and maps, each for both families.
@@ -331,10 +335,6 @@ impl Family {
     fn has(self, ip: &IpAddr) -> bool {
         ip.is_ipv4() == (self == Self::V4)
     }
-
-    fn of(ip: &IpAddr) -> char {
-        if ip.is_ipv4() { '4' } else { '6' }
-    }
 }
 
 impl Display for Family {
@@ -347,7 +347,7 @@ impl Display for Family {
 }
 
 /// The counter of each rule of address translation.
-type Counters = BTreeMap<NatRule, String>;
+pub(super) type Counters = BTreeMap<NatRule, String>;
 
 /// Between a counter's rule and since when it counts, in Unix time: the kernel does not tell that.
 const SINCE: char = '/';
@@ -359,11 +359,7 @@ pub(super) fn counted_rule(name: &str) -> Option<(NatRule, u64)> {
 }
 
 /// Those that are there go on; the others begin now.
-fn counters(firewall: &RouterFirewall, there: &BTreeSet<String>, now_secs: u64) -> Counters {
-    let there: Counters = there
-        .iter()
-        .filter_map(|name| Some((counted_rule(name)?.0, name.clone())))
-        .collect();
+pub(super) fn counters(firewall: &RouterFirewall, there: &Counters, now_secs: u64) -> Counters {
     let name = |rule: &NatRule| {
         let held = there.get(rule).cloned();
         held.unwrap_or_else(|| format!("{rule}{SINCE}{now_secs}"))
@@ -372,74 +368,37 @@ fn counters(firewall: &RouterFirewall, there: &BTreeSet<String>, now_secs: u64) 
     rules.iter().map(|rule| (*rule, name(rule))).collect()
 }
 
-/// Elements by the set that they are in.
-fn elements(firewall: &RouterFirewall, counters: &Counters) -> BTreeMap<String, Vec<String>> {
-    let mut elements: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let mut put = |set: &str, family: &IpAddr, element: String| {
-        let set = format!("{set}{}", Family::of(family));
-        elements.entry(set).or_default().push(element);
-    };
-    let mut reversed = BTreeSet::new();
-    for (public, private) in &firewall.public {
-        put("public", public, format!("{public} : {private}"));
-        // One that has several public addresses leaves by the first of them.
-        if reversed.insert(private) {
-            put("private", public, format!("{private} : {public}"));
-        }
-    }
-    for ((public, protocol, ports), (to, to_port)) in &firewall.forwards {
-        if ports.first() == *to_port && ports.first() != ports.last() {
-            let element = format!("{public} . {ports} : {to}");
-            put(&format!("ports-{protocol}"), public, element);
-            continue;
-        }
-        for (port, to_port) in (ports.first().get()..=ports.last().get()).zip(to_port.get()..) {
-            let key = format!("{public} . {protocol} . {port}");
-            put("port", public, format!("{key} : {to} . {to_port}"));
-        }
-    }
-    for ip in &firewall.open {
-        put("open", ip, ip.to_string());
-    }
-    for (rule, counter) in counters {
-        match rule {
-            NatRule::Public(ip) if firewall.open.contains(ip) => {
-                put("counted-open", ip, format!("{ip} : \"{counter}\""));
-            }
-            NatRule::Source(ip) | NatRule::Public(ip) => {
-                put("counted", ip, format!("{ip} : \"{counter}\""));
-            }
-            NatRule::Forward(ip, protocol, ports) => {
-                let single = ports.first() == ports.last();
-                let set = if single { "port" } else { "ports" };
-                let element = format!("{ip} . {ports} : \"{counter}\"");
-                put(&format!("counted-{set}-{protocol}"), ip, element);
-            }
-        }
-    }
-    for (set, held) in [
-        ("resolver", &firewall.resolvers),
-        ("metadata", &firewall.metadata),
-    ] {
-        for (leg, ip) in held {
-            put(set, ip, format!("\"{leg}\" . {ip}"));
-        }
-    }
-    let turned = firewall.legs.iter().chain(&firewall.turns_at);
-    let turned: Vec<String> = turned.map(|leg| format!("\"{leg}\" . \"{leg}\"")).collect();
-    if !turned.is_empty() {
-        elements.insert("turned".to_owned(), turned);
-    }
-    let untracked = firewall.untracked.iter();
-    let untracked: Vec<String> = untracked.map(|link| format!("\"{link}\"")).collect();
-    if !untracked.is_empty() {
-        elements.insert("untracked".to_owned(), untracked);
-    }
-    elements
+/// A chain with its hook, if it has one, and its rules.
+pub(super) type Chain = (&'static str, &'static str, Vec<String>);
+
+/// All chains, each after those that it goes to. A rule that looks something up where there is nothing never
+/// applies, and a packet would pay for it: those are left out, and hooks with no rules.
+pub(super) fn chains(firewall: &RouterFirewall, filled: &dyn Fn(&str) -> bool) -> Vec<Chain> {
+    let applies = |rule: &&&str| looked_up(rule).all(filled);
+    let fixed = RULES.iter().rev().map(|(name, hook, rules)| {
+        let rules = rules.iter().filter(applies).map(|rule| (*rule).to_owned());
+        (*name, *hook, rules.collect())
+    });
+    let fixed = fixed.filter(|(_, hook, rules): &Chain| hook.is_empty() || !rules.is_empty());
+    let snat = snat(firewall).into_iter();
+    let snat = snat.filter(|rule| looked_up(rule).all(filled)).collect();
+    fixed.chain([("nat-out", SNAT, snat)]).collect()
 }
 
-/// The table without what differs between routers, but for one chain.
-fn table(snat: &[String]) -> String {
+/// The sets and maps of ours that a rule looks something up in.
+fn looked_up(rule: &str) -> impl Iterator<Item = &str> {
+    let names = rule.split('@').skip(1);
+    let names = names.filter_map(|rest| rest.split_whitespace().next());
+    names.filter(|name| SETS.iter().any(|(set, _)| name_of(set) == *name))
+}
+
+/// The name in "set open4".
+fn name_of(set: &'static str) -> &'static str {
+    set.split_once(' ').expect("a kind and a name").1
+}
+
+/// The table without what is in its sets and maps.
+fn table(chains: &[Chain]) -> String {
     let mut text = String::from("table inet vpc {\n");
     for (name, kind) in SETS.iter().chain(ASKING) {
         put(&mut text, format_args!("\t{name} {{ {kind} }}"));
@@ -448,19 +407,14 @@ fn table(snat: &[String]) -> String {
     for counter in COUNTERS {
         put(&mut text, format_args!("\tcounter {counter} {{ }}"));
     }
-    // Chains that others go to come first.
-    for (chain, hook, rules) in RULES.iter().rev() {
+    for (chain, hook, rules) in chains {
         put(&mut text, format_args!("\tchain {chain} {{ {hook}"));
-        for rule in *rules {
+        for rule in rules {
             put(&mut text, format_args!("\t\t{rule}"));
         }
         text.push_str("\t}\n");
     }
-    put(&mut text, format_args!("\tchain nat-out {{ {SNAT}"));
-    for rule in snat {
-        put(&mut text, format_args!("\t\t{rule}"));
-    }
-    text.push_str("\t}\n}\n");
+    text.push_str("}\n");
     text
 }
 
@@ -469,110 +423,196 @@ fn put(text: &mut String, line: fmt::Arguments<'_>) {
 }
 
 /// Names the wording of this version, whatever the data.
-fn wording() -> String {
-    let sample = RouterFirewall {
-        sources: [[1, 1, 1, 1], [2, 2, 2, 2]].map(IpAddr::from).into(),
-        public: [(IpAddr::from([3, 3, 3, 3]), IpAddr::from([4, 4, 4, 4]))].into(),
-        turns_as: [IpAddr::from([5, 5, 5, 5])].into(),
-        ..RouterFirewall::default()
-    };
-    let counters = counters(&sample, &BTreeSet::new(), 0);
-    let text = table(&snat(&sample)) + &format!("{:?}", elements(&sample, &counters));
-    format!("wording-{:016x}", nft::hash(text.bytes()))
+fn wording() -> &'static str {
+    static WORDING: OnceLock<String> = OnceLock::new();
+    WORDING.get_or_init(|| {
+        let sample = RouterFirewall {
+            sources: [[1, 1, 1, 1], [2, 2, 2, 2]].map(IpAddr::from).into(),
+            public: [(IpAddr::from([3, 3, 3, 3]), IpAddr::from([4, 4, 4, 4]))].into(),
+            turns_as: [IpAddr::from([5, 5, 5, 5])].into(),
+            ..RouterFirewall::default()
+        };
+        let counters = counters(&sample, &Counters::new(), 0);
+        let text = table(&chains(&sample, &|_| true));
+        let text = text + &format!("{:?}", elements(&sample, &counters));
+        format!("wording-{:016x}", nft::hash(text.bytes()))
+    })
 }
 
-fn data(fingerprint: Fingerprint) -> String {
+pub(super) fn data(fingerprint: Fingerprint) -> String {
     format!("data-{:016x}", fingerprint.0)
 }
 
-/// One transaction that puts this ruleset in the place of what is there, with counters of these names.
+/// One transaction that puts this ruleset in the place of what is there, whose counters these are. Those
+/// that it has come with it.
 fn document(
     firewall: &RouterFirewall,
     found: &Found,
-    there: &BTreeSet<String>,
+    there: &Counters,
     now_secs: u64,
-) -> String {
+) -> (String, Counters) {
     let mut text = String::new();
     let wording = wording();
-    let stays = found.chains.contains(&wording);
-    let nothing = BTreeSet::new();
+    let stays = found.chains.contains(wording);
+    let nothing = Counters::new();
     let there = if stays { there } else { &nothing };
     let counters = counters(firewall, there, now_secs);
+    let elements = elements(firewall, &counters);
+    let chains = chains(firewall, &|set| elements.contains_key(set));
     if stays {
-        // The same sets, counters and chains: those stay, and what is in them goes.
+        // The same sets and counters: those stay, and what is in them goes.
         text.push_str("flush table inet vpc\n");
         for (set, _) in SETS {
             let (kind, name) = set.split_once(' ').expect("a kind and a name");
             put(&mut text, format_args!("flush {kind} inet vpc {name}"));
         }
-        let told = |name: &&String| name.starts_with("data-") || name.starts_with("contents-");
-        for name in found.chains.iter().filter(told) {
+        let wanted =
+            |chain: &str| chain == wording || chains.iter().any(|(name, ..)| *name == chain);
+        for name in found.chains.iter().filter(|name| !wanted(name)) {
             put(&mut text, format_args!("delete chain inet vpc {name}"));
         }
-        let wanted: BTreeSet<&String> = counters.values().collect();
-        let of_rules = there.iter().filter(|name| counted_rule(name).is_some());
-        for name in of_rules.filter(|name| !wanted.contains(name)) {
+        for (_, name) in there
+            .iter()
+            .filter(|(rule, _)| !counters.contains_key(rule))
+        {
             put(&mut text, format_args!("delete counter inet vpc {name}"));
         }
     } else {
         // `delete` fails where there is none, so there is one first.
         text.push_str("add table inet vpc\ndelete table inet vpc\n");
     }
-    text.push_str(&table(&snat(firewall)));
-    for name in counters.values().filter(|name| !there.contains(*name)) {
+    text.push_str(&table(&chains));
+    for (_, name) in counters
+        .iter()
+        .filter(|(rule, _)| !there.contains_key(rule))
+    {
         put(&mut text, format_args!("add counter inet vpc {name}"));
     }
-    for chain in [wording, data(firewall.fingerprint())] {
+    for chain in [wording, &data(firewall.fingerprint())] {
         put(&mut text, format_args!("add chain inet vpc {chain}"));
     }
-    for (set, elements) in elements(firewall, &counters) {
+    for (set, elements) in &elements {
+        let elements: Vec<String> = elements.iter().map(Element::to_string).collect();
         let elements = elements.join(", ");
         put(
             &mut text,
             format_args!("add element inet vpc {set} {{ {elements} }}"),
         );
     }
-    text
+    (text, counters)
 }
 
 /// What the ruleset in the calling thread's namespace was made from; none if there is none, or one
-/// of another version, or one that somebody changed since.
-pub(super) fn installed(socket: &mut Socket) -> Result<Option<Fingerprint>, Cause> {
-    let found = nft::find(socket, sys::NFPROTO_INET)?;
-    if !found.chains.contains(&wording()) || !found.chains.contains(&seal(socket, &found)?) {
-        return Ok(None);
+/// of another version, or one that somebody changed since. Where nothing changed since we did, that is known.
+pub(super) fn installed(
+    socket: &mut Socket,
+    held: &mut Option<Held>,
+) -> Result<Option<Fingerprint>, Cause> {
+    // First: what changes while the rest is read is seen the next time.
+    let generation = nft::generation(socket)?;
+    if let Some(held) = held.as_ref().filter(|held| held.is_at(generation)) {
+        return Ok(Some(held.fingerprint()));
     }
-    let data = |name: &String| u64::from_str_radix(name.strip_prefix("data-")?, 16).ok();
-    Ok(found.chains.iter().find_map(data).map(Fingerprint))
+    let found = nft::find(socket, sys::NFPROTO_INET)?;
+    let mut seal = None;
+    if found.chains.contains(wording()) {
+        let is = Seal::read(socket, &found)?;
+        seal = found.chains.contains(&is.to_string()).then_some(is);
+    }
+    let fingerprint = seal.as_ref().and_then(|_| {
+        let data = |name: &String| u64::from_str_radix(name.strip_prefix("data-")?, 16).ok();
+        found.chains.iter().find_map(data).map(Fingerprint)
+    });
+    // Some other table, or who is full.
+    let same = held.take();
+    let same = same.filter(|h| h.is_here() && Some(h.fingerprint()) == fingerprint);
+    *held = same.and_then(|held| held.seen(generation, seal.as_ref()));
+    Ok(fingerprint)
 }
 
 /// Installs a ruleset in the calling thread's namespace and ends the flows that it does not allow,
 /// which the kernel would let go on as long as they are tracked. What was sealed is whole: killed before
 /// that, the next agent does all of it again.
-pub(super) fn install(socket: &mut Socket, firewall: &RouterFirewall) -> Result<(), Cause> {
+///
+/// Where it is known what is there (`held`), only elements that differ are changed.
+pub(super) fn install(
+    socket: &mut Socket,
+    firewall: &RouterFirewall,
+    held: &mut Option<Held>,
+) -> Result<(), Cause> {
+    if let Some(before) = held.take().filter(Held::is_here) {
+        // If it fails, all rules follow; what is wrong with those is told.
+        *held = before
+            .become_other(socket, firewall, now_secs())
+            .unwrap_or(None);
+    }
+    if held.is_none() {
+        *held = install_whole(socket, firewall)?;
+    }
+    Ok(())
+}
+
+fn install_whole(socket: &mut Socket, firewall: &RouterFirewall) -> Result<Option<Held>, Cause> {
     let found = nft::find(socket, sys::NFPROTO_INET)?;
-    let there = super::meter::rule_counts(socket)?.into_keys().collect();
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now_secs = since_1970.map_or(0, |passed| passed.as_secs());
-    nft::load(&document(firewall, &found, &there, now_secs))?;
+    let there = super::meter::rule_counts(socket)?.into_keys();
+    let there = there.filter_map(|name| Some((counted_rule(&name)?.0, name)));
+    let there = there.collect();
+    let (document, counters) = document(firewall, &found, &there, now_secs());
+    nft::load(&document)?;
     super::flows::end_revoked(socket, firewall)?;
+    let generation = nft::generation(socket)?;
     let found = nft::find(socket, sys::NFPROTO_INET)?;
-    let seal = seal(socket, &found)?;
-    nft::add_chain(socket, sys::NFPROTO_INET, &seal)
+    let seal = Seal::read(socket, &found)?;
+    let sealing = || nft::new_chain(sys::NFPROTO_INET, &seal.to_string());
+    match nft::transaction_at(socket, Some(generation), &mut [sealing()]) {
+        Ok(()) => {
+            let generation = nft::next_generation(generation);
+            Ok(Held::sealed(firewall, counters, seal, generation))
+        }
+        // Somebody changes something at the same time.
+        Err(cause) if cause.errno() == Some(libc::ERESTART) => {
+            nft::transaction(socket, &mut [sealing()])?;
+            Ok(None)
+        }
+        Err(cause) => Err(cause),
+    }
+}
+
+fn now_secs() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+    since_1970.map_or(0, |passed| passed.as_secs())
 }
 
 /// Names the rules and elements as the kernel has them.
-fn seal(socket: &mut Socket, found: &Found) -> Result<String, Cause> {
-    let mut sum = 0_u64;
-    for (set, _) in SETS {
-        let (_, name) = set.split_once(' ').expect("a kind and a name");
-        nft::dump_elements(socket, sys::NFPROTO_INET, name, |element| {
-            // In no order: the kernel has none.
-            let bytes = name.bytes().chain(element.iter().copied());
-            sum = sum.wrapping_add(nft::hash(bytes));
-        })?;
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Seal {
+    /// Chains and rules.
+    pub(super) contents: String,
+    /// Elements: the sum of their numbers.
+    pub(super) elements: u64,
+}
+
+impl Display for Seal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{:016x}", self.contents, self.elements)
     }
-    Ok(format!("{}-{sum:016x}", found.seal()))
+}
+
+impl Seal {
+    fn read(socket: &mut Socket, found: &Found) -> Result<Self, Cause> {
+        let mut sum = 0_u64;
+        for (set, _) in SETS {
+            let name = name_of(set);
+            nft::dump_elements(socket, sys::NFPROTO_INET, name, |element| {
+                sum = sum.wrapping_add(Wire::parse(element).number(name));
+            })?;
+        }
+        let contents = found.seal();
+        Ok(Self {
+            contents,
+            elements: sum,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -610,8 +650,10 @@ mod tests {
             ..RouterFirewall::default()
         };
         let elements = elements(&firewall, &Counters::new());
+        let words =
+            |set: &str| -> Vec<String> { elements[set].iter().map(Element::to_string).collect() };
         assert_eq!(
-            elements["port4"],
+            words("port4"),
             [
                 "1.1.1.1 . tcp . 80 : 10.0.0.1 . 8080",
                 "1.1.1.1 . tcp . 81 : 10.0.0.1 . 8081",
@@ -619,8 +661,8 @@ mod tests {
                 "1.1.1.1 . tcp . 443 : 10.0.0.1 . 443",
             ]
         );
-        assert_eq!(elements["ports-udp4"], ["1.1.1.1 . 80-82 : 10.0.0.1"]);
-        assert_eq!(elements["turned"], ["\"l-1\" . \"l-1\""]);
+        assert_eq!(words("ports-udp4"), ["1.1.1.1 . 80-82 : 10.0.0.1"]);
+        assert_eq!(words("turned"), ["\"l-1\" . \"l-1\""]);
     }
 
     #[test]
@@ -633,10 +675,11 @@ mod tests {
             ..RouterFirewall::default()
         };
         let mut found = Found::default();
-        found.chains.insert(wording());
-        let there = ["source-1.1.1.1/5", "source-1.1.1.2/5", "to-outside"];
-        let there = there.map(str::to_owned).into();
-        let text = document(&rules(&[2, 3]), &found, &there, 9);
+        found.chains.insert(wording().to_owned());
+        let there = ["source-1.1.1.1/5", "source-1.1.1.2/5"];
+        let there = there.map(|name| (counted_rule(name).unwrap().0, name.to_owned()));
+        let there = there.into();
+        let (text, _) = document(&rules(&[2, 3]), &found, &there, 9);
         for (line, is) in [
             ("delete counter inet vpc source-1.1.1.1/5", true),
             ("counter inet vpc source-1.1.1.2", false),
@@ -650,11 +693,32 @@ mod tests {
             assert_eq!(text.contains(line), is, "{line}: {text}");
         }
         // A table of another version goes as a whole, with its counters.
-        let text = document(&rules(&[2]), &Found::default(), &there, 9);
+        let (text, _) = document(&rules(&[2]), &Found::default(), &there, 9);
         assert!(
             text.contains("add counter inet vpc source-1.1.1.2/9"),
             "{text}"
         );
         assert!(!text.contains("delete counter"), "{text}");
+    }
+
+    #[test]
+    fn rules_about_nothing_are_left_out() {
+        let all = chains(&RouterFirewall::default(), &|_| true);
+        let of = |chains: &[Chain], name: &str| chains.iter().any(|(chain, ..)| *chain == name);
+        for name in ["raw-in", "nat-in", "counted", "nat-out"] {
+            assert!(of(&all, name), "{name}");
+        }
+        let few = chains(&RouterFirewall::default(), &|_| false);
+        assert!(!of(&few, "raw-in") && !of(&few, "nat-in"), "{few:?}");
+        assert!(
+            few.iter()
+                .flat_map(|(.., rules)| rules)
+                .all(|r| looked_up(r).next().is_none())
+        );
+        // What is looked up is looked for: a rule that holds where nothing is found would have to stay.
+        let rules = all.iter().flat_map(|(.., rules)| rules);
+        for rule in rules.filter(|rule| looked_up(rule).next().is_some()) {
+            assert!(!rule.contains("!= @"), "{rule}");
+        }
     }
 }
