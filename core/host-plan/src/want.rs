@@ -19,7 +19,7 @@ use ipnet::IpNet;
 use model::{
     Attachment, Capability, Encapsulation, Encoding, EviForwarding, Forwarding, IfName, MacAddr,
     Mtu, NetnsName, Port, PortRole, RouterConfig, Segment, Stack, SubnetId, Tag, Transport,
-    Underlay, VlanId, Vni,
+    Underlay, VlanId, Vni, VpcId,
 };
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -76,6 +76,42 @@ pub(crate) struct Want {
     pub(crate) frozen: BTreeSet<Subject>,
     /// Where each tunnel sends a MAC: its table has no VLAN in the key.
     behind: BTreeMap<(IfName, MacAddr), IpAddr>,
+    places: Places,
+}
+
+/// Where things are in what is desired: to look through all of it for each router would cost the square.
+#[derive(Debug, Default)]
+struct Places {
+    stacks: BTreeMap<VpcId, usize>,
+    /// Routers by the VNI over which those of a VPC meet.
+    routers: BTreeMap<Vni, Vec<usize>>,
+    /// MACs that routers have there, of those that are not just made ready.
+    macs: BTreeSet<MacAddr>,
+    /// Subnets whose gateway is one of many. It and the tunnel are isolated ports: no frame goes from one
+    /// to the other, so that each answers its own host's NICs and no others.
+    anycast: BTreeSet<SubnetId>,
+}
+
+impl Places {
+    fn of(desired: &Desired<'_>) -> Self {
+        let mut places = Self::default();
+        for (at, stack) in desired.stacks.iter().enumerate() {
+            places.stacks.entry(stack.vpc).or_insert(at);
+        }
+        for (at, router) in desired.routers.iter().enumerate() {
+            if let Some(transit) = router.transit {
+                places.routers.entry(transit.vni).or_default().push(at);
+                places
+                    .macs
+                    .extend((!router.prepared).then_some(transit.mac));
+            }
+            if router.anycast {
+                let subnets = router.legs.iter().map(|leg| leg.subnet);
+                places.anycast.extend(subnets);
+            }
+        }
+        places
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -147,7 +183,10 @@ const NIC_FLAGS: BridgePortFlags = BridgePortFlags {
 
 impl Want {
     pub(crate) fn of(desired: &Desired<'_>, observed: &HostState) -> Self {
-        let mut want = Self::default();
+        let mut want = Self {
+            places: Places::of(desired),
+            ..Self::default()
+        };
         let can = |capability| observed.capabilities.contains(&capability);
         let nothing = desired.stacks.is_empty() && desired.routers.is_empty();
         if !can(Capability::NftBridge) && !nothing {
@@ -308,7 +347,7 @@ impl Want {
             bridge: bridge.clone(),
             flags: tunnel_flags(
                 suppresses(&observed.capabilities, desired.transport),
-                has_anycast(desired.routers, segment.subnet),
+                self.places.anycast.contains(&segment.subnet),
             ),
             vlans: Some(access(segment, filtering)),
         };
@@ -647,13 +686,6 @@ fn legs_in(routers: &[RouterConfig], subnet: SubnetId) -> impl Iterator<Item = M
     let legs = legs.flat_map(|router| &router.legs);
     legs.filter(move |leg| leg.subnet == subnet)
         .map(|leg| leg.mac)
-}
-
-/// True if the gateway of a subnet is one of many. It and the tunnel are isolated ports then: no frame
-/// goes from one to the other, so that each answers its own host's NICs and no others.
-fn has_anycast(routers: &[RouterConfig], subnet: SubnetId) -> bool {
-    let mut routers = routers.iter().filter(|router| router.anycast);
-    routers.any(|router| router.legs.iter().any(|leg| leg.subnet == subnet))
 }
 
 /// What an anycast gateway has in a subnet, and nobody elsewhere may claim.

@@ -72,10 +72,11 @@ impl Planner<'_> {
         for (name, want) in &router.links {
             let there = state.links.get(name).filter(|_| self.stays(name));
             link(name, want, there, &mut changes, &mut stale);
-            for (path, value) in device_sysctls(name.as_str()) {
-                if there.is_some() && state.wrong_sysctls.contains(&path) {
-                    changes.push(RouterChange::SetSysctl { path, value });
-                }
+            // Hundreds of paths to spell out, for nothing if all is right.
+            if there.is_some() && !state.wrong_sysctls.is_empty() {
+                let wrong = device_sysctls(name.as_str());
+                let wrong = wrong.filter(|(path, _)| state.wrong_sysctls.contains(path));
+                changes.extend(wrong.map(|(path, value)| RouterChange::SetSysctl { path, value }));
             }
         }
         // The kernel took the routes and rules of an interface with it.
@@ -159,10 +160,10 @@ fn base(router: &WantRouter, state: Option<&RouterState>) -> Vec<RouterChange> {
     if held != Some(router.firewall.fingerprint()) {
         changes.push(RouterChange::SetFirewall(Box::new(router.firewall.clone())));
     }
-    for (path, value) in base_sysctls() {
-        if state.is_none_or(|state| state.wrong_sysctls.contains(&path)) {
-            changes.push(RouterChange::SetSysctl { path, value });
-        }
+    if state.is_none_or(|state| !state.wrong_sysctls.is_empty()) {
+        let is_wrong = |path: &String| state.is_none_or(|state| state.wrong_sysctls.contains(path));
+        let wrong = base_sysctls().filter(|(path, _)| is_wrong(path));
+        changes.extend(wrong.map(|(path, value)| RouterChange::SetSysctl { path, value }));
     }
     let lo = IfName::new("lo").expect("lo is a name");
     let is_up = |state: &RouterState| state.links.get(&lo).is_some_and(|lo| lo.up);

@@ -91,7 +91,8 @@ impl Want {
             transit: None,
             next_hops: BTreeSet::new(),
         };
-        let stack = desired.stacks.iter().find(|stack| stack.vpc == config.vpc);
+        let at = self.places.stacks.get(&config.vpc);
+        let stack = at.map(|at| &desired.stacks[*at]);
         for leg in &config.legs {
             match stack.and_then(|stack| Some((stack, stack.segment(leg.subnet)?))) {
                 Some((stack, segment)) => {
@@ -138,7 +139,11 @@ impl Want {
             }
         }
         let others = match transit {
-            Some(transit) => transit::ways(desired, &mut router, config, transit),
+            Some(transit) => {
+                let beside = self.places.routers.get(&transit.vni);
+                let beside = beside.into_iter().flatten().map(|at| &desired.routers[*at]);
+                transit::ways(desired, &mut router, config, transit, beside)
+            }
             None => BTreeMap::new(),
         };
         self.routes(&mut router, config, outside.as_ref(), others);

@@ -2,7 +2,7 @@
 //! is told. Rows that lead to VTEPs, and who has which address, are its own; the bridge's rows
 //! towards a TAP are as those towards a VXLAN device.
 
-use super::{Membership, Want, WantLink, What, has_anycast, legs_in, tag_of, tunnel_flags};
+use super::{Membership, Want, WantLink, What, legs_in, tag_of, tunnel_flags};
 use crate::{Desired, HostState, OwnedName, Problem, Stamp, Subject, VlanMembership};
 use datapath::{Binding, Domain, Neighbour, Place, Unknown};
 use model::{
@@ -54,7 +54,7 @@ impl Want {
         };
         let mut segments = stack.segments.iter();
         // What has to stay apart from it are isolated ports, and nothing else is one.
-        let isolated = segments.any(|segment| has_anycast(desired.routers, segment.subnet));
+        let isolated = segments.any(|segment| self.places.anycast.contains(&segment.subnet));
         let vlans = stack.segments.iter();
         let membership = Membership {
             bridge: OwnedName::vpc_bridge(stack.vpc),

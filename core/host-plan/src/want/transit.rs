@@ -198,12 +198,7 @@ impl Want {
         let Some(learned) = desired.forwarding.ip_vrfs.get(&transit.vni) else {
             return;
         };
-        let here: BTreeSet<MacAddr> = desired
-            .routers
-            .iter()
-            .filter(|router| !router.prepared)
-            .filter_map(|router| Some(router.transit?.mac))
-            .collect();
+        let here = &self.places.macs;
         let tunnel = OwnedName::tunnel(transit.vni);
         let elsewhere = learned
             .routers
@@ -230,12 +225,13 @@ impl Want {
     }
 }
 
-/// The ways to what is behind the VPC's other routers.
-pub(super) fn ways(
+/// The ways to what is behind the VPC's other routers, of which those on this host are `beside`.
+pub(super) fn ways<'a>(
     desired: &Desired<'_>,
     router: &mut WantRouter,
     config: &RouterConfig,
     transit: Transit,
+    beside: impl Iterator<Item = &'a RouterConfig>,
 ) -> BTreeMap<IpNet, Way> {
     let Some(device) = router.transit.clone() else {
         return BTreeMap::new();
@@ -245,8 +241,8 @@ pub(super) fn ways(
     let learned = learned.unwrap_or(&none);
     let mut by_router = learned.prefixes.clone();
     // Those on this host are not heard of, and are nearer.
+    let others = beside;
     let mut beside: BTreeMap<IpNet, BTreeSet<MacAddr>> = BTreeMap::new();
-    let others = desired.routers.iter();
     for other in others.filter(|other| other.id != config.id && !other.prepared) {
         let Some(there) = other.transit.filter(|other| other.vni == transit.vni) else {
             continue;
@@ -292,8 +288,8 @@ pub(super) fn nics_here<'a>(
     desired: &'a Desired<'_>,
     router: &'a RouterConfig,
 ) -> impl Iterator<Item = (SubnetId, IpAddr, MacAddr)> + 'a {
-    let stacks = desired.stacks.iter();
-    let stacks = stacks.filter(|stack| router.anycast && stack.vpc == router.vpc);
+    let stacks = if router.anycast { desired.stacks } else { &[] };
+    let stacks = stacks.iter().filter(|stack| stack.vpc == router.vpc);
     let ports = stacks.flat_map(|stack| stack.ports.iter().map(move |port| (stack, port)));
     let ports = ports.filter(|(stack, port)| {
         let has_leg = router.legs.iter().any(|leg| leg.subnet == port.subnet);
