@@ -12,10 +12,11 @@ use frr_driver::{Driver, Options as FrrOptions, Status as FrrStatus};
 use host_plan::Readiness;
 use model::{
     Asn, BgpConfig, Capability, Encoding, Forwarding, HostConfig, MacAddr, Mtu, PortRole,
-    Reflector, RouterConfig, Secret, Segment, SpeakerKind, Stack, Tag, UnixMillis, Vni,
+    Reflector, RouterConfig, RouterLeg, Secret, Segment, SpeakerKind, Stack, SubnetId, Tag,
+    UnixMillis, Vni,
 };
 use speaker::{Peer, SpeakerConfig, SpeakerHandle};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
@@ -629,6 +630,16 @@ pub(crate) fn local_state(
     rds: &BTreeMap<Of, u16>,
 ) -> LocalState {
     let mut local = LocalState::empty(vtep);
+    // One that is on every host is on no other's way.
+    let (anycast, of_one_host): (Vec<_>, Vec<_>) = routers.iter().partition(|r| r.anycast);
+    let mut legs: HashMap<SubnetId, Vec<(&RouterConfig, &RouterLeg)>> = HashMap::new();
+    for router in of_one_host {
+        if ready.routers.contains(&router.id) {
+            for leg in &router.legs {
+                legs.entry(leg.subnet).or_default().push((router, leg));
+            }
+        }
+    }
     for stack in stacks {
         for segment in stack
             .segments
@@ -657,13 +668,8 @@ pub(crate) fn local_state(
                 };
                 evi.macs.insert((tag, port.mac), mac);
             }
-            evi.routed = routed_by(routers, ready, segment);
-            // One that is on every host is on no other's way.
-            let open = routers
-                .iter()
-                .filter(|router| ready.routers.contains(&router.id) && !router.anycast);
-            let legs = open.flat_map(|router| router.legs.iter().map(move |leg| (router, leg)));
-            for (router, leg) in legs.filter(|(_, leg)| leg.subnet == segment.subnet) {
+            evi.routed = routed_by(&anycast, ready, segment);
+            for (router, leg) in legs.get(&segment.subnet).into_iter().flatten() {
                 let mac = LocalMac {
                     router: true,
                     // It wins over the place that the router had before.
@@ -697,9 +703,8 @@ pub(crate) fn local_state(
 }
 
 /// The gateway on this host by which others reach the addresses of a segment's NICs here.
-fn routed_by(routers: &[RouterConfig], ready: &Readiness, segment: &Segment) -> Option<Routed> {
-    let mut routers = routers.iter().filter(|router| router.anycast);
-    let router = routers.find(|router| {
+fn routed_by(anycast: &[&RouterConfig], ready: &Readiness, segment: &Segment) -> Option<Routed> {
+    let router = anycast.iter().find(|router| {
         let has_leg = router.legs.iter().any(|leg| leg.subnet == segment.subnet);
         has_leg && ready.transits.contains(&router.id)
     })?;

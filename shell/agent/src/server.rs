@@ -132,7 +132,9 @@ impl ServerStream {
                         ahead = self.ahead();
                         self.link(Some(server.clone()), None).await;
                     }
-                    if reports.send(self.report()).await.is_err() {
+                    let mut report = self.report();
+                    report.routers = self.meter.report();
+                    if reports.send(report).await.is_err() {
                         return Ended::Lost("the stream broke".to_owned());
                     }
                 }
@@ -177,6 +179,7 @@ impl ServerStream {
         (view.desired().0, view.applied.0, lost, leased, conditions)
     }
 
+    /// Without figures of routers, which come by the clock: whoever waits for a change has no use for them.
     fn report(&mut self) -> v1::HostReport {
         let frr = self.frr.version();
         let view = self.view.borrow();
@@ -213,7 +216,6 @@ impl ServerStream {
         }
         let mut report = v1::HostReport::from(&status);
         report.underlay_mtu = view.underlay.mtu.get().into();
-        report.routers = self.meter.report();
         report
     }
 

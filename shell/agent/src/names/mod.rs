@@ -133,29 +133,34 @@ impl Drop for Task {
 
 impl Server {
     async fn run(mut self) {
+        // Each look is at all routers, and much is published that says nothing of where they listen.
+        let mut look_at = tokio::time::Instant::now();
+        let mut whole = false;
         loop {
             let view = Arc::clone(&self.view.borrow_and_update());
-            if let Some(config) = &view.managed {
-                self.take(config);
+            let moved = view
+                .managed
+                .as_ref()
+                .is_some_and(|config| self.take(config));
+            let now = tokio::time::Instant::now();
+            if moved || !whole || look_at <= now {
+                whole = self.listen();
+                look_at = now + if whole { LOOK_EVERY } else { SOON };
             }
-            let whole = self.listen();
-            let wait = if whole { LOOK_EVERY } else { SOON };
             tokio::select! {
                 changed = self.view.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep_until(look_at) => {}
             }
         }
     }
 
-    /// Takes in a configuration: who has which name.
-    fn take(&mut self, config: &Arc<HostConfig>) {
-        if self
-            .config
-            .as_ref()
-            .is_some_and(|held| Arc::ptr_eq(held, config))
-        {
-            return;
+    /// Takes in a configuration: who has which name. True if there may be somewhere else to listen.
+    fn take(&mut self, config: &Arc<HostConfig>) -> bool {
+        let held = self.config.as_ref();
+        if held.is_some_and(|held| Arc::ptr_eq(held, config)) {
+            return false;
         }
+        let mut moved = false;
         let here: BTreeSet<RouterId> = config.routers.iter().map(|router| router.id).collect();
         self.routers.retain(|id, _| here.contains(id));
         self.failed.retain(|(id, _), _| here.contains(id));
@@ -164,6 +169,7 @@ impl Server {
                 let held = served.router.facts();
                 if *held.router() != *router {
                     let facts = Arc::new(Facts::of(config, at));
+                    moved |= facts.endpoints() != held.endpoints();
                     let mut place =
                         (served.router.facts.write()).unwrap_or_else(PoisonError::into_inner);
                     *place = facts;
@@ -186,10 +192,12 @@ impl Server {
                 tasks: BTreeMap::new(),
             };
             self.routers.insert(router.id, served);
+            moved = true;
         }
         let nics = config.routers.iter().flat_map(|router| router.names.nics());
         self.tally.keep(&nics.map(|(_, nic)| nic.nic).collect());
         self.config = Some(Arc::clone(config));
+        moved
     }
 
     /// Listens where nobody does yet; false if something is still to come.
