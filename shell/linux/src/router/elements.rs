@@ -40,30 +40,44 @@ enum To {
 }
 
 /// Elements by the set or map that they are in.
-pub(super) type Elements = BTreeMap<String, Vec<Element>>;
+pub(super) type Elements = BTreeMap<&'static str, Vec<Element>>;
 
 /// All elements of a router's sets and maps.
 pub(super) fn elements(firewall: &RouterFirewall, counters: &Counters) -> Elements {
     let mut elements = Elements::new();
-    let mut put = |set: &str, family: &IpAddr, key: Vec<Part>, to: To| {
-        let set = format!("{set}{}", if family.is_ipv4() { '4' } else { '6' });
+    let mut put = |[v4, v6]: [&'static str; 2], family: &IpAddr, key: Vec<Part>, to: To| {
+        let set = if family.is_ipv4() { v4 } else { v6 };
         elements.entry(set).or_default().push(Element { key, to });
     };
     let mut reversed = BTreeSet::new();
     for (public, private) in &firewall.public {
         let data = To::Data(vec![Part::Ip(*private)]);
-        put("public", public, vec![Part::Ip(*public)], data);
+        put(
+            ["public4", "public6"],
+            public,
+            vec![Part::Ip(*public)],
+            data,
+        );
         // One that has several public addresses leaves by the first of them.
         if reversed.insert(private) {
             let data = To::Data(vec![Part::Ip(*public)]);
-            put("private", public, vec![Part::Ip(*private)], data);
+            put(
+                ["private4", "private6"],
+                public,
+                vec![Part::Ip(*private)],
+                data,
+            );
         }
     }
     for ((public, protocol, ports), (to, to_port)) in &firewall.forwards {
         if ports.first() == *to_port && ports.first() != ports.last() {
             let key = vec![Part::Ip(*public), Part::Ports(*ports)];
             let data = To::Data(vec![Part::Ip(*to)]);
-            put(&format!("ports-{protocol}"), public, key, data);
+            let set = match protocol {
+                Protocol::Tcp => ["ports-tcp4", "ports-tcp6"],
+                Protocol::Udp => ["ports-udp4", "ports-udp6"],
+            };
+            put(set, public, key, data);
             continue;
         }
         for (port, to_port) in (ports.first().get()..=ports.last().get()).zip(to_port.get()..) {
@@ -73,45 +87,55 @@ pub(super) fn elements(firewall: &RouterFirewall, counters: &Counters) -> Elemen
                 Part::Port(port),
             ];
             let data = To::Data(vec![Part::Ip(*to), Part::Port(to_port)]);
-            put("port", public, key.into(), data);
+            put(["port4", "port6"], public, key.into(), data);
         }
     }
     for ip in &firewall.open {
-        put("open", ip, vec![Part::Ip(*ip)], To::Nothing);
+        put(["open4", "open6"], ip, vec![Part::Ip(*ip)], To::Nothing);
     }
     for (rule, counter) in counters {
         let counter = To::Counter(counter.clone());
         match rule {
             NatRule::Public(ip) if firewall.open.contains(ip) => {
-                put("counted-open", ip, vec![Part::Ip(*ip)], counter);
+                put(
+                    ["counted-open4", "counted-open6"],
+                    ip,
+                    vec![Part::Ip(*ip)],
+                    counter,
+                );
             }
             NatRule::Source(ip) | NatRule::Public(ip) => {
-                put("counted", ip, vec![Part::Ip(*ip)], counter);
+                put(["counted4", "counted6"], ip, vec![Part::Ip(*ip)], counter);
             }
             NatRule::Forward(ip, protocol, ports) => {
                 let single = ports.first() == ports.last();
-                let (set, last) = match single {
-                    true => ("port", Part::Port(ports.first().get())),
-                    false => ("ports", Part::Ports(*ports)),
+                let set = match (single, protocol) {
+                    (true, Protocol::Tcp) => ["counted-port-tcp4", "counted-port-tcp6"],
+                    (true, Protocol::Udp) => ["counted-port-udp4", "counted-port-udp6"],
+                    (false, Protocol::Tcp) => ["counted-ports-tcp4", "counted-ports-tcp6"],
+                    (false, Protocol::Udp) => ["counted-ports-udp4", "counted-ports-udp6"],
                 };
-                let key = vec![Part::Ip(*ip), last];
-                put(&format!("counted-{set}-{protocol}"), ip, key, counter);
+                let last = match single {
+                    true => Part::Port(ports.first().get()),
+                    false => Part::Ports(*ports),
+                };
+                put(set, ip, vec![Part::Ip(*ip), last], counter);
             }
         }
     }
     for (set, held) in [
-        ("resolver", &firewall.resolvers),
-        ("metadata", &firewall.metadata),
+        (["resolver4", "resolver6"], &firewall.resolvers),
+        (["metadata4", "metadata6"], &firewall.metadata),
     ] {
         for (leg, ip) in held {
             let key = vec![Part::Link(leg.clone()), Part::Ip(*ip)];
             put(set, ip, key, To::Nothing);
         }
     }
-    let mut put_links = |set: &str, links: Vec<Part>| {
+    let mut put_links = |set: &'static str, links: Vec<Part>| {
         let to = To::Nothing;
         let element = Element { key: links, to };
-        elements.entry(set.to_owned()).or_default().push(element);
+        elements.entry(set).or_default().push(element);
     };
     for leg in firewall.legs.iter().chain(&firewall.turns_at) {
         put_links("turned", vec![Part::Link(leg.clone()); 2]);

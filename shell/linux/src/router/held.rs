@@ -30,6 +30,7 @@ pub(crate) struct Held {
     generation: u32,
     firewall: RouterFirewall,
     counters: Counters,
+    elements: Elements,
     seal: Seal,
 }
 
@@ -46,11 +47,11 @@ impl Held {
             netns: sys::netns_cookie().ok()?,
             generation,
             firewall: firewall.clone(),
+            elements: elements(firewall, &counters),
             counters,
             seal,
         };
-        let known = numbers(&elements(&held.firewall, &held.counters));
-        (known == held.seal.elements).then_some(held)
+        (numbers(&held.elements) == held.seal.elements).then_some(held)
     }
 
     /// True if the calling thread is in its namespace.
@@ -82,16 +83,13 @@ impl Held {
         now_secs: u64,
     ) -> Result<Option<Self>, Cause> {
         let counters = counters(firewall, &self.counters, now_secs);
-        let (old, new) = (
-            elements(&self.firewall, &self.counters),
-            elements(firewall, &counters),
-        );
+        let (old, new) = (&self.elements, elements(firewall, &counters));
         if chains(&self.firewall, &|set| old.contains_key(set))
             != chains(firewall, &|set| new.contains_key(set))
         {
             return Ok(None);
         }
-        let (removed, added) = (without(&old, &new), without(&new, &old));
+        let (removed, added) = (without(old, &new), without(&new, old));
         if removed.len() + added.len() > MOST {
             return Ok(None);
         }
@@ -134,6 +132,7 @@ impl Held {
             generation: nft::next_generation(changed),
             firewall: firewall.clone(),
             counters,
+            elements: new,
             seal,
         }))
     }
@@ -147,12 +146,20 @@ fn numbers(elements: &Elements) -> u64 {
 }
 
 /// Those that are in `some` and not in `others`, by set.
-fn without<'a>(some: &'a Elements, others: &Elements) -> Vec<(&'a str, Wire)> {
+fn without(some: &Elements, others: &Elements) -> Vec<(&'static str, Wire)> {
     let mut rest = Vec::new();
     for (set, held) in some {
-        let other: HashSet<&Element> = others.get(set).into_iter().flatten().collect();
-        let held = held.iter().filter(|one| !other.contains(one));
-        rest.extend(held.map(|one| (set.as_str(), one.wire())));
+        let others: &[Element] = others.get(set).map_or(&[], Vec::as_slice);
+        // Both are in the same order, and mostly one differs of hundreds.
+        let same = |(one, other): &(&Element, &Element)| one == other;
+        let front = held.iter().zip(others).take_while(same).count();
+        let (held, others) = (&held[front..], &others[front..]);
+        let back = held.iter().rev().zip(others.iter().rev());
+        let back = back.take_while(same).count();
+        let (held, others) = (&held[..held.len() - back], &others[..others.len() - back]);
+        let others: HashSet<&Element> = others.iter().collect();
+        let held = held.iter().filter(|one| !others.contains(one));
+        rest.extend(held.map(|one| (*set, one.wire())));
     }
     rest
 }

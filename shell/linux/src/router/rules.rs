@@ -189,7 +189,7 @@ const RULES: &[(&str, &str, &[&str])] = &[
         &[
             // Of the path's MTU only the two ends hear, and not all of them do.
             "tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu",
-            "ct state vmap { established : accept, related : accept, invalid : goto invalid }",
+            "ct state vmap { established : goto counted, related : goto counted, invalid : goto invalid }",
             "iifname \"l-*\" goto inside",
             // From a router of the same VPC, which is the tenant's as well.
             "iifname \"x-*\" goto inside",
@@ -198,45 +198,6 @@ const RULES: &[(&str, &str, &[&str])] = &[
             "ip daddr @open4 goto opened",
             "ip6 daddr @open6 goto opened",
             "counter name \"from-outside\"",
-        ],
-    ),
-    // All packets that passed, both ways, by the rule that their flow began with.
-    (
-        "counted",
-        "type filter hook forward priority filter + 1; policy accept;",
-        &[
-            "iifname \"l-*\" oifname \"l-*\" ct status & dnat == 0 accept",
-            "ct status dnat jump counted-arrived",
-            "ct status snat counter name ct reply ip daddr map @counted4 accept",
-            "ct status snat counter name ct reply ip6 daddr map @counted6 accept",
-            "iifname \"rx-*\" counter name ip daddr map @counted-open4 accept",
-            "iifname \"rx-*\" counter name ip6 daddr map @counted-open6 accept",
-            "oifname \"rx-*\" counter name ip saddr map @counted-open4 accept",
-            "oifname \"rx-*\" counter name ip6 saddr map @counted-open6 accept",
-        ],
-    ),
-    (
-        "counted-arrived",
-        "",
-        &[
-            "meta l4proto tcp counter name ct original ip daddr . ct original proto-dst \
-             map @counted-port-tcp4 accept",
-            "meta l4proto udp counter name ct original ip daddr . ct original proto-dst \
-             map @counted-port-udp4 accept",
-            "meta l4proto tcp counter name ct original ip6 daddr . ct original proto-dst \
-             map @counted-port-tcp6 accept",
-            "meta l4proto udp counter name ct original ip6 daddr . ct original proto-dst \
-             map @counted-port-udp6 accept",
-            "meta l4proto tcp counter name ct original ip daddr . ct original proto-dst \
-             map @counted-ports-tcp4 accept",
-            "meta l4proto udp counter name ct original ip daddr . ct original proto-dst \
-             map @counted-ports-udp4 accept",
-            "meta l4proto tcp counter name ct original ip6 daddr . ct original proto-dst \
-             map @counted-ports-tcp6 accept",
-            "meta l4proto udp counter name ct original ip6 daddr . ct original proto-dst \
-             map @counted-ports-udp6 accept",
-            "counter name ct original ip daddr map @counted4 accept",
-            "counter name ct original ip6 daddr map @counted6 accept",
         ],
     ),
     // Questions and connections of one source, so that none keeps the router from answering another.
@@ -271,15 +232,59 @@ const RULES: &[(&str, &str, &[&str])] = &[
             "iifname \"x-*\" oifname \"x-*\" counter name \"invalid\" drop",
             NOT_FULL,
             NOT_TOO_FAST,
-            "oifname \"x-*\" counter name \"to-routers\" accept",
-            "oifname \"l-*\" counter name \"between-legs\" accept",
-            "oifname \"rx-*\" counter name \"to-outside\" accept",
+            "oifname \"x-*\" counter name \"to-routers\" goto counted",
+            "oifname \"l-*\" counter name \"between-legs\" goto counted",
+            "oifname \"rx-*\" counter name \"to-outside\" goto counted",
         ],
     ),
     (
         "opened",
         "",
-        &[NOT_FULL, NOT_TOO_FAST, "counter name \"opened\" accept"],
+        &[
+            NOT_FULL,
+            NOT_TOO_FAST,
+            "counter name \"opened\" goto counted",
+        ],
+    ),
+    // All packets that passed, both ways, by the rule that their flow began with.
+    (
+        "counted",
+        "",
+        &[
+            "iifname \"l-*\" oifname \"l-*\" ct status & dnat == 0 accept",
+            "ct status dnat jump counted-arrived",
+            "ct status snat counter name ct reply ip daddr map @counted4 accept",
+            "ct status snat counter name ct reply ip6 daddr map @counted6 accept",
+            "iifname \"rx-*\" counter name ip daddr map @counted-open4 accept",
+            "iifname \"rx-*\" counter name ip6 daddr map @counted-open6 accept",
+            "oifname \"rx-*\" counter name ip saddr map @counted-open4 accept",
+            "oifname \"rx-*\" counter name ip6 saddr map @counted-open6 accept",
+            "accept",
+        ],
+    ),
+    (
+        "counted-arrived",
+        "",
+        &[
+            "meta l4proto tcp counter name ct original ip daddr . ct original proto-dst \
+             map @counted-port-tcp4 accept",
+            "meta l4proto udp counter name ct original ip daddr . ct original proto-dst \
+             map @counted-port-udp4 accept",
+            "meta l4proto tcp counter name ct original ip6 daddr . ct original proto-dst \
+             map @counted-port-tcp6 accept",
+            "meta l4proto udp counter name ct original ip6 daddr . ct original proto-dst \
+             map @counted-port-udp6 accept",
+            "meta l4proto tcp counter name ct original ip daddr . ct original proto-dst \
+             map @counted-ports-tcp4 accept",
+            "meta l4proto udp counter name ct original ip daddr . ct original proto-dst \
+             map @counted-ports-udp4 accept",
+            "meta l4proto tcp counter name ct original ip6 daddr . ct original proto-dst \
+             map @counted-ports-tcp6 accept",
+            "meta l4proto udp counter name ct original ip6 daddr . ct original proto-dst \
+             map @counted-ports-udp6 accept",
+            "counter name ct original ip daddr map @counted4 accept",
+            "counter name ct original ip6 daddr map @counted6 accept",
+        ],
     ),
 ];
 
@@ -297,7 +302,7 @@ fn snat(firewall: &RouterFirewall) -> Vec<String> {
     }
     rules.extend([
         // Hairpin: the answer must come back here, whatever subnet the two are in.
-        "iifname . oifname @turned ct status dnat masquerade".to_owned(),
+        "ct status dnat iifname . oifname @turned masquerade".to_owned(),
         "oifname != \"rx-*\" accept".to_owned(),
         "snat ip to ip saddr map @private4".to_owned(),
         "snat ip6 to ip6 saddr map @private6".to_owned(),
@@ -372,17 +377,26 @@ pub(super) fn counters(firewall: &RouterFirewall, there: &Counters, now_secs: u6
 pub(super) type Chain = (&'static str, &'static str, Vec<String>);
 
 /// All chains, each after those that it goes to. A rule that looks something up where there is nothing never
-/// applies, and a packet would pay for it: those are left out, and hooks with no rules.
+/// applies, and a packet would pay for it: those are left out, and chains with no rules.
 pub(super) fn chains(firewall: &RouterFirewall, filled: &dyn Fn(&str) -> bool) -> Vec<Chain> {
     let applies = |rule: &&&str| looked_up(rule).all(filled);
-    let fixed = RULES.iter().rev().map(|(name, hook, rules)| {
-        let rules = rules.iter().filter(applies).map(|rule| (*rule).to_owned());
-        (*name, *hook, rules.collect())
-    });
-    let fixed = fixed.filter(|(_, hook, rules): &Chain| hook.is_empty() || !rules.is_empty());
+    let mut fixed: Vec<Chain> = Vec::new();
+    for (name, hook, rules) in RULES.iter().rev() {
+        let goes_to = |chain: &str| fixed.iter().any(|(name, ..)| *name == chain);
+        let goes = |rule: &&&str| {
+            rule.split_once(" jump ")
+                .is_none_or(|(_, chain)| goes_to(chain))
+        };
+        let rules = rules.iter().filter(applies).filter(goes);
+        let rules: Vec<String> = rules.map(|rule| (*rule).to_owned()).collect();
+        if !rules.is_empty() {
+            fixed.push((*name, *hook, rules));
+        }
+    }
     let snat = snat(firewall).into_iter();
     let snat = snat.filter(|rule| looked_up(rule).all(filled)).collect();
-    fixed.chain([("nat-out", SNAT, snat)]).collect()
+    fixed.push(("nat-out", SNAT, snat));
+    fixed
 }
 
 /// The sets and maps of ours that a rule looks something up in.
