@@ -269,7 +269,7 @@ impl Want {
         }
         let taps = !kernel;
         if taps && filtering {
-            self.stack_tap(desired, stack, widest);
+            self.stack_tap(stack, widest);
         }
         if bundle && kernel {
             // One tunnel endpoint for the VPC; where the kernel filters VLANs it is a tagged trunk

@@ -47,7 +47,7 @@ pub(super) fn no_taps(desired: &Desired<'_>, observed: &HostState) -> Option<&'s
 
 impl Want {
     /// The tunnel of a stack whose segments have one TAP in common.
-    pub(super) fn stack_tap(&mut self, desired: &Desired<'_>, stack: &Stack, mtu: Mtu) {
+    pub(super) fn stack_tap(&mut self, stack: &Stack, mtu: Mtu) {
         let name = match stack.encoding {
             Encoding::VlanAwareBundle => OwnedName::tunnel(stack.vni),
             Encoding::VlanBased => OwnedName::vpc_uplink(stack.vpc),
