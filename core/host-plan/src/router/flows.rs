@@ -176,7 +176,7 @@ mod tests {
     /// Addresses and ports of few kinds, so that flows and rules meet.
     fn address() -> impl Strategy<Value = IpAddr> {
         let texts = ["10.1.0.5", "10.1.0.7", "10.2.0.5", "192.0.2.1", "192.0.2.5"];
-        proptest::sample::select(&texts[..]).prop_map(ip)
+        proptest::sample::select(texts.to_vec()).prop_map(ip)
     }
 
     fn some_rules() -> impl Strategy<Value = RouterFirewall> {
