@@ -7,6 +7,7 @@ use crate::meter::Meter;
 use crate::names::Tally;
 use crate::view::View;
 use metrics::{Histogram, Page, Source};
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -29,6 +30,8 @@ pub(crate) struct Figures {
     pub(crate) reconcile: Histogram,
     pub(crate) announcer: Announcer,
     pub(crate) meter: Meter,
+    /// Where the datapath's socket is; none where the kernel carries frames.
+    pub(crate) datapath: Option<PathBuf>,
 }
 
 impl Source for Figures {
@@ -60,6 +63,7 @@ impl Source for Figures {
         );
         self.routers(&mut page);
         self.nat(&mut page);
+        self.datapath(&mut page).await;
         self.speaker.figures(&mut page).await;
         page
     }
@@ -101,6 +105,40 @@ impl Figures {
                 let rules = router.rules.iter();
                 rules.map(|rule| (vec![id(router), ("rule", rule.name.clone())], rule.packets))
             }),
+        );
+    }
+
+    async fn datapath(&self, page: &mut Page) {
+        let Some(run_dir) = self.datapath.clone() else {
+            return;
+        };
+        let ask = move || tunnel::Client::connect(&run_dir)?.figures();
+        // One that does not run has no figures; the agent says so where conditions are.
+        let Ok(Ok(figures)) = tokio::task::spawn_blocking(ask).await else {
+            return;
+        };
+        let ways = || [("out", figures.out), ("in", figures.inward)];
+        let label = |way: &str| vec![("direction", way.to_owned())];
+        page.counter(
+            "vpc_datapath_packets",
+            "Packets of tunnels that the datapath sent and received.",
+            ways().map(|(way, counted)| (label(way), counted.packets)),
+        );
+        page.counter(
+            "vpc_datapath_bytes",
+            "Bytes of the frames inside.",
+            ways().map(|(way, counted)| (label(way), counted.bytes)),
+        );
+        page.counter(
+            "vpc_datapath_answered",
+            "ARP requests and neighbour solicitations that the datapath answered.",
+            [(Vec::new(), figures.answered)],
+        );
+        page.counter(
+            "vpc_datapath_dropped",
+            "Frames and packets that went no further, by reason.",
+            (figures.dropped.iter())
+                .map(|(reason, count)| (vec![("reason", reason.clone())], *count)),
         );
     }
 

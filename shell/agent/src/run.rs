@@ -245,6 +245,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
             reconcile,
             announcer,
             meter: meter.clone(),
+            datapath: (options.transport == Transport::Tap).then(|| options.run_dir.clone()),
         };
         tokio::spawn(metrics::serve(address, figures))
     });
