@@ -11,7 +11,7 @@ use clap::Args;
 use datapath::filter::Filter;
 use datapath::pcapng::{self, Direction, Packet};
 use linux::{Which, underlay_interface};
-use model::{IfName, MacAddr};
+use model::{IfName, MacAddr, Vni};
 use serde::Serialize;
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -25,6 +25,10 @@ use std::time::{Duration, Instant};
 const VXLAN_PORT: u16 = 4789;
 /// How soon it is seen that somebody wants an end.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// The same beside a datapath, which is asked each time.
+const LOOK_AGAIN_SOON: Duration = Duration::from_millis(10);
+/// Frames of one place that are taken before others have their turn.
+const TURN: usize = 256;
 
 /// `vpc capture`.
 #[derive(Debug, Args)]
@@ -78,7 +82,7 @@ struct Record<'a> {
     side: Side,
     /// The NIC's: out is what it sends.
     direction: Direction,
-    /// Where: the number of a [`Place`].
+    /// Where: the number of a [`Place`], and after them the datapath's two.
     place: usize,
     /// Why it went no further.
     dropped: Option<String>,
@@ -114,13 +118,15 @@ impl Capture {
         let format = global.output;
         block_on(async {
             let found = self.find(&doing).await?;
-            let places = open(&doing, &found)?;
-            let mut sink = Sink::new(&doing, self.write.as_deref(), format, &places)?;
-            let links = places.iter().map(|place| place.link.as_str());
-            remark(&format!(
-                "capturing at {}; Ctrl-C ends it",
-                links.collect::<Vec<_>>().join(", ")
-            ));
+            let datapath = self.datapath(&doing, &found)?;
+            let places = open(&doing, &found, datapath.is_none())?;
+            let mut names: Vec<String> = places.iter().map(|p| p.link.to_string()).collect();
+            if datapath.is_some() {
+                names.extend(["datapath-inner", "datapath-outer"].map(str::to_owned));
+            }
+            let at = names.join(", ");
+            let mut sink = Sink::new(&doing, self.write.as_deref(), format, names)?;
+            remark(&format!("capturing at {at}; Ctrl-C ends it"));
             let stop = Arc::new(AtomicBool::new(false));
             let asked = Arc::clone(&stop);
             let limits = Limits {
@@ -130,7 +136,8 @@ impl Capture {
                 until: (self.seconds).map(|secs| Instant::now() + Duration::from_secs(secs)),
             };
             let mut work = tokio::task::spawn_blocking(move || {
-                follow(&doing, places, &found.nics, &limits, &mut sink, &stop)
+                let at = Places { places, datapath };
+                follow(&doing, at, &found.nics, &limits, &mut sink, &stop)
             });
             let ended = tokio::select! {
                 ended = &mut work => ended,
@@ -148,6 +155,34 @@ impl Capture {
             });
             Ok(())
         })
+    }
+
+    /// What the datapath shows, where one carries this host's frames.
+    fn datapath(&self, doing: &str, found: &Found) -> Outcome<Option<tunnel::Capture>> {
+        let run_dir = self.agent.socket.parent().unwrap_or(Path::new("/"));
+        let mut client = match tunnel::Client::connect(run_dir) {
+            Err(tunnel::TunnelError::Absent { .. }) => return Ok(None),
+            other => other.doing(|| doing.to_owned())?,
+        };
+        let tables = client.tables().doing(|| doing.to_owned())?;
+        if tables.bindings.is_empty() {
+            return Ok(None);
+        }
+        // It has room for one NIC; of what it shows more of, the rest is left out here.
+        let one = match &*found.nics {
+            [one] => Some(one),
+            _ => None,
+        };
+        let vni = self.vni.or(one.map(|nic| nic.vni));
+        let filter = self.filter.as_ref().map(ToString::to_string);
+        let request = tunnel::CaptureRequest {
+            mac: one.map(|nic| nic.mac),
+            vni: vni.and_then(|vni| Vni::new(vni).ok()),
+            // Written out it may be longer than may be read.
+            filter: filter.filter(|text| text.parse::<Filter>().is_ok()),
+            outer: true,
+        };
+        client.capture(request).doing(|| doing.to_owned()).map(Some)
     }
 
     /// What the agent knows of the NICs.
@@ -223,7 +258,8 @@ fn nic_of(stack: &v1::Stack, port: &v1::Port) -> Option<Nic> {
     })
 }
 
-fn open(doing: &str, found: &Found) -> Outcome<Vec<Place>> {
+/// The ports of the NICs, and the underlay unless a datapath tells of it.
+fn open(doing: &str, found: &Found, outer: bool) -> Outcome<Vec<Place>> {
     let mut places = Vec::new();
     let mut add = |link: &IfName, side, which| -> Outcome {
         let capture = linux::Capture::open(link, which).doing(|| doing.to_owned())?;
@@ -238,7 +274,7 @@ fn open(doing: &str, found: &Found) -> Outcome<Vec<Place>> {
     for link in &found.links {
         add(link, Side::Inner, Which::All)?;
     }
-    let underlay = match found.underlay {
+    let underlay = match found.underlay.filter(|_| outer) {
         Some(address) => underlay_interface(address).doing(|| doing.to_owned())?,
         None => None,
     };
@@ -256,27 +292,38 @@ struct Limits {
     until: Option<Instant>,
 }
 
+/// All that is listened at.
+struct Places {
+    places: Vec<Place>,
+    datapath: Option<tunnel::Capture>,
+}
+
 /// Takes frames until it is enough: how many there were, and how many were lost.
 fn follow(
     doing: &str,
-    mut places: Vec<Place>,
+    mut at: Places,
     nics: &[Nic],
     limits: &Limits,
     sink: &mut Sink,
     stop: &AtomicBool,
 ) -> Outcome<(u64, u64)> {
-    let mut seen = 0;
+    let (mut seen, mut missed) = (0, 0);
     let enough = |seen| limits.most.is_some_and(|most| seen >= most);
     let late = || limits.until.is_some_and(|until| Instant::now() >= until);
-    'all: while !stop.load(Ordering::Relaxed) && !late() {
-        let captures = places.iter().map(|place| &place.capture);
-        linux::Capture::wait(captures, LOOK_AGAIN).doing(|| doing.to_owned())?;
-        for (number, place) in places.iter_mut().enumerate() {
+    let wait = match at.datapath {
+        Some(_) => LOOK_AGAIN_SOON,
+        None => LOOK_AGAIN,
+    };
+    while !stop.load(Ordering::Relaxed) && !late() && !enough(seen) {
+        let captures = at.places.iter().map(|place| &place.capture);
+        linux::Capture::wait(captures, wait).doing(|| doing.to_owned())?;
+        for (number, place) in at.places.iter_mut().enumerate() {
             let side = place.side;
-            // Who sends without an end is not to keep the others from being seen.
-            for _ in 0..256 {
+            for _ in 0..TURN {
                 let passed = place.capture.receive().doing(|| doing.to_owned())?;
-                let Some(passed) = passed else { break };
+                let Some(passed) = passed.filter(|_| !enough(seen)) else {
+                    break;
+                };
                 let Some(direction) = wanted(side, passed.sent, passed.bytes, nics, limits) else {
                     continue;
                 };
@@ -290,16 +337,68 @@ fn follow(
                     length: passed.length,
                 })?;
                 seen += 1;
-                if enough(seen) {
-                    break 'all;
-                }
+            }
+        }
+        for _ in 0..TURN {
+            let Some(datapath) = at.datapath.as_mut().filter(|_| !enough(seen)) else {
+                break;
+            };
+            let next = datapath.next(Duration::ZERO).doing(|| doing.to_owned())?;
+            let Some(record) = next else { break };
+            missed += record.missed;
+            if let Some(record) = of_datapath(&record, at.places.len(), nics, limits) {
+                sink.take(&record)?;
+                seen += 1;
             }
         }
         sink.flush()?;
     }
     sink.flush()?;
-    let lost = places.iter_mut().map(|place| place.capture.lost()).sum();
-    Ok((seen, lost))
+    let lost = at.places.iter_mut().map(|place| place.capture.lost());
+    Ok((seen, missed + lost.sum::<u64>()))
+}
+
+/// What of the datapath's is to be shown: tunnel packets, and of frames at its TAP those that it dropped. The
+/// others are seen at the NIC's port.
+fn of_datapath<'a>(
+    record: &'a tunnel::Record,
+    places: usize,
+    nics: &[Nic],
+    limits: &Limits,
+) -> Option<Record<'a>> {
+    let direction = match record.direction {
+        tunnel::Direction::In => Direction::In,
+        tunnel::Direction::Out => Direction::Out,
+    };
+    let side = match record.side {
+        tunnel::Side::Inner => Side::Inner,
+        tunnel::Side::Outer => Side::Outer,
+    };
+    match side {
+        Side::Inner => {
+            record.dropped.as_ref()?;
+            let of_vni = |nic: &Nic| record.vni.is_none_or(|vni| vni == nic.vni);
+            let ours = |nic: &Nic| of_vni(nic) && nic.is_at_end(direction, &record.bytes);
+            (nics.is_empty() || nics.iter().any(ours)).then_some(())?;
+            let filter = limits.filter.as_ref();
+            filter
+                .is_none_or(|f| f.matches(&record.bytes))
+                .then_some(())?;
+        }
+        Side::Outer => {
+            let sent = direction == Direction::Out;
+            wanted(side, sent, &record.bytes, nics, limits)?;
+        }
+    }
+    Some(Record {
+        at: Duration::from_nanos(record.at_ns),
+        side,
+        direction,
+        place: places + usize::from(side == Side::Outer),
+        dropped: record.dropped.clone(),
+        bytes: &record.bytes,
+        length: record.bytes.len(),
+    })
 }
 
 /// Which way a frame goes that is to be shown, as the NIC sees it.
@@ -332,26 +431,30 @@ fn wanted(
 impl Nic {
     /// Whether a frame in a tunnel packet is from or for it: what is for all is for it as well.
     fn concerns(&self, vni: u32, direction: Direction, frame: &[u8]) -> bool {
-        let Some((addresses, rest)) = frame.split_first_chunk::<12>() else {
-            return false;
-        };
-        let tag = match rest {
-            [0x81, 0, high, low, ..] => Some(u16::from_be_bytes([high & 0xf, *low])),
+        let tag = match frame.get(12..16) {
+            Some([0x81, 0, high, low]) => Some(u16::from_be_bytes([high & 0xf, *low])),
             _ => None,
         };
+        let of_subnet = vni == self.vni && (self.tag.is_none() || self.tag == tag);
+        of_subnet && self.is_at_end(direction, frame)
+    }
+
+    fn is_at_end(&self, direction: Direction, frame: &[u8]) -> bool {
+        let Some(addresses) = frame.first_chunk::<12>() else {
+            return false;
+        };
         let (to, from) = addresses.split_at(6);
-        let is = match direction {
+        match direction {
             Direction::Out => from == self.mac.0,
             Direction::In => to == self.mac.0 || to[0] & 1 == 1,
-        };
-        vni == self.vni && is && (self.tag.is_none() || self.tag == tag)
+        }
     }
 }
 
 /// Where what is seen goes.
 enum Sink {
     File(BufWriter<Box<dyn Write + Send>>, PathBuf),
-    Lines(Format, Vec<IfName>),
+    Lines(Format, Vec<String>),
 }
 
 /// A frame in JSON.
@@ -370,10 +473,9 @@ struct FrameView<'a> {
 }
 
 impl Sink {
-    fn new(doing: &str, file: Option<&Path>, format: Format, places: &[Place]) -> Outcome<Self> {
+    fn new(doing: &str, file: Option<&Path>, format: Format, names: Vec<String>) -> Outcome<Self> {
         let Some(path) = file else {
-            let links = places.iter().map(|place| place.link.clone());
-            return Ok(Self::Lines(format, links.collect()));
+            return Ok(Self::Lines(format, names));
         };
         let output: Box<dyn Write + Send> = match path.to_str() {
             Some("-") => Box::new(std::io::stdout()),
@@ -383,8 +485,8 @@ impl Sink {
         };
         let mut sink = Self::File(BufWriter::new(output), path.to_owned());
         sink.write(&pcapng::section(concat!("vpc ", env!("CARGO_PKG_VERSION"))))?;
-        for place in places {
-            sink.write(&pcapng::interface(place.link.as_str()))?;
+        for name in &names {
+            sink.write(&pcapng::interface(name))?;
         }
         sink.flush()?;
         Ok(sink)
@@ -410,7 +512,7 @@ impl Sink {
                 Direction::In => "in",
                 Direction::Out => "out",
             },
-            link: links[record.place].as_str(),
+            link: &links[record.place],
             length: record.length,
             summary: datapath::summary(record.bytes),
             dropped,
@@ -514,6 +616,47 @@ mod tests {
         assert!(nic(Some(7)).concerns(101, Direction::In, &tagged));
         assert!(!nic(Some(8)).concerns(101, Direction::In, &tagged));
         assert!(!nic(Some(7)).concerns(101, Direction::In, &to));
+    }
+
+    #[test]
+    fn of_a_datapath_what_it_dropped_and_its_packets_are_shown() {
+        let frame = [&B[..], &A, &[8, 0]].concat();
+        let record = |side, direction, dropped: Option<&str>| tunnel::Record {
+            at_ns: 5,
+            side,
+            direction,
+            vni: Some(101),
+            dropped: dropped.map(str::to_owned),
+            missed: 0,
+            bytes: frame.clone(),
+        };
+        let limits = |filter: Option<&str>| Limits {
+            filter: filter.map(|text| text.parse().unwrap()),
+            vni: None,
+            most: None,
+            until: None,
+        };
+        let shown = |record: &tunnel::Record, filter| {
+            let shown = of_datapath(record, 3, &[nic(None)], &limits(filter));
+            shown.map(|shown| (shown.place, shown.dropped))
+        };
+        use tunnel::{Direction, Side};
+        let dropped = record(Side::Inner, Direction::Out, Some("unknown-mac"));
+        let why = Some((3, Some("unknown-mac".to_owned())));
+        assert_eq!(shown(&dropped, None), why);
+        assert_eq!(shown(&dropped, Some("ip")), why);
+        assert_eq!(shown(&dropped, Some("arp")), None);
+        // It is seen at the NIC, is another's, or is no tunnel packet.
+        assert_eq!(
+            shown(&record(Side::Inner, Direction::Out, None), None),
+            None
+        );
+        let to_another = record(Side::Inner, Direction::In, Some("tap-full"));
+        assert_eq!(shown(&to_another, None), None);
+        assert_eq!(
+            shown(&record(Side::Outer, Direction::Out, None), None),
+            None
+        );
     }
 
     #[test]

@@ -98,3 +98,38 @@ fn a_ping_is_seen_at_the_nic_and_on_the_underlay() {
     pings.kill().expect("it ran");
     pings.wait().expect("it ends");
 }
+
+#[test]
+fn a_datapath_tells_what_it_dropped_and_why() {
+    let lab = Lab::up_with(&["--hosts", "m1,c1,c2", "--transport", "tap"]);
+    lab.admin("create blue --cidr 10.4.0.0/16 --unknown-neighbours drop");
+    lab.admin("subnet create blue/web --cidr 10.4.1.0/24");
+    for (name, host, number) in [("a1", "c1", 11), ("a2", "c2", 12)] {
+        lab.admin(&format!(
+            "nic create blue/web/{name} --host {host} --attach netns:blue-{name} \
+             --ip 10.4.1.{number} --wait"
+        ));
+    }
+    // Nobody has that address, so it is asked for again and again.
+    let mut pings = lab.spawn("c1/blue-a1", &["ping", "-i", "0.2", "10.4.1.99"]);
+    let dropped = |file: &str| {
+        let line = format!(
+            "vpc capture blue/web/a1 --filter 'arp and host 10.4.1.99' --count 4 --seconds 60 {file}"
+        );
+        let output = lab.try_sh("c1", &line);
+        assert!(output.status.success(), "{}", text_of(&output));
+        output.stdout
+    };
+    let lines = String::from_utf8_lossy(&dropped("")).into_owned();
+    let asked = "ARP who has 10.4.1.99? tell 10.4.1.11, 42 bytes";
+    let at_nic = lines.lines().any(|line| line.ends_with(asked));
+    let reason = format!("inner out {asked} dropped: unknown-neighbour");
+    assert!(at_nic && lines.contains(&reason), "{lines}");
+    assert!(!lines.contains("outer"), "{lines}");
+    // In a file it is a comment.
+    let file = dropped("-w -");
+    let comment = b"dropped: unknown-neighbour";
+    assert!(file.windows(comment.len()).any(|part| part == comment));
+    pings.kill().expect("it ran");
+    pings.wait().expect("it ends");
+}
