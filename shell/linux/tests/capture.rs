@@ -2,7 +2,8 @@
 
 #![allow(
     clippy::unwrap_used,
-    reason = "a test that cannot go on says where it was"
+    clippy::print_stdout,
+    reason = "a test that cannot go on says where, and what it left out"
 )]
 
 mod lab;
