@@ -107,6 +107,7 @@ impl World {
             ["incomplete"] => self.forwarding.complete = false,
             ["complete"] => self.forwarding.complete = true,
             ["drift", rest @ ..] => self.drift(rest),
+            ["no", "taps"] => drop(self.state.capabilities.remove(&Capability::Tap)),
             ["transport", kind] => self.transport = kind.parse().unwrap(),
             ["datapath"] => self.state.datapath = Some(Tables::default()),
             ["datapath", "gone", why @ ..] => {

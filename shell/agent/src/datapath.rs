@@ -11,21 +11,34 @@ use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::{Duration, Instant};
 use tracing::{info, warn};
 use tunnel::{Client, SOCKET_NAME, TunnelError};
 
 /// Rows that are told at once.
 const BATCH: usize = 4096;
+/// After one could not be started, which may take its time; then twice as long, and so on ...
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+/// ... up to this.
+const RETRY_MOST: Duration = Duration::from_secs(30);
 
 /// The one datapath of this host.
 pub(crate) struct Datapath {
     run_dir: PathBuf,
     transport: Transport,
-    /// Told when a datapath has gone.
-    gone: Box<dyn Fn() + Send>,
+    /// Told which one has ended.
+    gone: Box<dyn Fn(u32) + Send>,
+    /// Whose end is waited for already.
+    watched: Option<u32>,
     talk: Option<Talk>,
     /// Why there is none, though there should be.
-    trouble: Option<String>,
+    trouble: Option<Trouble>,
+}
+
+struct Trouble {
+    why: String,
+    retry_at: Instant,
+    wait: Duration,
 }
 
 /// A connection, and what is known by it.
@@ -35,18 +48,18 @@ struct Talk {
 }
 
 impl Datapath {
-    /// `gone` is called, on a thread of its own, when one that was talked to has ended.
+    /// `gone` is called with the process, on a thread of its own, when one that was talked to has ended.
     pub(crate) fn new(
         run_dir: &Path,
         transport: Transport,
-        gone: impl Fn() + Clone + Send + 'static,
+        gone: impl Fn(u32) + Clone + Send + 'static,
     ) -> Self {
         let path = run_dir.join(SOCKET_NAME);
-        let watch = move || {
+        let watch = move |pid| {
             let (path, gone) = (path.clone(), gone.clone());
             let spawned = thread::Builder::new()
                 .name("datapath".to_owned())
-                .spawn(move || wait_for_end(&path, gone));
+                .spawn(move || wait_for_end(&path, || gone(pid)));
             if let Err(error) = spawned {
                 warn!(%error, "That a datapath ends is seen late");
             }
@@ -55,6 +68,7 @@ impl Datapath {
             run_dir: run_dir.to_owned(),
             transport,
             gone: Box::new(watch),
+            watched: None,
             talk: None,
             trouble: None,
         }
@@ -71,16 +85,13 @@ impl Datapath {
             self.talk = None;
         }
         if self.talk.is_none() {
+            let now = Instant::now();
+            if let Some(trouble) = self.trouble.as_ref().filter(|held| held.retry_at > now) {
+                return (None, Some(trouble.why.clone()));
+            }
             match self.begin() {
                 Ok(talk) => self.talk = talk,
-                Err(error) => {
-                    let error = chain(&error);
-                    if self.trouble.as_ref() != Some(&error) {
-                        warn!(error, "No datapath runs");
-                    }
-                    self.trouble = Some(error);
-                    return (None, self.trouble.clone());
-                }
+                Err(error) => return (None, Some(self.failed(chain(&error)))),
             }
         }
         self.trouble = None;
@@ -112,13 +123,31 @@ impl Datapath {
         outcomes
     }
 
-    /// The one that was talked to has ended.
-    pub(crate) fn has_ended(&mut self) {
-        self.talk = None;
+    /// One that was talked to has ended; it may not be the one that is talked to now.
+    pub(crate) fn has_ended(&mut self, pid: u32) {
+        self.talk.take_if(|talk| talk.client.pid() == pid);
+        self.watched.take_if(|watched| *watched == pid);
+    }
+
+    /// Notes why there is none, and when that is looked into again.
+    fn failed(&mut self, why: String) -> String {
+        let before = self.trouble.take();
+        let wait = before.as_ref().map_or(RETRY_FIRST, |trouble| {
+            trouble.wait.saturating_mul(2).min(RETRY_MOST)
+        });
+        if before.is_none_or(|trouble| trouble.why != why) {
+            warn!(error = why, "No datapath runs");
+        }
+        self.trouble = Some(Trouble {
+            why: why.clone(),
+            retry_at: Instant::now() + wait,
+            wait,
+        });
+        why
     }
 
     /// Connects, and starts one if one should run and none does.
-    fn begin(&self) -> Result<Option<Talk>, TunnelError> {
+    fn begin(&mut self) -> Result<Option<Talk>, TunnelError> {
         let client = match self.transport {
             Transport::Tap => Client::ensure(&self.run_dir)?,
             Transport::Kernel => match Client::connect(&self.run_dir) {
@@ -132,8 +161,10 @@ impl Datapath {
             told: Tables::default(),
         };
         talk.ask()?;
-        (self.gone)();
         let (pid, rows) = (talk.client.pid(), talk.told.macs.len());
+        if self.watched.replace(pid) != Some(pid) {
+            (self.gone)(pid);
+        }
         info!(pid, macs = rows, "Talking to the datapath");
         Ok(Some(talk))
     }
@@ -189,7 +220,6 @@ mod tests {
     use ::datapath::{Binding, Domain, Place, Unknown};
     use model::{IfName, MacAddr, Mtu, Vni};
     use std::sync::mpsc;
-    use std::time::Duration;
 
     fn domain() -> Domain {
         Domain {
@@ -217,7 +247,7 @@ mod tests {
     }
 
     fn seen_by(dir: &Path, transport: Transport) -> Datapath {
-        Datapath::new(dir, transport, || {})
+        Datapath::new(dir, transport, |_| {})
     }
 
     fn flood(last: u8) -> Change {
@@ -266,7 +296,9 @@ mod tests {
         assert_eq!(datapath.look(false).0, Some(Tables::default()));
         assert_eq!(datapath.look(true).0, Some(Tables::of([flood(1)])));
         other.apply(&[flood(2)]).unwrap();
-        datapath.has_ended();
+        datapath.has_ended(std::process::id() + 1);
+        assert_eq!(datapath.look(false).0, Some(Tables::of([flood(1)])));
+        datapath.has_ended(std::process::id());
         let both = Tables::of([flood(1), flood(2)]);
         assert_eq!(datapath.look(false).0, Some(both));
     }
@@ -309,6 +341,9 @@ mod tests {
         assert_eq!(tables, None);
         let trouble = trouble.unwrap();
         assert!(trouble.contains("starting the datapath: "), "{trouble}");
+        // It is not tried again at once.
+        std::fs::create_dir(&nowhere).unwrap();
+        assert_eq!(tap.look(true), (None, Some(trouble)));
         let outcome = tap.apply(&[&flood(1)]);
         assert_eq!(outcome, [Err("no datapath runs".to_owned())]);
     }

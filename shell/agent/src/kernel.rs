@@ -40,8 +40,8 @@ pub(crate) enum Job {
     Run(Vec<Step>),
     /// Take in what the kernel told, say whether it matters, and that it is done.
     CatchUp(std_mpsc::Sender<()>),
-    /// The datapath that was talked to has ended.
-    DatapathEnded,
+    /// A datapath that was talked to has ended.
+    DatapathEnded(u32),
 }
 
 /// The kernel's thread, as the loop sees it.
@@ -68,7 +68,7 @@ impl KernelThread {
                 Ok((kernel, capabilities)) => {
                     drop(opened.send(Ok((capabilities, kernel.watch()))));
                     // Told to nobody only when the process is ending.
-                    let gone = move || drop(ended.send(Job::DatapathEnded));
+                    let gone = move |pid| drop(ended.send(Job::DatapathEnded(pid)));
                     let datapath = Datapath::new(&state_dir, transport, gone);
                     serve(kernel, datapath, &queue, &events);
                 }
@@ -115,8 +115,8 @@ fn serve(
                 Event::Observed(state.map_err(|e| chain(&e)), kernel.looks())
             }
             Job::Run(steps) => Event::Ran(run(&mut kernel, &mut datapath, steps)),
-            Job::DatapathEnded => {
-                datapath.has_ended();
+            Job::DatapathEnded(pid) => {
+                datapath.has_ended(pid);
                 Event::Drift
             }
             Job::CatchUp(done) => {

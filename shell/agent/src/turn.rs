@@ -40,6 +40,8 @@ const SLICE_STEPS: usize = 8192;
 const NEWS_FOR: Duration = Duration::from_secs(5);
 /// After a failed observation.
 const OBSERVE_RETRY: Duration = Duration::from_millis(500);
+/// While no datapath runs that should.
+const DATAPATH_RETRY: Duration = Duration::from_secs(1);
 /// After a failed write of the configuration.
 const KEEP_RETRY: Duration = Duration::from_secs(2);
 
@@ -498,6 +500,10 @@ impl Agent {
         self.planned_forwarding = Arc::clone(self.machine.forwarding());
         let (now, unix) = (Instant::now(), unix_now());
         let (mut plan, ready) = self.machine.plan(&state, now, unix);
+        if state.datapath_trouble.is_some() {
+            // Nothing tells when it can be started.
+            self.due.get_or_insert(now + DATAPATH_RETRY);
+        }
         self.observed = Some(Arc::new(state));
         if !self.may_act {
             self.publish();

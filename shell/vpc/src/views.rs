@@ -800,7 +800,7 @@ mod tests {
             "agent_version applied_generation capabilities conditions cpus created \
              disk_free_bytes draining frr_version id kernel_version labels last_checkin memory_free_bytes \
              memory_total_bytes name received_generation resource_version roles speaker \
-             state underlay_address underlay_mtu wanted_generation zone"
+             state transport underlay_address underlay_mtu wanted_generation zone"
         );
         let token = TokenView::from(v1::JoinToken::default());
         assert_eq!(

@@ -26,6 +26,12 @@ impl Lab {
         self.try_sh(host, socket).status.success()
     }
 
+    /// True if a host answers for IPv6 addresses that are elsewhere: the kernel can where it filters
+    /// VLANs, a datapath anywhere.
+    pub fn knows_ipv6(&self, host: &str) -> bool {
+        self.is_tap(host) || self.filters_vlans()
+    }
+
     /// Rows of a VNI that lead elsewhere: MAC (zero for who gets what is for all) and VTEP.
     pub fn vtep_rows(&self, host: &str, vni: u64) -> BTreeSet<(String, String)> {
         let line = format!("bridge -j fdb show dev t-{vni} 2>/dev/null || echo '[]'");

@@ -30,19 +30,9 @@ pub(super) fn place_of(stack: &Stack, segment: &Segment, filtering: bool) -> Pla
     }
 }
 
-/// Why this host makes no TAPs for tunnels; none if it does.
-pub(super) fn no_taps(desired: &Desired<'_>, observed: &HostState) -> Option<&'static str> {
-    if desired.local_neighbours {
-        return Some(
-            "FRR, the EVPN client of this host, knows of no tunnels but the kernel's: set \
-             transport = \"kernel\" in the agent's settings, or have the built-in speaker here",
-        );
-    }
-    let can = observed.capabilities.contains(&Capability::Tap);
-    (!can).then_some(
-        "the kernel makes no TAP devices: load tun (modprobe tun), or set transport = \"kernel\" \
-         in the agent's settings",
-    )
+/// True if this host makes TAPs.
+pub(super) fn makes_taps(observed: &HostState) -> bool {
+    observed.capabilities.contains(&Capability::Tap)
 }
 
 impl Want {
@@ -85,21 +75,32 @@ impl Want {
         self.links.insert(name, link);
     }
 
-    /// True if TAPs can be made; if not, why not.
+    /// True if TAPs can be made, and a word on what is in the way. Where FRR is the client they stay, and
+    /// carry; but it does not announce what is behind them.
     pub(super) fn can_tap(
         &mut self,
         desired: &Desired<'_>,
         observed: &HostState,
         stack: &Stack,
     ) -> bool {
-        let trouble = no_taps(desired, observed);
-        let message = trouble.map(|why| format!("VPC {}: {why}", stack.name));
-        self.problems.extend(message.map(|message| Problem {
+        let trouble = match (makes_taps(observed), desired.local_neighbours) {
+            (true, false) => return true,
+            (true, true) => {
+                "FRR, the EVPN client of this host, knows of no tunnels but the kernel's: set \
+                 transport = \"kernel\" in the agent's settings, or have the built-in speaker here \
+                 (vpc host set HOST --speaker builtin)"
+            }
+            (false, _) => {
+                "the kernel makes no TAP devices: load tun (modprobe tun), or set transport = \
+                 \"kernel\" in the agent's settings"
+            }
+        };
+        self.problems.push(Problem {
             subject: Subject::Vpc(stack.vpc),
-            message,
+            message: format!("VPC {}: {trouble}", stack.name),
             blocks: true,
-        }));
-        trouble.is_none()
+        });
+        makes_taps(observed)
     }
 
     /// Puts a domain at its place. Without a datapath the TAP is there, and nobody behind it.

@@ -109,7 +109,7 @@ impl Want {
         let Some(mtu) = Encapsulation::inner_mtu(desired.underlay, Encoding::VlanBased) else {
             return None; // There is a problem with the stack already.
         };
-        if desired.transport == Transport::Tap && tap::no_taps(desired, observed).is_some() {
+        if desired.transport == Transport::Tap && !tap::makes_taps(observed) {
             return None; // Likewise.
         }
         let subject = Subject::Transit(config.vpc);

@@ -10,7 +10,7 @@ use crate::settings::{AGENT_CONFIG, parse_role};
 use crate::views::{HostView, TokenView};
 use api::{Credential, EnrollError, Enrolled, Enrollment, JoinToken, v1};
 use clap::{Args, Subcommand};
-use model::{Name, Role, SpeakerKind};
+use model::{Name, Role, SpeakerKind, Transport};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fs;
@@ -143,6 +143,9 @@ pub(crate) struct Join {
     /// Its EVPN client: builtin, or frr (FRR's bgpd and zebra, run by the agent)
     #[arg(long, default_value_t)]
     speaker: SpeakerKind,
+    /// What carries its frames to other hosts, kernel or tap; a setting of its agent
+    #[arg(long, default_value_t)]
+    transport: Transport,
     /// Where to keep its key and certificate
     #[arg(long, value_name = "FILE", default_value = HOST_CREDENTIAL)]
     host_credential: PathBuf,
@@ -404,9 +407,13 @@ impl Join {
             .into_iter()
             .map(|role| format!("\"{}\"", crate::views::role(role.into())))
             .collect();
+        let transport = match self.transport {
+            Transport::Kernel => String::new(),
+            other => format!("transport = \"{other}\"\n"),
+        };
         let text = format!(
             "# Settings of this host's agent; `vpc agent run --help` shows every key.\n\
-             name = \"{name}\"\nunderlay_address = \"{underlay}\"\nroles = [{}]\ncredential = {:?}\n",
+             name = \"{name}\"\nunderlay_address = \"{underlay}\"\nroles = [{}]\n{transport}credential = {:?}\n",
             roles.join(", "),
             self.host_credential.display().to_string()
         );

@@ -146,15 +146,15 @@ fn join(inside: &Inside<'_>, management: &LabHost, host: &LabHost, server: &str)
     }
     let speaker = host.speaker.to_string();
     join.extend(["--speaker", &speaker]);
+    let transport = host.transport.to_string();
+    join.extend(["--transport", &transport]);
     inside.vpc(&host.name, &join).map(drop)
 }
 
 /// Starts a daemon on a host.
 pub(crate) fn start(lab: &LabDir, host: &LabHost, daemon: DaemonKind, more: &[String]) -> Outcome {
-    let transport = host.transport.to_string();
     let argv: &[&str] = match daemon {
-        DaemonKind::Agent => &["vpc", "agent", "run", "--transport", &transport],
-        DaemonKind::Server => &["vpc", "server", "run"],
+        DaemonKind::Agent | DaemonKind::Server => &["vpc", daemon.name(), "run"],
         DaemonKind::Reflector => &["gobgpd", "-r", "-f", GOBGP_CONFIG],
     };
     let mut argv: Vec<String> = argv.iter().map(ToString::to_string).collect();

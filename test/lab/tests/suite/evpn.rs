@@ -137,7 +137,7 @@ fn routes_become_rows_and_go_with_what_they_tell_of() {
         ("10.4.1.13", mac_3),
         ("10.4.1.11", MAC_1),
     ]);
-    if lab.filters_vlans() {
+    if lab.knows_ipv6("c1") {
         let v6 = [
             ("fd00:4:0:1::c", MAC_2),
             ("fd00:4:0:1::d", mac_3),

@@ -43,7 +43,10 @@ fn shape(lab: &Lab, host: &str, vni: u64, mac: &str) -> Vec<String> {
 
 #[test]
 fn a_host_with_frr_is_as_any_other() {
-    let lab = Lab::up_with(&["--hosts", "m1,c1,c2,c3", "--speaker", "c1=frr"]);
+    // It compares the kernel's rows.
+    let kernel = ["--transport", "kernel"];
+    let hosts = ["--hosts", "m1,c1,c2,c3", "--speaker", "c1=frr"];
+    let lab = Lab::up_with(&[&hosts[..], &kernel].concat());
     // E01.
     for host in ["c1", "c2", "c3"] {
         established(&lab, host, &["100.64.0.1"]);
@@ -145,6 +148,9 @@ fn instance_asn(lab: &Lab) -> String {
     lab.json("c1", "vpc -o json evpn summary")["asn"].to_string()
 }
 
+/// A host that is to have FRR has the kernel's tunnels.
+const FOR_FRR: &[&str] = &["--transport", "kernel"];
+
 /// Two hosts with a NIC each and rows both ways.
 fn pair(options: &[&str]) -> (Lab, u64) {
     let lab = Lab::up_with(&[&["--hosts", "m1,c1,c2"], options].concat());
@@ -179,7 +185,7 @@ fn listener_has_all(lab: &Lab) {
 
 #[test]
 fn a_host_changes_its_speaker_without_losing_a_packet() {
-    let (lab, blue) = pair(&[]);
+    let (lab, blue) = pair(FOR_FRR);
     let there = Ping::start(&lab, "c1/blue-a1", "10.4.1.12", Duration::from_millis(10));
     let back = Ping::start(&lab, "c2/blue-a2", "10.4.1.11", Duration::from_millis(10));
     for speaker in ["frr", "builtin"] {
@@ -260,7 +266,7 @@ fn what_is_announced_is_what_is_here() {
 /// FRR's own service may run beside, but not announce everything.
 #[test]
 fn frr_of_the_distribution_that_announces_everything_is_told_of() {
-    let (lab, blue) = pair(&[]);
+    let (lab, blue) = pair(FOR_FRR);
     let doctor = || text_of(&lab.try_sh("c1", "vpc doctor"));
     assert!(doctor().contains("evpn; without"), "{}", doctor());
     let conf = "/run/frr/bgpd.conf";
@@ -403,6 +409,9 @@ fn speakers_and_reflectors_mix_and_rows_are_the_same() {
         "frr",
         "--speaker",
         "c1=frr",
+        // They are compared as the kernel has them.
+        "--transport",
+        "kernel",
     ];
     let lab = Lab::up_with(&options);
     vpc(&lab, "blue");

@@ -66,11 +66,11 @@ pub(crate) const E03: Row = Row {
     run: |fabric| {
         let vpc = fabric.vpc("e03");
         everywhere(&vpc);
-        // A bridge with IPv6 off takes no rows of it.
-        let ipv6_rows = fabric.lab.filters_vlans();
         let vteps = [C1, C2, C3];
         for (own, host) in (11..).zip(HOSTS) {
             let mut expected = BTreeSet::new();
+            // A bridge with IPv6 off takes no rows of it.
+            let ipv6_rows = fabric.lab.knows_ipv6(host);
             for (number, vtep) in (11..).zip(vteps).filter(|(number, _)| *number != own) {
                 fabric.has_rows(host, vpc.vni, &[(&vpc.mac(number), vtep)]);
                 expected.insert((Vpc::ipv4(number), vpc.mac(number)));
