@@ -248,8 +248,9 @@ fn underlay(lab: &Lab, host: &str) -> String {
 fn open_vswitch(mtu: u64) -> Candidate {
     let lab = Lab::up_with(&["--hosts", "c1,c2", "--bare"]);
     let mut daemons = Vec::new();
-    for (host, other, last) in [("c1", "c2", 11), ("c2", "c1", 12)] {
-        let remote = underlay(&lab, other);
+    // They move to the bridge.
+    let [first, second] = ["c1", "c2"].map(|host| underlay(&lab, host));
+    for (host, remote, last) in [("c1", second, 11), ("c2", first, 12)] {
         lab.sh(host, "mkdir -p /run/ovs && ovsdb-tool create /run/ovs/conf.db /usr/share/openvswitch/vswitch.ovsschema");
         let run = |command: &str| {
             let line = format!("exec env OVS_RUNDIR=/run/ovs {command} >/run/ovs/log 2>&1");
