@@ -101,7 +101,9 @@ mod tests {
 
     #[test]
     fn every_alignment_and_length_gives_what_the_definition_gives() {
-        let bytes: Vec<u8> = (0..600_u32).map(|n| ((n * 7919) >> 3) as u8 | 0x80).collect();
+        let bytes: Vec<u8> = (0..600_u32)
+            .map(|n| ((n * 7919) >> 3) as u8 | 0x80)
+            .collect();
         for start in 0..66 {
             for length in (0..200).chain([255, 256, 257, 511, 512, 513]) {
                 let part = &bytes[start..start + length];

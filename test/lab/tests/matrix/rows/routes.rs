@@ -94,7 +94,8 @@ pub(crate) const E03: Row = Row {
             let v4: Ipv4Addr = Vpc::ipv4(number).parse().expect("an address");
             let v6: Ipv6Addr = Vpc::ipv6(number).parse().expect("an address");
             // FRR learns addresses from its kernel's neighbour rows.
-            let without_v6 = fabric.column == Column::FrrClient && host == "c1" && !ipv6_rows;
+            let without_v6 =
+                fabric.column == Column::FrrClient && host == "c1" && !fabric.lab.knows_ipv6(host);
             for (bits, address) in [
                 (0, vec![]),
                 (32, v4.octets().to_vec()),
