@@ -24,13 +24,18 @@ fn vlan(raw: u16) -> VlanId {
 
 /// A host: a TAP with the domain at `at`, and B behind another.
 fn host(tag: Option<VlanId>, at: Option<VlanId>) -> Engine {
+    host_on(tag, at, true)
+}
+
+/// `datagrams`: its kernel takes super-frames of UDP.
+fn host_on(tag: Option<VlanId>, at: Option<VlanId>, datagrams: bool) -> Engine {
     let mut engine = Engine::new(7);
     let tap = IfName::new("t-1".to_owned()).unwrap();
     let domain = Domain {
         vni: Vni::new(100).unwrap(),
         tag,
     };
-    engine.name_tap(tap.clone(), 0, true);
+    engine.name_tap(tap.clone(), 0, datagrams);
     let binding = Binding {
         domain,
         mtu: Mtu::new(MTU).unwrap(),
@@ -615,4 +620,20 @@ fn a_storm_is_let_through_to_a_degree() {
     let frame = [&[0xff; 6][..], &A.0, &[0x88, 0xb5], &[1; 50]].concat();
     let sent = (0..30_000).filter(|_| packets(&mut here, &frame, Offload::default()).is_ok());
     assert_eq!(sent.count(), 20_000);
+}
+
+#[test]
+fn datagrams_stay_apart_where_the_kernel_takes_no_more_of_them_at_once() {
+    let datagrams = Sample {
+        tcp: false,
+        options: 0,
+        ..plain()
+    };
+    let packets = on_the_wire(&[datagrams]);
+    let size = packets[0].len() as u16;
+    for (takes, expected) in [(true, 1), (false, 4)] {
+        let mut there = host_on(None, None, takes);
+        let (got, _) = frames(&mut there, &packets.concat(), Some(size), 0);
+        assert_eq!(got.len(), expected);
+    }
 }
