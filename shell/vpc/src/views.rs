@@ -780,7 +780,7 @@ mod tests {
         assert_eq!(
             fields(&vpc),
             "account_id asn cidrs created encoding gateway_mac id labels name path resource_version \
-             routing vni"
+             routing unknown_neighbours vni"
         );
         let subnet = SubnetView::from(v1::Subnet::default());
         assert_eq!(
