@@ -35,15 +35,17 @@ fn mixed(given: &[&str]) -> String {
                 .join(",")
         }
     };
-    let frr = value("--speaker").unwrap_or_default();
+    // It may be given several times.
+    let speakers = given.windows(2).filter(|pair| pair[0] == "--speaker");
+    let frr: Vec<&str> = speakers.flat_map(|pair| pair[1].split(',')).collect();
     let names = hosts
         .split(',')
         .map(|host| host.split(':').next().unwrap_or(host));
     let taps = names.filter(|name| {
         let second = name.ends_with(['2', '4', '6', '8']);
         let speaks_frr = frr
-            .split(',')
-            .any(|word| word == "frr" || word == format!("{name}=frr"));
+            .iter()
+            .any(|word| *word == "frr" || *word == format!("{name}=frr"));
         (second || *name == "r1") && !speaks_frr
     });
     let taps = taps.map(|name| format!("{name}=tap"));
@@ -69,5 +71,7 @@ mod tests {
         assert_eq!(mixed(&["--hosts", "m1,c1,big2:compute"]), "kernel,big2=tap");
         assert_eq!(mixed(&["--speaker", "c2=frr"]), "kernel,r1=tap");
         assert_eq!(mixed(&["--speaker", "frr"]), "kernel");
+        let two = ["--speaker", "c1=frr", "--speaker", "c2=frr"];
+        assert_eq!(mixed(&two), "kernel,r1=tap");
     }
 }
