@@ -68,6 +68,7 @@ pub fn stored(data: &[u8]) {
         let machine =
             host_plan::HostMachine::new(config.underlay, Some(config), Default::default());
         let desired = host_plan::Desired {
+            transport: model::Transport::default(),
             underlay: machine.underlay(),
             stacks: machine.stacks(),
             routers: machine.routers(),
