@@ -110,6 +110,10 @@ impl World {
             ["no", "taps"] => drop(self.state.capabilities.remove(&Capability::Tap)),
             ["transport", kind] => self.transport = kind.parse().unwrap(),
             ["datapath"] => self.state.datapath = Some(Tables::default()),
+            ["datapath", "without", "address"] => {
+                let tables = self.state.datapath.as_mut();
+                tables.expect("a datapath runs").local = None;
+            }
             ["datapath", "gone", why @ ..] => {
                 self.state.datapath = None;
                 self.state.datapath_trouble = (!why.is_empty()).then(|| why.join(" "));
