@@ -42,36 +42,6 @@ pub enum Silence {
     Checksum,
 }
 
-impl Silence {
-    /// All of them.
-    pub const ALL: [Self; 6] = [
-        Self::Here,
-        Self::Own,
-        Self::Nobody,
-        Self::Malformed,
-        Self::HopLimit,
-        Self::Checksum,
-    ];
-
-    /// In a word, as a counter or a capture has it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Here => "neighbour-here",
-            Self::Own => "neighbour-own",
-            Self::Nobody => "neighbour-unknown",
-            Self::Malformed => "neighbour-malformed",
-            Self::HopLimit => "neighbour-hop-limit",
-            Self::Checksum => "neighbour-checksum",
-        }
-    }
-}
-
-impl fmt::Display for Silence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
 /// An answer: an untagged Ethernet frame.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Reply {

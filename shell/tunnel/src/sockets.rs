@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 /// UDP port of VXLAN (RFC 7348 §4).
-const VXLAN_PORT: u16 = 4789;
+pub(crate) const VXLAN_PORT: u16 = 4789;
 /// Flows are shared among so many source ports: as many ways as any underlay has, and queues as any
 /// network card.
 pub(crate) const SOURCE_PORTS: usize = 64;

@@ -2,7 +2,7 @@
 //! the others and is told by messages what changes.
 
 use crate::capture::{Direction, Outer, Watcher};
-use crate::sockets::Sockets;
+use crate::sockets::{Sockets, VXLAN_PORT};
 use crate::wire::Figures;
 use datapath::{
     Change, Engine, Fate, Inbox, OFFLOAD_BYTES, Offload, Outbox, Packets, Reason, Received,
@@ -24,8 +24,6 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tracing::{debug, warn};
 
-/// UDP port of VXLAN (RFC 7348 §4).
-const VXLAN_PORT: u16 = 4789;
 /// The largest frame of a TAP: an IP packet, Ethernet, a tag, and the header before it.
 const FRAME_BYTES: usize = 65_535 + 18 + OFFLOAD_BYTES;
 /// Frames that are read before anything is sent. Few enough to stay in the processor's cache.

@@ -1,6 +1,6 @@
 //! A datapath is replaced, dies, loses a TAP.
 
-use crate::world::{HOSTS, Plan, SOON, World, tap};
+use crate::world::{HOSTS, Plan, SOON, World};
 use datapath::Change;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -191,6 +191,5 @@ fn a_tap_that_goes_is_noticed_and_may_come_back() {
             Change::Unbind { place },
         ],
     );
-    let dropped = world.client(0).tables().unwrap().bindings;
-    assert!(dropped.is_empty() && tap().as_str() == "t0");
+    assert!(world.client(0).tables().unwrap().bindings.is_empty());
 }

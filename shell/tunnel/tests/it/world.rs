@@ -83,7 +83,7 @@ pub(crate) fn mac(host: usize) -> MacAddr {
     MacAddr([2, 0, 0, 0, 0, host as u8 + 1])
 }
 
-pub(crate) fn tap() -> IfName {
+fn tap() -> IfName {
     IfName::new("t0".to_owned()).unwrap()
 }
 
