@@ -244,6 +244,12 @@ impl Agent {
         loop {
             self.advance();
             let wake = self.deadline();
+            let woken = async {
+                match wake {
+                    Some(at) => sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
             let event = tokio::select! {
                 event = queue.recv() => event.expect("the loop holds a sender itself"),
                 news = self.bgp.news() => match news {
@@ -257,7 +263,7 @@ impl Agent {
                         continue;
                     }
                 },
-                () = sleep_until(wake.into()) => continue,
+                () = woken => continue,
             };
             match self.handle(event).await {
                 Next::Turn => {}
@@ -266,17 +272,11 @@ impl Agent {
         }
     }
 
-    fn deadline(&self) -> Instant {
-        let retry = self
-            .machine
-            .poll_timeout()
-            .filter(|_| self.stage == Stage::Idle);
-        let due = self.due.filter(|_| self.stage == Stage::Idle);
-        [retry, due, Some(self.full_due)]
-            .into_iter()
-            .flatten()
-            .min()
-            .expect("one is always set")
+    /// When there is something to do without an event; while a pass is under way, its end is one.
+    fn deadline(&self) -> Option<Instant> {
+        let idle = self.stage == Stage::Idle;
+        let due = [self.machine.poll_timeout(), self.due, Some(self.full_due)];
+        due.into_iter().flatten().min().filter(|_| idle)
     }
 
     /// Starts a pass if one is due and none is under way.
