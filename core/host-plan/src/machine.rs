@@ -4,6 +4,7 @@
 mod gateways;
 mod outer;
 mod routers;
+mod spelt;
 
 pub use outer::{DhcpUplink, OuterAddress};
 
@@ -12,7 +13,7 @@ use crate::uplink::{Uplink, port_link};
 use crate::want::{is_away, tag_of};
 use crate::{
     Action, Desired, FdbState, Greeting, HostState, OwnedName, Plan, Problem, Readiness,
-    RouterChange, RouterChanges, Scope, Step, Subject, plan,
+    RouterChange, RouterChanges, Scope, Step, Subject,
 };
 use datapath::{Change, Neighbour};
 use model::{
@@ -56,6 +57,7 @@ pub struct HostMachine {
     /// What DHCP servers outside gave.
     outer: BTreeMap<RouterId, OuterAddress>,
     dhcp_uplinks: Vec<DhcpUplink>,
+    spelt: spelt::Speller,
 }
 
 /// Stacks made through the host's own API, with no management server involved.
@@ -158,6 +160,7 @@ impl HostMachine {
             untold: BTreeSet::new(),
             outer: BTreeMap::new(),
             dhcp_uplinks: Vec::new(),
+            spelt: spelt::Speller::default(),
         };
         machine.merge();
         machine
@@ -233,7 +236,7 @@ impl HostMachine {
             forwarding: &forwarding,
             local_neighbours: self.speaker_reads_the_kernel(),
         };
-        let mut steps = plan(&desired, observed).steps;
+        let mut steps = crate::plan(&desired, observed).steps;
         steps.retain_mut(|step| match &mut step.action {
             Action::SetVteps(vteps) => {
                 // The whole list, and what is in it may still be in use.
@@ -446,7 +449,7 @@ impl HostMachine {
             forwarding: &self.forwarding,
             local_neighbours: self.speaker_reads_the_kernel(),
         };
-        let mut plan = plan(&desired, observed);
+        let mut plan = self.spelt.plan(&desired, &self.forwarding, observed);
         plan.problems.extend(self.conflicts.iter().cloned());
         let ready = plan.readiness(&self.merged, &self.routers);
         let greetings = self.greetings(&ready, observed);

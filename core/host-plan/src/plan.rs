@@ -10,7 +10,7 @@ mod router;
 
 use crate::router::RouterChange;
 use crate::want::VXLAN_PORT;
-use crate::want::{Membership, Want, WantLink, What};
+use crate::want::{Facts, Membership, Want, WantLink, What};
 use crate::{
     Action, BridgePortFlags, Desired, FdbRow, FdbState, FdbTarget, Guard, HostState, Inside, Link,
     LinkKind, OwnedName, Problem, Stamp, Step, Subject, Trunk, TrunkPair, VethToNetns,
@@ -50,8 +50,13 @@ pub struct Readiness {
 
 /// Makes `desired` true from `observed`. Pure; the same inputs give the same plan.
 pub fn plan(desired: &Desired<'_>, observed: &HostState) -> Plan {
-    let mut want = Want::of(desired, observed);
-    let problems = std::mem::take(&mut want.problems);
+    let want = Want::of(desired, &Facts::of(desired, observed));
+    difference(desired, &want, observed)
+}
+
+/// The same, of what is spelt out already.
+pub(crate) fn difference(desired: &Desired<'_>, want: &Want, observed: &HostState) -> Plan {
+    let problems = want.problems.clone();
     if problems
         .iter()
         .any(|problem| problem.subject == Subject::Host)
@@ -186,7 +191,7 @@ enum Phase {
 }
 
 struct Planner<'a> {
-    want: Want,
+    want: &'a Want,
     observed: &'a HostState,
     /// What EVPN did not tell is not there.
     complete: bool,
@@ -523,21 +528,15 @@ impl Planner<'_> {
     }
 
     fn links(&mut self) {
-        let wanted: Vec<(IfName, WantLink)> = self
-            .want
-            .links
-            .iter()
-            .map(|(name, link)| (name.clone(), link.clone()))
-            .collect();
-        for (name, want) in wanted {
+        for (name, want) in &self.want.links {
             match self
                 .observed
                 .links
-                .get(&name)
-                .filter(|_| !self.gone.contains(&name))
+                .get(name)
+                .filter(|_| !self.gone.contains(name))
             {
-                Some(link) => self.repair(&name, &want, link),
-                None => self.make(&name, &want),
+                Some(link) => self.repair(name, want, link),
+                None => self.make(name, want),
             }
         }
     }

@@ -11,8 +11,8 @@ pub use transit::{Told, prefixes_of};
 
 use crate::uplink::{Uplink, suppresses};
 use crate::{
-    BridgePortFlags, FdbRow, FdbState, FdbTarget, Guard, HostState, Neighbour, OwnedName, Service,
-    Stamp, Subject, VlanMembership,
+    BridgePortFlags, FdbRow, FdbState, FdbTarget, Guard, HostState, Link, Neighbour, OwnedName,
+    Service, Stamp, Subject, VlanMembership,
 };
 use datapath::{Domain, Tables};
 use ipnet::IpNet;
@@ -55,6 +55,38 @@ pub struct Problem {
     pub message: String,
     /// The object carries no traffic; else it does, but not as well as it should.
     pub blocks: bool,
+}
+
+/// What of the host decides what should be on it; everything else is only compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Facts {
+    capabilities: BTreeSet<Capability>,
+    /// Those interfaces of the operator's that NICs and routers are attached to.
+    links: BTreeMap<IfName, Link>,
+    has_datapath: bool,
+    datapath_trouble: Option<String>,
+}
+
+impl Facts {
+    pub(crate) fn of(desired: &Desired<'_>, observed: &HostState) -> Self {
+        let ports = desired.stacks.iter().flat_map(|stack| &stack.ports);
+        let existing = ports.filter_map(|port| match &port.attachment {
+            Attachment::Existing { ifname } => Some(ifname),
+            Attachment::Tap | Attachment::Netns { .. } => None,
+        });
+        let uplinks = desired.routers.iter().flat_map(|router| &router.uplink);
+        let names: BTreeSet<&IfName> = existing.chain(uplinks.map(|up| &up.bridge)).collect();
+        let links = names.into_iter().filter_map(|name| {
+            let link = observed.links.get(name)?;
+            Some((name.clone(), link.clone()))
+        });
+        Self {
+            capabilities: observed.capabilities.clone(),
+            links: links.collect(),
+            has_datapath: observed.datapath.is_some(),
+            datapath_trouble: observed.datapath_trouble.clone(),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -182,12 +214,12 @@ const NIC_FLAGS: BridgePortFlags = BridgePortFlags {
 };
 
 impl Want {
-    pub(crate) fn of(desired: &Desired<'_>, observed: &HostState) -> Self {
+    pub(crate) fn of(desired: &Desired<'_>, facts: &Facts) -> Self {
         let mut want = Self {
             places: Places::of(desired),
             ..Self::default()
         };
-        let can = |capability| observed.capabilities.contains(&capability);
+        let can = |capability| facts.capabilities.contains(&capability);
         let nothing = desired.stacks.is_empty() && desired.routers.is_empty();
         if !can(Capability::NftBridge) && !nothing {
             want.problems.push(Problem {
@@ -201,10 +233,10 @@ impl Want {
             return want;
         }
         for stack in desired.stacks {
-            want.stack(desired, observed, stack);
+            want.stack(desired, facts, stack);
         }
         for router in desired.routers {
-            want.router(desired, observed, router);
+            want.router(desired, facts, router);
         }
         want.vteps.extend(desired.forwarding.vteps());
         if !want.tables.bindings.is_empty() {
@@ -213,11 +245,11 @@ impl Want {
         want
     }
 
-    fn stack(&mut self, desired: &Desired<'_>, observed: &HostState, stack: &Stack) {
-        let filtering = observed.capabilities.contains(&Capability::VlanFiltering);
+    fn stack(&mut self, desired: &Desired<'_>, facts: &Facts, stack: &Stack) {
+        let filtering = facts.capabilities.contains(&Capability::VlanFiltering);
         let bundle = stack.encoding == Encoding::VlanAwareBundle;
         let kernel = desired.transport == Transport::Kernel;
-        let can_bpf = observed.capabilities.contains(&Capability::ClsBpf);
+        let can_bpf = facts.capabilities.contains(&Capability::ClsBpf);
         if bundle && kernel && !filtering && !can_bpf {
             self.problems.push(Problem {
                 subject: Subject::Vpc(stack.vpc),
@@ -232,7 +264,7 @@ impl Want {
             self.freeze(stack);
             return;
         }
-        if !kernel && !self.can_tap(desired, observed, stack) {
+        if !kernel && !self.can_tap(desired, facts, stack) {
             self.freeze(stack);
             return;
         }
@@ -276,7 +308,7 @@ impl Want {
             // of the VPC's bridge, else trunk pairs feed it.
             let membership = filtering.then(|| Membership {
                 bridge: OwnedName::vpc_bridge(stack.vpc),
-                flags: tunnel_flags(suppresses(&observed.capabilities, desired.transport), false),
+                flags: tunnel_flags(suppresses(&facts.capabilities, desired.transport), false),
                 vlans: Some(
                     stack
                         .segments
@@ -296,13 +328,13 @@ impl Want {
             );
         }
         for segment in &stack.segments {
-            self.segment(desired, observed, stack, segment, filtering, limit);
+            self.segment(desired, facts, stack, segment, filtering, limit);
             if taps {
-                self.segment_tables(desired, observed, stack, segment, filtering);
+                self.segment_tables(desired, facts, stack, segment, filtering);
             }
         }
         for port in &stack.ports {
-            self.port(desired, observed, stack, port, filtering);
+            self.port(desired, facts, stack, port, filtering);
         }
     }
 
@@ -317,7 +349,7 @@ impl Want {
     fn segment(
         &mut self,
         desired: &Desired<'_>,
-        observed: &HostState,
+        facts: &Facts,
         stack: &Stack,
         segment: &Segment,
         filtering: bool,
@@ -346,7 +378,7 @@ impl Want {
         let membership = Membership {
             bridge: bridge.clone(),
             flags: tunnel_flags(
-                suppresses(&observed.capabilities, desired.transport),
+                suppresses(&facts.capabilities, desired.transport),
                 self.places.anycast.contains(&segment.subnet),
             ),
             vlans: Some(access(segment, filtering)),
@@ -368,7 +400,7 @@ impl Want {
             // They have one in common.
             (Transport::Kernel, true, true) | (Transport::Tap, _, true) => {}
         }
-        let can_hold = observed.capabilities.contains(&Capability::VlanDevices);
+        let can_hold = facts.capabilities.contains(&Capability::VlanDevices);
         let vlan_device = kernel && filtering && can_hold;
         if vlan_device {
             let what = What::VlanDevice {
@@ -479,7 +511,7 @@ impl Want {
     fn port(
         &mut self,
         desired: &Desired<'_>,
-        observed: &HostState,
+        facts: &Facts,
         stack: &Stack,
         port: &Port,
         filtering: bool,
@@ -511,7 +543,7 @@ impl Want {
             }
             Attachment::Existing { ifname } => {
                 let stamp = Stamp::Adopted(port.nic);
-                if let Some(message) = cannot_adopt(observed, &bridge, port, ifname, stamp) {
+                if let Some(message) = cannot_adopt(facts, &bridge, port, ifname, stamp) {
                     self.problems.push(Problem {
                         subject,
                         message,
@@ -530,7 +562,7 @@ impl Want {
                     self.address_here(subject, domain, *ip, port.mac, false);
                 }
             } else if desired.local_neighbours && stack.encoding == Encoding::VlanBased {
-                self.local_neighbours(observed, port, segment, filtering);
+                self.local_neighbours(facts, port, segment, filtering);
             }
             let row = FdbRow {
                 dev: name.clone(),
@@ -556,14 +588,8 @@ impl Want {
     }
 
     /// The addresses of a NIC here, where zebra looks for them.
-    fn local_neighbours(
-        &mut self,
-        observed: &HostState,
-        port: &Port,
-        segment: &Segment,
-        filtering: bool,
-    ) {
-        let vlan_device = filtering && observed.capabilities.contains(&Capability::VlanDevices);
+    fn local_neighbours(&mut self, facts: &Facts, port: &Port, segment: &Segment, filtering: bool) {
+        let vlan_device = filtering && facts.capabilities.contains(&Capability::VlanDevices);
         let Some(holder) = neighbour_holder(segment, filtering, vlan_device) else {
             return;
         };
@@ -777,13 +803,13 @@ fn with_prefixes(port: &Port, segment: &Segment) -> BTreeSet<IpNet> {
 }
 
 fn cannot_adopt(
-    observed: &HostState,
+    facts: &Facts,
     bridge: &IfName,
     port: &Port,
     ifname: &IfName,
     stamp: Stamp,
 ) -> Option<String> {
-    let Some(link) = observed.links.get(ifname) else {
+    let Some(link) = facts.links.get(ifname) else {
         return Some(format!(
             "NIC {}: interface {ifname} does not exist on this host: create it, or attach the NIC \
              to another",

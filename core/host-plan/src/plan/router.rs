@@ -14,29 +14,29 @@ use std::collections::BTreeSet;
 
 impl Planner<'_> {
     pub(super) fn routers(&mut self) {
-        for router in std::mem::take(&mut self.want.routers) {
+        let nothing = RouterState::default();
+        for router in &self.want.routers {
             let subject = Subject::Router(router.id);
-            let netns = router.netns.clone();
-            if !self.observed.owned_netns.contains(&netns) {
-                let create = Action::CreateNetns(netns.clone());
+            if !self.observed.owned_netns.contains(&router.netns) {
+                let create = Action::CreateNetns(router.netns.clone());
                 self.step(Phase::Netns, subject, create);
             }
-            let state = self.observed.routers.get(&netns).cloned();
-            let changes = base(&router, state.as_ref());
-            self.change(Phase::RouterBase, &router, changes);
-            let changes = self.inside(&router, &state.unwrap_or_default());
+            let state = self.observed.routers.get(&router.netns);
+            let changes = base(router, state);
+            self.change(Phase::RouterBase, router, changes);
+            let changes = self.inside(router, state.unwrap_or(&nothing));
             // Whatever there is with the other routers: the legs do not wait for it.
             let (others, own): (Vec<_>, Vec<_>) =
                 changes.into_iter().partition(|c| router.is_of_transit(c));
             // The NICs that a gateway has as neighbours come and go while it is what it is.
             let (near, own): (Vec<_>, Vec<_>) =
                 own.into_iter().partition(RouterChange::is_neighbour);
-            self.change(Phase::Inside, &router, own);
-            self.change(Phase::Inside, &router, near);
+            self.change(Phase::Inside, router, own);
+            self.change(Phase::Inside, router, near);
             // Steps of their own, so that what others announce says nothing of our own leg.
             let (ways, leg): (Vec<_>, Vec<_>) = others.into_iter().partition(RouterChange::is_way);
             for changes in [leg, ways] {
-                self.change_for(Subject::Transit(router.vpc), Phase::Ways, &router, changes);
+                self.change_for(Subject::Transit(router.vpc), Phase::Ways, router, changes);
             }
         }
     }

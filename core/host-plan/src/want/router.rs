@@ -1,13 +1,14 @@
 //! Routers: their ports on the host, and what is inside of their namespaces.
 
 use super::{
-    Membership, NIC_FLAGS, Problem, Want, WantLink, What, access, neighbour_holder, segment_bridge,
+    Facts, Membership, NIC_FLAGS, Problem, Want, WantLink, What, access, neighbour_holder,
+    segment_bridge,
 };
 use super::{tap, transit};
 use crate::router::{Hop, MAIN_TABLE, NextHop, Route, RouteRule, RouterFirewall, Way};
 use crate::{
-    BridgePortFlags, Desired, FdbRow, FdbState, FdbTarget, Guard, HostState, LinkKind, Neighbour,
-    OwnedName, Service, Stamp, Subject,
+    BridgePortFlags, Desired, FdbRow, FdbState, FdbTarget, Guard, LinkKind, Neighbour, OwnedName,
+    Service, Stamp, Subject,
 };
 use ipnet::IpNet;
 use model::{
@@ -59,12 +60,7 @@ impl WantInside {
 }
 
 impl Want {
-    pub(super) fn router(
-        &mut self,
-        desired: &Desired<'_>,
-        observed: &HostState,
-        config: &RouterConfig,
-    ) {
+    pub(super) fn router(&mut self, desired: &Desired<'_>, facts: &Facts, config: &RouterConfig) {
         let subject = Subject::Router(config.id);
         let netns = OwnedName::router_netns(config.id);
         if self.netns.contains(&netns) {
@@ -96,7 +92,7 @@ impl Want {
         for leg in &config.legs {
             match stack.and_then(|stack| Some((stack, stack.segment(leg.subnet)?))) {
                 Some((stack, segment)) => {
-                    self.leg(desired, observed, &mut router, config, stack, segment, leg);
+                    self.leg(desired, facts, &mut router, config, stack, segment, leg);
                 }
                 None => self.trouble(
                     subject,
@@ -111,8 +107,8 @@ impl Want {
         let outside = config
             .uplink
             .as_ref()
-            .and_then(|uplink| self.outer(observed, &mut router, config, uplink));
-        let transit = self.transit_leg(desired, observed, &mut router, config);
+            .and_then(|uplink| self.outer(facts, &mut router, config, uplink));
+        let transit = self.transit_leg(desired, facts, &mut router, config);
         for (subnet, address, mac) in transit::nics_here(desired, config) {
             let device = OwnedName::router_leg(subnet);
             if router.links.contains_key(&device) {
@@ -165,14 +161,14 @@ impl Want {
     fn leg(
         &mut self,
         desired: &Desired<'_>,
-        observed: &HostState,
+        facts: &Facts,
         router: &mut WantRouter,
         config: &RouterConfig,
         stack: &Stack,
         segment: &Segment,
         leg: &RouterLeg,
     ) {
-        let filtering = observed.capabilities.contains(&Capability::VlanFiltering);
+        let filtering = facts.capabilities.contains(&Capability::VlanFiltering);
         let subject = Subject::Router(config.id);
         let name = OwnedName::router_leg(leg.subnet);
         if self.links.contains_key(&name) {
@@ -216,7 +212,7 @@ impl Want {
         }
         let seen = config.anycast || (desired.local_neighbours && !config.prepared);
         if kernel && seen && stack.encoding == Encoding::VlanBased {
-            let vlan_device = filtering && observed.capabilities.contains(&Capability::VlanDevices);
+            let vlan_device = filtering && facts.capabilities.contains(&Capability::VlanDevices);
             if let Some(holder) = neighbour_holder(segment, filtering, vlan_device) {
                 for ip in all.into_iter().filter(|ip| vlan_device || ip.is_ipv4()) {
                     let row = Neighbour {
@@ -264,14 +260,14 @@ impl Want {
     /// The outer leg, if the host has its bridge.
     fn outer(
         &mut self,
-        observed: &HostState,
+        facts: &Facts,
         router: &mut WantRouter,
         config: &RouterConfig,
         uplink: &Uplink,
     ) -> Option<Outside> {
         let subject = Subject::Router(config.id);
         let (router_name, bridge) = (&config.name, &uplink.bridge);
-        let there = observed.links.get(bridge);
+        let there = facts.links.get(bridge);
         let is_bridge = there.is_some_and(|link| matches!(link.kind, LinkKind::Bridge { .. }));
         let ours = there.is_some_and(|link| crate::plan::stamp_of(link).is_some());
         let refusal = match (there, is_bridge, ours) {

@@ -2,8 +2,8 @@
 //! is told. Rows that lead to VTEPs, and who has which address, are its own; the bridge's rows
 //! towards a TAP are as those towards a VXLAN device.
 
-use super::{Membership, Want, WantLink, What, legs_in, tag_of, tunnel_flags};
-use crate::{Desired, HostState, OwnedName, Problem, Stamp, Subject, VlanMembership};
+use super::{Facts, Membership, Want, WantLink, What, legs_in, tag_of, tunnel_flags};
+use crate::{Desired, OwnedName, Problem, Stamp, Subject, VlanMembership};
 use datapath::{Binding, Domain, Neighbour, Place, Unknown};
 use model::{
     Capability, Encoding, EviForwarding, IfName, MacAddr, Mtu, RouterConfig, Segment, Stack, Tag,
@@ -31,8 +31,8 @@ pub(super) fn place_of(stack: &Stack, segment: &Segment, filtering: bool) -> Pla
 }
 
 /// True if this host makes TAPs.
-pub(super) fn makes_taps(observed: &HostState) -> bool {
-    observed.capabilities.contains(&Capability::Tap)
+pub(super) fn makes_taps(facts: &Facts) -> bool {
+    facts.capabilities.contains(&Capability::Tap)
 }
 
 impl Want {
@@ -77,13 +77,8 @@ impl Want {
 
     /// True if TAPs can be made, and a word on what is in the way. Where FRR is the client they stay, and
     /// carry; but it does not announce what is behind them.
-    pub(super) fn can_tap(
-        &mut self,
-        desired: &Desired<'_>,
-        observed: &HostState,
-        stack: &Stack,
-    ) -> bool {
-        let trouble = match (makes_taps(observed), desired.local_neighbours) {
+    pub(super) fn can_tap(&mut self, desired: &Desired<'_>, facts: &Facts, stack: &Stack) -> bool {
+        let trouble = match (makes_taps(facts), desired.local_neighbours) {
             (true, false) => return true,
             (true, true) => {
                 "FRR, the EVPN client of this host, knows of no tunnels but the kernel's: set \
@@ -100,20 +95,20 @@ impl Want {
             message: format!("VPC {}: {trouble}", stack.name),
             blocks: true,
         });
-        makes_taps(observed)
+        makes_taps(facts)
     }
 
     /// Puts a domain at its place. Without a datapath the TAP is there, and nobody behind it.
     pub(super) fn bind(
         &mut self,
-        observed: &HostState,
+        facts: &Facts,
         subject: Subject,
         name: &str,
         place: Place,
         binding: Binding,
     ) {
-        if observed.datapath.is_none() {
-            let trouble = observed.datapath_trouble.as_deref();
+        if !facts.has_datapath {
+            let trouble = facts.datapath_trouble.as_deref();
             let why = trouble.map(|why| format!(" ({why})")).unwrap_or_default();
             self.problems.push(Problem {
                 subject,
@@ -133,7 +128,7 @@ impl Want {
     pub(super) fn segment_tables(
         &mut self,
         desired: &Desired<'_>,
-        observed: &HostState,
+        facts: &Facts,
         stack: &Stack,
         segment: &Segment,
         filtering: bool,
@@ -146,7 +141,7 @@ impl Want {
         let subject = Subject::Subnet(segment.subnet);
         let name = format!("subnet {}", segment.name);
         let place = place_of(stack, segment, filtering);
-        self.bind(observed, subject, &name, place, binding);
+        self.bind(facts, subject, &name, place, binding);
         if let Some(evi) = desired.forwarding.evis.get(&segment.vni) {
             self.learned(desired, segment, binding.domain, evi);
         }
@@ -205,7 +200,7 @@ impl Want {
     /// that nothing is asked there.
     pub(super) fn transit_tables(
         &mut self,
-        observed: &HostState,
+        facts: &Facts,
         config: &RouterConfig,
         vni: Vni,
         mtu: Mtu,
@@ -222,7 +217,7 @@ impl Want {
         };
         let subject = Subject::Transit(config.vpc);
         let name = format!("router {}", config.name);
-        self.bind(observed, subject, &name, place, binding);
+        self.bind(facts, subject, &name, place, binding);
         domain
     }
 }

@@ -3,11 +3,11 @@
 //! speaks in it but routers, and nothing is asked in it: EVPN says who is where.
 
 use super::router::WantRouter;
-use super::{Membership, NIC_FLAGS, Want, WantInside, WantLink, What, device_mac, is_here, tap};
-use crate::router::{Hop, NextHop, Way};
-use crate::{
-    Desired, FdbRow, FdbState, FdbTarget, Guard, HostState, OwnedName, Service, Stamp, Subject,
+use super::{
+    Facts, Membership, NIC_FLAGS, Want, WantInside, WantLink, What, device_mac, is_here, tap,
 };
+use crate::router::{Hop, NextHop, Way};
+use crate::{Desired, FdbRow, FdbState, FdbTarget, Guard, OwnedName, Service, Stamp, Subject};
 use datapath::Domain;
 use ipnet::IpNet;
 use model::{
@@ -101,7 +101,7 @@ impl Want {
     pub(super) fn transit_leg(
         &mut self,
         desired: &Desired<'_>,
-        observed: &HostState,
+        facts: &Facts,
         router: &mut WantRouter,
         config: &RouterConfig,
     ) -> Option<Transit> {
@@ -109,7 +109,7 @@ impl Want {
         let Some(mtu) = Encapsulation::inner_mtu(desired.underlay, Encoding::VlanBased) else {
             return None; // There is a problem with the stack already.
         };
-        if desired.transport == Transport::Tap && !tap::makes_taps(observed) {
+        if desired.transport == Transport::Tap && !tap::makes_taps(facts) {
             return None; // Likewise.
         }
         let subject = Subject::Transit(config.vpc);
@@ -143,7 +143,7 @@ impl Want {
                 }
                 Transport::Tap => {
                     self.tap(tunnel, subject, stamp, mtu, membership);
-                    Some(self.transit_tables(observed, config, transit.vni, mtu))
+                    Some(self.transit_tables(facts, config, transit.vni, mtu))
                 }
             };
             self.transit_rows(desired, config.vpc, transit, domain);
