@@ -1,6 +1,6 @@
 //! What `make bench` prints: our figures beside baselines measured in the same run.
 //!
-//! `bench [--quick] [latency|many|path|reflect|fdb|move|router|dhcp|transport]...` as root. Everything happens in labs of its own. Parts of
+//! `bench [--quick] [latency|many|path|reflect|fdb|move|router|scale|dhcp|transport]...` as root. Everything happens in labs of its own. Parts of
 //! it run inside lab hosts: there this binary is started again as `bench inside`.
 #![expect(clippy::print_stdout, reason = "it prints its figures")]
 
@@ -58,7 +58,7 @@ const QUICK: Effort = Effort {
     moves: 50,
 };
 
-const PARTS: [&str; 9] = [
+const PARTS: [&str; 10] = [
     "latency",
     "many",
     "path",
@@ -66,6 +66,7 @@ const PARTS: [&str; 9] = [
     "fdb",
     "move",
     "router",
+    "scale",
     "dhcp",
     "transport",
 ];
@@ -99,7 +100,7 @@ fn main() -> ExitCode {
             part if PARTS.contains(&part) => parts.push(part),
             other => {
                 println!(
-                    "{other:?}: bench [--quick] [latency|many|path|reflect|fdb|move|router|dhcp|transport]..."
+                    "{other:?}: bench [--quick] [latency|many|path|reflect|fdb|move|router|scale|dhcp|transport]..."
                 );
                 return ExitCode::from(2);
             }
@@ -132,6 +133,9 @@ fn main() -> ExitCode {
     }
     if wanted("router") {
         routers::measure(effort, &mut table);
+    }
+    if wanted("scale") {
+        routers::measure_many(effort, &mut table);
     }
     if wanted("dhcp") {
         leases::measure(effort, &mut table);

@@ -8,9 +8,13 @@ mod scale;
 use crate::Effort;
 use crate::figures::Table;
 
-/// All of it.
+/// One router.
 pub(crate) fn measure(effort: Effort, table: &mut Table) {
     nat::measure(effort, table);
     create::measure(effort, table);
+}
+
+/// Hundreds of them.
+pub(crate) fn measure_many(effort: Effort, table: &mut Table) {
     scale::measure(effort, table);
 }
