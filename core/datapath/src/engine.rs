@@ -6,21 +6,14 @@ use crate::merge::{Came, Merger, To};
 use crate::neighbour::{Asked, Reply, Silence, answer};
 use crate::offload::Offload;
 use crate::outbox::{Inbox, Outbox, Packets, Span};
-use crate::packet::{
-    ETHERNET_BYTES, ETHERTYPE_ARP, ETHERTYPE_IPV6, Ethernet, Ip, Mixer, flow_hash,
-};
+use crate::packet::{ETHERNET_BYTES, ETHERTYPE_ARP, ETHERTYPE_IPV6, Ethernet, Ip, flow_hash};
 use crate::reason::Reason;
+use crate::slots::{Map, Seed, Slots};
 use crate::split::{Given, complete, segments};
 use crate::tables::{Binding, Change, Domain, Neighbour, Place, Unknown};
 use crate::vxlan::{VXLAN_BYTES, vni_of};
 use model::{IfName, MacAddr, VlanId, Vni};
 use std::collections::BTreeMap;
-#[expect(
-    clippy::disallowed_types,
-    reason = "looked up for each frame and never walked, so that their order is nobody's"
-)]
-use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -493,114 +486,4 @@ fn is_one(packet: &[u8], size: usize) -> bool {
         return false;
     };
     Ip::parse(inside, &ethernet).is_some_and(|ip| VXLAN_BYTES + ip.end > size)
-}
-
-#[expect(
-    clippy::disallowed_types,
-    reason = "looked up for each frame and never walked, so that their order is nobody's"
-)]
-type Map<K, V> = HashMap<K, V, Seed>;
-
-#[derive(Debug, Clone, Copy)]
-struct Seed(u64);
-
-impl BuildHasher for Seed {
-    type Hasher = Mixing;
-    fn build_hasher(&self) -> Mixing {
-        Mixing(Mixer::seeded(self.0))
-    }
-}
-
-/// Short keys, hashed in a few instructions.
-#[derive(Debug)]
-struct Mixing(Mixer);
-
-impl Hasher for Mixing {
-    fn write(&mut self, bytes: &[u8]) {
-        self.0.bytes(bytes);
-    }
-
-    fn write_u16(&mut self, word: u16) {
-        self.0.word(u32::from(word));
-    }
-
-    fn write_u32(&mut self, word: u32) {
-        self.0.word(word);
-    }
-
-    fn write_usize(&mut self, word: usize) {
-        self.0.word(word as u32);
-    }
-
-    fn write_isize(&mut self, word: isize) {
-        self.0.word(word as u32);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0.wide()
-    }
-}
-
-/// Values that have a number as long as they are there.
-#[derive(Debug)]
-struct Slots<K, V> {
-    seed: Seed,
-    numbers: Map<K, usize>,
-    values: Vec<Option<(K, V)>>,
-    free: Vec<usize>,
-}
-
-impl<K: Copy + Eq + Hash, V> Slots<K, V> {
-    fn new(seed: Seed) -> Self {
-        Self {
-            seed,
-            numbers: Map::with_hasher(seed),
-            values: Vec::new(),
-            free: Vec::new(),
-        }
-    }
-
-    fn number(&self, key: &K) -> Option<usize> {
-        self.numbers.get(key).copied()
-    }
-
-    fn get(&self, number: usize) -> (K, &V) {
-        let (key, value) = self.values[number].as_ref().expect("it is there");
-        (*key, value)
-    }
-
-    fn get_mut(&mut self, number: usize) -> (K, &mut V) {
-        let (key, value) = self.values[number].as_mut().expect("it is there");
-        (*key, value)
-    }
-
-    fn get_or_insert(&mut self, key: K, make: impl FnOnce() -> V) -> &mut V {
-        let number = match self.numbers.get(&key) {
-            Some(number) => *number,
-            None => {
-                let number = self.free.pop().unwrap_or(self.values.len());
-                if number == self.values.len() {
-                    self.values.push(None);
-                }
-                self.values[number] = Some((key, make()));
-                self.numbers.insert(key, number);
-                number
-            }
-        };
-        self.get_mut(number).1
-    }
-
-    /// Forgets the value of a key if it is empty.
-    fn tidy(&mut self, key: &K, is_empty: impl FnOnce(&V) -> bool) {
-        let number = self.number(key);
-        if let Some(number) = number.filter(|number| is_empty(self.get(*number).1)) {
-            self.values[number] = None;
-            self.free.push(number);
-            self.numbers.remove(key);
-        }
-    }
-
-    fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
-        self.values.iter_mut().flatten().map(|(_, value)| value)
-    }
 }

@@ -14,6 +14,7 @@ mod outer;
 mod packet;
 pub mod pcapng;
 mod reason;
+mod slots;
 mod split;
 mod summary;
 mod tables;
