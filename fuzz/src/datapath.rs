@@ -115,6 +115,7 @@ pub const FILTERS: &[&str] = &[
 /// The domain and the TAP of the engines below, and what is behind VTEP 192.0.2.2.
 fn engine() -> Engine {
     let mut engine = Engine::new(1);
+    engine.count_flows(4);
     let tap = IfName::new("t-1".to_owned()).expect("it is a name");
     engine.name_tap(tap.clone(), 0, true);
     for (vlan, tag) in [(None, None), (Some(9), None), (Some(7), Some(7))] {
@@ -181,7 +182,7 @@ fn receive(bytes: &[u8], split: Option<u16>, traffic_class: u8) {
         length: bytes.len(),
         split,
     };
-    engine.from_tunnel(bytes, &received, &mut inbox, |_, span| {
+    engine.from_tunnel(Duration::ZERO, bytes, &received, &mut inbox, |_, span| {
         assert!(!span.of(bytes).is_empty());
     });
     engine.end_of_batch(bytes, &mut inbox);

@@ -2,7 +2,8 @@
 //! and is the only one to touch it: nothing is locked and nothing is shared.
 
 use crate::bucket::{Bucket, Buckets, Rate};
-use crate::merge::{Came, Merger, To};
+use crate::flows::{Direction, Ends, Flow, FlowKey, Flows, Seen};
+use crate::merge::{Came, Merged, Merger, To};
 use crate::neighbour::{Asked, Reply, Silence, answer};
 use crate::offload::Offload;
 use crate::outbox::{Inbox, Outbox, Packets, Span};
@@ -15,6 +16,7 @@ use crate::vxlan::{VXLAN_BYTES, vni_of};
 use model::{IfName, MacAddr, VlanId, Vni};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::time::Duration;
 
 /// Broadcast, multicast and unknown of one domain that a worker sends on, each to all: more than any
@@ -53,6 +55,7 @@ pub struct Engine {
     answered: u64,
     traffic: [Traffic; 2],
     questions: Buckets,
+    flows: Flows,
 }
 
 /// Frames and bytes of one direction.
@@ -106,7 +109,13 @@ impl Engine {
             answered: 0,
             traffic: [Traffic::default(); 2],
             questions: Buckets::new(Rate::QUESTIONS, ASKERS),
+            flows: Flows::new(0),
         }
+    }
+
+    /// Counts so many flows at a time from now on; none at 0, as in the beginning.
+    pub fn count_flows(&mut self, most: usize) {
+        self.flows = Flows::new(most);
     }
 
     /// A TAP has a number from now on; `datagrams` says that the kernel takes super-frames of UDP (Linux
@@ -308,14 +317,26 @@ impl Engine {
             traffic_class,
             segments,
         }));
+        let key = FlowKey {
+            domain,
+            direction: Direction::Out,
+            ends: Ends::of(frame, &ethernet, ip.as_ref()),
+        };
+        let seen = Seen {
+            vtep: one.copied(),
+            packets: segments.len() as u64,
+            bytes: frame.len() as u64,
+        };
+        self.flows.note(now, key, hash, seen);
         Ok(None)
     }
 
     /// A packet of the tunnel, or several in one. Frames for TAPs are put into `inbox`, whose last may
     /// still grow until [`Engine::end_of_batch`]; what is dropped, and why, is told where it is in `bytes`.
-    /// Nothing that came from a tunnel ever goes into one.
+    /// Nothing that came from a tunnel ever goes into one. `now` is as in [`Engine::from_tap`].
     pub fn from_tunnel(
         &mut self,
+        now: Duration,
         bytes: &[u8],
         received: &Received,
         inbox: &mut Inbox,
@@ -334,7 +355,7 @@ impl Engine {
                 }
                 _ => end - at,
             };
-            if let Err(reason) = self.decapsulate(bytes, at, at + size, received, inbox) {
+            if let Err(reason) = self.decapsulate(now, bytes, at..at + size, received, inbox) {
                 self.count(reason);
                 dropped(reason, Span::new(at, at + size));
             }
@@ -344,9 +365,9 @@ impl Engine {
 
     fn decapsulate(
         &mut self,
+        now: Duration,
         bytes: &[u8],
-        at: usize,
-        end: usize,
+        Range { start: at, end }: Range<usize>,
         received: &Received,
         inbox: &mut Inbox,
     ) -> Result<(), Reason> {
@@ -356,7 +377,7 @@ impl Engine {
         let ethernet = Ethernet::parse(frame).ok_or(Reason::BadInside)?;
         let tag = ethernet.tag;
         let number = self.domains.number(&Domain { vni, tag });
-        let (_, state) = self.domains.get(number.ok_or(Reason::UnknownVni)?);
+        let (domain, state) = self.domains.get(number.ok_or(Reason::UnknownVni)?);
         let (tap, vlan, binding) = state.at.ok_or(Reason::UnknownVni)?;
         let ip = Ip::parse(frame, &ethernet);
         let to = To {
@@ -375,18 +396,38 @@ impl Engine {
         };
         const CONGESTION: u8 = 3;
         let congested = received.traffic_class & CONGESTION == CONGESTION;
-        match ip.as_ref().filter(|_| congested) {
+        let merged = match ip.as_ref().filter(|_| congested) {
             Some(ip) if ip.traffic_class(frame) & CONGESTION == 0 => {
                 return Err(Reason::Congestion);
             }
             Some(ip) if ip.traffic_class(frame) & CONGESTION != CONGESTION => {
                 self.merger.offer_congested(&came, to, inbox);
+                Merged::Apart
             }
             _ => self.merger.offer(&came, to, inbox),
+        };
+        let bytes = frame.len() as u64;
+        match merged {
+            // Of the flow of the frame before, without looking for it again.
+            Merged::Grown => self.flows.one_more(now, bytes),
+            Merged::Apart => {
+                let key = FlowKey {
+                    domain,
+                    direction: Direction::In,
+                    ends: Ends::of(frame, &ethernet, ip.as_ref()),
+                };
+                let seen = Seen {
+                    vtep: Some(received.from),
+                    packets: 1,
+                    bytes,
+                };
+                let hash = flow_hash(frame, &ethernet, ip.as_ref());
+                self.flows.note(now, key, hash, seen);
+            }
         }
         let got = &mut self.traffic[1];
         got.packets += 1;
-        got.bytes += (end - at) as u64;
+        got.bytes += bytes;
         Ok(())
     }
 
@@ -405,7 +446,12 @@ impl Engine {
 
     /// Counts something that was dropped outside of the engine.
     pub fn count(&mut self, reason: Reason) {
-        self.drops[reason as usize] += 1;
+        self.count_many(reason, 1);
+    }
+
+    /// The same for several at once.
+    pub fn count_many(&mut self, reason: Reason, many: usize) {
+        self.drops[reason as usize] += many as u64;
     }
 
     /// What was dropped, by reason.
@@ -416,6 +462,16 @@ impl Engine {
     /// What went to other hosts, and what came from them.
     pub fn traffic(&self) -> [Traffic; 2] {
         self.traffic
+    }
+
+    /// Flows that pass, as far as they are counted.
+    pub fn flows(&self, now: Duration) -> impl Iterator<Item = Flow> + '_ {
+        self.flows.passing(now)
+    }
+
+    /// Flows that were no longer counted while they passed, because there was no room.
+    pub fn flows_pushed_out(&self) -> u64 {
+        self.flows.pushed_out()
     }
 
     /// Questions for neighbours that were answered.

@@ -6,7 +6,9 @@ pub mod checksum;
 mod dissect;
 mod engine;
 pub mod filter;
+mod flows;
 mod merge;
+mod message;
 pub mod neighbour;
 mod offload;
 mod outbox;
@@ -22,6 +24,10 @@ mod vxlan;
 
 pub use dissect::inner;
 pub use engine::{Engine, Fate, Received, Traffic};
+pub use flows::{
+    Direction, Ends, FLOW_IDLE, FLOWS_DEFAULT, FLOWS_MAX, Flow, FlowKey, together as flows_together,
+};
+pub use message::{Bounds, Message};
 pub use offload::{OFFLOAD_BYTES, Offload, Partial, SegmentKind, Segmentation};
 pub use outbox::{Frame, Inbox, Outbox, Packets, Segment, Span};
 pub use outer::outer;

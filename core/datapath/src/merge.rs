@@ -53,6 +53,15 @@ impl<'a> Came<'a> {
     }
 }
 
+/// What became of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Merged {
+    /// It is part of the one before.
+    Grown,
+    /// It begins one of its own.
+    Apart,
+}
+
 /// Puts frames into an [`Inbox`], the last of which may still grow.
 #[derive(Debug, Default)]
 pub(crate) struct Merger {
@@ -81,7 +90,7 @@ struct Open {
 
 impl Merger {
     /// Takes a frame in.
-    pub(crate) fn offer(&mut self, came: &Came<'_>, to: To, inbox: &mut Inbox) {
+    pub(crate) fn offer(&mut self, came: &Came<'_>, to: To, inbox: &mut Inbox) -> Merged {
         let data = came.ip.and_then(|ip| Data::of(came.frame(), ip));
         if let (Some(open), Some(data)) = (&mut self.open, &data)
             && open.takes(came, data, to)
@@ -93,7 +102,7 @@ impl Merger {
             open.count += 1;
             open.flags |= data.flags;
             open.last = part.len() < open.size || data.flags & PSH != 0;
-            return;
+            return Merged::Grown;
         }
         self.close(came.received, inbox);
         let offload = left_to_do(came, to);
@@ -110,6 +119,7 @@ impl Merger {
         self.open = data
             .filter(|_| may_grow)
             .and_then(|data| Open::begin(came, &data, to));
+        Merged::Apart
     }
 
     /// The same for a frame on whose way there was congestion: its IP header says so from here on (RFC
@@ -117,7 +127,8 @@ impl Merger {
     pub(crate) fn offer_congested(&mut self, came: &Came<'_>, to: To, inbox: &mut Inbox) {
         self.close(came.received, inbox);
         let Some(ip) = came.ip else {
-            return self.offer(came, to, inbox);
+            self.offer(came, to, inbox);
+            return;
         };
         let frame = came.frame();
         let start = inbox.heads.len();

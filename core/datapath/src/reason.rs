@@ -39,19 +39,24 @@ pub enum Reason {
     Congestion,
     /// Larger than what was received at once.
     Truncated,
-    /// The TAP did not take it: its queue is full, or it is down.
+    /// The TAP did not take it: it is down, or there is no memory.
     TapFull,
+    /// A frame that a TAP's queue had no room for: they come faster than they are read.
+    TapQueueFull,
     /// The TAP is gone.
     TapGone,
     /// The underlay's socket did not take it: its buffer is full.
     SocketFull,
+    /// A packet that the underlay's socket had no room for: they come faster than they are read. Packets
+    /// that the kernel had put together count as one.
+    ReceiveBufferFull,
     /// The underlay has no way to the VTEP, or one that is too narrow.
     Unreachable,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Reason; 20] = [
+    pub const ALL: [Reason; 22] = [
         Self::Malformed,
         Self::UnknownVlan,
         Self::TooBig,
@@ -69,8 +74,10 @@ impl Reason {
         Self::Congestion,
         Self::Truncated,
         Self::TapFull,
+        Self::TapQueueFull,
         Self::TapGone,
         Self::SocketFull,
+        Self::ReceiveBufferFull,
         Self::Unreachable,
     ];
 
@@ -94,8 +101,10 @@ impl Reason {
             Self::Congestion => "congestion",
             Self::Truncated => "truncated",
             Self::TapFull => "tap-full",
+            Self::TapQueueFull => "tap-queue-full",
             Self::TapGone => "tap-gone",
             Self::SocketFull => "socket-full",
+            Self::ReceiveBufferFull => "receive-buffer-full",
             Self::Unreachable => "unreachable",
         }
     }
@@ -104,5 +113,17 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_counted_at_its_own_place() {
+        for (place, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, place);
+        }
     }
 }

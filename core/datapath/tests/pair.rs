@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a helper that panics fails its test")]
 
 use datapath::{
-    Binding, Change, Domain, Engine, Fate, Inbox, Offload, Outbox, Partial, Place, Reason,
-    Received, SegmentKind, Segmentation, Unknown, checksum,
+    Binding, Change, Direction, Domain, Ends, Engine, Fate, Flow, FlowKey, Inbox, Offload, Outbox,
+    Partial, Place, Reason, Received, SegmentKind, Segmentation, Unknown, checksum,
 };
 use model::{IfName, MacAddr, Mtu, VlanId, Vni};
 use proptest::prelude::*;
@@ -251,7 +251,7 @@ fn frames(
         split,
     };
     let mut dropped = Vec::new();
-    engine.from_tunnel(bytes, &received, &mut inbox, |reason, _| {
+    engine.from_tunnel(Duration::ZERO, bytes, &received, &mut inbox, |reason, _| {
         dropped.push(reason)
     });
     engine.end_of_batch(bytes, &mut inbox);
@@ -548,9 +548,13 @@ fn only_what_is_known_comes_in() {
             split: None,
         };
         let mut inbox = Inbox::default();
-        here.from_tunnel(&bytes, &received, &mut inbox, |reason, _| {
-            reasons.push(reason)
-        });
+        here.from_tunnel(
+            Duration::ZERO,
+            &bytes,
+            &received,
+            &mut inbox,
+            |reason, _| reasons.push(reason),
+        );
         reasons
     };
     let fine = [8, 0, 0, 0, 0, 0, 100, 0];
@@ -636,4 +640,77 @@ fn datagrams_stay_apart_where_the_kernel_takes_no_more_of_them_at_once() {
         let (got, _) = frames(&mut there, &packets.concat(), Some(size), 0);
         assert_eq!(got.len(), expected);
     }
+}
+
+/// What passes is counted by flow, at both ends the same, whatever was split and merged on the way.
+#[test]
+fn both_ends_count_the_same_of_a_flow() {
+    for (tag, tcp) in [(None, true), (Some(vlan(7)), false)] {
+        let (mut here, mut there) = (host(tag, None), host(tag, None));
+        here.count_flows(16);
+        there.count_flows(16);
+        let sample = Sample {
+            tcp,
+            options: 0,
+            ..plain()
+        };
+        let (frame, offload) = sample.frame(None);
+        let sent = packets(&mut here, &frame, offload).unwrap();
+        let one = sent[0].1.len() as u16;
+        let together: Vec<u8> = sent.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
+        let (got, dropped) = frames(&mut there, &together, Some(one), 0);
+        assert_eq!((got.len(), dropped), (1, vec![]));
+        let ends = Ends::Ip {
+            protocol: sample.protocol(),
+            source: [10, 0, 0, 1].into(),
+            destination: [10, 0, 0, 2].into(),
+            ports: Some((0x1234, 80)),
+        };
+        let inside: usize = sent.iter().map(|(_, bytes)| bytes.len() - 8).sum();
+        for (engine, direction, bytes) in [
+            (&here, Direction::Out, frame.len()),
+            (&there, Direction::In, inside),
+        ] {
+            let flows: Vec<Flow> = engine.flows(Duration::from_secs(2)).collect();
+            let key = FlowKey {
+                domain: Domain {
+                    vni: Vni::new(100).unwrap(),
+                    tag,
+                },
+                direction,
+                ends,
+            };
+            let expected = Flow {
+                key,
+                vtep: Some(vtep(2)),
+                packets: sent.len() as u64,
+                bytes: bytes as u64,
+                age: Duration::from_secs(2),
+                idle: Duration::from_secs(2),
+            };
+            assert_eq!(flows, [expected]);
+        }
+    }
+}
+
+#[test]
+fn what_goes_to_all_is_a_flow_to_nobody_and_what_is_dropped_is_none() {
+    let mut here = host(None, None);
+    here.count_flows(16);
+    let frame = |to: MacAddr| [&to.0[..], &A.0, &[0x88, 0xb5], &[1; 50]].concat();
+    assert!(packets(&mut here, &frame(MacAddr([2; 6])), Offload::default()).is_err());
+    for _ in 0..2 {
+        packets(&mut here, &frame(MacAddr::BROADCAST), Offload::default()).unwrap();
+    }
+    let flows: Vec<Flow> = here.flows(Duration::ZERO).collect();
+    let ends = Ends::Ethernet {
+        ethertype: 0x88b5,
+        source: A,
+        destination: MacAddr::BROADCAST,
+    };
+    let told = |flow: &Flow| (flow.key.ends, flow.vtep, flow.packets, flow.bytes);
+    assert_eq!(
+        flows.iter().map(told).collect::<Vec<_>>(),
+        [(ends, None, 2, 128)]
+    );
 }

@@ -235,6 +235,7 @@ mod tests {
             run_dir: dir.path().to_owned(),
             workers: Some(1),
             busy_poll: Duration::ZERO,
+            flows: 0,
         };
         thread::spawn(move || tunnel::run(&options));
         let socket = dir.path().join(SOCKET_NAME);

@@ -18,6 +18,10 @@ const MESSAGE_BYTES: usize = 66_048;
 const CONTROL_WORDS: usize = 12;
 /// `IPV6_MTU_DISCOVER` and `IP_MTU_DISCOVER`: DF is set and what routers say of the path is not believed.
 const PROBE: libc::c_int = 3;
+/// `SO_MEMINFO` of `asm-generic/socket.h`; what it tells, and where its drops are, of `linux/sock_diag.h`.
+const SO_MEMINFO: libc::c_int = 55;
+const MEMINFO_WORDS: usize = 9;
+const MEMINFO_DROPS: usize = 8;
 /// `UDP_NO_CHECK6_RX` of `linux/udp.h`.
 const NO_CHECK6_RX: libc::c_int = 102;
 
@@ -81,6 +85,24 @@ impl TunnelSocket {
         let v4 = name.as_sockaddr_in().map(|name| name.port());
         let v6 = name.as_sockaddr_in6().map(|name| name.port());
         v4.or(v6).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Packets that came in and found no room, since it was made; it begins again after 2^32.
+    pub fn dropped(&self) -> io::Result<u32> {
+        let mut figures = [0_u32; MEMINFO_WORDS];
+        let mut length = size_of_val(&figures) as libc::socklen_t;
+        // SAFETY: the descriptor is open; the pointers are to live memory, of the length that is given.
+        let result = unsafe {
+            libc::getsockopt(
+                self.0.as_raw_fd(),
+                libc::SOL_SOCKET,
+                SO_MEMINFO,
+                figures.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        nix::errno::Errno::result(result)?;
+        Ok(figures[MEMINFO_DROPS])
     }
 
     /// Another descriptor of the same socket.

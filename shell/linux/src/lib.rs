@@ -59,4 +59,4 @@ pub use router::{
 };
 pub use service::{bind_udp, listen_tcp};
 pub use sys::PROTOCOL;
-pub use tap::TapQueue;
+pub use tap::{TapQueue, frames_not_taken};

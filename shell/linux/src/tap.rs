@@ -4,6 +4,7 @@ use crate::error::Cause;
 use crate::sys;
 use model::IfName;
 use nix::sys::uio::writev;
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -95,6 +96,22 @@ impl AsFd for TapQueue {
     }
 }
 
+/// Frames that the kernel had for each interface of this thread's namespace and that nobody took: of a
+/// TAP, those that its queue had no room for.
+pub fn frames_not_taken() -> io::Result<BTreeMap<String, u64>> {
+    let text = std::fs::read_to_string("/proc/thread-self/net/dev")?;
+    Ok(text.lines().filter_map(not_taken).collect())
+}
+
+/// `eth0: received: bytes packets errors dropped fifo frame compressed multicast, sent: bytes packets
+/// errors dropped ..`, in numbers.
+fn not_taken(line: &str) -> Option<(String, u64)> {
+    const SENT_DROPPED: usize = 8 + 3;
+    let (name, numbers) = line.split_once(':')?;
+    let number = numbers.split_whitespace().nth(SENT_DROPPED)?;
+    Some((name.trim().to_owned(), number.parse().ok()?))
+}
+
 /// Makes a TAP device that stays: several queues, virtio-net headers.
 pub(crate) fn create(name: &IfName) -> Result<(), Cause> {
     let tun = OpenOptions::new()
@@ -108,4 +125,21 @@ pub(crate) fn create(name: &IfName) -> Result<(), Cause> {
     // SAFETY: the descriptor is open; the argument is a number.
     unsafe { tun_set_persist(tun.as_raw_fd(), 1) }?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_taken_is_found_among_the_figures() {
+        let lines = "\
+Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+    lo:    1    2    3    4    5     6          7         8        9       10   11   12   13     14      15         16
+u-0123456789ab: 0 0 0 0 0 0 0 0 0 0 0 4096 0 0 0 0";
+        let told: Vec<_> = lines.lines().filter_map(not_taken).collect();
+        let expected = [("lo", 12), ("u-0123456789ab", 4096)];
+        assert_eq!(told, expected.map(|(name, n)| (name.to_owned(), n)));
+    }
 }

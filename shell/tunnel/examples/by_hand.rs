@@ -1,10 +1,10 @@
 //! A datapath without an agent, for tests and measurements by hand.
 //!
-//! `by_hand RUN_DIR [WORKERS [BUSY_POLL_US]]` runs it; `by_hand --tell RUN_DIR` takes rows as JSON from
+//! `by_hand RUN_DIR [WORKERS [BUSY_POLL_US [FLOWS]]]` runs it; `by_hand --tell RUN_DIR` takes rows as JSON from
 //! standard input and tells them to the one that runs; `by_hand --figures RUN_DIR` prints what it counted.
 #![expect(clippy::print_stdout, reason = "an example")]
 
-use datapath::Change;
+use datapath::{Change, FLOWS_DEFAULT};
 use std::error::Error;
 use std::io::stdin;
 use std::path::PathBuf;
@@ -26,8 +26,11 @@ fn main() -> Result<(), Box<dyn Error>> {
             run_dir: PathBuf::from(dir),
             workers: rest.first().map(|count| count.parse()).transpose()?,
             busy_poll: Duration::from_micros(rest.get(1).map_or(Ok(0), |us| us.parse())?),
+            flows: rest
+                .get(2)
+                .map_or(Ok(FLOWS_DEFAULT), |count| count.parse())?,
         })?,
-        [] => return Err("by_hand RUN_DIR [WORKERS [BUSY_POLL_US]]".into()),
+        [] => return Err("by_hand RUN_DIR [WORKERS [BUSY_POLL_US [FLOWS]]]".into()),
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Captures: what workers see, for whoever asked. Costs nothing while nobody does.
 
 use datapath::filter::Filter;
-use datapath::outer;
+use datapath::{Direction, outer};
 use model::{MacAddr, Vni};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -53,16 +53,6 @@ pub enum Side {
     Inner,
     /// On the underlay.
     Outer,
-}
-
-/// Whither a frame goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Direction {
-    /// From another host.
-    In,
-    /// To another host.
-    Out,
 }
 
 /// What a worker writes to.

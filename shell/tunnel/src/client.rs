@@ -1,7 +1,7 @@
 //! What an agent talks to a datapath with. Blocks.
 
 use crate::capture::{CaptureRequest, Record};
-use crate::wire::{Figures, Hello, Request, Response, SOCKET_NAME, receive, send};
+use crate::wire::{Figures, FlowFigures, Hello, Request, Response, SOCKET_NAME, receive, send};
 use datapath::{Change, Tables};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -144,6 +144,14 @@ impl Client {
     pub fn figures(&mut self) -> Result<Figures, TunnelError> {
         match self.ask(&Request::Figures)? {
             Response::Figures(figures) => Ok(figures),
+            _ => Err(TunnelError::Odd),
+        }
+    }
+
+    /// Which flows pass.
+    pub fn flows(&mut self) -> Result<FlowFigures, TunnelError> {
+        match self.ask(&Request::Flows)? {
+            Response::Flows(flows) => Ok(flows),
             _ => Err(TunnelError::Odd),
         }
     }

@@ -2,9 +2,9 @@
 
 use crate::capture::{CaptureRequest, Record, Watcher};
 use crate::sockets::Sockets;
-use crate::wire::{Figures, Handed};
+use crate::wire::{Figures, FlowFigures, Handed};
 use crate::worker::{Gone, Letter, Manner, Taken, Worker};
-use datapath::{Change, Tables};
+use datapath::{Change, Reason, Tables, flows_together};
 use linux::{TapQueue, TunnelSocket};
 use model::IfName;
 use std::collections::BTreeMap;
@@ -12,9 +12,9 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
 use std::time::Duration;
-use tracing::info;
+use tracing::{info, warn};
 
 /// How long workers may take to say what they counted: a batch of frames takes far less than a
 /// millisecond.
@@ -31,6 +31,8 @@ pub(crate) struct Control {
     sockets: Vec<Sockets>,
     gone: Receiver<Gone>,
     next_watcher: u64,
+    /// Frames that TAPs' queues had no room for.
+    queues_full: u64,
     /// All is another process's now.
     handed: bool,
 }
@@ -40,6 +42,8 @@ pub(crate) struct Control {
 struct Tap {
     number: usize,
     queues: Vec<TapQueue>,
+    /// What its queues had no room for when that was last counted; none before the first time.
+    not_taken: Option<u64>,
 }
 
 impl Control {
@@ -54,6 +58,7 @@ impl Control {
             sockets: Vec::new(),
             gone,
             next_watcher: 0,
+            queues_full: 0,
             handed: false,
         })
     }
@@ -65,9 +70,15 @@ impl Control {
         for (number, (name, datagrams)) in handed.taps.into_iter().enumerate() {
             let queues = fds.by_ref().take(handed.workers);
             let queues = queues.map(|fd| TapQueue::from_fd(fd, datagrams)).collect();
-            control.taps.insert(name, Tap { number, queues });
+            let tap = Tap {
+                number,
+                queues,
+                not_taken: None,
+            };
+            control.taps.insert(name, tap);
         }
         control.next_tap = control.taps.len();
+        control.count_queues();
         if let Some(local) = handed.local {
             for _ in 0..handed.workers {
                 let some: Vec<OwnedFd> = fds.by_ref().take(handed.sockets).collect();
@@ -159,7 +170,10 @@ impl Control {
             }
         }
         self.spread(&mut good);
-        self.figures()?;
+        if self.taps.values().any(|tap| tap.not_taken.is_none()) {
+            self.count_queues();
+        }
+        self.settle()?;
         Ok(outcomes)
     }
 
@@ -198,7 +212,12 @@ impl Control {
         for (worker, queue) in self.workers.iter().zip(&queues) {
             worker.tell(Letter::Tap(name.clone(), number, queue.try_clone()?));
         }
-        self.taps.insert(name, Tap { number, queues });
+        let tap = Tap {
+            number,
+            queues,
+            not_taken: None,
+        };
+        self.taps.insert(name, tap);
         Ok(())
     }
 
@@ -225,17 +244,58 @@ impl Control {
         Ok(())
     }
 
-    /// What all workers counted together; each has read all that it was told before.
-    pub(crate) fn figures(&self) -> Result<Figures, String> {
-        let (to, reports) = channel();
-        self.tell_all(|| Letter::Report(to.clone()));
-        let mut sum = Figures::default();
-        for _ in &self.workers {
-            let report = reports.recv_timeout(REPORT_WAIT);
-            let report = report.map_err(|_| "a worker does not answer: see the datapath's log");
-            sum = sum.add(report?);
+    /// Waits until all workers have read all that they were told.
+    pub(crate) fn settle(&self) -> Result<(), String> {
+        self.ask_all(Letter::Report).map(drop)
+    }
+
+    /// What all workers counted together, and what never came to them.
+    pub(crate) fn figures(&mut self) -> Result<Figures, String> {
+        self.count_queues();
+        let reports = self.ask_all(Letter::Report)?;
+        let mut sum = reports.into_iter().fold(Figures::default(), Figures::add);
+        if self.queues_full > 0 {
+            let reason = Reason::TapQueueFull.name().to_owned();
+            sum.dropped.insert(reason, self.queues_full);
         }
         Ok(sum)
+    }
+
+    fn count_queues(&mut self) {
+        match linux::frames_not_taken() {
+            Ok(now) => {
+                for (name, tap) in &mut self.taps {
+                    let Some(now) = now.get(name.as_str()).copied() else {
+                        continue;
+                    };
+                    // What was before is not ours to count; under the same name it may be another
+                    // device by now.
+                    let before = tap.not_taken.replace(now).unwrap_or(now);
+                    self.queues_full += now.saturating_sub(before);
+                }
+            }
+            Err(error) => warn!(%error, "What TAPs' queues had no room for is not counted"),
+        }
+    }
+
+    /// Which flows pass all workers together.
+    pub(crate) fn flows(&self) -> Result<FlowFigures, String> {
+        let reports = self.ask_all(Letter::Flows)?;
+        let pushed_out = reports.iter().map(|report| report.pushed_out).sum();
+        let flows = reports.into_iter().flat_map(|report| report.flows);
+        Ok(FlowFigures {
+            flows: flows_together(flows),
+            pushed_out,
+        })
+    }
+
+    /// What each worker answers.
+    fn ask_all<T>(&self, letter: impl Fn(Sender<T>) -> Letter) -> Result<Vec<T>, String> {
+        let (to, answers) = channel();
+        self.tell_all(|| letter(to.clone()));
+        let answer = |_: &Worker| answers.recv_timeout(REPORT_WAIT);
+        let all: Result<Vec<T>, _> = self.workers.iter().map(answer).collect();
+        all.map_err(|_| "a worker does not answer: see the datapath's log".to_owned())
     }
 
     /// Has all workers show frames.
@@ -249,7 +309,7 @@ impl Control {
         self.next_watcher += 1;
         self.tell_all(|| Letter::Watch(watcher.clone()));
         // From the answer on, frames are seen.
-        self.figures()?;
+        self.settle()?;
         Ok(number)
     }
 

@@ -7,12 +7,14 @@
 mod capture;
 mod client;
 mod control;
+mod deliver;
 mod process;
 mod sockets;
 mod wire;
 mod worker;
 
-pub use capture::{CaptureRequest, Direction, Record, Side};
+pub use capture::{CaptureRequest, Record, Side};
 pub use client::{Capture, Client, TunnelError};
+pub use datapath::Direction;
 pub use process::{Options, run};
-pub use wire::{Counted, Figures, SOCKET_NAME};
+pub use wire::{Counted, Figures, FlowFigures, SOCKET_NAME};

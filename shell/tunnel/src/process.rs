@@ -38,6 +38,8 @@ pub struct Options {
     /// How long a worker that had something to do looks for more before it sleeps. Costs a processor
     /// each while there is traffic, and saves the time of waking.
     pub busy_poll: Duration,
+    /// How many flows each worker counts at a time ([`datapath::FLOWS_DEFAULT`]); none at 0.
+    pub flows: usize,
 }
 
 /// Runs a datapath until it is told to end or another takes over.
@@ -46,6 +48,7 @@ pub fn run(options: &Options) -> Result<(), TunnelError> {
     let manner = Manner {
         busy_poll: options.busy_poll,
         seed: rand::random(),
+        flows: options.flows,
     };
     let (control, before) = match take_over(&options.run_dir, manner) {
         Ok(Some((control, before))) => (control, Some(before)),
@@ -58,7 +61,7 @@ pub fn run(options: &Options) -> Result<(), TunnelError> {
     let path = options.run_dir.join(SOCKET_NAME);
     let listener = listen(&path).map_err(TunnelError::Start)?;
     // Only now: what workers were told they have.
-    control.figures().map_err(TunnelError::Refused)?;
+    control.settle().map_err(TunnelError::Refused)?;
     if let Some(mut before) = before {
         // It ends before it answers.
         if let Err(error) = before.ask(&Request::TakenOver) {
@@ -210,6 +213,10 @@ fn answer(
         },
         Request::Figures => match control.figures() {
             Ok(figures) => Response::Figures(figures),
+            Err(why) => Response::Refused(why),
+        },
+        Request::Flows => match control.flows() {
+            Ok(flows) => Response::Flows(flows),
             Err(why) => Response::Refused(why),
         },
         Request::TakeOver => {

@@ -3,7 +3,7 @@
 //! each byte (`SCM_RIGHTS`).
 
 use crate::capture::CaptureRequest;
-use datapath::{Change, Engine, Traffic};
+use datapath::{Change, Engine, Flow, Traffic};
 use model::IfName;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,8 @@ pub(crate) enum Request {
     Apply(Vec<Change>),
     /// What was counted.
     Figures,
+    /// Which flows pass.
+    Flows,
     /// Hand over all that is open. Nothing is taken in from then on.
     TakeOver,
     /// All was taken over and is in use: end.
@@ -48,6 +50,7 @@ pub(crate) enum Response {
     /// For each change what was wrong with it, if anything.
     Applied(Vec<Option<String>>),
     Figures(Figures),
+    Flows(FlowFigures),
     /// The descriptors follow.
     Handed(Handed),
     Done,
@@ -98,6 +101,16 @@ pub struct Counted {
     pub packets: u64,
     /// Of frames.
     pub bytes: u64,
+}
+
+/// Flows that pass, as far as they are counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowFigures {
+    /// The largest first.
+    pub flows: Vec<Flow>,
+    /// Flows that were no longer counted while they passed, because there was no room, since the
+    /// datapath was started.
+    pub pushed_out: u64,
 }
 
 impl Figures {

@@ -1,17 +1,17 @@
 //! A worker: one thread, one queue of each TAP, one set of sockets, one engine. It shares nothing with
 //! the others and is told by messages what changes.
 
-use crate::capture::{Direction, Outer, Watcher};
-use crate::sockets::{Sockets, VXLAN_PORT};
-use crate::wire::Figures;
+use crate::capture::{Outer, Watcher};
+use crate::deliver::{Left, deliver};
+use crate::sockets::{SOURCE_PORTS, Sockets, VXLAN_PORT};
+use crate::wire::{Figures, FlowFigures};
 use datapath::{
-    Change, Engine, Fate, Inbox, OFFLOAD_BYTES, Offload, Outbox, Packets, Reason, Received,
-    Segment, Span, vni_of,
+    Bounds, Change, Direction, Engine, Fate, Inbox, Message, OFFLOAD_BYTES, Offload, Outbox,
+    Reason, Received, Span, vni_of,
 };
-use linux::{Got, Receiver, Sender, TUNNEL_PACKETS_MAX, TapQueue, ToSend, TunnelSocket};
+use linux::{Got, Receiver, Sender, TUNNEL_PACKETS_MAX, TapQueue, ToSend};
 use model::IfName;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::collections::BTreeMap;
@@ -31,12 +31,8 @@ const ARENA_BYTES: usize = 4 * FRAME_BYTES;
 const FRAMES_AT_ONCE: usize = 128;
 /// Messages that are received at once.
 const MESSAGES_AT_ONCE: usize = 16;
-/// What one message of many packets may hold: a UDP datagram's worth (RFC 768), less the headers.
-const MESSAGE_BYTES: usize = 65_507;
-/// Parts of one message at most (`UIO_MAXIOV`).
-const PARTS_MAX: usize = 1_024;
-/// How long a worker waits for room in a socket's buffer before it drops.
-const ROOM_WAIT_MS: u16 = 10;
+// Each packet of a message has two parts, and the kernel takes no more of them (`UIO_MAXIOV`).
+const _: () = assert!(2 * TUNNEL_PACKETS_MAX <= 1_024);
 /// Tokens of what is waited for; TAPs have their numbers.
 const LETTERS: u64 = u64::MAX;
 const SOCKET: u64 = u64::MAX - 1;
@@ -60,6 +56,8 @@ pub(crate) enum Letter {
     Unwatch(u64),
     /// Say what was counted; all letters before have been read then.
     Report(Letters<Figures>),
+    /// Say which flows pass.
+    Flows(Letters<FlowFigures>),
     /// End, after what is under way was sent.
     Stop,
 }
@@ -91,6 +89,8 @@ pub(crate) struct Manner {
     pub(crate) busy_poll: Duration,
     /// See [`Engine::new`].
     pub(crate) seed: u64,
+    /// See [`Engine::count_flows`].
+    pub(crate) flows: usize,
 }
 
 impl Worker {
@@ -144,10 +144,15 @@ struct Body {
     sockets: Option<Sockets>,
     engine: Engine,
     outbox: Outbox,
+    messages: Vec<Message>,
     inbox: Inbox,
     arena: Vec<u8>,
     receiver: Receiver,
     sender: Sender,
+    /// Sockets, by their number, that had no room when something was last sent by them.
+    full: [bool; SOURCE_PORTS],
+    /// What the receiving socket had dropped when that was last counted.
+    overflowed: u32,
     /// The kernel splits what is sent. Older ones refuse to where the way out computes no checksums.
     splits: bool,
     watchers: Vec<Watcher>,
@@ -162,6 +167,8 @@ impl Body {
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&*bell, EpollEvent::new(EpollFlags::EPOLLIN, LETTERS))?;
+        let mut engine = Engine::new(manner.seed);
+        engine.count_flows(manner.flows);
         Ok(Self {
             mailbox,
             bell,
@@ -171,12 +178,15 @@ impl Body {
             epoll,
             taps: BTreeMap::new(),
             sockets: None,
-            engine: Engine::new(manner.seed),
+            engine,
             outbox: Outbox::default(),
+            messages: Vec::new(),
             inbox: Inbox::default(),
             arena: vec![0; ARENA_BYTES],
             receiver: Receiver::new(MESSAGES_AT_ONCE),
             sender: Sender::default(),
+            full: [false; SOURCE_PORTS],
+            overflowed: 0,
             splits: true,
             watchers: Vec::new(),
         })
@@ -248,7 +258,17 @@ impl Body {
                 Letter::Sockets(sockets) => self.set_sockets(sockets),
                 Letter::Watch(watcher) => self.watchers.push(watcher),
                 Letter::Unwatch(number) => self.watchers.retain(|w| w.number != number),
-                Letter::Report(to) => drop(to.send(Figures::of(&self.engine))),
+                Letter::Report(to) => {
+                    self.count_overflow();
+                    drop(to.send(Figures::of(&self.engine)));
+                }
+                Letter::Flows(to) => {
+                    let flows = self.engine.flows(self.started.elapsed());
+                    drop(to.send(FlowFigures {
+                        flows: flows.collect(),
+                        pushed_out: self.engine.flows_pushed_out(),
+                    }));
+                }
             }
         }
         true
@@ -266,7 +286,26 @@ impl Body {
         self.taps.insert(number, Tap { name, queue });
     }
 
+    /// Counts what the receiving socket had no room for since this was last looked at.
+    fn count_overflow(&mut self) {
+        let Some(sockets) = &self.sockets else { return };
+        match sockets.receiving.dropped() {
+            Ok(dropped) => {
+                let more = dropped.wrapping_sub(self.overflowed);
+                self.overflowed = dropped;
+                self.engine
+                    .count_many(Reason::ReceiveBufferFull, more as usize);
+            }
+            Err(error) => debug!(%error, "What a socket dropped is not known"),
+        }
+    }
+
     fn set_sockets(&mut self, sockets: Option<Sockets>) {
+        self.count_overflow();
+        let dropped = sockets.as_ref().map(|some| some.receiving.dropped());
+        // What another process did not read is not ours to count.
+        self.overflowed = dropped.and_then(Result::ok).unwrap_or_default();
+        self.full = [false; SOURCE_PORTS];
         if let Some(before) = std::mem::replace(&mut self.sockets, sockets) {
             unwatch(&self.epoll, &before.receiving);
         }
@@ -363,46 +402,50 @@ impl Body {
     /// Sends what is in the outbox: runs of packets of one flow as one message each.
     fn send(&mut self) {
         let Some(sockets) = &self.sockets else {
-            let count = self.outbox.packets.len();
-            (0..count).for_each(|_| self.engine.count(Reason::Unreachable));
+            let packets = self.outbox.packets.iter();
+            let count = packets.map(|packets| packets.segments.len()).sum();
+            self.engine.count_many(Reason::Unreachable, count);
             return;
         };
-        let mut parts: Vec<IoSlice<'_>> = Vec::new();
-        let mut messages = Vec::new();
+        let bounds = Bounds {
+            ports: SOURCE_PORTS,
+            packets: if self.splits { TUNNEL_PACKETS_MAX } else { 1 },
+        };
+        self.outbox.messages(bounds, &mut self.messages);
+        if !self.watchers.is_empty() {
+            self.show_sent(sockets);
+        }
         let (outbox, arena) = (&self.outbox, &self.arena);
-        let mut open: Option<Message> = None;
-        for packets in &outbox.packets {
-            for segment in packets.segments.of(&outbox.segments) {
-                let more = open.as_mut().filter(|_| self.splits);
-                if !more.is_some_and(|open| open.takes(packets, segment)) {
-                    messages.extend(open.take());
-                    open = Some(Message::begin(packets, segment, parts.len()));
-                }
+        let mut parts: Vec<IoSlice<'_>> = Vec::new();
+        let mut spans = Vec::with_capacity(self.messages.len());
+        for message in &self.messages {
+            let start = parts.len();
+            for segment in message.segments.of(&outbox.segments) {
                 parts.push(IoSlice::new(segment.head.of(&outbox.heads)));
                 if !segment.body.is_empty() {
                     parts.push(IoSlice::new(segment.body.of(arena)));
                 }
-                if let Some(open) = &mut open {
-                    open.end = parts.len();
-                }
             }
+            spans.push(start..parts.len());
         }
-        messages.extend(open);
-        if !self.watchers.is_empty() {
-            self.show_sent(sockets);
-        }
-        let mut ready = Vec::with_capacity(messages.len());
-        for run in messages.chunk_by(|a, b| a.socket == b.socket) {
+        let mut ready = Vec::with_capacity(self.messages.len());
+        let mut spans = spans.into_iter();
+        for run in self.messages.chunk_by(|a, b| a.port == b.port) {
             ready.clear();
-            ready.extend(run.iter().map(|message| ToSend {
+            ready.extend(run.iter().zip(&mut spans).map(|(message, span)| ToSend {
                 to: SocketAddr::new(message.to, VXLAN_PORT),
                 traffic_class: message.traffic_class,
-                split: (message.count > 1).then_some(message.size as u16),
-                parts: &parts[message.start..message.end],
+                split: (message.packets() > 1).then_some(message.size as u16),
+                parts: &parts[span],
             }));
-            let socket = &sockets.sending[run[0].socket % sockets.sending.len()];
-            let refused = deliver(&mut self.sender, socket, &ready, &mut self.engine);
-            self.splits &= !refused;
+            let port = run[0].port;
+            let full = &mut self.full[port];
+            let socket = &sockets.sending[port];
+            let left_out = deliver(&mut self.sender, socket, &ready, full);
+            for Left { at, reason } in &left_out.messages {
+                self.engine.count_many(*reason, run[*at].packets());
+            }
+            self.splits &= !left_out.refused;
         }
     }
 
@@ -412,7 +455,10 @@ impl Body {
             for segment in packets.segments.of(&outbox.segments) {
                 let (head, body) = (segment.head.of(&outbox.heads), segment.body.of(&self.arena));
                 let packet = Outer {
-                    from: SocketAddr::new(sockets.local, sockets.port(socket_of(packets.hash))),
+                    from: SocketAddr::new(
+                        sockets.local,
+                        sockets.port(packets.hash as usize % SOURCE_PORTS),
+                    ),
                     to: SocketAddr::new(packets.to, VXLAN_PORT),
                     traffic_class: packets.traffic_class,
                     vni: vni_of(head),
@@ -454,6 +500,7 @@ impl Body {
                 }
             };
             self.inbox.clear();
+            let now = self.started.elapsed();
             let bytes = self.receiver.bytes();
             for got in self.receiver.messages() {
                 if got.truncated {
@@ -476,7 +523,7 @@ impl Body {
                     }
                 };
                 self.engine
-                    .from_tunnel(bytes, &received, &mut self.inbox, note);
+                    .from_tunnel(now, bytes, &received, &mut self.inbox, note);
                 if is_watched {
                     let whole = &bytes[got.at..got.at + got.length];
                     let size = got.split.map_or(whole.len(), usize::from).max(1);
@@ -552,98 +599,4 @@ fn unwatch(epoll: &Epoll, what: &impl AsFd) {
     if let Err(error) = epoll.delete(what) {
         debug!(%error, "It was not waited for");
     }
-}
-
-/// Packets that go out as one message.
-#[derive(Debug)]
-struct Message {
-    to: IpAddr,
-    socket: usize,
-    traffic_class: u8,
-    /// Of each packet but the last.
-    size: usize,
-    bytes: usize,
-    count: usize,
-    /// A shorter one is in it, so it is the last.
-    full: bool,
-    /// Which parts.
-    start: usize,
-    end: usize,
-}
-
-impl Message {
-    fn begin(packets: &Packets, segment: &Segment, start: usize) -> Self {
-        Self {
-            to: packets.to,
-            socket: socket_of(packets.hash),
-            traffic_class: packets.traffic_class,
-            size: segment.len(),
-            bytes: segment.len(),
-            count: 1,
-            full: false,
-            start,
-            end: start,
-        }
-    }
-
-    /// Takes one more packet, if it may: of the same flow, and no larger than the first.
-    fn takes(&mut self, packets: &Packets, segment: &Segment) -> bool {
-        let length = segment.len();
-        let fits = !self.full
-            && length <= self.size
-            && self.bytes + length <= MESSAGE_BYTES
-            && self.count < TUNNEL_PACKETS_MAX
-            && self.end - self.start + 2 <= PARTS_MAX
-            && self.to == packets.to
-            && self.traffic_class == packets.traffic_class
-            && self.socket == socket_of(packets.hash);
-        if fits {
-            self.count += 1;
-            self.bytes += length;
-            self.full = length < self.size;
-        }
-        fits
-    }
-}
-
-fn socket_of(hash: u32) -> usize {
-    hash as usize % crate::sockets::SOURCE_PORTS
-}
-
-/// Sends messages; waits a little where there is no room, and leaves out what cannot be sent. True if
-/// the kernel would not split one.
-fn deliver(
-    sender: &mut Sender,
-    socket: &TunnelSocket,
-    messages: &[ToSend<'_>],
-    engine: &mut Engine,
-) -> bool {
-    let mut rest = messages;
-    let mut waited = false;
-    let mut refused = false;
-    while !rest.is_empty() {
-        let (sent, error) = sender.send(socket, rest);
-        rest = &rest[sent..];
-        waited &= sent == 0;
-        let Some(error) = error else { break };
-        let is_full = error.kind() == io::ErrorKind::WouldBlock
-            || error.raw_os_error() == Some(Errno::ENOBUFS as i32);
-        if is_full && !waited {
-            waited = true;
-            let mut room = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
-            if poll(&mut room, PollTimeout::from(ROOM_WAIT_MS)).is_ok() {
-                continue;
-            }
-        }
-        let reason = match is_full {
-            true => Reason::SocketFull,
-            false => Reason::Unreachable,
-        };
-        let is_split = rest.first().is_some_and(|message| message.split.is_some());
-        refused |= is_split && error.raw_os_error() == Some(Errno::EIO as i32);
-        debug!(to = ?rest.first().map(|message| message.to), %error, %reason, "Dropped");
-        engine.count(reason);
-        rest = rest.get(1..).unwrap_or_default();
-    }
-    refused
 }

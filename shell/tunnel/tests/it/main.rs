@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a helper that panics fails its test")]
 #![allow(clippy::print_stdout, reason = "figures, and what was left out")]
 
+mod flows;
+mod full;
 mod handover;
 mod offloads;
 mod rows;

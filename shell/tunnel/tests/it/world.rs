@@ -270,6 +270,13 @@ impl World {
         child.wait().unwrap();
     }
 
+    /// Has the datapath of a host do nothing, until it is told to go on.
+    pub(crate) fn freeze(&self, host: usize) -> Frozen {
+        let pid = Pid::from_raw(self.client(host).pid() as i32);
+        kill(pid, Signal::SIGSTOP).unwrap();
+        Frozen(pid)
+    }
+
     pub(crate) fn client(&self, host: usize) -> Client {
         Client::connect(&self.run_dir(host)).unwrap()
     }
@@ -297,10 +304,18 @@ impl World {
 
     /// Runs a command in a namespace; what it wrote.
     pub(crate) fn exec(&self, end: &str, command: &str) -> String {
+        self.try_exec(end, command)
+            .unwrap_or_else(|told| panic!("{end}: {command}\n{told}"))
+    }
+
+    /// Runs a command that may fail; what it wrote.
+    pub(crate) fn try_exec(&self, end: &str, command: &str) -> Result<String, String> {
         let output = sh(&format!("ip netns exec {} {command}", self.netns(end)));
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{end}: {command}\n{told}");
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        match output.status.success() {
+            true => Ok(text(&output.stdout)),
+            false => Err(text(&output.stdout) + &text(&output.stderr)),
+        }
     }
 
     /// Starts a command in a namespace; it is killed with the world.
@@ -328,6 +343,15 @@ impl World {
         let mut child = self.processes.remove(at);
         kill(Pid::from_raw(pid as i32), Signal::SIGINT).unwrap();
         child.wait().unwrap();
+    }
+}
+
+/// A process that does nothing until this is dropped.
+pub(crate) struct Frozen(Pid);
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        kill(self.0, Signal::SIGCONT).unwrap();
     }
 }
 

@@ -1,11 +1,14 @@
 //! `vpc datapath`: the process of the userspace transport on this host.
 
+mod flows;
+
 use super::logging;
 use crate::failure::{Doing, Failure, Outcome};
 use crate::options::Global;
 use crate::output::{Format, Row, json, print};
 use clap::{Args, Subcommand};
-use datapath::{Domain, Tables, Unknown};
+use datapath::{Domain, FLOWS_DEFAULT, FLOWS_MAX, Tables, Unknown};
+use flows::ListFlows;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -23,6 +26,17 @@ pub(crate) enum Datapath {
     /// How it is, and what it counted
     #[command(after_help = "Examples:\n  vpc datapath status\n  vpc datapath status -o json")]
     Status(Where),
+    /// Which flows pass now, and how much of each
+    #[command(
+        after_help = "A flow that was silent for a minute is shown no more; counters begin when the datapath is started.
+What is answered here or dropped is no flow: see vpc datapath status.
+
+Examples:
+  vpc datapath flows --limit 20
+  vpc datapath flows --vni 4098 --address 10.4.1.10
+  vpc datapath flows -o json"
+    )]
+    Flows(ListFlows),
     /// What it was told: TAPs, VTEPs, MACs, addresses
     #[command(after_help = "Examples:\n  vpc datapath show\n  vpc datapath show -o json")]
     Show(Where),
@@ -65,6 +79,15 @@ pub(crate) struct Run {
         env = "VPC_DATAPATH_BUSY_POLL"
     )]
     busy_poll: u64,
+    /// Flows that each thread counts at a time, for `vpc datapath flows`; none at 0
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = FLOWS_DEFAULT as u32,
+        value_parser = clap::value_parser!(u32).range(..=FLOWS_MAX as i64),
+        env = "VPC_DATAPATH_FLOWS"
+    )]
+    flows: u32,
     /// What to log, as RUST_LOG has it
     #[arg(long, value_name = "FILTER", default_value = "info")]
     log: String,
@@ -88,6 +111,7 @@ impl Datapath {
         match self {
             Self::Run(run) => run.run(),
             Self::Status(at) => status(&at, global),
+            Self::Flows(list) => list.run(global),
             Self::Show(at) => {
                 let mut client = Client::connect(&at.run_dir).map_err(failure)?;
                 let tables = client.tables().map_err(failure)?;
@@ -119,6 +143,7 @@ impl Run {
             run_dir: self.at.run_dir,
             workers: self.workers,
             busy_poll: Duration::from_micros(self.busy_poll),
+            flows: self.flows as usize,
         };
         tunnel::run(&options).doing(|| "running the datapath".to_owned())
     }
