@@ -52,7 +52,7 @@ pub struct Engine {
     /// The kernel takes super-frames of UDP from a TAP.
     datagrams: bool,
     drops: [u64; Reason::ALL.len()],
-    answered: u64,
+    answered: Answered,
     traffic: [Traffic; 2],
     questions: Buckets,
     flows: Flows,
@@ -67,6 +67,15 @@ pub struct Traffic {
     pub packets: u64,
     /// Of frames, without outer headers.
     pub bytes: u64,
+}
+
+/// Questions for neighbours that were answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Answered {
+    /// ARP requests.
+    pub arp: u64,
+    /// Neighbour solicitations.
+    pub nd: u64,
 }
 
 /// A packet of the tunnel as it was received.
@@ -106,7 +115,7 @@ impl Engine {
             merger: Merger::default(),
             datagrams: false,
             drops: [0; Reason::ALL.len()],
-            answered: 0,
+            answered: Answered::default(),
             traffic: [Traffic::default(); 2],
             questions: Buckets::new(Rate::QUESTIONS, ASKERS),
             flows: Flows::new(0),
@@ -249,7 +258,14 @@ impl Engine {
                 Fate::Sent
             }
             Ok(Some(reply)) => {
-                self.answered += 1;
+                let is_arp = Ethernet::parse(reply.frame())
+                    .is_some_and(|ethernet| ethernet.ethertype == ETHERTYPE_ARP);
+                let answered = &mut self.answered;
+                *if is_arp {
+                    &mut answered.arp
+                } else {
+                    &mut answered.nd
+                } += 1;
                 Fate::Answered(reply)
             }
             Err(reason) => {
@@ -475,7 +491,7 @@ impl Engine {
     }
 
     /// Questions for neighbours that were answered.
-    pub fn answered(&self) -> u64 {
+    pub fn answered(&self) -> Answered {
         self.answered
     }
 }

@@ -23,7 +23,7 @@ mod tables;
 mod vxlan;
 
 pub use dissect::inner;
-pub use engine::{Engine, Fate, Received, Traffic};
+pub use engine::{Answered, Engine, Fate, Received, Traffic};
 pub use flows::{
     Direction, Ends, FLOW_IDLE, FLOWS_DEFAULT, FLOWS_MAX, Flow, FlowKey, together as flows_together,
 };

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a helper that panics fails its test")]
 
 use datapath::{
-    Binding, Change, Direction, Domain, Ends, Engine, Fate, Flow, FlowKey, Inbox, Offload, Outbox,
-    Partial, Place, Reason, Received, SegmentKind, Segmentation, Unknown, checksum,
+    Answered, Binding, Change, Direction, Domain, Ends, Engine, Fate, Flow, FlowKey, Inbox, Neighbour,
+    Offload, Outbox, Partial, Place, Reason, Received, SegmentKind, Segmentation, Unknown, checksum,
 };
 use model::{IfName, MacAddr, Mtu, VlanId, Vni};
 use proptest::prelude::*;
@@ -233,6 +233,64 @@ fn packets(
         }
     }
     Ok(all)
+}
+
+/// A question for an address behind another host, from a TAP where the domain has a tag.
+fn asks(engine: &mut Engine, vlan: u16, ethertype: u16, message: &[u8]) -> Fate {
+    let tag = [vec![0x81, 0], vlan.to_be_bytes().to_vec()].concat();
+    let headers = [&[0xff; 6], &A.0[..], &tag, &ethertype.to_be_bytes()].concat();
+    let mut frame = [&headers, message].concat();
+    let (offload, mut out) = (Offload::default(), Outbox::default());
+    engine.from_tap(Duration::ZERO, 0, &mut frame, 0, offload, &mut out)
+}
+
+#[test]
+fn answers_are_counted_by_what_was_asked() {
+    let mut engine = host(None, Some(vlan(7)));
+    let [asker, target] = [1, 2].map(|last| [&[0xfd_u8; 15][..], &[last]].concat());
+    for ip in [IpAddr::from([10, 0, 0, 2]), {
+        let target: [u8; 16] = target.clone().try_into().unwrap();
+        target.into()
+    }] {
+        let domain = Domain {
+            vni: Vni::new(100).unwrap(),
+            tag: None,
+        };
+        let neighbour = Neighbour {
+            mac: B,
+            router: false,
+            here: false,
+        };
+        engine.apply(&Change::SetNeighbour {
+            domain,
+            ip,
+            neighbour,
+        });
+    }
+    let sender = [&A.0[..], &[10, 0, 0, 1]].concat();
+    let request = [
+        &[0, 1, 8, 0, 6, 4, 0, 1][..],
+        &sender,
+        &[0; 6],
+        &[10, 0, 0, 2],
+    ]
+    .concat();
+    let mut solicited = [&[135, 0, 0, 0, 0, 0, 0, 0][..], &target].concat();
+    // RFC 8200 §8.1: addresses, length, next header.
+    let pseudo = [&asker[..], &target, &[0, 0, 0, 24, 0, 0, 0, 58], &solicited].concat();
+    let sum = checksum::field(checksum::sum(&pseudo));
+    solicited[2..4].copy_from_slice(&sum);
+    let header = [0x60, 0, 0, 0, 0, 24, 58, 255];
+    let solicitation = [&header[..], &asker, &target, &solicited].concat();
+    for (ethertype, message) in [
+        (0x0806, &request),
+        (0x86dd, &solicitation),
+        (0x86dd, &solicitation),
+    ] {
+        let fate = asks(&mut engine, 7, ethertype, message);
+        assert!(matches!(fate, Fate::Answered(_)), "{fate:?}");
+    }
+    assert_eq!(engine.answered(), Answered { arp: 1, nd: 2 });
 }
 
 /// Frames as the TAP gets them.

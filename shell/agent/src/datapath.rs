@@ -10,13 +10,16 @@ use model::Transport;
 use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
-use tunnel::{Client, SOCKET_NAME, TunnelError};
+use tunnel::{Client, Figures, SOCKET_NAME, TunnelError};
 
 /// Rows that are told at once.
 const BATCH: usize = 4096;
+/// How long the kernel's thread waits for one that is being started: mostly it is there by then.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// After one could not be started, which may take its time; then twice as long, and so on ...
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 /// ... up to this.
@@ -31,6 +34,8 @@ pub(crate) struct Datapath {
     /// Whose end is waited for already.
     watched: Option<u32>,
     talk: Option<Talk>,
+    /// Those that are being looked for.
+    coming: Option<Receiver<Result<Client, TunnelError>>>,
     /// Why there is none, though there should be.
     trouble: Option<Trouble>,
 }
@@ -70,6 +75,7 @@ impl Datapath {
             gone: Box::new(watch),
             watched: None,
             talk: None,
+            coming: None,
             trouble: None,
         }
     }
@@ -84,20 +90,20 @@ impl Datapath {
             info!(error = chain(&error), "The datapath does not answer");
             self.talk = None;
         }
-        if self.talk.is_none() {
-            let now = Instant::now();
-            if let Some(trouble) = self.trouble.as_ref().filter(|held| held.retry_at > now) {
-                return (None, Some(trouble.why.clone()));
-            }
-            match self.begin() {
-                Ok(talk) => self.talk = talk,
-                Err(error) => return (None, Some(self.failed(chain(&error)))),
-            }
-        }
-        self.trouble = None;
+        let now = Instant::now();
+        let trouble = self.trouble.as_ref().filter(|held| held.retry_at > now);
+        let trouble = match trouble.map(|trouble| trouble.why.clone()) {
+            None => match self.attend() {
+                Ok(is_starting) => is_starting.then(|| "it is being started".to_owned()),
+                Err(error) => Some(self.failed(chain(&error))),
+            },
+            held => held,
+        };
         self.end_if_unused();
-        let talk = self.talk.as_ref();
-        (talk.map(|talk| talk.told.clone()), None)
+        match &self.talk {
+            Some(talk) => (Some(talk.told.clone()), None),
+            None => (None, trouble),
+        }
     }
 
     /// Tells it changes; each has its outcome at its place. What follows a broken connection is
@@ -136,7 +142,7 @@ impl Datapath {
             trouble.wait.saturating_mul(2).min(RETRY_MOST)
         });
         if before.is_none_or(|trouble| trouble.why != why) {
-            warn!(error = why, "No datapath runs");
+            warn!(error = why, "No datapath was started");
         }
         self.trouble = Some(Trouble {
             why: why.clone(),
@@ -146,16 +152,41 @@ impl Datapath {
         why
     }
 
-    /// Connects, and starts one if one should run and none does.
-    fn begin(&mut self) -> Result<Option<Talk>, TunnelError> {
-        let client = match self.transport {
-            Transport::Tap => Client::ensure(&self.run_dir)?,
-            Transport::Kernel => match Client::connect(&self.run_dir) {
-                Ok(client) => client,
-                Err(TunnelError::Absent { .. }) => return Ok(None),
-                Err(error) => return Err(error),
-            },
-        };
+    /// Sees to it that the right one is talked to. Finding or starting it may take seconds; true while that
+    /// is under way.
+    fn attend(&mut self) -> Result<bool, TunnelError> {
+        let is_right =
+            |talk: &Talk| self.transport == Transport::Kernel || talk.client.is_own_version();
+        if self.talk.as_ref().is_some_and(is_right) {
+            self.trouble = None;
+            return Ok(false);
+        }
+        loop {
+            let coming = match self.coming.take() {
+                Some(coming) => coming,
+                None => find(&self.run_dir, self.transport)?,
+            };
+            // Meanwhile one of another version goes on, and is told what is new.
+            let patience = match self.talk {
+                Some(_) => Duration::ZERO,
+                None => PATIENCE,
+            };
+            match coming.recv_timeout(patience) {
+                Ok(client) => self.talk_by(client?)?,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.coming = Some(coming);
+                    return Ok(true);
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.trouble = None;
+                    return Ok(false);
+                }
+            }
+            self.coming = Some(coming);
+        }
+    }
+
+    fn talk_by(&mut self, client: Client) -> Result<(), TunnelError> {
         let mut talk = Talk {
             client,
             told: Tables::default(),
@@ -166,7 +197,8 @@ impl Datapath {
             (self.gone)(pid);
         }
         info!(pid, macs = rows, "Talking to the datapath");
-        Ok(Some(talk))
+        self.talk = Some(talk);
+        Ok(())
     }
 
     /// Ends one that an agent of another setting left, once its tables are empty.
@@ -205,6 +237,48 @@ impl Talk {
     }
 }
 
+/// Those that are to be talked to, one after the other, from a thread of its own: the one that runs; if
+/// none runs that should, or one of another version, one that is started and takes over from it.
+fn find(
+    run_dir: &Path,
+    transport: Transport,
+) -> Result<Receiver<Result<Client, TunnelError>>, TunnelError> {
+    let (to, coming) = channel();
+    let run_dir = run_dir.to_owned();
+    let find = move || {
+        // Who waits may have ended.
+        let found = |found| drop(to.send(found));
+        match Client::connect(&run_dir) {
+            Ok(client) => {
+                let is_right = transport == Transport::Kernel || client.is_own_version();
+                found(Ok(client));
+                if is_right {
+                    return;
+                }
+            }
+            Err(TunnelError::Absent { .. }) if transport == Transport::Kernel => return,
+            Err(error) if transport == Transport::Kernel => return found(Err(error)),
+            Err(TunnelError::Absent { .. }) => {}
+            Err(error) => {
+                let error = chain(&error);
+                info!(error, "A datapath that does not answer is replaced");
+            }
+        }
+        found(Client::start(&run_dir));
+    };
+    let thread = thread::Builder::new().name("datapath".to_owned());
+    thread.spawn(find).map_err(TunnelError::Start)?;
+    Ok(coming)
+}
+
+/// What the datapath counted whose socket is in a directory; none if none runs there.
+pub(crate) async fn figures(run_dir: Option<PathBuf>) -> Option<Figures> {
+    let run_dir = run_dir?;
+    let ask = move || Client::connect(&run_dir)?.figures();
+    // Of one that does not answer the conditions tell.
+    tokio::task::spawn_blocking(ask).await.ok()?.ok()
+}
+
 /// A connection by which nothing is ever said: it breaks when the process ends.
 fn wait_for_end(path: &Path, gone: impl Fn()) {
     if let Ok(mut stream) = UnixStream::connect(path) {
@@ -219,7 +293,6 @@ mod tests {
     use super::*;
     use ::datapath::{Binding, Domain, Place, Unknown};
     use model::{IfName, MacAddr, Mtu, Vni};
-    use std::sync::mpsc;
 
     fn domain() -> Domain {
         Domain {
@@ -350,11 +423,37 @@ mod tests {
     }
 
     #[test]
+    fn one_that_ends_at_once_is_told_of() {
+        let dir = tempfile::tempdir().unwrap();
+        // This program is a test, and knows no such arguments.
+        let (tables, trouble) = seen_by(dir.path(), Transport::Tap).look(true);
+        assert_eq!(tables, None);
+        let trouble = trouble.unwrap();
+        assert!(
+            trouble.contains("ended at once (exit status: "),
+            "{trouble}"
+        );
+    }
+
+    #[test]
+    fn one_that_does_not_answer_holds_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(SOCKET_NAME);
+        let _silent = std::os::unix::net::UnixListener::bind(path).unwrap();
+        let begin = Instant::now();
+        let (tables, trouble) = seen_by(dir.path(), Transport::Tap).look(true);
+        assert_eq!(tables, None);
+        assert_eq!(trouble.as_deref(), Some("it is being started"));
+        // An answer is waited for far longer.
+        assert!(begin.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
     fn its_end_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(SOCKET_NAME);
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        let (told, heard) = mpsc::channel();
+        let (told, heard) = channel();
         thread::spawn(move || wait_for_end(&path, move || told.send(()).unwrap()));
         let (connection, _) = listener.accept().unwrap();
         assert!(heard.try_recv().is_err());

@@ -1,6 +1,7 @@
 //! The gRPC service `Evpn`: what a speaker knows, for people. A host's agent serves it, and a
 //! management server for its reflector.
 
+use crate::datapath;
 use crate::view::unix_now;
 use api::tonic::{self, Response, Status};
 use api::v1;
@@ -15,6 +16,7 @@ use speaker::{RefreshError, SpeakerHandle, Stopped};
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
 use tokio::net::UnixListener;
@@ -41,6 +43,8 @@ pub struct EvpnSource {
 #[derive(Debug, Clone)]
 pub struct EvpnApi {
     source: watch::Receiver<EvpnSource>,
+    /// Where the datapath's socket is; none where the kernel carries frames.
+    datapath: Option<PathBuf>,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -49,7 +53,15 @@ type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl EvpnApi {
     /// For this speaker and those that take its place.
     pub const fn new(source: watch::Receiver<EvpnSource>) -> Self {
-        Self { source }
+        Self {
+            source,
+            datapath: None,
+        }
+    }
+
+    /// The same on a host whose datapath has its socket in this directory.
+    pub(crate) fn beside(self, datapath: Option<PathBuf>) -> Self {
+        Self { datapath, ..self }
     }
 
     /// As a service of a gRPC server.
@@ -185,6 +197,11 @@ impl v1::evpn_server::Evpn for EvpnApi {
             told.nd_requests = count("nd-requests");
             told.announced = count("announced");
             told.announced_too_often = count("announced-too-often");
+            // Its answers come out of a TAP, so that the rules see frames like any others.
+            if let Some(figures) = datapath::figures(self.datapath.clone()).await {
+                told.arp_answers += figures.answered_arp;
+                told.nd_answers = Some(figures.answered.saturating_sub(figures.answered_arp));
+            }
         }
         if let Some(router_id) = source.router_id {
             told.router_id = router_id.to_string();

@@ -1,6 +1,7 @@
 //! What the agent gives out for Prometheus: the same as `vpc agent status` shows, as figures.
 
 use crate::announce::Announcer;
+use crate::datapath;
 use crate::dhcp::Dhcp;
 use crate::evpn_api::EvpnApi;
 use crate::meter::Meter;
@@ -109,12 +110,7 @@ impl Figures {
     }
 
     async fn datapath(&self, page: &mut Page) {
-        let Some(run_dir) = self.datapath.clone() else {
-            return;
-        };
-        let ask = move || tunnel::Client::connect(&run_dir)?.figures();
-        // One that does not run has no figures; the agent says so where conditions are.
-        let Ok(Ok(figures)) = tokio::task::spawn_blocking(ask).await else {
+        let Some(figures) = datapath::figures(self.datapath.clone()).await else {
             return;
         };
         let ways = || [("out", figures.out), ("in", figures.inward)];

@@ -185,7 +185,8 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         enrolled = credential.is_some(), ?capabilities, "Agent starts"
     );
 
-    let evpn = bgp.api();
+    let datapath = (options.transport == Transport::Tap).then(|| options.run_dir.clone());
+    let evpn = bgp.api().beside(datapath.clone());
     let announcer = Announcer::start(capabilities.clone(), options.transport);
     let reconcile = figures::reconcile_times();
     let outside = Outside::load(&disk)?;
@@ -245,7 +246,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
             reconcile,
             announcer,
             meter: meter.clone(),
-            datapath: (options.transport == Transport::Tap).then(|| options.run_dir.clone()),
+            datapath,
         };
         tokio::spawn(metrics::serve(address, figures))
     });

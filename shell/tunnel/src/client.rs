@@ -12,7 +12,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 use tracing::info;
@@ -42,6 +42,14 @@ pub enum TunnelError {
         /// What it wrote.
         log: PathBuf,
     },
+    /// It was started, and has ended.
+    #[error("the datapath was started and ended at once ({status}): its log is {log}")]
+    Ended {
+        /// What it wrote.
+        log: PathBuf,
+        /// How it ended.
+        status: ExitStatus,
+    },
     /// It could not be started.
     #[error("starting the datapath")]
     Start(#[source] io::Error),
@@ -59,6 +67,7 @@ pub enum TunnelError {
 /// A connection to a datapath.
 #[derive(Debug)]
 pub struct Client {
+    run_dir: PathBuf,
     stream: UnixStream,
     hello: Hello,
 }
@@ -73,6 +82,7 @@ impl Client {
         stream.set_read_timeout(limit).map_err(TunnelError::Talk)?;
         stream.set_write_timeout(limit).map_err(TunnelError::Talk)?;
         let mut client = Self {
+            run_dir: run_dir.to_owned(),
             stream,
             hello: Hello {
                 pid: 0,
@@ -86,34 +96,35 @@ impl Client {
         Ok(client)
     }
 
-    /// To the one that runs, if it is this program's; else one is started, which takes over from the
-    /// other.
-    pub fn ensure(run_dir: &Path) -> Result<Self, TunnelError> {
-        let own = program().map_err(TunnelError::Start)?;
-        match Self::connect(run_dir) {
-            Ok(client) if client.hello.program == own => return Ok(client),
-            Ok(client) => info!(
-                pid = client.hello.pid,
-                "A datapath of another version hands over"
-            ),
-            Err(TunnelError::Absent { .. }) => {}
-            Err(error) => info!(%error, "A datapath that does not answer is replaced"),
-        }
-        Self::start(run_dir)
-    }
-
-    /// Starts a process that takes over from the one that runs, if one does.
+    /// Starts a process that takes over from the one that runs, if one does, and waits for it: some tens
+    /// of milliseconds where all is well, and ten seconds at most.
     pub fn start(run_dir: &Path) -> Result<Self, TunnelError> {
         let log = run_dir.join(LOG_NAME);
-        let pid = spawn(run_dir, &log).map_err(TunnelError::Start)?;
+        let mut child = spawn(run_dir, &log).map_err(TunnelError::Start)?;
+        let pid = child.id();
         let until = Instant::now() + START_WAIT;
-        while Instant::now() < until {
+        loop {
             match Self::connect(run_dir) {
-                Ok(client) if client.hello.pid == pid => return Ok(client),
+                Ok(client) if client.hello.pid == pid => {
+                    reap(child).map_err(TunnelError::Start)?;
+                    return Ok(client);
+                }
                 _ => thread::park_timeout(LOOK_AGAIN),
             }
+            if let Some(status) = child.try_wait().map_err(TunnelError::Start)? {
+                return Err(TunnelError::Ended { log, status });
+            }
+            if Instant::now() >= until {
+                // The next one takes over from it, should it come to itself.
+                reap(child).map_err(TunnelError::Start)?;
+                return Err(TunnelError::NotStarted { log });
+            }
         }
-        Err(TunnelError::NotStarted { log })
+    }
+
+    /// True if it runs the same program as this process: another is of another version.
+    pub fn is_own_version(&self) -> bool {
+        program().is_ok_and(|own| self.hello.program == own)
     }
 
     /// Its process.
@@ -158,8 +169,13 @@ impl Client {
 
     /// Has it show frames, until what is returned is dropped.
     pub fn capture(mut self, request: CaptureRequest) -> Result<Capture, TunnelError> {
-        match self.ask(&Request::Capture(request))? {
-            Response::Done => Ok(Capture(self.stream)),
+        match self.ask(&Request::Capture(request.clone()))? {
+            Response::Done => Ok(Capture {
+                run_dir: self.run_dir,
+                request,
+                stream: self.stream,
+                has_ended: false,
+            }),
             _ => Err(TunnelError::Odd),
         }
     }
@@ -185,19 +201,55 @@ impl Client {
 
 /// Frames as they are seen.
 #[derive(Debug)]
-pub struct Capture(UnixStream);
+pub struct Capture {
+    run_dir: PathBuf,
+    request: CaptureRequest,
+    stream: UnixStream,
+    has_ended: bool,
+}
 
 impl Capture {
     /// The next; none if there was none for so long, or the datapath has ended.
     pub fn next(&mut self, wait: Duration) -> Result<Option<Record>, TunnelError> {
-        let mut first = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        let mut first = [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)];
         let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
         match poll(&mut first, wait) {
             Ok(0) | Err(Errno::EINTR) => Ok(None),
-            Ok(_) => receive(&mut self.0).map_err(TunnelError::Talk),
+            Ok(_) => match receive(&mut self.stream) {
+                Err(error) if !is_end(&error) => Err(TunnelError::Talk(error)),
+                shown => {
+                    let record = shown.ok().flatten();
+                    self.has_ended = record.is_none();
+                    Ok(record)
+                }
+            },
             Err(error) => Err(TunnelError::Talk(error.into())),
         }
     }
+
+    /// True if nothing comes any more because the datapath has ended, as when another took over.
+    pub fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+
+    /// Goes on with the datapath that runs by now; false if none does yet. What passed in between was not
+    /// seen.
+    pub fn resume(&mut self) -> Result<bool, TunnelError> {
+        let again =
+            Client::connect(&self.run_dir).and_then(|client| client.capture(self.request.clone()));
+        match again {
+            Ok(again) => *self = again,
+            Err(TunnelError::Absent { .. } | TunnelError::Talk(_)) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        Ok(true)
+    }
+}
+
+/// True if the other side has ended, maybe in the middle of a message.
+fn is_end(error: &io::Error) -> bool {
+    let of_an_end = [io::ErrorKind::UnexpectedEof, io::ErrorKind::ConnectionReset];
+    of_an_end.contains(&error.kind())
 }
 
 /// Which file this process runs: another file, or the same written anew, is another version.
@@ -207,27 +259,28 @@ pub(crate) fn program() -> io::Result<(u64, u64, i64)> {
 }
 
 /// Starts the process, apart from ours: no signal to our group reaches it.
-fn spawn(run_dir: &Path, log: &Path) -> io::Result<u32> {
+fn spawn(run_dir: &Path, log: &Path) -> io::Result<Child> {
     let output = OpenOptions::new()
         .create(true)
         .append(true)
         .mode(0o600)
         .open(log)?;
-    let mut child = Command::new("/proc/self/exe")
+    Command::new("/proc/self/exe")
         .args(["datapath", "run", "--run-dir"])
         .arg(run_dir)
         .stdin(Stdio::null())
         .stdout(output.try_clone()?)
         .stderr(output)
         .process_group(0)
-        .spawn()?;
-    let pid = child.id();
-    // Somebody has to be told when it ends, or it stays in the process table.
-    thread::Builder::new()
-        .name("datapath".to_owned())
-        .spawn(move || {
-            let outcome = child.wait();
-            info!(pid, ?outcome, "A datapath ended");
-        })?;
-    Ok(pid)
+        .spawn()
+}
+
+/// Somebody has to be told when it ends, or it stays in the process table.
+fn reap(mut child: Child) -> io::Result<()> {
+    let wait = move || {
+        let (pid, outcome) = (child.id(), child.wait());
+        info!(pid, ?outcome, "A datapath ended");
+    };
+    let spawned = thread::Builder::new().name("datapath".to_owned());
+    spawned.spawn(wait).map(drop)
 }

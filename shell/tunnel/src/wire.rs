@@ -88,6 +88,9 @@ pub struct Figures {
     pub inward: Counted,
     /// Questions for neighbours that were answered here.
     pub answered: u64,
+    /// ARP requests among them; an older datapath does not say.
+    #[serde(default)]
+    pub answered_arp: u64,
     /// Frames and packets that went no further, by reason; those that never happened are absent.
     pub dropped: BTreeMap<String, u64>,
 }
@@ -121,11 +124,13 @@ impl Figures {
             bytes: traffic.bytes,
         };
         let [out, inward] = engine.traffic().map(counted);
+        let answered = engine.answered();
         let dropped = engine.drops().filter(|(_, count)| *count > 0);
         Self {
             out,
             inward,
-            answered: engine.answered(),
+            answered: answered.arp + answered.nd,
+            answered_arp: answered.arp,
             dropped: dropped.map(|(r, n)| (r.name().to_owned(), n)).collect(),
         }
     }
@@ -138,6 +143,7 @@ impl Figures {
             mine.bytes += theirs.bytes;
         }
         self.answered += other.answered;
+        self.answered_arp += other.answered_arp;
         for (reason, count) in other.dropped {
             *self.dropped.entry(reason).or_default() += count;
         }

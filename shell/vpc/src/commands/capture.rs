@@ -118,7 +118,7 @@ impl Capture {
         let format = global.output;
         block_on(async {
             let found = self.find(&doing).await?;
-            let datapath = self.datapath(&doing, &found)?;
+            let datapath = self.datapath(&doing, &found)?.map(Carrier::new);
             let places = open(&doing, &found, datapath.is_none())?;
             let mut names: Vec<String> = places.iter().map(|p| p.link.to_string()).collect();
             if datapath.is_some() {
@@ -295,7 +295,41 @@ struct Limits {
 /// All that is listened at.
 struct Places {
     places: Vec<Place>,
-    datapath: Option<tunnel::Capture>,
+    datapath: Option<Carrier>,
+}
+
+/// What carries tenants' frames, whichever process does.
+struct Carrier {
+    capture: tunnel::Capture,
+    /// The one that was seen last has ended, and that was said.
+    is_away: bool,
+}
+
+impl Carrier {
+    fn new(capture: tunnel::Capture) -> Self {
+        Self {
+            capture,
+            is_away: false,
+        }
+    }
+
+    /// The next frame, if one is there.
+    fn next(&mut self) -> Result<Option<tunnel::Record>, tunnel::TunnelError> {
+        if self.capture.has_ended() {
+            if !self.capture.resume()? {
+                if !self.is_away {
+                    remark(
+                        "the datapath has ended: what it would show is missed until another runs",
+                    );
+                }
+                self.is_away = true;
+                return Ok(None);
+            }
+            remark("another datapath runs now: going on with it; what passed in between is missed");
+            self.is_away = false;
+        }
+        self.capture.next(Duration::ZERO)
+    }
 }
 
 /// Takes frames until it is enough: how many there were, and how many were lost.
@@ -343,7 +377,7 @@ fn follow(
             let Some(datapath) = at.datapath.as_mut().filter(|_| !enough(seen)) else {
                 break;
             };
-            let next = datapath.next(Duration::ZERO).doing(|| doing.to_owned())?;
+            let next = datapath.next().doing(|| doing.to_owned())?;
             let Some(record) = next else { break };
             missed += record.missed;
             if let Some(record) = of_datapath(&record, at.places.len(), nics, limits) {

@@ -29,9 +29,11 @@ pub(super) struct SummaryView {
     frozen_macs: u64,
     waiting_macs: u64,
     arp_requests: u64,
-    /// By the bridge, for neighbours behind other hosts.
+    /// By the bridge or the datapath, for neighbours behind other hosts.
     arp_answers: u64,
     nd_requests: u64,
+    /// By the datapath; the kernel does not count its own.
+    nd_answers: Option<u64>,
     announced: u64,
     announced_too_often: u64,
     pub(super) alerts: Vec<AlertView>,
@@ -218,6 +220,7 @@ impl From<v1::EvpnSummaryResponse> for SummaryView {
             arp_requests: told.arp_requests,
             arp_answers: told.arp_answers,
             nd_requests: told.nd_requests,
+            nd_answers: told.nd_answers,
             announced: told.announced,
             announced_too_often: told.announced_too_often,
             alerts: told.alerts.into_iter().map(Into::into).collect(),
@@ -228,9 +231,15 @@ impl From<v1::EvpnSummaryResponse> for SummaryView {
 impl SummaryView {
     /// What workloads asked and said, and what suppression did about it.
     fn asked(&self) -> String {
+        let of_nd = self.nd_answers;
+        let of_nd = of_nd.map(|count| format!(", {count} answered here"));
         let mut asked = format!(
-            "{} ARP, {} of them answered here; {} ND; {} announcements",
-            self.arp_requests, self.arp_answers, self.nd_requests, self.announced
+            "{} ARP, {} answered here; {} ND{}; {} announcements",
+            self.arp_requests,
+            self.arp_answers,
+            self.nd_requests,
+            of_nd.unwrap_or_default(),
+            self.announced
         );
         if self.announced_too_often > 0 {
             asked += &format!(", {} more were too many", self.announced_too_often);
@@ -840,5 +849,22 @@ mod tests {
         assert_eq!(of("routes"), "type 2: 3 (6 paths, 1 stale)");
         assert_eq!(of("macs"), "1 here, 2 elsewhere, 1 frozen");
         assert_eq!(of("rows"), "0 flood, 0 MAC, 0 neighbour");
+    }
+
+    #[test]
+    fn answers_of_nd_are_told_where_they_are_counted() {
+        let told = |nd_answers| v1::EvpnSummaryResponse {
+            arp_requests: 3,
+            arp_answers: 2,
+            nd_requests: 5,
+            nd_answers,
+            announced: 1,
+            ..v1::EvpnSummaryResponse::default()
+        };
+        let asked = |nd_answers| SummaryView::from(told(nd_answers)).asked();
+        let counts = "3 ARP, 2 answered here; 5 ND; 1 announcements";
+        assert_eq!(asked(None), counts);
+        let counts = "3 ARP, 2 answered here; 5 ND, 4 answered here; 1 announcements";
+        assert_eq!(asked(Some(4)), counts);
     }
 }
