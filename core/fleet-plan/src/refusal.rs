@@ -400,6 +400,14 @@ pub enum Refusal {
         /// Which VPC.
         vpc: String,
     },
+    /// FRR knows no tunnels but the kernel's.
+    #[error(
+        "host {host} cannot have FRR as its EVPN client: its transport is tap, and FRR knows of no tunnels but the kernel's; set transport = \"kernel\" in its agent's settings first, or leave it to the built-in speaker"
+    )]
+    FrrTap {
+        /// Which host.
+        host: String,
+    },
     /// The host cannot make the NIC now.
     #[error("nic {nic} cannot move to host {host}: {reason}")]
     HostUnable {
@@ -657,6 +665,7 @@ impl Refusal {
             | Self::HostRole { .. }
             | Self::FrrBundle { .. }
             | Self::FrrDistributed { .. }
+            | Self::FrrTap { .. }
             | Self::NoRouteHost { .. }
             | Self::NoStandby { .. }
             | Self::StandbyOfItself { .. }

@@ -399,15 +399,18 @@ impl Owner {
             let outcome = (change.unresolved)(intent).and_then(|command| {
                 let action = command.action();
                 let is_move = matches!(command, Command::MoveNic(_));
+                let is_speaker =
+                    matches!(&command, Command::UpdateHost(update) if update.speaker.is_some());
                 let context = Context {
                     down: &down | &change.context.down,
                     ..change.context.clone()
                 };
                 let decision = intent.decide(command, &context)?;
-                if let (false, Object::Nic(nic)) = (decision.is_noop(), &decision.object)
-                    && is_move
-                {
-                    self.state.check_target(nic)?;
+                match &decision.object {
+                    _ if decision.is_noop() => {}
+                    Object::Nic(nic) if is_move => self.state.check_target(nic)?,
+                    Object::Host(host) if is_speaker => self.state.check_client(host)?,
+                    _ => {}
                 }
                 Ok((decision, action))
             });

@@ -8,7 +8,7 @@ use fleet_plan::{
 use model::{
     Attachment, Capability, Change, Condition, Encoding, Generation, Host, HostConfig, HostId,
     HostStatus, Liveness, MovePhase, Nic, NicId, Object, ObjectId, Port, Router, RouterId,
-    Transport, UnixMillis,
+    SpeakerKind, Transport, UnixMillis,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -390,6 +390,21 @@ impl State {
         Ok(())
     }
 
+    /// That a host can have this EVPN client, as far as its reports say.
+    pub(crate) fn check_client(&self, host: &Host) -> Result<(), Refusal> {
+        match self.has_frr_beside_taps(host) {
+            false => Ok(()),
+            true => Err(Refusal::FrrTap {
+                host: host.name.to_string(),
+            }),
+        }
+    }
+
+    fn has_frr_beside_taps(&self, host: &Host) -> bool {
+        let transport = self.hosts.get(&host.id).map(|known| known.status.transport);
+        (host.speaker, transport) == (SpeakerKind::Frr, Some(Transport::Tap))
+    }
+
     pub(crate) fn host_status(&self, host: &Host) -> v1::HostStatus {
         let known = self.hosts.get(&host.id).cloned().unwrap_or_default();
         let mut status = v1::HostStatus::from(&known.status);
@@ -397,17 +412,26 @@ impl State {
         status.wanted_generation = self.wanted(host.id).0;
         status.underlay_mtu = known.underlay_mtu;
         let needed = u32::from(self.intent.cluster().underlay_mtu.get());
-        if known.underlay_mtu != 0 && known.underlay_mtu < needed {
+        let mut is_wrong = |message: String| {
             status.conditions.push(v1::Condition {
                 kind: v1::Kind::Host.into(),
                 object_id: host.id.to_string(),
-                message: format!(
-                    "the underlay interface of host {} carries {} bytes and the cluster's underlay MTU is {needed}: large packets will be lost; raise it on the interface and on the switches",
-                    host.name, known.underlay_mtu
-                ),
+                message,
                 since_unix_ms: 0,
                 attempts: 0,
             });
+        };
+        let name = &host.name;
+        if known.underlay_mtu != 0 && known.underlay_mtu < needed {
+            is_wrong(format!(
+                "the underlay interface of host {name} carries {} bytes and the cluster's underlay MTU is {needed}: large packets will be lost; raise it on the interface and on the switches",
+                known.underlay_mtu
+            ));
+        }
+        if self.has_frr_beside_taps(host) {
+            is_wrong(format!(
+                "host {name} announces none of its NICs: its transport is tap, and FRR, its EVPN client, knows of no tunnels but the kernel's; set transport = \"kernel\" in its agent's settings, or have the built-in speaker there (vpc host set {name} --speaker builtin)"
+            ));
         }
         status
     }

@@ -96,6 +96,67 @@ pub(crate) async fn a_host_gets_its_configuration_and_reports(place: Place) {
     assert!(config.stacks.is_empty());
 }
 
+pub(crate) async fn frr_is_refused_where_taps_carry(place: Place) {
+    let cluster = Cluster::start(place).await;
+    let agent = cluster.join("c1", 11).await;
+    let stream = agent.connect().await;
+    let carried_by = |transport: v1::Transport| {
+        let (cluster, reports) = (&cluster, &stream.reports);
+        async move {
+            let report = v1::HostReport {
+                transport: transport.into(),
+                ..v1::HostReport::default()
+            };
+            reports.send(report).await.unwrap();
+            eventually("the server knows", SOON, || async {
+                let status = cluster.get_host("c1").await.status.unwrap();
+                match status.transport() == transport {
+                    true => Ok(status),
+                    false => Err(format!("{status:?}")),
+                }
+            })
+            .await
+        }
+    };
+    let set = |speaker: v1::Speaker| {
+        let cluster = &cluster;
+        async move {
+            let found = cluster.get_host("c1").await;
+            let request = v1::UpdateHostRequest {
+                object: path("c1"),
+                resource_version: found.meta.unwrap().resource_version,
+                speaker: speaker.into(),
+                ..v1::UpdateHostRequest::default()
+            };
+            cluster.admin.clone().update_host(request).await
+        }
+    };
+    carried_by(v1::Transport::Tap).await;
+    let refusal = set(v1::Speaker::Frr).await;
+    let says = "its transport is tap, and FRR knows of no tunnels but the kernel's";
+    refused(refusal, Code::FailedPrecondition, says);
+    set(v1::Speaker::Builtin).await.unwrap();
+
+    // The host's own settings are its operator's affair: what they come to is told.
+    carried_by(v1::Transport::Kernel).await;
+    set(v1::Speaker::Frr).await.unwrap();
+    let wrong = |status: v1::HostStatus| {
+        let conditions = status.conditions.into_iter().map(|c| c.message);
+        conditions.collect::<Vec<String>>().join("; ")
+    };
+    let well = wrong(cluster.get_host("c1").await.status.unwrap());
+    assert_eq!(well, "");
+    let told = wrong(carried_by(v1::Transport::Tap).await);
+    assert!(
+        told.contains("announces none of its NICs: its transport is tap")
+            && told.contains("vpc host set c1 --speaker builtin"),
+        "{told}"
+    );
+    set(v1::Speaker::Builtin).await.unwrap();
+    let well = wrong(cluster.get_host("c1").await.status.unwrap());
+    assert_eq!(well, "");
+}
+
 pub(crate) async fn a_slow_host_gets_the_newest_only(place: Place) {
     let cluster = Cluster::start(place).await;
     let agent = cluster.join("c1", 11).await;

@@ -48,7 +48,8 @@ cases! {
         roles_are_kept_apart, a_removed_host_is_shut_out, certificates_renew_themselves;
     hosts: a_host_gets_its_configuration_and_reports, a_slow_host_gets_the_newest_only,
         a_silent_host_is_down_within_ten_seconds, waiting_tells_who_is_late,
-        a_host_ahead_of_the_store_is_overtaken, a_newer_stream_replaces_the_older;
+        a_host_ahead_of_the_store_is_overtaken, a_newer_stream_replaces_the_older,
+        frr_is_refused_where_taps_carry;
     servers: a_restart_keeps_everything, reflection_and_health_answer, a_second_cluster_is_not_made_over_the_first;
     killed: a_killed_server_keeps_what_it_answered;
     routing: routers_live_their_lives, a_router_is_followed_to_its_host,

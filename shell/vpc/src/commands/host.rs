@@ -335,6 +335,18 @@ struct Joined {
     servers: Vec<String>,
 }
 
+/// That an EVPN client and a transport go together.
+fn fit(speaker: SpeakerKind, transport: Transport) -> Outcome {
+    match (speaker, transport) {
+        (SpeakerKind::Frr, Transport::Tap) => Err(Failure::new(
+            "joining this host: FRR, its EVPN client, knows of no tunnels but the kernel's, and the \
+             transport is tap",
+        )
+        .hint("leave out --speaker frr, or --transport tap")),
+        _ => Ok(()),
+    }
+}
+
 /// The key of a join that did not get its answer yet: a retry must come with the same.
 #[derive(Serialize, Deserialize)]
 struct Pending {
@@ -345,6 +357,7 @@ struct Pending {
 impl Join {
     fn run(self, global: &Global) -> Outcome {
         let doing = "joining this host";
+        fit(self.speaker, self.transport)?;
         if self.host_credential.exists() {
             return Err(Failure::new(format!(
                 "{doing}: it joined already: {} exists",
@@ -539,4 +552,25 @@ pub(crate) fn credential_state(path: &Path) -> Outcome<(Credential, u64)> {
         credential,
         u64::try_from(until.as_millis()).unwrap_or(u64::MAX),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frr_does_not_join_with_taps() {
+        let kinds = [SpeakerKind::Builtin, SpeakerKind::Frr];
+        let transports = [Transport::Kernel, Transport::Tap];
+        for (speaker, transport) in kinds.into_iter().flat_map(|k| transports.map(|t| (k, t))) {
+            let refused = speaker == SpeakerKind::Frr && transport == Transport::Tap;
+            assert_eq!(fit(speaker, transport).is_err(), refused);
+        }
+        let refusal = fit(SpeakerKind::Frr, Transport::Tap).unwrap_err();
+        assert!(
+            refusal
+                .message()
+                .contains("knows of no tunnels but the kernel's")
+        );
+    }
 }
