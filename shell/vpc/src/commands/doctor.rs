@@ -7,12 +7,13 @@ use crate::failure::{Failure, Outcome, with_causes};
 use crate::options::Global;
 use crate::output::{Format, Row, ago, json, print, time};
 use crate::reflector::{self, PeerState};
+use crate::settings::{AGENT, AGENT_CONFIG, Sources};
 use api::v1;
 use clap::Args;
 use frr::Feature;
 use frr_driver::Installed;
 use linux::BridgeNetfilter;
-use model::Capability;
+use model::{Capability, Transport};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fs;
@@ -66,14 +67,16 @@ impl Doctor {
     pub(crate) fn run(self, global: &Global) -> Outcome {
         let mut findings = vec![root(), kernel(), nft(), tun()];
         let capabilities = probe();
-        findings.extend(meanings(&capabilities));
-        findings.push(datapath());
+        let agent = ask_agent().ok();
+        let transport = transport(agent.as_ref());
+        findings.extend(meanings(&capabilities, transport));
+        findings.push(datapath(transport, agent.is_some()));
         findings.push(bridge_netfilter());
         findings.push(frr());
         findings.extend(rival());
         findings.push(agent_here());
-        findings.extend(server());
-        findings.extend(gateways(&capabilities));
+        findings.extend(agent.iter().flat_map(server));
+        findings.extend(gateways(&capabilities, transport));
         findings.extend(evpn());
         findings.extend(reflector_here());
         findings.extend(reflector_alerts());
@@ -225,12 +228,44 @@ fn tun() -> Finding {
     }
 }
 
+/// What carries this host's frames: as the agent has it, or would.
+fn transport(agent: Option<&v1::AgentStatus>) -> Transport {
+    if let Some(status) = agent {
+        return Transport::try_from(status.transport()).unwrap_or_default();
+    }
+    let mut sources = Sources::new(&AGENT);
+    // What is wrong with its settings, the agent says.
+    let read = sources.read_file(AGENT_CONFIG.as_ref(), false);
+    sources.add_env();
+    let settings = read.and_then(|()| sources.agent());
+    settings.map_or_else(|_| Transport::default(), |settings| settings.transport)
+}
+
+fn ask_agent() -> Outcome<v1::AgentStatus> {
+    block_on(async {
+        let mut agent = AgentAccess::usual().agent().await?;
+        let status = agent.status(v1::AgentStatusRequest {}).await;
+        let status = status.map_err(|status| refused("asking the agent how it is", &status))?;
+        Ok(status.into_inner())
+    })
+}
+
 /// The process that carries frames where the transport is tap.
-fn datapath() -> Finding {
+fn datapath(transport: Transport, has_agent: bool) -> Finding {
     const CHECK: &str = "datapath";
     let run_dir = Path::new(AGENT_SOCKET).parent().unwrap_or(Path::new("/"));
     match tunnel::Client::connect(run_dir) {
         Ok(client) => ok(CHECK, format!("runs: process {}", client.pid())),
+        Err(TunnelError::Absent { .. }) if transport == Transport::Tap && has_agent => missing(
+            CHECK,
+            "none runs: no frame reaches another host",
+            "the agent tries again and again; /run/vpc/datapath.log and its own log say why not",
+        ),
+        Err(TunnelError::Absent { .. }) if transport == Transport::Tap => absent(
+            CHECK,
+            "none runs: no frame reaches another host",
+            "the agent starts it",
+        ),
         Err(TunnelError::Absent { .. }) => absent(
             CHECK,
             "none runs: the kernel carries frames to other hosts",
@@ -328,6 +363,8 @@ struct Meaning {
     capability: Capability,
     name: &'static str,
     without: Without,
+    /// Which transport does without, if one does.
+    spared_by: Option<Transport>,
 }
 
 enum Without {
@@ -340,6 +377,7 @@ const MEANINGS: &[Meaning] = &[
         capability: Capability::Vxlan,
         name: "vxlan",
         without: Without::Missing("modprobe vxlan, or a kernel with CONFIG_VXLAN"),
+        spared_by: Some(Transport::Tap),
     },
     Meaning {
         capability: Capability::NftBridge,
@@ -347,6 +385,7 @@ const MEANINGS: &[Meaning] = &[
         without: Without::Missing(
             "modprobe nf_tables, or a kernel with CONFIG_NF_TABLES_BRIDGE: ports are guarded there",
         ),
+        spared_by: None,
     },
     Meaning {
         capability: Capability::VlanFiltering,
@@ -355,6 +394,7 @@ const MEANINGS: &[Meaning] = &[
             "one bridge per subnet instead of one per VPC; the wire is the same",
             "a kernel with CONFIG_BRIDGE_VLAN_FILTERING, as distributions ship",
         ),
+        spared_by: None,
     },
     Meaning {
         capability: Capability::VlanDevices,
@@ -363,6 +403,7 @@ const MEANINGS: &[Meaning] = &[
             "ARP and ND of a filtered bridge are not suppressed",
             "modprobe 8021q, or a kernel with CONFIG_VLAN_8021Q",
         ),
+        spared_by: Some(Transport::Tap),
     },
     Meaning {
         capability: Capability::Tap,
@@ -371,14 +412,16 @@ const MEANINGS: &[Meaning] = &[
             "no NICs for virtual machines, and no transport \"tap\"",
             "modprobe tun, or a kernel with CONFIG_TUN",
         ),
+        spared_by: None,
     },
     Meaning {
         capability: Capability::ClsBpf,
         name: "cls-bpf",
         without: Without::Fallback(
-            "no vlan-aware-bundle where bridges do not filter VLANs, unless the transport is \"tap\"",
+            "no vlan-aware-bundle where bridges do not filter VLANs",
             "a kernel with CONFIG_NET_CLS_BPF and CONFIG_NET_CLS_ACT",
         ),
+        spared_by: Some(Transport::Tap),
     },
     Meaning {
         capability: Capability::TcpMd5,
@@ -387,10 +430,14 @@ const MEANINGS: &[Meaning] = &[
             "BGP sessions cannot be signed",
             "a kernel with CONFIG_TCP_MD5SIG",
         ),
+        spared_by: None,
     },
 ];
 
-fn meanings(probed: &Result<BTreeSet<Capability>, linux::Error>) -> Vec<Finding> {
+fn meanings(
+    probed: &Result<BTreeSet<Capability>, linux::Error>,
+    transport: Transport,
+) -> Vec<Finding> {
     let found = match probed {
         Ok(found) => found,
         Err(error) => {
@@ -401,18 +448,38 @@ fn meanings(probed: &Result<BTreeSet<Capability>, linux::Error>) -> Vec<Finding>
             )];
         }
     };
-    MEANINGS
-        .iter()
-        .map(
-            |meaning| match (&meaning.without, found.contains(&meaning.capability)) {
-                (_, true) => ok(meaning.name, "yes"),
-                (Without::Missing(remedy), false) => missing(meaning.name, "no", remedy),
-                (Without::Fallback(instead, remedy), false) => {
-                    fallback(meaning.name, format!("no: {instead}"), remedy)
-                }
-            },
-        )
+    let meanings = MEANINGS.iter();
+    meanings
+        .map(|meaning| meaning.of(found.contains(&meaning.capability), transport))
         .collect()
+}
+
+impl Meaning {
+    fn of(&self, is_there: bool, transport: Transport) -> Finding {
+        match &self.without {
+            _ if is_there => ok(self.name, "yes"),
+            Without::Missing(remedy) | Without::Fallback(_, remedy)
+                if self.spared_by == Some(transport) =>
+            {
+                let detail = format!("no, and not needed: the transport is {transport}");
+                absent(
+                    self.name,
+                    detail,
+                    &format!("{remedy}; for another transport"),
+                )
+            }
+            // Frames have no way out.
+            Without::Fallback(_, remedy)
+                if (self.capability, transport) == (Capability::Tap, Transport::Tap) =>
+            {
+                missing(self.name, "no, and the transport is tap", remedy)
+            }
+            Without::Missing(remedy) => missing(self.name, "no", remedy),
+            Without::Fallback(instead, remedy) => {
+                fallback(self.name, format!("no: {instead}"), remedy)
+            }
+        }
+    }
 }
 
 /// The agent remembers namespaces in a directory of its own; here it is one that goes again.
@@ -438,17 +505,9 @@ fn agent_here() -> Finding {
     }
 }
 
-/// What the agent tells of its server, and of its clock beside the server's. None if there is no agent, or it
-/// needs no server.
-fn server() -> Vec<Finding> {
+/// What the agent tells of its server, and of its clock beside the server's. None if it needs no server.
+fn server(status: &v1::AgentStatus) -> Vec<Finding> {
     const CHECK: &str = "server";
-    let asked: Outcome<v1::AgentStatus> = block_on(async {
-        let mut agent = AgentAccess::usual().agent().await?;
-        let status = agent.status(v1::AgentStatusRequest {}).await;
-        let status = status.map_err(|status| refused("asking the agent how it is", &status))?;
-        Ok(status.into_inner())
-    });
-    let Ok(status) = asked else { return Vec::new() };
     let wrong = |kind: &str, detail: String, remedy: &str| Finding {
         check: CHECK,
         verdict: Verdict::Wrong {
@@ -471,7 +530,7 @@ fn server() -> Vec<Finding> {
         let (detail, remedy) = told;
         findings.push(wrong("clock", detail, remedy));
     }
-    findings.extend(routers(&status));
+    findings.extend(routers(status));
     findings
 }
 
@@ -496,7 +555,10 @@ fn routers(status: &v1::AgentStatus) -> impl Iterator<Item = Finding> {
 }
 
 /// The gateways here of VPCs that are routed on every host. None if there is no agent, or no such VPC.
-fn gateways(probed: &Result<BTreeSet<Capability>, linux::Error>) -> Option<Finding> {
+fn gateways(
+    probed: &Result<BTreeSet<Capability>, linux::Error>,
+    transport: Transport,
+) -> Option<Finding> {
     let asked: Outcome<Vec<v1::HostRouterState>> = block_on(async {
         let mut agent = AgentAccess::usual().l3().await?;
         let listed = agent.list_routers(v1::ListHostRoutersRequest::default());
@@ -504,12 +566,13 @@ fn gateways(probed: &Result<BTreeSet<Capability>, linux::Error>) -> Option<Findi
         let listed = listed.map_err(|status| refused("listing the routers here", &status))?;
         Ok(listed.into_inner().routers)
     });
-    gateways_among(&asked.ok()?, probed.as_ref().ok()?)
+    gateways_among(&asked.ok()?, probed.as_ref().ok()?, transport)
 }
 
 fn gateways_among(
     routers: &[v1::HostRouterState],
     found: &BTreeSet<Capability>,
+    transport: Transport,
 ) -> Option<Finding> {
     const CHECK: &str = "gateways";
     let configs = routers.iter().filter_map(|state| state.router.as_ref());
@@ -521,21 +584,21 @@ fn gateways_among(
     let mut legs = gateways.iter().flat_map(|config| &config.legs);
     let has_v6 = legs.any(|leg| leg.addresses.iter().any(|ip| ip.contains(':')));
     let rows = [Capability::VlanFiltering, Capability::VlanDevices];
+    // A datapath answers, whatever the kernel can.
+    let answers = transport == Transport::Tap || rows.iter().all(|row| found.contains(row));
     let detail = format!("routed here as on every host: {}", names.join(", "));
-    Some(
-        match has_v6 && !rows.iter().all(|row| found.contains(row)) {
-            false => ok(CHECK, detail),
-            true => fallback(
-                CHECK,
-                format!(
-                    "{detail}; what their NICs ask for the gateway's IPv6 address (ND) goes to all hosts of the \
+    Some(match has_v6 && !answers {
+        false => ok(CHECK, detail),
+        true => fallback(
+            CHECK,
+            format!(
+                "{detail}; what their NICs ask for the gateway's IPv6 address (ND) goes to all hosts of the \
                  subnet, though only this one answers"
-                ),
-                "a kernel with CONFIG_BRIDGE_VLAN_FILTERING and CONFIG_VLAN_8021Q, as distributions ship; it \
-             costs a frame for each question and nothing else",
             ),
-        },
-    )
+            "a kernel with CONFIG_BRIDGE_VLAN_FILTERING and CONFIG_VLAN_8021Q, as distributions ship; it \
+             costs a frame for each question and nothing else",
+        ),
+    })
 }
 
 /// What the agent tells of its EVPN: peers that something is wrong with, MACs and addresses that are
@@ -686,15 +749,53 @@ mod tests {
         let filtering = BTreeSet::from([Capability::VlanDevices, Capability::VlanFiltering]);
         let other = router("red/gw", false, "fd00:5::1/64");
         let [v4, v6] = ["10.4.1.1/24", "fd00:4::1/64"].map(|a| router("blue/gateway", true, a));
-        assert!(gateways_among(std::slice::from_ref(&other), &plain).is_none());
-        let cells = |routers: &[v1::HostRouterState], found| {
-            gateways_among(routers, found).unwrap().cells()[1..].join(" ")
+        let kernel = Transport::Kernel;
+        assert!(gateways_among(std::slice::from_ref(&other), &plain, kernel).is_none());
+        let over = |transport, routers: &[v1::HostRouterState], found| {
+            let finding = gateways_among(routers, found, transport).unwrap();
+            finding.cells()[1..].join(" ")
         };
+        let cells = |routers: &[v1::HostRouterState], found| over(kernel, routers, found);
         let told = "ok routed here as on every host: blue/gateway";
         assert_eq!(cells(&[other.clone(), v4], &plain), told);
         assert_eq!(cells(&[other.clone(), v6.clone()], &filtering), told);
+        assert_eq!(
+            over(Transport::Tap, std::slice::from_ref(&v6), &plain),
+            told
+        );
         let crosses = cells(&[v6, other], &plain);
         assert!(crosses.starts_with("fallback ") && crosses.contains("(ND) goes to all hosts"));
+    }
+
+    #[test]
+    fn what_a_transport_does_without_is_not_missed() {
+        let nothing = Ok(BTreeSet::new());
+        let verdicts = |transport| {
+            let findings = meanings(&nothing, transport);
+            let words = findings.into_iter().map(|finding| {
+                let cells = finding.cells();
+                format!("{} {}", cells[0], cells[1])
+            });
+            words.collect::<BTreeSet<String>>()
+        };
+        let (kernel, tap) = (verdicts(Transport::Kernel), verdicts(Transport::Tap));
+        let only = |these: &BTreeSet<String>, others| {
+            let only: Vec<String> = these.difference(others).cloned().collect();
+            only.join(", ")
+        };
+        assert_eq!(
+            only(&kernel, &tap),
+            "cls-bpf fallback, tap fallback, vlan-devices fallback, vxlan MISSING"
+        );
+        assert_eq!(
+            only(&tap, &kernel),
+            "cls-bpf absent, tap MISSING, vlan-devices absent, vxlan absent"
+        );
+        let findings = meanings(&nothing, Transport::Tap);
+        let vxlan = findings.iter().find(|finding| finding.check == "vxlan");
+        let vxlan = serde_json::to_value(vxlan.unwrap()).unwrap();
+        assert_eq!(vxlan["detail"], "no, and not needed: the transport is tap");
+        assert_eq!(vxlan["verdict"], "absent");
     }
 
     #[test]
