@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a helper that panics fails its test")]
 
 use datapath::{
-    Answered, Binding, Change, Direction, Domain, Ends, Engine, Fate, Flow, FlowKey, Inbox, Neighbour,
-    Offload, Outbox, Partial, Place, Reason, Received, SegmentKind, Segmentation, Unknown, checksum,
+    Answered, Binding, Change, Direction, Domain, Ends, Engine, Fate, Flow, FlowKey, Inbox,
+    Neighbour, Offload, Outbox, Partial, Place, Reason, Received, SegmentKind, Segmentation,
+    Unknown, checksum,
 };
 use model::{IfName, MacAddr, Mtu, VlanId, Vni};
 use proptest::prelude::*;
