@@ -36,6 +36,7 @@ mod seen;
 mod service;
 mod socket;
 mod sys;
+mod sysctl;
 mod tap;
 
 pub use announce::{Announcement, Announcements};

@@ -27,14 +27,14 @@ use crate::netns::{Netns, on_own_thread};
 use crate::observe;
 use crate::socket::Socket;
 use crate::sys;
+use crate::sysctl::Sysctls;
 use host_plan::{
     Fingerprint, NextHop, RouterChange, RouterChanges, RouterLink, RouterState, base_sysctls,
     device_sysctls,
 };
 use model::{IfName, MacAddr, NetnsName};
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs;
-use std::io;
 
 type Outcome = Result<(), Cause>;
 
@@ -99,9 +99,10 @@ fn look_here(held: &mut Option<Held>) -> Result<RouterState, Cause> {
     let of_devices = devices
         .filter(|name| *name != "lo")
         .flat_map(device_sysctls);
+    let sysctls = Sysctls::here()?;
     state.wrong_sysctls = base_sysctls()
         .chain(of_devices)
-        .filter(|(path, value)| !holds(path, value))
+        .filter(|(path, value)| !sysctls.holds(path, value))
         .map(|(path, _)| path)
         .collect();
     state.routes = route::all(&mut socket, &names)?;
@@ -133,14 +134,6 @@ fn next_hops(
     Ok(hops)
 }
 
-/// A kernel without IPv6 has none of its sysctls, and a router there has no IPv6.
-fn holds(path: &str, value: &str) -> bool {
-    match fs::read_to_string(format!("/proc/sys/{path}")) {
-        Ok(held) => held.trim() == value,
-        Err(_) => path.contains("/ipv6/") && !fs::exists("/proc/sys/net/ipv6").unwrap_or(true),
-    }
-}
-
 /// Makes changes inside of routers' namespaces. Whoever calls has seen that they are ours.
 /// `held` is what is known of its rules.
 pub(crate) fn change(router: &RouterChanges, held: &mut Option<Held>) -> Outcome {
@@ -150,6 +143,7 @@ pub(crate) fn change(router: &RouterChanges, held: &mut Option<Held>) -> Outcome
         Inside {
             route: Socket::route()?,
             indices: HashMap::new(),
+            sysctls: OnceCell::new(),
             held,
         }
         .run(&router.changes)
@@ -159,6 +153,7 @@ pub(crate) fn change(router: &RouterChanges, held: &mut Option<Held>) -> Outcome
 struct Inside<'a> {
     route: Socket,
     indices: HashMap<IfName, u32>,
+    sysctls: OnceCell<Sysctls>,
     held: &'a mut Option<Held>,
 }
 
@@ -170,12 +165,12 @@ impl Inside<'_> {
             match change {
                 RouterChange::SetSysctl { path, value } => {
                     self.send(&mut requests)?;
-                    write_sysctl(path, value)?;
+                    self.sysctls()?.write(path, value)?;
                 }
                 RouterChange::SetIpv6 { link, on } => {
                     self.send(&mut requests)?;
                     let path = format!("net/ipv6/conf/{link}/disable_ipv6");
-                    write_sysctl(&path, if *on { "0" } else { "1" })?;
+                    self.sysctls()?.write(&path, if *on { "0" } else { "1" })?;
                 }
                 RouterChange::SetFirewall(firewall) => {
                     self.send(&mut requests)?;
@@ -185,6 +180,15 @@ impl Inside<'_> {
             }
         }
         self.send(&mut requests)
+    }
+
+    /// Opened for the first that is set.
+    fn sysctls(&self) -> Result<&Sysctls, Cause> {
+        if let Some(sysctls) = self.sysctls.get() {
+            return Ok(sysctls);
+        }
+        let sysctls = Sysctls::here()?;
+        Ok(self.sysctls.get_or_init(|| sysctls))
     }
 
     fn send(&mut self, requests: &mut Vec<(crate::attr::Message, &'static [i32])>) -> Outcome {
@@ -259,21 +263,6 @@ impl Inside<'_> {
             (Err(cause), _) => Err(cause),
             (Ok(()), None) => Err(Cause::Garbled("an answer without an interface")),
         }
-    }
-}
-
-fn write_sysctl(path: &str, value: &str) -> Outcome {
-    match fs::write(format!("/proc/sys/{path}"), value) {
-        // A kernel without IPv6.
-        Err(error)
-            if error.kind() == io::ErrorKind::NotFound
-                && path.starts_with("net/ipv6/")
-                && !fs::exists("/proc/sys/net/ipv6").unwrap_or(true) =>
-        {
-            Ok(())
-        }
-        Err(error) => Err(Cause::InTheWay(format!("sysctl {path} = {value}: {error}"))),
-        Ok(()) => Ok(()),
     }
 }
 
