@@ -1,10 +1,9 @@
 //! Frames that pass an interface, copied as they pass.
 
 use crate::error::{Cause, Doing, Error};
-use crate::packet::{attach_filter, link_address, receive, set_auxdata, statistics};
+use crate::packet::{attach_filter, link_address, receive, set_auxdata, statistics, wait_for};
 use model::IfName;
 use nix::net::if_::if_nametoindex;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, bind, setsockopt, socket, sockopt};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
@@ -71,14 +70,8 @@ impl Capture {
 
     /// Waits until one of them has something, at most so long.
     pub fn wait<'a>(captures: impl Iterator<Item = &'a Self>, most: Duration) -> Result<(), Error> {
-        let mut ready: Vec<PollFd<'_>> = captures
-            .map(|capture| PollFd::new(capture.socket.as_fd(), PollFlags::POLLIN))
-            .collect();
-        let timeout = PollTimeout::try_from(most).unwrap_or(PollTimeout::MAX);
-        match poll(&mut ready, timeout) {
-            Ok(_) | Err(nix::Error::EINTR) => Ok(()),
-            Err(errno) => Err(Cause::from(errno)).doing(|| "wait for frames".to_owned()),
-        }
+        let sockets = captures.map(|capture| capture.socket.as_fd());
+        wait_for(sockets, most).doing(|| "wait for frames".to_owned())
     }
 
     fn next(&mut self) -> Result<Option<Passed<'_>>, Cause> {

@@ -5,6 +5,7 @@ use crate::error::Cause;
 use host_plan::{Greeting, tagged};
 use model::IfName;
 use nix::net::if_::{if_indextoname, if_nametoindex};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, LinkAddr, SockFlag, SockType, SockaddrLike, socket};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -46,6 +47,21 @@ impl Sender {
             ) => Ok(false),
             Err(errno) => Err(errno.into()),
         }
+    }
+}
+
+/// Waits until one of the sockets has something, at most so long.
+pub(crate) fn wait_for<'a>(
+    sockets: impl Iterator<Item = BorrowedFd<'a>>,
+    most: Duration,
+) -> Result<(), Cause> {
+    let mut ready: Vec<PollFd<'_>> = sockets
+        .map(|socket| PollFd::new(socket, PollFlags::POLLIN))
+        .collect();
+    let timeout = PollTimeout::try_from(most).unwrap_or(PollTimeout::MAX);
+    match poll(&mut ready, timeout) {
+        Ok(_) | Err(nix::Error::EINTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
     }
 }
 

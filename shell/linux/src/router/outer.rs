@@ -3,10 +3,9 @@
 
 use crate::error::{Cause, Doing, Error};
 use crate::netns::{Netns, on_own_thread};
-use crate::packet::{attach_filter, link_address};
+use crate::packet::{attach_filter, link_address, wait_for};
 use model::{IfName, NetnsName};
 use nix::net::if_::if_nametoindex;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, bind, recv, send, socket};
 use nix::sys::stat::fstat;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -102,14 +101,8 @@ impl OuterSocket {
 
     /// Waits until one of them has something, at most so long.
     pub fn wait<'a>(sockets: impl Iterator<Item = &'a Self>, most: Duration) -> Result<(), Error> {
-        let mut ready: Vec<PollFd<'_>> = sockets
-            .map(|socket| PollFd::new(socket.socket.as_fd(), PollFlags::POLLIN))
-            .collect();
-        let timeout = PollTimeout::try_from(most).unwrap_or(PollTimeout::MAX);
-        match poll(&mut ready, timeout) {
-            Ok(_) | Err(nix::Error::EINTR) => Ok(()),
-            Err(errno) => Err(Cause::from(errno)).doing(|| "wait for DHCP servers".to_owned()),
-        }
+        let sockets = sockets.map(|socket| socket.socket.as_fd());
+        wait_for(sockets, most).doing(|| "wait for DHCP servers".to_owned())
     }
 }
 
