@@ -69,6 +69,7 @@ pub fn stored(data: &[u8]) {
             host_plan::HostMachine::new(config.underlay, Some(config), Default::default());
         let desired = host_plan::Desired {
             transport: model::Transport::default(),
+            limits: Default::default(),
             underlay: machine.underlay(),
             stacks: machine.stacks(),
             routers: machine.routers(),

@@ -13,12 +13,13 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// Questions for addresses from one port. A host that comes up asks for some hundred neighbours at
-    /// once at most; who scans a subnet of 65,536 addresses is to take its time.
-    pub const QUESTIONS: Self = Self {
-        per_s: 200,
-        burst: 400,
-    };
+    /// So many a second, and twice as many at once.
+    pub const fn of(per_s: u32) -> Self {
+        Self {
+            per_s,
+            burst: per_s.saturating_mul(2),
+        }
+    }
 
     /// Between two, in nanoseconds; none if there is never one.
     fn interval(self) -> Option<u64> {
@@ -70,6 +71,11 @@ impl Buckets {
             rate,
             sets: vec![empty; sets].into(),
         }
+    }
+
+    /// Another rate from now on.
+    pub fn set_rate(&mut self, rate: Rate) {
+        self.rate = rate;
     }
 
     /// Takes one out of a MAC's bucket, if there is one.

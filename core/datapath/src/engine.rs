@@ -11,7 +11,7 @@ use crate::packet::{ETHERNET_BYTES, ETHERTYPE_ARP, ETHERTYPE_IPV6, Ethernet, Ip,
 use crate::reason::Reason;
 use crate::slots::{Map, Seed, Slots};
 use crate::split::{Given, complete, segments};
-use crate::tables::{Binding, Change, Domain, Neighbour, Place, Unknown};
+use crate::tables::{Binding, Change, Domain, Limits, Neighbour, Place, Unknown};
 use crate::vxlan::{VXLAN_BYTES, vni_of};
 use model::{IfName, MacAddr, VlanId, Vni};
 use std::collections::BTreeMap;
@@ -19,12 +19,6 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::time::Duration;
 
-/// Broadcast, multicast and unknown of one domain that a worker sends on, each to all: more than any
-/// healthy subnet has, and less than would fill the underlay with a hundred hosts.
-const STORM: Rate = Rate {
-    per_s: 10_000,
-    burst: 20_000,
-};
 /// Ports whose questions are counted at a time.
 const ASKERS: usize = 4_096;
 
@@ -55,6 +49,7 @@ pub struct Engine {
     answered: Answered,
     traffic: [Traffic; 2],
     questions: Buckets,
+    flood: Rate,
     flows: Flows,
 }
 
@@ -107,6 +102,7 @@ impl Engine {
     /// `seed` has tables of hosts differ, so that nobody can choose MACs that meet in them.
     pub fn new(seed: u64) -> Self {
         let seed = Seed(seed);
+        let limits = Limits::default();
         Self {
             domains: Slots::new(seed),
             places: Map::with_hasher(seed),
@@ -117,7 +113,8 @@ impl Engine {
             drops: [0; Reason::ALL.len()],
             answered: Answered::default(),
             traffic: [Traffic::default(); 2],
-            questions: Buckets::new(Rate::QUESTIONS, ASKERS),
+            questions: Buckets::new(Rate::of(limits.questions_per_s), ASKERS),
+            flood: Rate::of(limits.flood_per_s),
             flows: Flows::new(0),
         }
     }
@@ -149,6 +146,10 @@ impl Engine {
     pub fn apply(&mut self, change: &Change) {
         match change {
             Change::SetLocal(_) => {}
+            Change::SetLimits(limits) => {
+                self.questions.set_rate(Rate::of(limits.questions_per_s));
+                self.flood = Rate::of(limits.flood_per_s);
+            }
             Change::Bind { place, binding } => self.bind(place, *binding),
             Change::Unbind { place } => self.unbind(place),
             Change::SetMac { domain, mac, vtep } => {
@@ -311,7 +312,7 @@ impl Engine {
             Some(vtep) => std::slice::from_ref(vtep),
             None if !is_for_many => return Err(Reason::UnknownMac),
             None if state.flood.is_empty() => return Err(Reason::NobodyElse),
-            None if !state.storm.take(STORM, now) => return Err(Reason::Storm),
+            None if !state.storm.take(self.flood, now) => return Err(Reason::Storm),
             None => &state.flood[..],
         };
         let ip = Ip::parse(frame, &ethernet);

@@ -33,5 +33,5 @@ pub use outbox::{Frame, Inbox, Outbox, Packets, Segment, Span};
 pub use outer::outer;
 pub use reason::Reason;
 pub use summary::summary;
-pub use tables::{Binding, Change, Domain, Neighbour, Place, Tables, Unknown};
+pub use tables::{Binding, Change, Domain, Limits, Neighbour, Place, Tables, Unknown};
 pub use vxlan::vni_of;

@@ -69,11 +69,39 @@ pub struct Neighbour {
     pub here: bool,
 }
 
+/// How much of what costs everybody is let through, by each worker. At once it may be twice as much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Limits {
+    /// Questions for addresses from one port that are answered, a second.
+    pub questions_per_s: u32,
+    /// Broadcast and multicast frames of one domain that are sent to all, a second.
+    pub flood_per_s: u32,
+}
+
+impl Limits {
+    /// The most of either: more than a worker can move.
+    pub const MOST_PER_S: u32 = 10_000_000;
+}
+
+impl Default for Limits {
+    /// A host that comes up asks for some hundred neighbours at once at most; who scans a subnet of 65,536
+    /// addresses is to take its time. No healthy subnet floods so much, and it does not fill the underlay
+    /// with a hundred hosts.
+    fn default() -> Self {
+        Self {
+            questions_per_s: 200,
+            flood_per_s: 10_000,
+        }
+    }
+}
+
 /// All that a datapath is told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tables {
     /// The underlay's address, which tunnel packets are sent from and taken at.
     pub local: Option<IpAddr>,
+    /// What is let through.
+    pub limits: Limits,
     /// Domains of this host.
     pub bindings: BTreeMap<Place, Binding>,
     /// Which VTEP a MAC is behind.
@@ -94,6 +122,8 @@ pub struct Tables {
 pub enum Change {
     /// The underlay's address is this; none stops the tunnel.
     SetLocal(Option<IpAddr>),
+    /// So much is let through.
+    SetLimits(Limits),
     /// A domain is at a place, instead of what was there.
     Bind { place: Place, binding: Binding },
     /// Nothing is at a place any more.
@@ -134,6 +164,7 @@ impl Tables {
     pub fn apply(&mut self, change: &Change) {
         match change {
             Change::SetLocal(address) => self.local = *address,
+            Change::SetLimits(limits) => self.limits = *limits,
             Change::Bind { place, binding } => {
                 self.bindings.insert(place.clone(), *binding);
             }
@@ -201,6 +232,9 @@ impl Tables {
         if self.local != wanted.local {
             changes.push(Change::SetLocal(wanted.local));
         }
+        if self.limits != wanted.limits {
+            changes.push(Change::SetLimits(wanted.limits));
+        }
         for (place, binding) in &wanted.bindings {
             if self.bindings.get(place) != Some(binding) {
                 changes.push(Change::Bind {
@@ -261,7 +295,7 @@ mod tests {
             tap: IfName::new(format!("t-{}", n % 3)).unwrap(),
             vlan: None,
         };
-        (0..9_u8, any::<u8>(), any::<u8>(), any::<u32>()).prop_map(move |(kind, a, b, d)| {
+        (0..10_u8, any::<u8>(), any::<u8>(), any::<u32>()).prop_map(move |(kind, a, b, d)| {
             let domain = domain(d);
             match kind {
                 0 => Change::SetLocal((a % 2 == 0).then(|| ip(b))),
@@ -300,6 +334,10 @@ mod tests {
                         here: b % 3 == 0,
                     },
                 },
+                8 => Change::SetLimits(Limits {
+                    questions_per_s: u32::from(a % 2),
+                    flood_per_s: u32::from(b % 2),
+                }),
                 _ => Change::DeleteNeighbour { domain, ip: ip(a) },
             }
         })

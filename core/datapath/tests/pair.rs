@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a helper that panics fails its test")]
 
 use datapath::{
-    Answered, Binding, Change, Direction, Domain, Ends, Engine, Fate, Flow, FlowKey, Inbox,
+    Answered, Binding, Change, Direction, Domain, Ends, Engine, Fate, Flow, FlowKey, Inbox, Limits,
     Neighbour, Offload, Outbox, Partial, Place, Reason, Received, SegmentKind, Segmentation,
     Unknown, checksum,
 };
@@ -683,6 +683,60 @@ fn a_storm_is_let_through_to_a_degree() {
     let frame = [&[0xff; 6][..], &A.0, &[0x88, 0xb5], &[1; 50]].concat();
     let sent = (0..30_000).filter(|_| packets(&mut here, &frame, Offload::default()).is_ok());
     assert_eq!(sent.count(), 20_000);
+    // As it is told from then on.
+    let limits = Limits {
+        flood_per_s: 5,
+        ..Limits::default()
+    };
+    let mut here = host(None, None);
+    here.apply(&Change::SetLimits(limits));
+    let sent = (0..100).filter(|_| packets(&mut here, &frame, Offload::default()).is_ok());
+    assert_eq!(sent.count(), 10);
+}
+
+#[test]
+fn questions_of_a_port_are_answered_to_a_degree() {
+    let mut here = host(None, None);
+    let domain = Domain {
+        vni: Vni::new(100).unwrap(),
+        tag: None,
+    };
+    let ip = [10, 0, 0, 2].into();
+    let neighbour = Neighbour {
+        mac: B,
+        router: false,
+        here: false,
+    };
+    here.apply(&Change::SetNeighbour {
+        domain,
+        ip,
+        neighbour,
+    });
+    let arp = [
+        &[0xff; 6][..],
+        &A.0,
+        &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1],
+        &A.0,
+        &[10, 0, 0, 1],
+        &[0; 6],
+        &[10, 0, 0, 2],
+    ]
+    .concat();
+    let answered = |here: &mut Engine, now| {
+        let mut asks = |_: &i32| {
+            let (mut bytes, mut out) = ([&[0; 10], &arp[..]].concat(), Outbox::default());
+            let fate = here.from_tap(now, 0, &mut bytes, 10, Offload::default(), &mut out);
+            assert!(out.packets.is_empty());
+            matches!(fate, Fate::Answered(_))
+        };
+        (0..1_000).filter(|n| asks(n)).count()
+    };
+    assert_eq!(answered(&mut here, Duration::from_secs(1)), 400);
+    here.apply(&Change::SetLimits(Limits {
+        questions_per_s: 50,
+        ..Limits::default()
+    }));
+    assert_eq!(answered(&mut here, Duration::from_secs(60)), 100);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::{
     Action, Desired, FdbState, Greeting, HostState, OwnedName, Plan, Problem, Readiness,
     RouterChange, RouterChanges, Scope, Step, Subject,
 };
-use datapath::{Change, Neighbour};
+use datapath::{Change, Limits, Neighbour};
 use model::{
     Attachment, Capability, Encoding, Forwarding, Generation, HostConfig, IfName, NetnsName, NicId,
     Port, PortRole, RouterConfig, RouterId, Segment, SpeakerKind, Stack, SubnetId, Transport,
@@ -37,6 +37,7 @@ pub struct HostMachine {
     own_underlay: Underlay,
     underlay: Underlay,
     transport: Transport,
+    limits: Limits,
     managed: Option<HostConfig>,
     local: LocalStacks,
     forwarding: Arc<Forwarding>,
@@ -146,6 +147,7 @@ impl HostMachine {
             own_underlay: underlay,
             underlay,
             transport: Transport::default(),
+            limits: Limits::default(),
             managed,
             local,
             forwarding: Arc::default(),
@@ -187,6 +189,11 @@ impl HostMachine {
     /// What carries frames to other hosts; the kernel, unless told otherwise.
     pub fn set_transport(&mut self, transport: Transport) {
         self.transport = transport;
+    }
+
+    /// What a datapath lets through; the usual, unless told otherwise.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
     }
 
     /// What carries frames to other hosts.
@@ -231,6 +238,7 @@ impl HostMachine {
         let desired = Desired {
             underlay: self.underlay,
             transport: self.transport,
+            limits: self.limits,
             stacks: &self.merged,
             routers: &self.routers,
             forwarding: &forwarding,
@@ -444,6 +452,7 @@ impl HostMachine {
         let desired = Desired {
             underlay: self.underlay,
             transport: self.transport,
+            limits: self.limits,
             stacks: &self.merged,
             routers: &self.routers,
             forwarding: &self.forwarding,

@@ -895,7 +895,10 @@ impl Action {
             | Self::SetVteps(_)
             | Self::Send(_) => true,
             Self::ChangeDatapath(change) => match change {
-                Change::SetLocal(_) | Change::Bind { .. } | Change::Unbind { .. } => false,
+                Change::SetLocal(_)
+                | Change::SetLimits(_)
+                | Change::Bind { .. }
+                | Change::Unbind { .. } => false,
                 Change::SetMac { .. }
                 | Change::DeleteMac { .. }
                 | Change::AddFlood { .. }

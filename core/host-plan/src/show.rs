@@ -214,6 +214,11 @@ fn show_change(change: &Change, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match change {
         Change::SetLocal(Some(address)) => write!(f, "datapath: tunnels at {address}"),
         Change::SetLocal(None) => f.write_str("datapath: no tunnels"),
+        Change::SetLimits(limits) => write!(
+            f,
+            "datapath: {} questions of a port and {} frames to all of a subnet a second",
+            limits.questions_per_s, limits.flood_per_s
+        ),
         Change::Bind { place, binding } => {
             let (domain, mtu) = (binding.domain, binding.mtu);
             write!(f, "datapath: bind {place} to {domain} mtu {mtu}")?;

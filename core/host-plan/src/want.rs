@@ -14,7 +14,7 @@ use crate::{
     BridgePortFlags, FdbRow, FdbState, FdbTarget, Guard, HostState, Link, Neighbour, OwnedName,
     Service, Stamp, Subject, VlanMembership,
 };
-use datapath::{Domain, Tables};
+use datapath::{Domain, Limits, Tables};
 use ipnet::IpNet;
 use model::{
     Attachment, Capability, Encapsulation, Encoding, EviForwarding, Forwarding, IfName, MacAddr,
@@ -35,6 +35,8 @@ pub struct Desired<'a> {
     pub underlay: Underlay,
     /// What carries frames to other hosts.
     pub transport: Transport,
+    /// What a datapath lets through.
+    pub limits: Limits,
     /// VPCs with something on this host; ids and VNIs do not repeat.
     pub stacks: &'a [Stack],
     /// Routers that run on this host; ids do not repeat.
@@ -241,6 +243,7 @@ impl Want {
         want.vteps.extend(desired.forwarding.vteps());
         if !want.tables.bindings.is_empty() {
             want.tables.local = Some(desired.underlay.address);
+            want.tables.limits = desired.limits;
         }
         want
     }

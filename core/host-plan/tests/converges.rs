@@ -9,7 +9,7 @@
 
 mod kernel;
 
-use datapath::{Change, Tables};
+use datapath::{Change, Limits, Tables};
 use host_plan::{
     Desired, FdbRow, FdbState, FdbTarget, HostMachine, HostState, Link, LinkKind, LocalStacks, plan,
 };
@@ -44,6 +44,7 @@ fn desired(wish: &Wish) -> Desired<'_> {
     Desired {
         underlay: underlay(),
         transport: wish.transport,
+        limits: Limits::default(),
         stacks: &wish.stacks,
         routers: &[],
         forwarding: &wish.forwarding,

@@ -5,7 +5,7 @@
 
 mod kernel;
 
-use datapath::Tables;
+use datapath::{Limits, Tables};
 use host_plan::{Action, Desired, FdbRow, FdbState, FdbTarget, HostState, Link, LinkKind, plan};
 use model::{
     Capability, Encoding, Forwarding, IfName, MacAddr, Mtu, NatConfig, NicId, OneToOne, Port,
@@ -31,6 +31,7 @@ struct World {
     forwarding: Forwarding,
     state: HostState,
     names: Vec<(String, String)>,
+    limits: Limits,
     frr: bool,
     transport: Transport,
 }
@@ -50,6 +51,7 @@ impl World {
             },
             state: HostState::default(),
             names: Vec::new(),
+            limits: Limits::default(),
             frr: false,
             transport: Transport::Kernel,
         }
@@ -109,6 +111,12 @@ impl World {
             ["drift", rest @ ..] => self.drift(rest),
             ["no", "taps"] => drop(self.state.capabilities.remove(&Capability::Tap)),
             ["transport", kind] => self.transport = kind.parse().unwrap(),
+            ["limits", questions, flood] => {
+                self.limits = Limits {
+                    questions_per_s: questions.parse().unwrap(),
+                    flood_per_s: flood.parse().unwrap(),
+                }
+            }
             ["datapath"] => self.state.datapath = Some(Tables::default()),
             ["datapath", "without", "address"] => {
                 let tables = self.state.datapath.as_mut();
@@ -135,6 +143,7 @@ impl World {
         Desired {
             underlay: self.underlay,
             transport: self.transport,
+            limits: self.limits,
             stacks: &self.stacks,
             routers: &self.routers,
             forwarding: &self.forwarding,

@@ -16,6 +16,7 @@ use crate::outside::Outside;
 use crate::server::ServerStream;
 use crate::standby::Standbys;
 use crate::turn::{self, Agent, Pace, Start};
+use ::datapath::Limits;
 use api::{Credential, CredentialError};
 use frr_driver::Installed;
 use host_plan::HostMachine;
@@ -39,6 +40,8 @@ pub struct Options {
     pub underlay: IpAddr,
     /// What carries frames to other hosts: `kernel`.
     pub transport: Transport,
+    /// What the datapath lets through, where the transport is `tap`.
+    pub limits: Limits,
     /// What the host is for, as it joined; shown, nothing more.
     pub roles: BTreeSet<Role>,
     /// The credential that joining made; without one the host works by its local API alone.
@@ -73,6 +76,7 @@ impl Options {
             name,
             underlay,
             transport: Transport::default(),
+            limits: Limits::default(),
             roles: BTreeSet::new(),
             credential: None,
             state_dir: PathBuf::from("/var/lib/vpc/agent"),
@@ -193,6 +197,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let meter = Meter::new(options.router_flows, outside.clone(), standbys.clone());
     let mut machine = HostMachine::new(underlay, managed, local);
     machine.set_transport(options.transport);
+    machine.set_limits(options.limits);
     // Before the first look at the kernel, which has them.
     machine.set_outer(outside.addresses());
     let (agent, view) = Agent::new(Start {

@@ -1063,7 +1063,10 @@ fn row_key(step: &Step) -> Option<RowKey> {
             Change::SetNeighbour { domain, ip, .. } | Change::DeleteNeighbour { domain, ip } => {
                 Some(RowKey::Address(*domain, *ip))
             }
-            Change::SetLocal(_) | Change::Bind { .. } | Change::Unbind { .. } => None,
+            Change::SetLocal(_)
+            | Change::SetLimits(_)
+            | Change::Bind { .. }
+            | Change::Unbind { .. } => None,
         },
         _ => None,
     }

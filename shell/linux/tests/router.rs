@@ -142,6 +142,7 @@ impl Wish {
     fn desired(&self) -> Desired<'_> {
         Desired {
             transport: model::Transport::Kernel,
+            limits: Default::default(),
             underlay: Underlay {
                 address: ip("100.64.0.1"),
                 mtu: mtu(1500),

@@ -3,6 +3,7 @@
 
 use crate::connect::{AGENT_SOCKET, HOST_CREDENTIAL};
 use crate::failure::{Doing, Failure, Outcome};
+use datapath::Limits;
 use model::{Asn, Name, Role, Transport};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,6 +37,10 @@ pub(crate) struct AgentSettings {
     pub(crate) underlay_address: Option<IpAddr>,
     /// What carries frames to other hosts.
     pub(crate) transport: Transport,
+    /// Questions of a port that the datapath answers in a second.
+    pub(crate) port_questions: Option<u32>,
+    /// Frames of a subnet that the datapath sends to all in a second.
+    pub(crate) subnet_flood: Option<u32>,
     /// What the host is for. In this build all roles run the same parts.
     pub(crate) roles: BTreeSet<Role>,
     /// What `vpc host join` wrote. Absent: no server, only the API of this host.
@@ -178,6 +183,7 @@ pub(crate) const AGENT: Schema = Schema {
         ("metrics", Word::Text),
         ("metrics_public", Word::Flag),
         ("name", Word::Text),
+        ("port_questions_per_s", Word::Number),
         ("resolvers", Word::List),
         ("resync_secs", Word::Number),
         ("roles", Word::List),
@@ -185,6 +191,7 @@ pub(crate) const AGENT: Schema = Schema {
         ("run_dir", Word::Text),
         ("socket", Word::Text),
         ("state_dir", Word::Text),
+        ("subnet_flood_per_s", Word::Number),
         ("transport", Word::Text),
         ("underlay_address", Word::Text),
         ("unused_stack_secs", Word::Number),
@@ -224,6 +231,8 @@ pub(crate) struct Sources {
 pub(crate) const AGENT_EXAMPLE: &str = r#"name = "c1"                          # as it joined
 underlay_address = "192.0.2.7"       # the VTEP's; required
 transport = "kernel"                 # kernel: VXLAN devices; tap: TAP devices and a process of its own
+port_questions_per_s = 200           # of ARP and ND, answered for each port where the transport is tap
+subnet_flood_per_s = 10000           # broadcast and multicast frames of a subnet sent to all, where it is tap
 roles = ["compute"]                  # compute, route, management, storage
 credential = "/etc/vpc/host.toml"    # of `vpc host join`; without it no server
 state_dir = "/var/lib/vpc/agent"
@@ -348,6 +357,8 @@ impl Sources {
             transport: reader
                 .checked("transport", parse_transport)
                 .unwrap_or_default(),
+            port_questions: reader.per_second("port_questions_per_s"),
+            subnet_flood: reader.per_second("subnet_flood_per_s"),
             roles: reader
                 .list("roles", parse_role)
                 .map_or_else(|| BTreeSet::from([Role::Compute]), BTreeSet::from_iter),
@@ -651,6 +662,16 @@ impl Reader {
         })
     }
 
+    fn per_second(&mut self, key: &str) -> Option<u32> {
+        self.take(key, |value| {
+            value
+                .as_integer()
+                .and_then(|raw| u32::try_from(raw).ok())
+                .filter(|most| (1..=Limits::MOST_PER_S).contains(most))
+                .ok_or_else(|| format!("it is not a number from 1 to {}", Limits::MOST_PER_S))
+        })
+    }
+
     fn seconds(&mut self, key: &str) -> Option<Duration> {
         self.take(key, |value| {
             value
@@ -746,6 +767,23 @@ mod tests {
         let refused = transport("transport = \"vxlan\"", &[], &[]).unwrap_err();
         let says = "transport (from agent.toml): \"vxlan\" is not a transport: kernel or tap";
         assert!(refused.contains(says), "{refused}");
+    }
+
+    #[test]
+    fn limits_of_the_datapath_have_bounds() {
+        let limits = |file: &str| {
+            settled(file, &[], &[]).map(|settings| (settings.port_questions, settings.subnet_flood))
+        };
+        assert_eq!(limits(""), Ok((None, None)));
+        let file = "port_questions_per_s = 1\nsubnet_flood_per_s = 10000000";
+        assert_eq!(limits(file), Ok((Some(1), Some(10_000_000))));
+        for key in ["port_questions_per_s", "subnet_flood_per_s"] {
+            for bad in ["0", "10000001", "-1", "\"many\""] {
+                let refused = limits(&format!("{key} = {bad}")).unwrap_err();
+                let says = format!("{key} (from agent.toml): it is not a number");
+                assert!(refused.contains(&says), "{refused}");
+            }
+        }
     }
 
     #[test]

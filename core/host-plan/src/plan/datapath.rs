@@ -57,7 +57,7 @@ impl Planner<'_> {
         let of = |domain: &Domain| self.subject_of_domain(*domain);
         let (phase, subject) = match change {
             Change::SetLocal(None) => (Phase::StaleRows, Subject::Host),
-            Change::SetLocal(Some(_)) => (Phase::Local, Subject::Host),
+            Change::SetLocal(Some(_)) | Change::SetLimits(_) => (Phase::Local, Subject::Host),
             Change::Unbind { place } => (Phase::StaleRows, self.subject_of(&place.tap)),
             Change::Bind { binding, .. } => (Phase::Bind, of(&binding.domain)),
             Change::AddFlood { domain, .. } | Change::SetMac { domain, .. } => {

@@ -311,6 +311,7 @@ fn change_datapath(state: &mut HostState, change: &Change) {
             assert!(bound(domain), "a row of {domain}, which is nowhere");
         }
         Change::SetLocal(None)
+        | Change::SetLimits(_)
         | Change::Unbind { .. }
         | Change::DeleteMac { .. }
         | Change::DeleteFlood { .. }

@@ -204,6 +204,12 @@ fn options(settings: AgentSettings) -> Outcome<agent::Options> {
     })?;
     let mut options = agent::Options::new(name, underlay);
     options.transport = settings.transport;
+    if let Some(most) = settings.port_questions {
+        options.limits.questions_per_s = most;
+    }
+    if let Some(most) = settings.subnet_flood {
+        options.limits.flood_per_s = most;
+    }
     options.roles = settings.roles;
     options.credential = settings.credential;
     options.socket = settings.socket;

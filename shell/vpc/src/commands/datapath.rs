@@ -208,6 +208,10 @@ fn failure(error: TunnelError) -> Failure {
 struct TablesView {
     pid: u32,
     local: Option<String>,
+    /// Of a port, that are answered in a second.
+    questions_per_s: u32,
+    /// Of a subnet, that are sent to all in a second.
+    flood_per_s: u32,
     bindings: Vec<BindingView>,
     macs: Vec<MacView>,
     flood: Vec<FloodView>,
@@ -307,6 +311,8 @@ impl TablesView {
         Self {
             pid,
             local: tables.local.map(|local| local.to_string()),
+            questions_per_s: tables.limits.questions_per_s,
+            flood_per_s: tables.limits.flood_per_s,
             bindings: bindings.collect(),
             macs: macs.collect(),
             flood: flood.collect(),
@@ -323,6 +329,13 @@ fn shown(global: &Global, view: &TablesView) -> Outcome {
     let details = [
         ("process", view.pid.to_string()),
         ("tunnels at", local.unwrap_or("none").to_owned()),
+        (
+            "lets through",
+            format!(
+                "{} questions a second of a port, {} frames a second to all of a subnet",
+                view.questions_per_s, view.flood_per_s
+            ),
+        ),
     ];
     global.output.one(view, &details)?;
     if view.bindings.is_empty() {
