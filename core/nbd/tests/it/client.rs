@@ -167,7 +167,7 @@ fn handshakes_that_come_to_nothing_say_why() {
         ),
         (
             config(),
-            said(&vec![(option::STRUCTURED_REPLY, context())]),
+            said(&[(option::STRUCTURED_REPLY, context())]),
             "does not fit",
         ),
     ];
