@@ -13,6 +13,7 @@ packages=(
     iproute2 nftables iputils-ping iputils-arping ndisc6 tcpdump ethtool iperf3 socat
     frr gobgpd postgresql-15 faketime
     bind9-dnsutils cloud-init dnsmasq-base
+    libnbd-bin python3-libnbd nbdkit qemu-utils fio
 )
 kernel_packages=(bc binutils bison dpkg-dev e2fsprogs flex xz-utils)
 rust_needed=1.95

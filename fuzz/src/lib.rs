@@ -8,3 +8,4 @@ pub mod dhcp;
 pub mod formats;
 pub mod kernel;
 pub mod leases;
+pub mod nbd;

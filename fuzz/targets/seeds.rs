@@ -66,6 +66,9 @@ fn seeds(into: &Path) -> io::Result<()> {
     for (n, (target, bytes)) in fuzz::leases::samples().iter().enumerate() {
         put(into, target, n, bytes)?;
     }
+    for (n, (target, bytes)) in fuzz::nbd::samples().iter().enumerate() {
+        put(into, target, n, bytes)?;
+    }
     for (n, (target, bytes)) in fuzz::dhcp::samples().iter().enumerate() {
         put(into, target, n, bytes)?;
     }

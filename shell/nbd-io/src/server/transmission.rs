@@ -103,18 +103,25 @@ impl Transmission {
             if self.gone.is_some() {
                 return Poll::Pending;
             }
-            let moved = match self.poll_write(cx) {
-                Poll::Ready(Ok(())) => self.poll_read(cx, device),
-                // What can be read meanwhile is bounded by what may be pending.
-                Poll::Pending => self.poll_read(cx, device),
-                Poll::Ready(Err(error)) => Poll::Ready(Err(Over::Failed(error))),
-            };
-            match moved {
+            let begun = match self.poll_read(cx, device) {
                 Poll::Ready(Err(Over::Ended(ending))) => return Poll::Ready(Over::Ended(ending)),
-                Poll::Ready(Err(over)) => self.gone = Some(over),
-                Poll::Ready(Ok(())) => {}
-                Poll::Pending if answered => {}
-                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(over)) => {
+                    self.gone = Some(over);
+                    continue;
+                }
+                Poll::Ready(Ok(())) => true,
+                Poll::Pending => false,
+            };
+            // After reading: what was refused has an answer without a device.
+            let sent = match self.write(cx) {
+                Ok(sent) => sent,
+                Err(error) => {
+                    self.gone = Some(Over::Failed(error));
+                    continue;
+                }
+            };
+            if !(answered || begun || sent) {
+                return Poll::Pending;
             }
         }
     }
@@ -132,8 +139,9 @@ impl Transmission {
         some
     }
 
-    /// Ready when all is sent that there is.
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Sends what can be sent now; whether that made room for more.
+    fn write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        let mut room = false;
         loop {
             let mut more = false;
             while self.outgoing.wants_more()
@@ -143,12 +151,14 @@ impl Transmission {
                 more = true;
             }
             let server = &mut self.server;
-            ready!(
-                self.outgoing
-                    .poll_write(cx, &mut self.stream, |sent| server.sent(sent))
-            )?;
-            if !more {
-                return Poll::Ready(Ok(()));
+            let written = self.outgoing.poll_write(cx, &mut self.stream, |sent| {
+                server.sent(sent);
+                room = true;
+            });
+            match written {
+                Poll::Ready(Ok(())) if more => {}
+                Poll::Ready(Ok(())) | Poll::Pending => return Ok(room),
+                Poll::Ready(Err(error)) => return Err(error),
             }
         }
     }
