@@ -149,6 +149,8 @@ fn fio_verifies_what_it_wrote() {
         "--io_size=48m",
         "--verify=crc32c",
         "--verify_fatal=1",
+        // Else it leaves a file in the working directory.
+        "--verify_state_save=0",
         "--fsync=64",
         "--randseed=7",
         "--output-format=json",
