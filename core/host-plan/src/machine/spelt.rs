@@ -3,6 +3,7 @@
 
 use crate::want::{Facts, Want};
 use crate::{Desired, HostState, Plan, plan};
+use datapath::Limits;
 use model::{Forwarding, RouterConfig, Stack, Transport, Underlay};
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use std::sync::Arc;
 struct Spelt {
     underlay: Underlay,
     transport: Transport,
+    limits: Limits,
     stacks: Vec<Stack>,
     routers: Vec<RouterConfig>,
     forwarding: Arc<Forwarding>,
@@ -37,6 +39,7 @@ impl Speller {
         let spelt = last.unwrap_or_else(|| Spelt {
             underlay: desired.underlay,
             transport: desired.transport,
+            limits: desired.limits,
             stacks: desired.stacks.to_vec(),
             routers: desired.routers.to_vec(),
             forwarding: Arc::clone(forwarding),
@@ -52,14 +55,25 @@ impl Speller {
 
 impl Spelt {
     fn is_of(&self, desired: &Desired<'_>, forwarding: &Arc<Forwarding>, facts: &Facts) -> bool {
-        // Of rows there may be a hundred thousand: they are not compared, the same value is the same.
+        // Each by its name, so that none can be forgotten.
+        let Desired {
+            underlay,
+            transport,
+            limits,
+            stacks,
+            routers,
+            // Of rows there may be a hundred thousand: the same value is the same.
+            forwarding: _,
+            local_neighbours,
+        } = desired;
         Arc::ptr_eq(&self.forwarding, forwarding)
-            && self.underlay == desired.underlay
-            && self.transport == desired.transport
-            && self.local_neighbours == desired.local_neighbours
+            && self.underlay == *underlay
+            && self.transport == *transport
+            && self.limits == *limits
+            && self.local_neighbours == *local_neighbours
             && self.facts == *facts
-            && self.stacks == desired.stacks
-            && self.routers == desired.routers
+            && self.stacks == *stacks
+            && self.routers == *routers
     }
 }
 
@@ -77,6 +91,7 @@ mod tests {
     struct Inputs {
         underlay: Underlay,
         transport: Transport,
+        limits: Limits,
         stacks: Vec<Stack>,
         routers: Vec<RouterConfig>,
         forwarding: Arc<Forwarding>,
@@ -89,6 +104,7 @@ mod tests {
             Desired {
                 underlay: self.underlay,
                 transport: self.transport,
+                limits: self.limits,
                 stacks: &self.stacks,
                 routers: &self.routers,
                 forwarding: &self.forwarding,
@@ -154,6 +170,7 @@ mod tests {
         Inputs {
             underlay: underlay(),
             transport: Transport::Kernel,
+            limits: Limits::default(),
             stacks: vec![stack],
             routers: vec![router],
             forwarding: Arc::default(),
@@ -192,6 +209,11 @@ mod tests {
             ("why there is no datapath", |i| {
                 i.transport = Transport::Tap;
                 i.observed.datapath_trouble = Some("no memory".to_owned());
+            }),
+            ("the limits", |i| {
+                i.transport = Transport::Tap;
+                i.observed.datapath = Some(Default::default());
+                i.limits.flood_per_s = 7;
             }),
             ("the datapath", |i| {
                 i.transport = Transport::Tap;

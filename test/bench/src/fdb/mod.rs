@@ -187,6 +187,7 @@ fn plan_and_apply() -> f64 {
     let step = |kernel: &mut linux::Kernel, forwarding: &Forwarding, seen: &HostState| {
         let desired = Desired {
             transport: model::Transport::Kernel,
+            limits: Default::default(),
             underlay: config.underlay,
             stacks: &config.stacks,
             routers: &[],
