@@ -1,23 +1,20 @@
 //! What an Ethernet frame says of itself, as far as filters and summaries ask.
 
+use crate::packet::{
+    ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, EXTENSIONS_MAX,
+};
+pub(crate) use crate::packet::{TCP, UDP};
 use model::MacAddr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// RFC 7348 §5.
 const VXLAN_PORT: u16 = 4789;
-pub(crate) const TCP: u8 = 6;
-pub(crate) const UDP: u8 = 17;
 pub(crate) const SCTP: u8 = 132;
 pub(crate) const ICMP: u8 = 1;
 pub(crate) const ICMPV6: u8 = 58;
 
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_ARP: u16 = 0x0806;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
 /// 802.1Q and 802.1ad.
-const TAGS: [u16; 2] = [0x8100, 0x88a8];
-/// Extension headers that are looked past, at most.
-const MOST_EXTENSIONS: usize = 8;
+const TAGS: [u16; 2] = [ETHERTYPE_VLAN, 0x88a8];
 
 /// An Ethernet frame: `| destination 6 | source 6 | tags 4.. | ethertype 2 | the rest |`.
 #[derive(Debug, Clone, Copy)]
@@ -173,7 +170,7 @@ fn ipv6<'a>(mut rest: Reader<'a>) -> Option<Ip<'a>> {
     }
     let mut payload = Reader(&rest.0[..length.min(rest.0.len())]);
     let (mut fragment, mut later) = (false, false);
-    for _ in 0..MOST_EXTENSIONS {
+    for _ in 0..EXTENSIONS_MAX {
         match protocol {
             // Hop-by-hop, routing, destination: `| next 1 | length in 8 bytes past the first 1 | .. |`
             0 | 43 | 60 => {

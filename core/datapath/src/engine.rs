@@ -342,7 +342,7 @@ impl Engine {
         let seen = Seen {
             vtep: one.copied(),
             packets: segments.len() as u64,
-            bytes: frame.len() as u64,
+            bytes: ethernet.untagged_bytes(frame),
         };
         self.flows.note(now, key, hash, seen);
         Ok(None)
@@ -423,10 +423,9 @@ impl Engine {
             }
             _ => self.merger.offer(&came, to, inbox),
         };
-        let bytes = frame.len() as u64;
         match merged {
             // Of the flow of the frame before, without looking for it again.
-            Merged::Grown => self.flows.one_more(now, bytes),
+            Merged::Grown => self.flows.one_more(now, ethernet.untagged_bytes(frame)),
             Merged::Apart => {
                 let key = FlowKey {
                     domain,
@@ -436,7 +435,7 @@ impl Engine {
                 let seen = Seen {
                     vtep: Some(received.from),
                     packets: 1,
-                    bytes,
+                    bytes: ethernet.untagged_bytes(frame),
                 };
                 let hash = flow_hash(frame, &ethernet, ip.as_ref());
                 self.flows.note(now, key, hash, seen);
@@ -444,7 +443,7 @@ impl Engine {
         }
         let got = &mut self.traffic[1];
         got.packets += 1;
-        got.bytes += bytes;
+        got.bytes += frame.len() as u64;
         Ok(())
     }
 

@@ -70,7 +70,8 @@ pub struct Flow {
     pub vtep: Option<IpAddr>,
     /// On the wire; what goes to several VTEPs counts once.
     pub packets: u64,
-    /// Of frames, without outer headers; a super-frame as the TAP has it.
+    /// Of frames, without outer headers and tags; on the way out a super-frame counts as it is, on the
+    /// way in all that it was made of.
     pub bytes: u64,
     /// Since its first frame.
     pub age: Duration,

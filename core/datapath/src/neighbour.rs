@@ -6,7 +6,9 @@
 //! that is dead is missed (RFC 4861 §7.3).
 
 use crate::checksum;
-use crate::packet::ETHERTYPE_VLAN;
+use crate::packet::{
+    ETHERNET_BYTES, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, IPV6_BYTES,
+};
 use crate::tables::{Neighbour, Unknown};
 use model::{MacAddr, VlanId};
 use std::fmt;
@@ -96,14 +98,9 @@ impl fmt::Debug for Reply {
     }
 }
 
-const ETHERNET_BYTES: usize = 14;
-const ETHERTYPE_ARP: u16 = 0x0806;
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ARP_BYTES: usize = 28;
 const ARP_REQUEST: u16 = 1;
 const ARP_REPLY: u16 = 2;
-const IPV6_BYTES: usize = 40;
 const NEXT_HEADER_ICMPV6: u8 = 58;
 const HOP_LIMIT: u8 = 255;
 const NEIGHBOUR_SOLICITATION: u8 = 135;

@@ -21,7 +21,7 @@ pub(crate) const IPV6_BYTES: usize = 40;
 /// Without options (RFC 9293 §3.1).
 pub(crate) const TCP_BYTES: usize = 20;
 /// IPv6 extension headers that are walked at most: nobody sends more, and a frame may be made of them.
-const EXTENSIONS_MAX: usize = 8;
+pub(crate) const EXTENSIONS_MAX: usize = 8;
 
 /// An Ethernet header and its 802.1Q tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +61,11 @@ impl Ethernet {
             ethertype,
             payload,
         })
+    }
+
+    /// The length of its frame without the tag.
+    pub(crate) fn untagged_bytes(&self, frame: &[u8]) -> u64 {
+        (frame.len() - self.payload + ETHERNET_BYTES) as u64
     }
 }
 
