@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod machine;
+pub mod outer;
 mod ping;
 pub mod stream;
 mod tables;

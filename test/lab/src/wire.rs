@@ -221,11 +221,24 @@ fn udp(data: &[u8]) -> Vec<u8> {
 /// A neighbour solicitation (135) or advertisement (136) with the sender's MAC in its option.
 pub fn nd(kind: u8, from: Ipv6Addr, to: Ipv6Addr, target: Ipv6Addr, sender: Mac) -> Vec<u8> {
     let flags = if kind == 136 { 0x20 } else { 0 };
+    nd_message(kind, flags, (from, to), target, Some(sender))
+}
+
+/// The same with flags (RFC 4861 §4.4) and ends of its own, and perhaps without the option.
+pub fn nd_message(
+    kind: u8,
+    flags: u8,
+    (from, to): (Ipv6Addr, Ipv6Addr),
+    target: Ipv6Addr,
+    mac: Option<Mac>,
+) -> Vec<u8> {
     let option = if kind == 136 { 2 } else { 1 };
     let mut body = vec![kind, 0, 0, 0, flags, 0, 0, 0];
     body.extend(target.octets());
-    body.extend([option, 1]);
-    body.extend(sender);
+    if let Some(mac) = mac {
+        body.extend([option, 1]);
+        body.extend(mac);
+    }
     let length = u32::try_from(body.len()).expect("a short packet");
     let sum = checksum(&[
         &from.octets(),

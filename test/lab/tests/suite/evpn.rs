@@ -295,7 +295,7 @@ pub(super) fn asn(lab: &Lab) -> String {
 }
 
 /// zebra and bgpd on a host, in place of its agent.
-fn frr(lab: &Lab, host: &str, address: &str, dir: &Path) -> [Daemon; 2] {
+pub(super) fn frr(lab: &Lab, host: &str, address: &str, dir: &Path) -> [Daemon; 2] {
     let asn = asn(lab);
     let config = format!(
         "router bgp {asn}\n bgp router-id {address}\n no bgp default ipv4-unicast\n \
@@ -335,6 +335,21 @@ fn frr(lab: &Lab, host: &str, address: &str, dir: &Path) -> [Daemon; 2] {
     })
 }
 
+/// A VXLAN device and a workload of somebody else's on c2.
+pub(super) fn vtep_by_hand(lab: &Lab, vni: u64) {
+    lab.sh(
+        "c2",
+        &format!(
+            "ip link add br100 type bridge && ip link set br100 up && \
+             ip link add vx100 type vxlan id {vni} local {C2} dstport 4789 nolearning && \
+             ip link set vx100 master br100 up && ip netns add far && \
+             ip link add far type veth peer name eth0 address {MAC_2} mtu 1450 netns far && \
+             ip link set far master br100 up && ip -n far addr add 10.4.1.12/24 dev eth0 && \
+             ip -n far addr add fd00:4:0:1::c/64 dev eth0 nodad && ip -n far link set eth0 up"
+        ),
+    );
+}
+
 #[test]
 fn a_workload_behind_frr_is_reached() {
     let lab = Lab::up_with(&["--hosts", "m1,c1,c2"]);
@@ -342,17 +357,7 @@ fn a_workload_behind_frr_is_reached() {
     nic(&lab, "blue", "a1", "c1", 11);
     // A host of the cluster, as the firewall and the reflector take nobody else; but FRR runs on it.
     lab.kill("c2", "agent");
-    lab.sh(
-        "c2",
-        &format!(
-            "ip link add br100 type bridge && ip link set br100 up && \
-             ip link add vx100 type vxlan id {blue} local {C2} dstport 4789 nolearning && \
-             ip link set vx100 master br100 up && ip netns add far && \
-             ip link add far type veth peer name eth0 address {MAC_2} mtu 1450 netns far && \
-             ip link set far master br100 up && ip -n far addr add 10.4.1.12/24 dev eth0 && \
-             ip -n far addr add fd00:4:0:1::c/64 dev eth0 nodad && ip -n far link set eth0 up"
-        ),
-    );
+    vtep_by_hand(&lab, blue);
     let dir = tempfile::tempdir().expect("a temporary directory");
     let _frr = frr(&lab, "c2", C2, dir.path());
     // Each way, whoever speaks first.

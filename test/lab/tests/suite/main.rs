@@ -19,3 +19,4 @@ mod routers;
 mod scale;
 mod seeing;
 mod type5;
+mod userspace;
