@@ -69,6 +69,42 @@ fn what_nobody_asked_for_goes_to_all() {
     assert_eq!(told.len(), 2, "{told:?}");
 }
 
+/// The kernel's own detection of duplicates: it hears of who has the address, and all are asked for one
+/// that nobody has.
+#[test]
+fn an_address_that_is_taken_is_found_to_be_and_a_free_one_is_asked_for() {
+    let mut world = World::new(Plan::default());
+    world.tell(0, &[world.neighbour(1, "fd00:9::2", false)]);
+    // Whoever has it does not hear of it.
+    world.exec("tb", "ip addr del fd00:9::2/64 dev eth0");
+    let file = world.run_dir(1).join("underlay.pcap");
+    let dump = format!("tcpdump -i u0 --immediate-mode -U -w {}", file.display());
+    let capture = world.spawn("hb", &dump);
+    eventually("tcpdump listens", SOON, || match file.exists() {
+        true => Ok(()),
+        false => Err("no file yet".to_owned()),
+    });
+    let state = |address: &str| {
+        let told = world.exec("ta", &format!("ip -6 -o addr show dev eth0 to {address}"));
+        match (told.contains("dadfailed"), told.contains("tentative")) {
+            (true, _) => Ok(false),
+            (false, false) if told.contains(address) => Ok(true),
+            _ => Err(told),
+        }
+    };
+    for (address, may_have_it) in [("fd00:9::2", false), ("fd00:9::77", true)] {
+        world.exec("ta", &format!("ip addr add {address}/64 dev eth0"));
+        let has_it = eventually("it is decided", SOON, || state(address));
+        assert_eq!(has_it, may_have_it, "{address}");
+    }
+    world.end(capture);
+    let read = format!("tcpdump -nr {} 2>/dev/null", file.display());
+    let text = world.exec("hb", &format!("sh -c '{read}'"));
+    let asked = |address: &str| text.matches(&format!("who has {address},")).count();
+    assert_eq!(asked("fd00:9::2"), 0, "{text}");
+    assert!(asked("fd00:9::77") >= 1, "{text}");
+}
+
 #[test]
 fn a_capture_says_what_was_dropped_and_why() {
     let world = World::new(Plan::default());
