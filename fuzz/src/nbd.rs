@@ -134,7 +134,7 @@ impl Bench {
     }
 }
 
-fn within(range: nbd::Range) {
+fn within(range: nbd::ByteRange) {
     assert!(range.len > 0 && range.offset + u64::from(range.len) <= SIZE);
 }
 

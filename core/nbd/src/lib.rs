@@ -20,8 +20,8 @@ pub use client::{
 pub use error::{Errno, Failure};
 pub use export::{BadExport, BlockSizes, Export};
 pub use server::{
-    Ending, Extent, Limits, Listed, Next, Part, Range, ReadTicket, Request, Server, StatusTicket,
-    Ticket, Tls, WriteRequest,
+    ByteRange, Ending, Extent, Limits, Listed, Next, Part, ReadTicket, Request, Server,
+    StatusTicket, Ticket, Tls, WriteRequest,
 };
 pub use transmit::{Piece, Sent};
 

@@ -2,7 +2,7 @@
 
 use crate::buffer::Buffer;
 use bytes::Bytes;
-use nbd::{BlockSizes, Extent, Failure, Listed, Part, Range};
+use nbd::{BlockSizes, ByteRange, Extent, Failure, Listed, Part};
 use rustls::pki_types::CertificateDer;
 use std::fmt;
 use std::future::Future;
@@ -29,7 +29,10 @@ pub trait Device: Send + Sync + 'static {
 
     /// What is there, as long as the range in all. It is checked before it is given: once a reply has begun
     /// there is no way to tell of an error.
-    fn read(&self, range: Range) -> impl Future<Output = Result<Vec<Part<Bytes>>, Failure>> + Send;
+    fn read(
+        &self,
+        range: ByteRange,
+    ) -> impl Future<Output = Result<Vec<Part<Bytes>>, Failure>> + Send;
 
     /// Writes from there on.
     fn write(
@@ -43,22 +46,23 @@ pub trait Device: Send + Sync + 'static {
     fn flush(&self) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Nobody needs that any more; what is read there afterwards is anything.
-    fn trim(&self, range: Range, fua: bool) -> impl Future<Output = Result<(), Failure>> + Send;
+    fn trim(&self, range: ByteRange, fua: bool)
+    -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// It reads as zeroes afterwards.
     fn write_zeroes(
         &self,
-        range: Range,
+        range: ByteRange,
         how: Zeroes,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// It is going to be read.
-    fn cache(&self, range: Range) -> impl Future<Output = Result<(), Failure>> + Send;
+    fn cache(&self, range: ByteRange) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// What is allocated, from the range's beginning on: some of it is enough, and one extent if `one`.
     fn status(
         &self,
-        range: Range,
+        range: ByteRange,
         one: bool,
     ) -> impl Future<Output = Result<Vec<Extent>, Failure>> + Send;
 }

@@ -192,8 +192,8 @@ impl<P: AsRef<[u8]> + Clone> Client<P> {
     }
 
     /// What was not answered when the connection was lost, in the order in which it was sent. It may or may not
-    /// have been carried out: each can be sent again elsewhere, as long as nothing that was sent after its
-    /// answer came in between.
+    /// have been carried out, and a server that is cut off may still do it later: it can be sent again elsewhere
+    /// once that server is kept from it.
     pub fn into_unanswered(self) -> Vec<(Cookie, Command<P>)> {
         let in_flight = self.in_flight.into_iter();
         in_flight

@@ -5,9 +5,7 @@ mod replies;
 mod transmission;
 
 pub use replies::{Extent, Part};
-pub use transmission::{
-    ByteRange as Range, ReadTicket, Request, StatusTicket, Ticket, WriteRequest,
-};
+pub use transmission::{ByteRange, ReadTicket, Request, StatusTicket, Ticket, WriteRequest};
 
 use crate::gather::Gather;
 use crate::transmit::{Outbox, Piece, Sent};

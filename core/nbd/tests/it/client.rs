@@ -131,7 +131,7 @@ fn handshakes_that_come_to_nothing_say_why() {
         })
     };
     let mut old_style = hello();
-    old_style[8..16].copy_from_slice(&0x0042_0281_8612_53_u64.to_be_bytes());
+    old_style[8..16].copy_from_slice(&0x0000_4202_8186_1253_u64.to_be_bytes());
     let table: [(ClientConfig, Vec<u8>, &str); 13] = [
         (config(), old_style, "NotNbd"),
         (config(), greeting(HandshakeFlags::NONE).to_vec(), "NotNbd"),

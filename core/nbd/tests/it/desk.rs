@@ -2,8 +2,8 @@
 
 use nbd::wire::StateFlags;
 use nbd::{
-    BlockSizes, Ending, Errno, Export, Extent, Failure, Limits, Listed, Next, Part, Piece, Range,
-    Request, Server, Tls,
+    BlockSizes, ByteRange, Ending, Errno, Export, Extent, Failure, Limits, Listed, Next, Part,
+    Piece, Request, Server, Tls,
 };
 
 /// Bytes, of which blocks of 512 that are all zero are holes.
@@ -16,13 +16,13 @@ impl Disk {
         Self(vec![0; size])
     }
 
-    pub(crate) fn bytes(&mut self, range: Range) -> &mut [u8] {
+    pub(crate) fn bytes(&mut self, range: ByteRange) -> &mut [u8] {
         let from = range.offset as usize;
         &mut self.0[from..from + range.len as usize]
     }
 
     /// Pieces of blocks within the range, with whether they are holes.
-    fn pieces(&self, range: Range) -> Vec<(usize, usize, bool)> {
+    fn pieces(&self, range: ByteRange) -> Vec<(usize, usize, bool)> {
         let (mut at, end) = (
             range.offset as usize,
             range.offset as usize + range.len as usize,
@@ -40,7 +40,7 @@ impl Disk {
         pieces
     }
 
-    pub(crate) fn read(&self, range: Range) -> Vec<Part<Vec<u8>>> {
+    pub(crate) fn read(&self, range: ByteRange) -> Vec<Part<Vec<u8>>> {
         let part = |(from, to, hole): (usize, usize, bool)| match hole {
             true => Part::Hole((to - from) as u32),
             false => Part::Data(self.0[from..to].to_vec()),
@@ -48,7 +48,7 @@ impl Disk {
         self.pieces(range).into_iter().map(part).collect()
     }
 
-    pub(crate) fn status(&self, range: Range) -> Vec<Extent> {
+    pub(crate) fn status(&self, range: ByteRange) -> Vec<Extent> {
         let extent = |(from, to, hole): (usize, usize, bool)| Extent {
             len: (to - from) as u64,
             state: (StateFlags::HOLE | StateFlags::ZERO).only_if(hole),

@@ -313,10 +313,7 @@ fn zeroes_that_are_no_faster_fail_only_if_that_was_asked() {
     assert_eq!(said(&mut desk, 0), ["NotSupported"]);
     assert_eq!(
         desk.log,
-        [
-            "zero Range { offset: 4096, len: 512 } fua false no_hole true fast true"
-                .replace("Range", "ByteRange")
-        ]
+        ["zero ByteRange { offset: 4096, len: 512 } fua false no_hole true fast true"]
     );
 }
 
@@ -479,6 +476,32 @@ fn what_is_no_request_ends_the_connection() {
             "{:?}",
             desk.ended
         );
+    }
+}
+
+/// What was selected before is gone with the next selection, whatever becomes of that.
+#[test]
+fn a_selection_of_metadata_replaces_the_one_before() {
+    let set = |name: &str, query: &str| {
+        let queries = vec![query.to_owned()];
+        let name = name.to_owned();
+        OptionRequest::SetMetaContext { name, queries }.encode()
+    };
+    let good = set("disk", "base:allocation");
+    for (second, expected) in [
+        (set("disk", "base:allocation"), true),
+        (set("disk", "base:other"), false),
+        (set("other", "base:allocation"), false),
+        (set("disk", "malformed"), false),
+        (raw(10, b"malformed"), false),
+    ] {
+        let mut desk = Desk::plain();
+        let structured = OptionRequest::StructuredReply.encode();
+        let bytes = [both(), structured, good.clone(), second, raw(1, b"disk")];
+        desk.receive(&bytes.concat(), &[usize::MAX]);
+        desk.sent.clear();
+        desk.receive(&request(S, 0, 0, 512), &[usize::MAX]);
+        assert_eq!(said(&mut desk, 0).join(" ") != "Invalid", expected);
     }
 }
 

@@ -4,6 +4,7 @@ mod connection;
 mod handshake;
 mod transmission;
 
+use crate::buffer::Pool;
 use crate::device::{Exports, Peer, PeerAddress};
 use crate::stream::Socket;
 use crate::tls::ServerTls;
@@ -16,11 +17,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time;
-use tracing::{debug, warn};
-
-use crate::buffer::Pool;
+use tracing::{debug, error, warn};
 
 /// Where clients come to.
 #[derive(Debug)]
@@ -101,7 +100,10 @@ pub async fn serve<E: Exports>(
         let accepted = tokio::select! {
             biased;
             () = &mut stop => break,
-            _ = clients.join_next(), if !clients.is_empty() => continue,
+            Some(ended) = clients.join_next() => {
+                log_panic(ended);
+                continue;
+            }
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -133,7 +135,9 @@ pub async fn serve<E: Exports>(
     // Nobody may be left to hear it.
     stopping.send_replace(true);
     let drained = time::timeout(settings.drain, async {
-        while clients.join_next().await.is_some() {}
+        while let Some(ended) = clients.join_next().await {
+            log_panic(ended);
+        }
     });
     if drained.await.is_err() {
         warn!(
@@ -143,6 +147,13 @@ pub async fn serve<E: Exports>(
     }
     clients.shutdown().await;
     Ok(())
+}
+
+/// One connection's panic is no other's.
+fn log_panic(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        error!(%error, "NBD client's task broke down");
+    }
 }
 
 impl Listener {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use nbd::wire::StateFlags;
-use nbd::{BlockSizes, Errno, Extent, Failure, Part, Range};
+use nbd::{BlockSizes, ByteRange, Errno, Extent, Failure, Part};
 use nbd_io::{Buffer, Device, Pool, Zeroes};
 use nix::errno::Errno as Os;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -84,7 +84,7 @@ impl Device for FileDevice {
         self.read_only
     }
 
-    async fn read(&self, range: Range) -> Result<Vec<Part<Bytes>>, Failure> {
+    async fn read(&self, range: ByteRange) -> Result<Vec<Part<Bytes>>, Failure> {
         let pool = self.pool.clone();
         self.blocking(move |file| {
             let pieces = match range.len < SPARSE_BYTES {
@@ -119,7 +119,7 @@ impl Device for FileDevice {
         self.blocking(File::sync_data).await
     }
 
-    async fn trim(&self, range: Range, fua: bool) -> Result<(), Failure> {
+    async fn trim(&self, range: ByteRange, fua: bool) -> Result<(), Failure> {
         self.blocking(move |file| {
             punch(file, range)?;
             synced(file, fua)
@@ -127,7 +127,7 @@ impl Device for FileDevice {
         .await
     }
 
-    async fn write_zeroes(&self, range: Range, how: Zeroes) -> Result<(), Failure> {
+    async fn write_zeroes(&self, range: ByteRange, how: Zeroes) -> Result<(), Failure> {
         let zeroed = self.blocking(move |file| {
             match how.no_hole {
                 false => punch(file, range)?,
@@ -138,7 +138,7 @@ impl Device for FileDevice {
         zeroed.await
     }
 
-    async fn cache(&self, range: Range) -> Result<(), Failure> {
+    async fn cache(&self, range: ByteRange) -> Result<(), Failure> {
         self.blocking(move |file| {
             let (from, len) = (range.offset as i64, i64::from(range.len));
             let advice = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_WILLNEED;
@@ -147,7 +147,7 @@ impl Device for FileDevice {
         .await
     }
 
-    async fn status(&self, range: Range, _one: bool) -> Result<Vec<Extent>, Failure> {
+    async fn status(&self, range: ByteRange, _one: bool) -> Result<Vec<Extent>, Failure> {
         self.blocking(move |file| {
             let extent = |(len, hole)| Extent {
                 len,
@@ -163,18 +163,18 @@ fn synced(file: &File, fua: bool) -> io::Result<()> {
     if fua { file.sync_data() } else { Ok(()) }
 }
 
-fn punch(file: &File, range: Range) -> io::Result<()> {
+fn punch(file: &File, range: ByteRange) -> io::Result<()> {
     let how = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
     allocate(file, how, range)
 }
 
-fn allocate(file: &File, how: FallocateFlags, range: Range) -> io::Result<()> {
+fn allocate(file: &File, how: FallocateFlags, range: ByteRange) -> io::Result<()> {
     let (offset, len) = (range.offset as i64, i64::from(range.len));
     Ok(fallocate(file, how, offset, len)?)
 }
 
 /// Lengths, and whether they are holes.
-fn pieces(file: &File, range: Range) -> io::Result<Vec<(u64, bool)>> {
+fn pieces(file: &File, range: ByteRange) -> io::Result<Vec<(u64, bool)>> {
     let (mut at, end) = (range.offset, range.offset + u64::from(range.len));
     let mut pieces = Vec::new();
     let seek = |from: u64, whence| match lseek(file, from as i64, whence) {

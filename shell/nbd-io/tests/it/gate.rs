@@ -2,7 +2,7 @@
 
 use crate::file_device::FileDevice;
 use bytes::Bytes;
-use nbd::{BlockSizes, Extent, Failure, Part, Range};
+use nbd::{BlockSizes, ByteRange, Extent, Failure, Part};
 use nbd_io::{Buffer, Device, Zeroes};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -89,7 +89,7 @@ impl Device for Gate {
         self.file.is_read_only()
     }
 
-    async fn read(&self, range: Range) -> Result<Vec<Part<Bytes>>, Failure> {
+    async fn read(&self, range: ByteRange) -> Result<Vec<Part<Bytes>>, Failure> {
         self.control.pass(range.offset, self.file.read(range)).await
     }
 
@@ -102,23 +102,23 @@ impl Device for Gate {
         self.control.pass(u64::MAX, self.file.flush()).await
     }
 
-    async fn trim(&self, range: Range, fua: bool) -> Result<(), Failure> {
+    async fn trim(&self, range: ByteRange, fua: bool) -> Result<(), Failure> {
         let trim = self.file.trim(range, fua);
         self.control.pass(range.offset, trim).await
     }
 
-    async fn write_zeroes(&self, range: Range, how: Zeroes) -> Result<(), Failure> {
+    async fn write_zeroes(&self, range: ByteRange, how: Zeroes) -> Result<(), Failure> {
         let zero = self.file.write_zeroes(range, how);
         self.control.pass(range.offset, zero).await
     }
 
-    async fn cache(&self, range: Range) -> Result<(), Failure> {
+    async fn cache(&self, range: ByteRange) -> Result<(), Failure> {
         self.control
             .pass(range.offset, self.file.cache(range))
             .await
     }
 
-    async fn status(&self, range: Range, one: bool) -> Result<Vec<Extent>, Failure> {
+    async fn status(&self, range: ByteRange, one: bool) -> Result<Vec<Extent>, Failure> {
         let status = self.file.status(range, one);
         self.control.pass(range.offset, status).await
     }
