@@ -243,7 +243,7 @@ fn option_replies() -> impl Strategy<Value = OptionReply> {
         (1_u32..=20, names()).prop_map(|(code, message)| {
             let bytes = OptionReply::Refused {
                 refusal: nbd::wire::RefusedOption::Other(code),
-                message: message,
+                message,
             }
             .encode(1);
             OptionReply::decode((1 << 31) | code, &bytes[20..]).unwrap()
