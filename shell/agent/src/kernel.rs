@@ -51,20 +51,21 @@ pub(crate) struct KernelThread {
 }
 
 impl KernelThread {
-    /// Starts it, and says what the kernel can do; answers come as [`Event::Observed`] and
+    /// Starts it, and says what the kernel can do that is not to be left unused; answers come as [`Event::Observed`] and
     /// [`Event::Ran`], changes by others as [`Event::Drift`].
     pub(crate) fn start(
         state_dir: &Path,
         transport: Transport,
+        unused: &BTreeSet<Capability>,
         events: mpsc::Sender<Event>,
     ) -> Result<(Self, BTreeSet<Capability>), linux::Error> {
         let (jobs, queue) = std_mpsc::channel();
         let (opened, is_open) = std_mpsc::channel();
-        let state_dir = state_dir.to_owned();
+        let (state_dir, unused) = (state_dir.to_owned(), unused.clone());
         let ended = jobs.clone();
         thread::Builder::new()
             .name("kernel".to_owned())
-            .spawn(move || match open(&state_dir) {
+            .spawn(move || match open(&state_dir, &unused) {
                 Ok((kernel, capabilities)) => {
                     drop(opened.send(Ok((capabilities, kernel.watch()))));
                     // Told to nobody only when the process is ending.
@@ -90,8 +91,12 @@ impl KernelThread {
     }
 }
 
-fn open(state_dir: &Path) -> Result<(Kernel, BTreeSet<Capability>), linux::Error> {
+fn open(
+    state_dir: &Path,
+    unused: &BTreeSet<Capability>,
+) -> Result<(Kernel, BTreeSet<Capability>), linux::Error> {
     let mut kernel = Kernel::open(state_dir)?;
+    kernel.go_without(unused)?;
     let capabilities = kernel.capabilities()?.clone();
     Ok((kernel, capabilities))
 }

@@ -21,7 +21,7 @@ use api::{Credential, CredentialError};
 use frr_driver::Installed;
 use host_plan::HostMachine;
 use linux::BridgeNetfilter;
-use model::{Generation, Mtu, Name, Role, Transport, Underlay};
+use model::{Capability, Generation, Mtu, Name, Role, Transport, Underlay};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -42,6 +42,8 @@ pub struct Options {
     pub transport: Transport,
     /// What the datapath lets through, where the transport is `tap`.
     pub limits: Limits,
+    /// What the kernel can do, and is not to be used.
+    pub without: BTreeSet<Capability>,
     /// What the host is for, as it joined; shown, nothing more.
     pub roles: BTreeSet<Role>,
     /// The credential that joining made; without one the host works by its local API alone.
@@ -77,6 +79,7 @@ impl Options {
             underlay,
             transport: Transport::default(),
             limits: Limits::default(),
+            without: BTreeSet::new(),
             roles: BTreeSet::new(),
             credential: None,
             state_dir: PathBuf::from("/var/lib/vpc/agent"),
@@ -165,9 +168,13 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         options.router_flows,
         standbys.clone(),
     );
-    let (kernel, capabilities) =
-        KernelThread::start(&options.run_dir, options.transport, events.clone())
-            .map_err(AgentError::Kernel)?;
+    let (kernel, capabilities) = KernelThread::start(
+        &options.run_dir,
+        options.transport,
+        &options.without,
+        events.clone(),
+    )
+    .map_err(AgentError::Kernel)?;
     spare_bridged_frames(options.keep_bridge_netfilter);
     let may_act = managed.is_some() || credential.is_none();
     let mut bgp = Bgp::new(

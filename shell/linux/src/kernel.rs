@@ -111,6 +111,13 @@ impl Kernel {
         Ok(self.capabilities.insert(found))
     }
 
+    /// Goes without some of what this kernel can do, as on one that cannot.
+    pub fn go_without(&mut self, unused: &BTreeSet<Capability>) -> Result<(), Error> {
+        let found = self.capabilities()?;
+        self.capabilities = Some(found.difference(unused).copied().collect());
+        Ok(())
+    }
+
     /// What a plan is made from: everything as it was at the last whole look, with all changes since
     /// then taken in, and the insides of the scope's namespaces, which are looked at now.
     pub fn observe(&mut self, scope: &Scope) -> Result<HostState, Error> {

@@ -4,7 +4,7 @@
 use crate::connect::{AGENT_SOCKET, HOST_CREDENTIAL};
 use crate::failure::{Doing, Failure, Outcome};
 use datapath::Limits;
-use model::{Asn, Name, Role, Transport};
+use model::{Asn, Capability, Name, Role, Transport};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -41,6 +41,8 @@ pub(crate) struct AgentSettings {
     pub(crate) port_questions: Option<u32>,
     /// Frames of a subnet that the datapath sends to all in a second.
     pub(crate) subnet_flood: Option<u32>,
+    /// What the kernel can do, and is not to be used.
+    pub(crate) without: BTreeSet<Capability>,
     /// What the host is for. In this build all roles run the same parts.
     pub(crate) roles: BTreeSet<Role>,
     /// What `vpc host join` wrote. Absent: no server, only the API of this host.
@@ -195,6 +197,7 @@ pub(crate) const AGENT: Schema = Schema {
         ("transport", Word::Text),
         ("underlay_address", Word::Text),
         ("unused_stack_secs", Word::Number),
+        ("without", Word::List),
     ],
 };
 
@@ -233,6 +236,7 @@ underlay_address = "192.0.2.7"       # the VTEP's; required
 transport = "kernel"                 # kernel: VXLAN devices; tap: TAP devices and a process of its own
 port_questions_per_s = 200           # of ARP and ND, answered for each port where the transport is tap
 subnet_flood_per_s = 10000           # broadcast and multicast frames of a subnet sent to all, where it is tap
+without = []                         # of the kernel not used: "vlan-filtering", "vlan-devices", "cls-bpf"
 roles = ["compute"]                  # compute, route, management, storage
 credential = "/etc/vpc/host.toml"    # of `vpc host join`; without it no server
 state_dir = "/var/lib/vpc/agent"
@@ -359,6 +363,9 @@ impl Sources {
                 .unwrap_or_default(),
             port_questions: reader.per_second("port_questions_per_s"),
             subnet_flood: reader.per_second("subnet_flood_per_s"),
+            without: reader
+                .list("without", parse_spared)
+                .map_or_else(BTreeSet::new, BTreeSet::from_iter),
             roles: reader
                 .list("roles", parse_role)
                 .map_or_else(|| BTreeSet::from([Role::Compute]), BTreeSet::from_iter),
@@ -447,6 +454,18 @@ pub(crate) fn parse_role(text: &str) -> Result<Role, String> {
 fn parse_transport(text: &str) -> Result<Transport, String> {
     text.parse()
         .map_err(|error: model::BadTransport| error.to_string())
+}
+
+/// What there is another way for.
+fn parse_spared(text: &str) -> Result<Capability, String> {
+    match text {
+        "vlan-filtering" => Ok(Capability::VlanFiltering),
+        "vlan-devices" => Ok(Capability::VlanDevices),
+        "cls-bpf" => Ok(Capability::ClsBpf),
+        _ => Err(format!(
+            "{text:?} is none of what there is another way for: vlan-filtering, vlan-devices, cls-bpf"
+        )),
+    }
 }
 
 fn parse_bridge_netfilter(text: &str) -> Result<bool, String> {
@@ -784,6 +803,23 @@ mod tests {
                 assert!(refused.contains(&says), "{refused}");
             }
         }
+    }
+
+    #[test]
+    fn only_what_there_is_another_way_for_may_be_left_unused() {
+        let without = |file: &str| settled(file, &[], &[]).map(|settings| settings.without);
+        assert_eq!(without(""), Ok(BTreeSet::new()));
+        let all = "without = [\"cls-bpf\", \"vlan-devices\", \"vlan-filtering\"]";
+        let named = [
+            Capability::VlanFiltering,
+            Capability::VlanDevices,
+            Capability::ClsBpf,
+        ];
+        assert_eq!(without(all), Ok(BTreeSet::from(named)));
+        let refused = without("without = [\"nft-bridge\"]").unwrap_err();
+        let says =
+            "without (from agent.toml): \"nft-bridge\" is none of what there is another way for";
+        assert!(refused.contains(says), "{refused}");
     }
 
     #[test]

@@ -210,6 +210,7 @@ fn options(settings: AgentSettings) -> Outcome<agent::Options> {
     if let Some(most) = settings.subnet_flood {
         options.limits.flood_per_s = most;
     }
+    options.without = settings.without;
     options.roles = settings.roles;
     options.credential = settings.credential;
     options.socket = settings.socket;

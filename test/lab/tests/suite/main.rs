@@ -18,5 +18,6 @@ mod reflector;
 mod routers;
 mod scale;
 mod seeing;
+mod transports;
 mod type5;
 mod userspace;
