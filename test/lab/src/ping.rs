@@ -13,13 +13,14 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Ping {
     child: Child,
-    reader: Option<JoinHandle<String>>,
+    /// What it says in the end, and the number of the last reply (16 bits).
+    reader: Option<JoinHandle<(String, u16)>>,
 }
 
 /// What came of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PingResult {
-    /// Requests sent.
+    /// Requests sent; not the last one if ping was ended before its reply.
     pub sent: u32,
     /// Replies received, duplicates not counted.
     pub received: u32,
@@ -41,9 +42,8 @@ impl Ping {
     /// If no reply comes.
     pub fn start(lab: &Lab, place: &str, address: &str, interval: Duration) -> Self {
         let interval = format!("{:.3}", interval.as_secs_f64());
-        // `exec` and -W: the process that is told to end is ping itself, and it waits for replies
-        // that are still on their way.
-        let line = format!("exec ping -n -W 2 -i {interval} {address}");
+        // The process that is told to end is ping itself.
+        let line = format!("exec ping -n -i {interval} {address}");
         let mut child = lab.spawn(place, &["sh", "-c", &line]);
         let stdout = child.stdout.take().expect("it is piped");
         let (first, replied) = mpsc::channel();
@@ -51,15 +51,17 @@ impl Ping {
             let mut lines = BufReader::new(stdout);
             let mut text = String::new();
             let mut line = String::new();
+            let mut newest = 0;
             while lines.read_line(&mut line).unwrap_or(0) > 0 {
                 if line.contains("bytes from") {
                     let _sent = first.send(());
+                    newest = number_of(&line).unwrap_or(newest);
                 } else {
                     text.push_str(&line);
                 }
                 line.clear();
             }
-            text
+            (text, newest)
         });
         replied
             .recv_timeout(crate::LIMIT)
@@ -78,12 +80,15 @@ impl Ping {
         kill(self.own_pid(), Signal::SIGINT).expect("the ping is still running");
         let status = self.child.wait().expect("it is our child");
         let reader = self.reader.take().expect("it is taken here only");
-        let text = reader.join().expect("the reader does not panic");
+        let (text, newest) = reader.join().expect("the reader does not panic");
         let mut errors = String::new();
         if let Some(mut stderr) = self.child.stderr.take() {
             drop(stderr.read_to_string(&mut errors));
         }
-        summary(&text).unwrap_or_else(|| panic!("ping said nothing: {status}\n{text}{errors}"))
+        let result = summary(&text);
+        let result =
+            result.unwrap_or_else(|| panic!("ping said nothing: {status}\n{text}{errors}"));
+        without_the_last(result, newest)
     }
 }
 
@@ -106,6 +111,21 @@ impl Drop for Ping {
         // The command ends with its `lab exec`. After `stop` there is nothing left to end.
         drop(self.child.kill());
         drop(self.child.wait());
+    }
+}
+
+/// `64 bytes from 10.0.0.1: icmp_seq=7 ttl=64 time=0.031 ms`
+fn number_of(line: &str) -> Option<u16> {
+    let (_, rest) = line.split_once("icmp_seq=")?;
+    rest.split(' ').next()?.parse().ok()
+}
+
+/// Ping ends at once when it is told to: a reply that is on its way then is not lost.
+fn without_the_last(result: PingResult, newest: u16) -> PingResult {
+    let answered = result.sent.to_be_bytes()[2..] == newest.to_be_bytes();
+    PingResult {
+        sent: result.sent - u32::from(!answered && result.lost() > 0),
+        ..result
     }
 }
 
@@ -144,5 +164,26 @@ mod tests {
             (120, 118, 2)
         );
         assert_eq!(result.lost(), 2);
+    }
+
+    #[test]
+    fn a_reply_that_is_still_on_its_way_is_not_lost() {
+        let line = "64 bytes from 10.0.0.1: icmp_seq=119 ttl=64 time=0.031 ms";
+        assert_eq!(number_of(line), Some(119));
+        let result = |sent, received| PingResult {
+            sent,
+            received,
+            duplicates: 0,
+        };
+        let lost = |sent, received, newest| without_the_last(result(sent, received), newest).lost();
+        assert_eq!(lost(120, 120, 120), 0);
+        assert_eq!(lost(120, 119, 119), 0);
+        // One before it.
+        assert_eq!(lost(120, 119, 120), 1);
+        assert_eq!(lost(120, 118, 119), 1);
+        assert_eq!(lost(120, 117, 117), 2);
+        // The number has 16 bits.
+        assert_eq!(lost(65_537, 65_536, 1), 1);
+        assert_eq!(lost(65_537, 65_536, 0), 0);
     }
 }

@@ -6,6 +6,7 @@ use lab::{Lab, Ping, difference, text_of};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::Child;
 use std::time::Duration;
 
 /// Where everything outside is.
@@ -62,14 +63,17 @@ impl<'a> Blue<'a> {
     }
 
     fn default_route(&self, place: &str) {
-        let number = if place.contains("/a") { 1 } else { 2 };
-        self.lab.sh(
-            place,
-            &format!(
-                "ip route replace default via 10.4.{number}.1 && \
-                 ip -6 route replace default via fd00:4:0:{number}::1"
-            ),
+        self.lab.sh(place, &default_routes(place));
+    }
+
+    /// The same for a NIC that is on its way to a host, at the moment when it comes.
+    fn default_route_on_arrival(&self, place: &str) -> Child {
+        let (host, name) = place.split_once('/').expect("a place");
+        let routes = default_routes(place);
+        let line = format!(
+            "timeout 60 sh -c 'until ip netns exec {name} sh -c \"{routes}\"; do sleep 0.02; done' 2>/dev/null"
         );
+        self.lab.spawn(host, &["sh", "-c", &line])
     }
 
     fn netns(&self) -> String {
@@ -390,6 +394,15 @@ fn the_way_out_is_by_the_route_host() {
     }
 }
 
+/// Towards the gateway, as a workload sets them.
+fn default_routes(place: &str) -> String {
+    let number = if place.contains("/a") { 1 } else { 2 };
+    format!(
+        "ip route replace default via 10.4.{number}.1 && \
+         ip -6 route replace default via fd00:4:0:{number}::1"
+    )
+}
+
 /// Deletes the VPC with all in it.
 fn everything_goes(lab: &Lab) {
     lab.admin("router delete blue/gw --wait");
@@ -449,6 +462,9 @@ fn nics_move_and_agents_die() {
     let gateway = blue.gateway_mac("c2", "db");
     let ping = Ping::start(&lab, A1.0, D2.1[0], Duration::from_millis(20));
     for (target, ttl_then) in [("c1", 63), ("c2", 62)] {
+        let place = format!("{target}/d2");
+        // What a slow machine needs until this test sees that it has come is no loss of the move.
+        let mut arrival = blue.default_route_on_arrival(&place);
         lab.admin(&format!("nic move blue/db/d2 --host {target}"));
         lab.eventually("the move is over", || {
             let nic = lab.admin("nic show blue/db/d2");
@@ -457,8 +473,10 @@ fn nics_move_and_agents_die() {
                 false => Err(nic.to_string()),
             }
         });
-        let place = format!("{target}/d2");
-        blue.default_route(&place);
+        assert!(
+            arrival.wait().expect("it ran").success(),
+            "no d2 on {target}"
+        );
         lab.eventually("the way is the new one", || {
             match ttl(&lab, A1.0, D2.1[0]) {
                 ttl if ttl == ttl_then => Ok(()),
