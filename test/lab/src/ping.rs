@@ -20,7 +20,7 @@ pub struct Ping {
 /// What came of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PingResult {
-    /// Requests sent; not the last one if ping was ended before its reply.
+    /// Requests sent; not the last ones whose replies were on their way at the end.
     pub sent: u32,
     /// Replies received, duplicates not counted.
     pub received: u32,
@@ -120,11 +120,15 @@ fn number_of(line: &str) -> Option<u16> {
     rest.split(' ').next()?.parse().ok()
 }
 
-/// Ping ends at once when it is told to: a reply that is on its way then is not lost.
+/// Requests whose replies may be on their way at the end. More without a reply are lost.
+const ON_THEIR_WAY: u32 = 3;
+
+/// Ping ends at once when it is told to: replies that are on their way then are not lost.
 fn without_the_last(result: PingResult, newest: u16) -> PingResult {
-    let answered = result.sent.to_be_bytes()[2..] == newest.to_be_bytes();
+    let behind = u32::from((result.sent as u16).wrapping_sub(newest));
+    let on_their_way = if behind <= ON_THEIR_WAY { behind } else { 0 };
     PingResult {
-        sent: result.sent - u32::from(!answered && result.lost() > 0),
+        sent: result.sent - on_their_way.min(result.lost()),
         ..result
     }
 }
@@ -178,10 +182,13 @@ mod tests {
         let lost = |sent, received, newest| without_the_last(result(sent, received), newest).lost();
         assert_eq!(lost(120, 120, 120), 0);
         assert_eq!(lost(120, 119, 119), 0);
-        // One before it.
+        assert_eq!(lost(120, 117, 117), 0);
+        // One before them, and one reply that came late.
         assert_eq!(lost(120, 119, 120), 1);
         assert_eq!(lost(120, 118, 119), 1);
-        assert_eq!(lost(120, 117, 117), 2);
+        assert_eq!(lost(120, 119, 118), 0);
+        // Nothing comes any more.
+        assert_eq!(lost(120, 116, 116), 4);
         // The number has 16 bits.
         assert_eq!(lost(65_537, 65_536, 1), 1);
         assert_eq!(lost(65_537, 65_536, 0), 0);

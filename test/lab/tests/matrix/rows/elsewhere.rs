@@ -28,7 +28,8 @@ pub(crate) const E30: Row = Row {
             Cell::Pass
         }
         Column::FrrClient => {
-            let lab = ipv6(&[]);
+            // FRR is refused beside TAPs.
+            let lab = ipv6(&["--transport", "kernel"]);
             lab.admin("host set c1 --speaker frr");
             lab.eventually("c1 says that FRR cannot be its client", || {
                 match text_of(&lab.try_sh("c1", "vpc agent status")) {
