@@ -136,6 +136,9 @@ fn a_send_buffer_that_is_full() {
     });
     // It stays so; what is for others passes, and questions are answered.
     blast(&near, 10_000);
+    eventually("the TAP's queue has room again", SOON, || {
+        world.try_exec("ta", "ping -q -c 1 -W 1 10.9.0.2")
+    });
     let told = world.exec("ta", "ping -q -c 200 -i 0.002 10.9.0.2");
     println!(
         "beside a socket that is full: {}",
