@@ -43,15 +43,35 @@ fn dropped(world: &World, host: usize, reason: &str) -> u64 {
     figures.dropped.get(reason).copied().unwrap_or_default()
 }
 
+/// What this machine's processors had no room for between one interface and the next, of all tests that run
+/// now: a busy machine is late to take packets up, and that is before the datapath.
+fn backlog_drops() -> u64 {
+    let table = std::fs::read_to_string("/proc/net/softnet_stat").unwrap();
+    let dropped = table.lines().map(|line| {
+        let column = line.split_whitespace().nth(1).unwrap();
+        u64::from_str_radix(column, 16).unwrap()
+    });
+    dropped.sum()
+}
+
 /// Waits until every datagram has arrived or is counted as dropped for this reason.
-fn all_are_accounted_for(world: &World, host: usize, reason: &str, far: &UdpSocket, sent: u64) {
+fn all_are_accounted_for(
+    world: &World,
+    host: usize,
+    reason: &str,
+    far: &UdpSocket,
+    (sent, drops_before): (u64, u64),
+) {
     let mut arrived = 0;
     let lost = eventually("each datagram arrived or was counted", SOON, || {
         arrived += drain(far);
         let lost = dropped(world, host, reason);
-        match arrived + lost == sent {
+        let before_us = backlog_drops() - drops_before;
+        match arrived + lost <= sent && arrived + lost + before_us >= sent {
             true => Ok(lost),
-            false => Err(format!("{arrived} arrived, {lost} {reason}, of {sent}")),
+            false => Err(format!(
+                "{arrived} arrived, {lost} {reason}, {before_us} before, of {sent}"
+            )),
         }
     });
     println!("{reason}: {lost} of {sent}");
@@ -67,10 +87,11 @@ fn a_taps_queue_that_is_full() {
     world.exec("ta", "ping -q -c 1 10.9.0.2");
     let before = dropped(&world, 0, "tap-queue-full");
     assert_eq!(before, 0);
+    let drops = backlog_drops();
     let frozen = world.freeze(0);
     blast(&near, MANY);
     drop(frozen);
-    all_are_accounted_for(&world, 0, "tap-queue-full", &far, MANY);
+    all_are_accounted_for(&world, 0, "tap-queue-full", &far, (MANY, drops));
 }
 
 /// Who reads from the underlay does not come to it.
@@ -81,6 +102,7 @@ fn a_receive_buffer_that_overflows() {
     // The kernel counts what it holds as one, so here it holds each packet by itself, as from a wire.
     world.exec("ha", "ethtool -K u0 tx off tso off gso off >/dev/null");
     world.exec("ta", "ping -q -c 1 10.9.0.2");
+    let drops = backlog_drops();
     let frozen = world.freeze(1);
     // Slower than the first host, which is to lose nothing.
     for sent in 0..MANY {
@@ -88,7 +110,7 @@ fn a_receive_buffer_that_overflows() {
         if sent % 64 == 63 {
             eventually("the first host keeps up", SOON, || {
                 let out = world.client(0).figures().unwrap().out.packets;
-                if out > sent {
+                if out + backlog_drops() - drops > sent {
                     Ok(())
                 } else {
                     Err(format!("{out} of {sent}"))
@@ -97,7 +119,7 @@ fn a_receive_buffer_that_overflows() {
         }
     }
     drop(frozen);
-    all_are_accounted_for(&world, 1, "receive-buffer-full", &far, MANY);
+    all_are_accounted_for(&world, 1, "receive-buffer-full", &far, (MANY, drops));
     assert_eq!(dropped(&world, 0, "tap-queue-full"), 0);
 }
 
