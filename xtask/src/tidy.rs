@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 const CORE_MAY_USE: &[&str] = &[
     "base64",
     "bytes",
+    "crc32c",
     "hmac",
     "ipnet",
     "rustbgpd-fsm",

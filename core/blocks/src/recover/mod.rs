@@ -1,0 +1,476 @@
+//! Opening a disk: what it has is read, checked, and played again.
+//!
+//! Superblocks, the whole log for headers, the chain of batches, the map, the entries' payloads, and at
+//! last one sync: what was read may be in the disk's cache only, and is told to be durable from then on.
+
+mod chain;
+mod format;
+mod replay;
+
+pub use format::Formatted;
+pub use replay::DamagedEntry;
+
+use crate::format::layout::{Layout, SUPERBLOCK_COPIES};
+use crate::format::pages::PageBody;
+use crate::format::superblock::{BadSuperblock, Superblock};
+use crate::format::{PageRef, VERSION};
+use crate::{Buffer, Done, Identity, Io, Store, Token, VolumeId};
+use chain::{Candidates, Chain};
+use replay::Replay;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Blocks of one read of the log at most, and reads at once: 16 MiB in memory.
+const SCAN_BLOCKS: u32 = 256;
+const SCAN_READS: u32 = 16;
+
+/// Why a disk cannot be opened. Nothing was written to it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// It never was one of ours.
+    #[error(
+        "there is no block store here: no superblock in any of its four places; format it first"
+    )]
+    NotFormatted,
+    /// No superblock can be used.
+    #[error(
+        "all superblocks of the block store are damaged ({copies}); replace this disk and make its replicas anew from their peers"
+    )]
+    NoSuperblock {
+        /// What is wrong with each.
+        copies: String,
+    },
+    /// Another program wrote it.
+    #[error(
+        "the block store has format {found}, this program reads {VERSION}; use the release that wrote it, or a later one that converts it"
+    )]
+    Version {
+        /// The format's version.
+        found: u16,
+    },
+    /// Another program wrote it.
+    #[error(
+        "the block store uses features {features:#x} that this program does not know; use the release that wrote it"
+    )]
+    Features {
+        /// Unknown ones, as bits.
+        features: u64,
+    },
+    /// It is somebody else's.
+    #[error("this is {found}, and not {expected}; check which disk is configured")]
+    Foreign {
+        /// Whose it is.
+        found: Identity,
+        /// Whose it was to be.
+        expected: Identity,
+    },
+    /// The file is smaller than when it was formatted.
+    #[error(
+        "the block store's file has {bytes} bytes and was formatted with {formatted}; something cut it off"
+    )]
+    Small {
+        /// Its size.
+        bytes: u64,
+        /// What it was.
+        formatted: u64,
+    },
+    /// The newest superblocks are gone.
+    #[error(
+        "the newest superblock that can be read is of checkpoint {found}, but the log knows of {known}; replace this disk and make its replicas anew from their peers"
+    )]
+    Stale {
+        /// The superblock's checkpoint.
+        found: u64,
+        /// A batch's.
+        known: u64,
+    },
+    /// Batches are gone with what would name them.
+    #[error(
+        "the log cannot be read at batch {seq}: {why}; replace this disk and make its replicas anew from their peers"
+    )]
+    Log {
+        /// Which.
+        seq: u64,
+        /// What is wrong.
+        why: String,
+    },
+    /// The directory of volumes cannot be read.
+    #[error(
+        "the directory of volumes is damaged at page {page} of the map; replace this disk and make its replicas anew from their peers"
+    )]
+    Directory {
+        /// Which page.
+        page: u32,
+    },
+    /// Two things that have to agree do not.
+    #[error(
+        "the block store contradicts itself: {what}; replace this disk and make its replicas anew from their peers"
+    )]
+    Inconsistent {
+        /// What.
+        what: String,
+    },
+    /// The disk does not sync.
+    #[error("syncing the disk: {why}")]
+    Sync {
+        /// What it said.
+        why: String,
+    },
+}
+
+/// What was found when a disk was opened.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// The checkpoint that it began with.
+    pub checkpoint: u64,
+    /// Superblock copies that can be read, of four.
+    pub superblocks: usize,
+    /// Batches that were played again.
+    pub batches: usize,
+    /// Batches whose header was damaged, and known from the next one.
+    pub damaged_headers: Vec<u64>,
+    /// Entries whose payload is damaged. A peer's copy has to be submitted, or, where it took effect
+    /// already, its blocks be repaired.
+    pub damaged: Vec<DamagedEntry>,
+    /// The last batch, if it was not whole and so was dropped.
+    pub torn: Option<TornTail>,
+    /// Volumes that cannot be used, and why.
+    pub broken: Vec<(VolumeId, String)>,
+}
+
+/// A last batch that is not whole. It was never told to be durable, unless the disk damaged it since:
+/// one disk cannot tell. So who relies on this replica's word compares with its peers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TornTail {
+    /// Its number.
+    pub seq: u64,
+    /// The entries that it names: volume, index, term.
+    pub entries: Vec<(VolumeId, u64, u64)>,
+}
+
+/// A disk that is being opened: hands out reads until it has a store, or says why there is none.
+#[derive(Debug)]
+pub struct Opening {
+    expected: Identity,
+    bytes: u64,
+    next_token: u64,
+    pending: BTreeMap<Token, usize>,
+    results: Vec<Option<Buffer>>,
+    out: VecDeque<(Token, Io)>,
+    stage: Stage,
+    recovered: Recovered,
+    finished: Option<Result<Box<Store>, OpenError>>,
+}
+
+/// What the reads that are under way are for.
+#[derive(Debug)]
+enum Stage {
+    Superblocks,
+    Scan {
+        candidates: Candidates,
+        next: u32,
+    },
+    Headers {
+        candidates: Candidates,
+    },
+    LastPayload {
+        chain: Chain,
+    },
+    Directory {
+        replay: Replay,
+    },
+    Volumes {
+        replay: Replay,
+        pages: Vec<(VolumeId, PageRef)>,
+    },
+    Map {
+        replay: Replay,
+    },
+    Payloads {
+        replay: Replay,
+    },
+    Sync {
+        replay: Replay,
+    },
+    Over,
+}
+
+/// What comes next: reads, or the end.
+type Next = (Stage, Vec<(u64, usize)>);
+
+impl Opening {
+    /// Opens what has to be this disk, in a file of so many bytes.
+    pub fn new(expected: Identity, bytes: u64) -> Self {
+        let mut opening = Self {
+            expected,
+            bytes,
+            next_token: 0,
+            pending: BTreeMap::new(),
+            results: Vec::new(),
+            out: VecDeque::new(),
+            stage: Stage::Over,
+            recovered: Recovered::default(),
+            finished: None,
+        };
+        let copies = (0..SUPERBLOCK_COPIES).map(Layout::superblock_at);
+        let inside = copies.filter(|at| at + crate::BLOCK_BYTES as u64 <= bytes);
+        let reads: Vec<_> = inside.map(|at| (at, 1)).collect();
+        if reads.is_empty() {
+            opening.finished = Some(Err(OpenError::NotFormatted));
+        }
+        opening.ask((Stage::Superblocks, reads));
+        opening
+    }
+
+    /// IO to carry out.
+    pub fn poll_io(&mut self) -> Option<(Token, Io)> {
+        self.out.pop_front()
+    }
+
+    /// Says what became of an IO.
+    ///
+    /// # Panics
+    /// When no such IO was handed out.
+    pub fn handle_done(&mut self, token: Token, done: Done) {
+        let number = self
+            .pending
+            .remove(&token)
+            .expect("completions are of IO that was handed out");
+        let mut failed = None;
+        match done {
+            Done::Read(data) => self.results[number] = Some(data),
+            Done::Ok => {}
+            Done::Failed(why) => failed = Some(why),
+        }
+        if !self.pending.is_empty() {
+            return;
+        }
+        // A stage may need nothing from the disk.
+        loop {
+            let results = std::mem::take(&mut self.results);
+            let stage = std::mem::replace(&mut self.stage, Stage::Over);
+            match self.advance(stage, results, failed.take()) {
+                Ok((Stage::Over, _)) => return,
+                Ok(next) => self.ask(next),
+                Err(error) => return self.finished = Some(Err(error)),
+            }
+            if !self.pending.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// The store, once there is one: to be asked when nothing is under way any more.
+    pub fn finish(self) -> Option<Result<(Store, Recovered), OpenError>> {
+        let recovered = self.recovered;
+        Some(self.finished?.map(|store| (*store, recovered)))
+    }
+
+    /// Whether there is something to be finished with.
+    pub const fn is_finished(&self) -> bool {
+        self.finished.is_some()
+    }
+
+    fn ask(&mut self, (stage, reads): Next) {
+        let sync = matches!(stage, Stage::Sync { .. });
+        self.stage = stage;
+        self.results = vec![None; reads.len()];
+        let ios = reads
+            .into_iter()
+            .map(|(at, blocks)| Io::Read { at, blocks });
+        for (number, io) in ios.chain(sync.then_some(Io::Sync)).enumerate() {
+            self.next_token += 1;
+            let token = Token(self.next_token);
+            self.pending.insert(token, number);
+            self.out.push_back((token, io));
+        }
+    }
+
+    fn advance(
+        &mut self,
+        stage: Stage,
+        results: Vec<Option<Buffer>>,
+        failed: Option<String>,
+    ) -> Result<Next, OpenError> {
+        match stage {
+            Stage::Superblocks => self.superblocks(&results),
+            Stage::Scan {
+                mut candidates,
+                next,
+            } => {
+                for (number, result) in results.iter().enumerate() {
+                    candidates.scan(next + number as u32 * SCAN_BLOCKS, result.as_ref());
+                }
+                Ok(scan(candidates, next + SCAN_READS * SCAN_BLOCKS))
+            }
+            Stage::Headers { mut candidates } => {
+                if candidates.take_headers(&results) {
+                    return Ok(headers(candidates));
+                }
+                let chain = candidates.chain()?;
+                let reads = chain.last_payload();
+                Ok((Stage::LastPayload { chain }, reads))
+            }
+            Stage::LastPayload { mut chain } => {
+                self.recovered.torn = chain.judge_last(&results)?;
+                self.recovered.damaged_headers = chain.damaged_headers();
+                self.recovered.batches = chain.batches();
+                let replay = Replay::new(chain);
+                let reads = replay.directory_page()?;
+                Ok((Stage::Directory { replay }, reads))
+            }
+            Stage::Directory { mut replay } => {
+                if let [result] = &results[..] {
+                    replay.take_directory(result.as_ref())?;
+                    let reads = replay.directory_page()?;
+                    if !reads.is_empty() {
+                        return Ok((Stage::Directory { replay }, reads));
+                    }
+                }
+                let pages = replay.volume_pages()?;
+                let layout = replay.layout();
+                let reads = pages
+                    .iter()
+                    .map(|(_, page)| (layout.page_at(page.page), 1))
+                    .collect();
+                Ok((Stage::Volumes { replay, pages }, reads))
+            }
+            Stage::Volumes { mut replay, pages } => {
+                for ((volume, page), result) in pages.into_iter().zip(&results) {
+                    replay.take_volume(volume, page, result.as_ref());
+                }
+                let reads = replay.map_pages();
+                Ok((Stage::Map { replay }, reads))
+            }
+            Stage::Map { mut replay } => {
+                replay.take_map_pages(&results);
+                let reads = replay.map_pages();
+                if !reads.is_empty() {
+                    return Ok((Stage::Map { replay }, reads));
+                }
+                replay.check_maps();
+                replay.play()?;
+                let reads = replay.payloads();
+                Ok((Stage::Payloads { replay }, reads))
+            }
+            Stage::Payloads { mut replay } => {
+                replay.take_payloads(&results);
+                let reads = replay.payloads();
+                if !reads.is_empty() {
+                    return Ok((Stage::Payloads { replay }, reads));
+                }
+                Ok((Stage::Sync { replay }, Vec::new()))
+            }
+            Stage::Sync { replay } => {
+                if let Some(why) = failed {
+                    return Err(OpenError::Sync { why });
+                }
+                let store = replay.into_store(&mut self.recovered)?;
+                self.finished = Some(Ok(Box::new(store)));
+                Ok((Stage::Over, Vec::new()))
+            }
+            Stage::Over => Ok((Stage::Over, Vec::new())),
+        }
+    }
+
+    fn superblocks(&mut self, results: &[Option<Buffer>]) -> Result<Next, OpenError> {
+        let mut found: Vec<Superblock> = Vec::new();
+        let mut bad = Vec::new();
+        for (copy, result) in (0..).zip(results) {
+            match result
+                .as_ref()
+                .map(|page| Superblock::decode(&page.pages()[0], copy))
+            {
+                Some(Ok(superblock)) => found.push(superblock),
+                Some(Err(error)) => bad.push(error),
+                None => bad.push(BadSuperblock::Damaged),
+            }
+        }
+        self.recovered.superblocks = found.len();
+        let Some(newest) = found
+            .into_iter()
+            .max_by_key(|superblock| superblock.sequence)
+        else {
+            return Err(no_superblock(&bad));
+        };
+        if newest.identity != self.expected {
+            return Err(OpenError::Foreign {
+                found: newest.identity,
+                expected: self.expected,
+            });
+        }
+        if newest.layout.bytes() > self.bytes {
+            return Err(OpenError::Small {
+                bytes: self.bytes,
+                formatted: newest.layout.bytes(),
+            });
+        }
+        self.recovered.checkpoint = newest.sequence;
+        Ok(scan(Candidates::new(newest), 0))
+    }
+}
+
+fn no_superblock(bad: &[BadSuperblock]) -> OpenError {
+    for error in bad {
+        match error {
+            BadSuperblock::Version { found } => return OpenError::Version { found: *found },
+            BadSuperblock::Features { features } => {
+                return OpenError::Features {
+                    features: *features,
+                };
+            }
+            BadSuperblock::Absent | BadSuperblock::Damaged => {}
+        }
+    }
+    if bad.iter().all(|error| *error == BadSuperblock::Absent) {
+        return OpenError::NotFormatted;
+    }
+    let copies: Vec<String> = bad.iter().map(ToString::to_string).collect();
+    OpenError::NoSuperblock {
+        copies: copies.join(", "),
+    }
+}
+
+/// The log's next blocks, looked through for headers.
+fn scan(candidates: Candidates, next: u32) -> Next {
+    let layout = candidates.layout();
+    let starts = (0..SCAN_READS).map(|number| next + number * SCAN_BLOCKS);
+    let reads: Vec<_> = starts
+        .take_while(|start| *start < layout.wal_blocks)
+        .map(|start| {
+            let blocks = SCAN_BLOCKS.min(layout.wal_blocks - start);
+            (layout.wal_at(start), blocks as usize)
+        })
+        .collect();
+    if reads.is_empty() {
+        return headers(candidates);
+    }
+    (Stage::Scan { candidates, next }, reads)
+}
+
+fn headers(candidates: Candidates) -> Next {
+    let reads = candidates.header_reads();
+    (Stage::Headers { candidates }, reads)
+}
+
+/// A page, if it is the one that was meant.
+fn page_of(
+    superblock: &Superblock,
+    wanted: PageRef,
+    volume: VolumeId,
+    level: u32,
+    number: u64,
+    result: Option<&Buffer>,
+) -> Option<PageBody> {
+    let page = &result?.pages()[0];
+    if crc32c::crc32c(&page.0) != wanted.crc {
+        return None;
+    }
+    let (head, body) = PageBody::decode(page)?;
+    let right = head.store == superblock.store
+        && head.page == wanted.page
+        && head.volume == volume
+        && head.level == level
+        && head.number == number
+        && head.checkpoint <= superblock.sequence;
+    right.then_some(body)
+}

@@ -1,0 +1,7 @@
+//! The store on a simulated disk, against a reference.
+
+mod disk;
+mod model;
+mod random;
+mod rng;
+mod world;

@@ -1,0 +1,1 @@
+//! IO of the block store.
