@@ -1,5 +1,6 @@
 //! The store on a simulated disk, against a reference.
 
+mod crash;
 mod disk;
 mod model;
 mod random;

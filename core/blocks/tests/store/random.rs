@@ -62,13 +62,13 @@ pub(crate) fn run(seed: u64) -> Outcome {
     outcome
 }
 
-struct Mix {
-    large: u64,
-    zero: u64,
-    crash: u64,
-    hurry: u64,
-    cut: u64,
-    spread: u64,
+pub(crate) struct Mix {
+    pub(crate) large: u64,
+    pub(crate) zero: u64,
+    pub(crate) crash: u64,
+    pub(crate) hurry: u64,
+    pub(crate) cut: u64,
+    pub(crate) spread: u64,
 }
 
 fn crash(world: &mut World, rng: &mut Rng, outcome: &mut Outcome) {
@@ -82,7 +82,7 @@ fn crash(world: &mut World, rng: &mut Rng, outcome: &mut Outcome) {
     outcome.torn += u64::from(recovered.torn.is_some());
 }
 
-fn step(world: &mut World, mix: &Mix, rng: &mut Rng, outcome: &mut Outcome) {
+pub(crate) fn step(world: &mut World, mix: &Mix, rng: &mut Rng, outcome: &mut Outcome) {
     let volumes: Vec<VolumeId> = world.model.volumes.keys().copied().collect();
     let Some(volume) = volumes
         .get(rng.below(volumes.len() as u64) as usize)

@@ -83,24 +83,11 @@ fn carry_out(disk: &mut Disk, io: &Io, mark: u64) -> Done {
 
 impl World {
     pub(crate) fn new(bytes: u64, wal_bytes: u64) -> Self {
-        let mut disk = formatted(bytes, wal_bytes);
-        let (store, recovered) =
-            open(&mut disk, bytes, &mut Rng(0)).expect("it was just formatted");
+        let disk = formatted(bytes, wal_bytes);
+        let opened = Self::of_disk(disk, Model::default(), bytes, false, &mut Rng(0));
+        let (world, recovered) = opened.expect("it was just formatted");
         assert_eq!((recovered.superblocks, recovered.torn), (4, None));
-        Self {
-            disk,
-            bytes,
-            store,
-            model: Model::default(),
-            ios: Vec::new(),
-            tickets: BTreeMap::new(),
-            reads: BTreeMap::new(),
-            entries: BTreeMap::new(),
-            may_be_damaged: false,
-            damaged_seen: 0,
-            dead: None,
-            trace: 0,
-        }
+        world
     }
 
     fn note(&mut self, what: u64) {
@@ -358,15 +345,40 @@ impl World {
 
     /// Opens again, and compares all there is with all there has to be.
     pub(crate) fn reopen(&mut self, rng: &mut Rng) -> Result<Recovered, OpenError> {
-        let (store, recovered) = open(&mut self.disk, self.bytes, rng)?;
-        self.store = store;
-        self.ios.clear();
-        self.tickets.clear();
-        self.reads.clear();
-        self.entries.clear();
-        self.check_volumes();
-        self.read_all(rng);
+        let (disk, model) = (std::mem::take(&mut self.disk), std::mem::take(&mut self.model));
+        let (mut world, recovered) = Self::of_disk(disk, model, self.bytes, self.may_be_damaged, rng)?;
+        world.trace = self.trace;
+        world.damaged_seen += self.damaged_seen;
+        *self = world;
         Ok(recovered)
+    }
+
+    /// What a disk has after a crash, compared with what it has to have.
+    pub(crate) fn of_disk(
+        mut disk: Disk,
+        model: Model,
+        bytes: u64,
+        may_be_damaged: bool,
+        rng: &mut Rng,
+    ) -> Result<(Self, Recovered), OpenError> {
+        let (store, recovered) = open(&mut disk, bytes, rng)?;
+        let mut world = Self {
+            disk,
+            bytes,
+            store,
+            model,
+            ios: Vec::new(),
+            tickets: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            entries: BTreeMap::new(),
+            may_be_damaged,
+            damaged_seen: 0,
+            dead: None,
+            trace: 0,
+        };
+        world.check_volumes();
+        world.read_all(rng);
+        Ok((world, recovered))
     }
 
     fn check_volumes(&mut self) {
