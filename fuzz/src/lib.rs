@@ -5,6 +5,7 @@ pub mod asked;
 pub mod bgp;
 pub mod datapath;
 pub mod dhcp;
+pub mod disks;
 pub mod formats;
 pub mod kernel;
 pub mod leases;

@@ -28,6 +28,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("tonic-prost", &["api"]),
     ("tonic-prost-build", &["api"]),
     ("protox", &["api"]),
+    ("io-uring", &["disk"]),
     ("netlink-sys", &["linux"]),
     ("netlink-packet-core", &["linux"]),
     ("netlink-packet-route", &["linux"]),

@@ -232,7 +232,8 @@ impl Log {
 
     /// Entries after this index.
     pub(crate) fn after(&self, index: u64) -> impl Iterator<Item = (u64, &Logged)> {
-        let skip = ((index + 1).saturating_sub(self.first()) as usize).min(self.entries.len());
+        let skip =
+            (index.saturating_add(1).saturating_sub(self.first()) as usize).min(self.entries.len());
         let first = self.first() + skip as u64;
         (first..first + (self.entries.len() - skip) as u64).zip(self.entries.range(skip..))
     }
@@ -243,7 +244,7 @@ impl Log {
 
     /// Takes the entries after this one out.
     pub(crate) fn cut_after(&mut self, last: u64) -> Vec<Logged> {
-        let keep = (last + 1).saturating_sub(self.first()) as usize;
+        let keep = last.saturating_add(1).saturating_sub(self.first()) as usize;
         self.durable = self.durable.min(last);
         self.entries.split_off(keep.min(self.entries.len())).into()
     }

@@ -295,12 +295,6 @@ impl Store {
             self.append(volume, entry);
         }
         self.space.take_back(need);
-        assert!(
-            self.space.extents_promised <= self.space.extents.free(),
-            "{} extents are promised, {} free",
-            self.space.extents_promised,
-            self.space.extents.free()
-        );
         Ok(self.ticket(volume))
     }
 
@@ -341,6 +335,11 @@ impl Store {
         }
         let mut fenced = Vec::new();
         while held.folded.0 < index {
+            if !held.has_room(space) {
+                let why = format!("there is no room for entry {}", held.folded.0 + 1);
+                held.broken = Some(why.clone());
+                return Err(Refused::Broken { volume, why });
+            }
             if !held.fold_next(space) {
                 fenced.push(held.folded.0);
             }
@@ -748,7 +747,8 @@ fn kind_of(body: Body, held: &Volume, space: &mut Space) -> (Kind, Need) {
         .map(|(lba, page)| block_crc(held.id, lba, page))
         .collect();
     let need = held.need(lba, blocks, held.empties());
-    let whole = lba % u64::from(EXTENT_BLOCKS) == 0 && blocks % u64::from(EXTENT_BLOCKS) == 0;
+    let extent = u64::from(EXTENT_BLOCKS);
+    let whole = lba.is_multiple_of(extent) && blocks.is_multiple_of(extent);
     let extents = (blocks / u64::from(EXTENT_BLOCKS)) as u32;
     if whole && may_redirect(extents, need, space) {
         let taken: Option<Arc<[u32]>> = (0..extents).map(|_| space.extents.take()).collect();

@@ -156,6 +156,14 @@ impl Volume {
             .any(|(_, entry)| matches!(entry.kind, Kind::Zero { .. }))
     }
 
+    /// The same while the log is played again: extents of entries that did not survive were never taken.
+    pub(crate) fn forget_after(&mut self, last: u64) {
+        for entry in self.log.cut_after(last) {
+            self.live -= entry.cost(self.id);
+        }
+        self.settled = self.settled.min(last);
+    }
+
     /// An entry that is neither durable nor in effect is live: the next checkpoint carries it on.
     pub(crate) const fn carried_from(&self) -> u64 {
         if self.log.durable < self.folded.0 {
@@ -175,6 +183,19 @@ impl Volume {
                 self.live -= entry.cost(self.id);
             }
         }
+    }
+
+    /// Whether the next entry finds the extents that it was promised. It does, unless the disk lies.
+    pub(crate) fn has_room(&self, space: &Space) -> bool {
+        let need = match self.log.get(self.folded.0 + 1) {
+            // One that has no effect needs nothing.
+            Some(entry) if entry.epoch >= self.epoch => match &entry.kind {
+                Kind::Write { lba, crcs, .. } => self.need(*lba, crcs.len() as u64, false),
+                _ => Need::default(),
+            },
+            _ => Need::default(),
+        };
+        need.extents <= space.extents.free()
     }
 
     /// Lets the next entry take effect. False: it is of an epoch that is over, and has none.

@@ -2,7 +2,7 @@
 
 use super::codec::{Put, Take};
 use super::layout::Layout;
-use super::wal::Link;
+use super::wal::{Link, MOST_NUMBER};
 use super::{PageRef, VERSION};
 use crate::{BLOCK_BYTES, Page};
 use std::fmt;
@@ -131,7 +131,9 @@ impl Superblock {
         let as_of = take.u64()?;
         let tail_is_empty = take.u16()? != 0;
         let directory = PageRef::take(&mut take)?;
-        let sound = tail.fits(layout.wal_blocks) && sequence > 0 && as_of >= tail.seq;
+        let sound = tail.fits(layout.wal_blocks)
+            && (1..=MOST_NUMBER).contains(&sequence)
+            && (tail.seq..=MOST_NUMBER).contains(&as_of);
         sound.then_some(Self {
             identity,
             store,
@@ -146,7 +148,11 @@ impl Superblock {
 
     /// The copies that a checkpoint of this number writes. The two of the one before stay as they are.
     pub(crate) const fn copies(sequence: u64) -> [u16; 2] {
-        if sequence % 2 == 0 { [0, 2] } else { [1, 3] }
+        if sequence.is_multiple_of(2) {
+            [0, 2]
+        } else {
+            [1, 3]
+        }
     }
 }
 

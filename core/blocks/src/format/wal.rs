@@ -25,6 +25,8 @@ const MAGIC: [u8; 8] = *b"vpcLOG\r\n";
 const CRC_AT: usize = 8;
 const CRC_END: usize = 12;
 const FIXED_BYTES: usize = 152;
+/// Numbers of batches and checkpoints go up one by one: none gets anywhere near.
+pub(crate) const MOST_NUMBER: u64 = u64::MAX / 2;
 /// Payload that is lost: a damaged entry that a checkpoint carried on.
 const LOST: u32 = u32::MAX;
 
@@ -275,23 +277,19 @@ impl Header {
             .then(|| (header, hash(&whole[..used])))
     }
 
-    /// Payloads are within the batch, and the previous batches are before it.
+    /// Payloads are within their batches, and the previous batches are before this one.
     fn is_sound(&self, header_blocks: u32) -> bool {
-        let payloads = self.records.iter().all(|record| match record {
-            Record::Entry(entry) => match &entry.body {
-                BodyRecord::Write {
-                    payload: Some(at),
-                    crcs,
-                    ..
-                } => {
-                    *at >= header_blocks
-                        && u64::from(*at) + crcs.len() as u64 <= u64::from(self.blocks)
-                }
-                _ => true,
-            },
-            _ => true,
-        });
-        payloads
+        let place = |link: &Link| link.position.checked_add(link.blocks).is_some();
+        place(&self.previous)
+            && place(&self.before)
+            && self
+                .records
+                .iter()
+                .all(|record| record.is_within(self.blocks))
+            && self
+                .previous_records
+                .iter()
+                .all(|record| record.is_within(self.previous.blocks))
             && header_blocks <= self.blocks
             && self.previous.seq < self.seq
             && (self.before.seq < self.previous.seq || self.previous.seq == 0)
@@ -327,7 +325,8 @@ impl Start {
             header_blocks: take.u32()?,
             blocks: take.u32()?,
         };
-        (start.header_blocks > 0 && start.header_blocks <= start.blocks).then_some(start)
+        let sound = (1..=start.blocks).contains(&start.header_blocks) && start.seq <= MOST_NUMBER;
+        sound.then_some(start)
     }
 }
 
@@ -365,6 +364,21 @@ impl Record {
             Self::Delete { .. } => 18,
             Self::Hard { .. } => 42,
             Self::Entry(entry) => 44 + entry.body.bytes(),
+        }
+    }
+
+    /// Whether its payload is in a batch of so many blocks.
+    fn is_within(&self, blocks: u32) -> bool {
+        let Self::Entry(entry) = self else {
+            return true;
+        };
+        match &entry.body {
+            BodyRecord::Write {
+                payload: Some(at),
+                crcs,
+                ..
+            } => u64::from(*at) + crcs.len() as u64 <= u64::from(blocks),
+            _ => true,
         }
     }
 

@@ -5,7 +5,7 @@ use crate::format::layout::Layout;
 use crate::format::superblock::Superblock;
 use crate::format::wal::{BodyRecord, EntryRecord, Header, Link, Record, Start};
 use crate::{Buffer, EXTENT_BLOCKS, Page, block_crc};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Headers read at once.
 const HEADERS_AT_ONCE: usize = 256;
@@ -15,6 +15,8 @@ const HEADERS_AT_ONCE: usize = 256;
 pub(super) struct Candidates {
     superblock: Superblock,
     starts: Vec<Start>,
+    /// Blocks that cannot be read: there may be headers among them.
+    unreadable: BTreeSet<u32>,
     next: usize,
     /// Headers that are whole, by number and position.
     whole: BTreeMap<(u64, u32), (Header, [u8; 16])>,
@@ -27,6 +29,8 @@ pub(super) struct Chain {
     /// From the tail on.
     pub(super) links: Vec<ChainLink>,
     pub(super) next_seq: u64,
+    /// A block outside of it cannot be read, or begins like a newer header and is damaged: it may have been the newest batch's header.
+    pub(super) hides: bool,
 }
 
 /// A batch of the chain.
@@ -43,6 +47,7 @@ impl Candidates {
         Self {
             superblock,
             starts: Vec::new(),
+            unreadable: BTreeSet::new(),
             next: 0,
             whole: BTreeMap::new(),
         }
@@ -54,7 +59,10 @@ impl Candidates {
 
     /// Looks through blocks that were read from this position on.
     pub(super) fn scan(&mut self, position: u32, blocks: Option<&Buffer>) {
-        let Some(blocks) = blocks else { return };
+        let Some(blocks) = blocks else {
+            self.unreadable.insert(position);
+            return;
+        };
         for (at, page) in (position..).zip(blocks.pages()) {
             let Some(start) = Start::of(page) else {
                 continue;
@@ -96,7 +104,11 @@ impl Candidates {
     /// The chain from the newest batch back to the tail.
     pub(super) fn chain(self) -> Result<Chain, OpenError> {
         let Self {
-            superblock, whole, ..
+            superblock,
+            whole,
+            unreadable,
+            starts,
+            ..
         } = self;
         let known = whole
             .values()
@@ -123,15 +135,26 @@ impl Candidates {
             return Ok(Chain {
                 superblock,
                 links: vec![only],
-                next_seq: tail.seq + 1,
+                next_seq: tail.seq + 2,
+                hides: !unreadable.is_empty() || !starts.is_empty(),
             });
         };
-        let next_seq = header.seq + 1;
+        // One that is hidden now and is found later is never taken for one of another number.
+        let next_seq = header.seq + 2;
         let links = walk(tail, &whole, header, *hash)?;
+        let inside = |block: &u32| {
+            let batches = links.iter().map(|link| link.link);
+            batches
+                .into_iter()
+                .any(|link| (link.position..link.position + link.blocks).contains(block))
+        };
+        let newer = |start: &Start| start.seq > header.seq;
+        let hides = !unreadable.iter().all(inside) || starts.iter().any(newer);
         Ok(Chain {
             superblock,
             links,
             next_seq,
+            hides,
         })
     }
 }
@@ -230,7 +253,7 @@ impl Chain {
         results: &[Option<Buffer>],
     ) -> Result<Option<TornTail>, OpenError> {
         let Some(last) = self.last_in_doubt() else {
-            return Ok(None);
+            return Ok(self.hidden());
         };
         let layout = self.superblock.layout;
         let mut results = results.iter();
@@ -257,7 +280,7 @@ impl Chain {
             whole &= (lba..).zip(pages).zip(crcs.iter()).all(right);
         }
         if whole {
-            return Ok(None);
+            return Ok(self.hidden());
         }
         let last = self.links.pop().expect("there is one in doubt");
         let named = entries(&last.records).map(|entry| (entry.volume, entry.index, entry.term));
@@ -265,6 +288,13 @@ impl Chain {
             seq: last.link.seq,
             entries: named.collect(),
         }))
+    }
+
+    fn hidden(&self) -> Option<TornTail> {
+        self.hides.then(|| TornTail {
+            seq: self.next_seq - 1,
+            entries: Vec::new(),
+        })
     }
 
     /// The last batch, unless it is the tail's, which was durable before the superblock named it.

@@ -137,7 +137,7 @@ pub struct Recovered {
     pub broken: Vec<(VolumeId, String)>,
 }
 
-/// A last batch that is not whole. It was never told to be durable, unless the disk damaged it since:
+/// A last batch that is not whole, or cannot be read at all (no entries are named then). It was never told to be durable, unless the disk damaged it since:
 /// one disk cannot tell. So who relies on this replica's word compares with its peers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TornTail {
@@ -167,6 +167,12 @@ enum Stage {
     Superblocks,
     Scan {
         candidates: Candidates,
+        next: u32,
+    },
+    /// Block by block, what could not be read at once.
+    Rescan {
+        candidates: Candidates,
+        blocks: Vec<u32>,
         next: u32,
     },
     Headers {
@@ -297,10 +303,38 @@ impl Opening {
                 mut candidates,
                 next,
             } => {
-                for (number, result) in results.iter().enumerate() {
-                    candidates.scan(next + number as u32 * SCAN_BLOCKS, result.as_ref());
+                let layout = candidates.layout();
+                let starts = (next..layout.wal_blocks).step_by(SCAN_BLOCKS as usize);
+                let mut blocks = Vec::new();
+                for (start, result) in starts.zip(&results) {
+                    match result {
+                        Some(result) => candidates.scan(start, Some(result)),
+                        None => {
+                            blocks.extend(start..layout.wal_blocks.min(start + SCAN_BLOCKS));
+                        }
+                    }
                 }
-                Ok(scan(candidates, next + SCAN_READS * SCAN_BLOCKS))
+                let next = next + SCAN_READS * SCAN_BLOCKS;
+                let reads = blocks
+                    .iter()
+                    .map(|block| (layout.wal_at(*block), 1))
+                    .collect();
+                let rescan = Stage::Rescan {
+                    candidates,
+                    blocks,
+                    next,
+                };
+                Ok((rescan, reads))
+            }
+            Stage::Rescan {
+                mut candidates,
+                blocks,
+                next,
+            } => {
+                for (block, result) in blocks.into_iter().zip(&results) {
+                    candidates.scan(block, result.as_ref());
+                }
+                Ok(scan(candidates, next))
             }
             Stage::Headers { mut candidates } => {
                 if candidates.take_headers(&results) {

@@ -272,6 +272,7 @@ impl Replay {
                 }
             }
         }
+        self.take_extents();
         for held in self.volumes.values().filter(|held| held.broken.is_none()) {
             let entries = held.log.after(held.folded.0);
             let stored = entries.filter(|(_, entry)| matches!(entry.kind, Kind::Write { .. }));
@@ -279,6 +280,28 @@ impl Replay {
                 .extend(stored.map(|(index, _)| (held.id, index)));
         }
         Ok(())
+    }
+
+    /// Only entries that are still in the log have extents: those of others may be somebody else's by now.
+    fn take_extents(&mut self) {
+        let mut wrong = Vec::new();
+        for held in self.volumes.values().filter(|held| held.broken.is_none()) {
+            for (index, entry) in held.log.after(held.folded.0) {
+                let Kind::Redirected { extents, .. } = &entry.kind else {
+                    continue;
+                };
+                for extent in extents.iter() {
+                    if !self.space.extents.mark(*extent) {
+                        let why =
+                            format!("extent {extent} of entry {index} has two uses, or is none");
+                        wrong.push((held.id, why));
+                    }
+                }
+            }
+        }
+        wrong
+            .into_iter()
+            .for_each(|(volume, why)| self.break_volume(volume, why));
     }
 
     fn play_record(&mut self, record: &Record, seq: u64, position: u32) {
@@ -294,6 +317,7 @@ impl Replay {
                 self.directory_changed = true;
                 if let Some(mut held) = self.volumes.remove(volume) {
                     self.space.pages_needed += held.map.pages() + 1;
+                    held.forget_after(held.folded.0);
                     held.free_all(&mut self.space);
                 }
             }
@@ -317,7 +341,7 @@ impl Replay {
                     && held.broken.is_none()
                     && *last >= held.folded.0
                 {
-                    held.cut_after(*last, &mut self.space);
+                    held.forget_after(*last);
                 }
             }
             Record::Entry(entry) => {
@@ -354,27 +378,10 @@ impl Replay {
         }
         let logged = logged(entry, held.blocks, seq, position)?;
         let old = held.log.get(index).filter(|old| old.term == entry.term);
-        // One that a checkpoint carried on is in the log twice, with its extents.
-        let kept = match (old.map(|old| &old.kind), &logged.kind) {
-            (
-                Some(Kind::Redirected { extents: old, .. }),
-                Kind::Redirected { extents: new, .. },
-            ) => old == new,
-            _ => false,
-        };
-        if let Kind::Redirected { extents, .. } = &logged.kind
-            && !kept
-        {
-            for extent in extents.iter() {
-                if !self.space.extents.mark(*extent) {
-                    return Err(format!("extent {extent} of entry {index} is in use"));
-                }
-            }
-        }
         if old.is_some() {
             held.refill(index, logged);
         } else {
-            held.cut_after(index - 1, &mut self.space);
+            held.forget_after(index - 1);
             held.append(logged, &mut self.space);
         }
         Ok(())
@@ -588,15 +595,10 @@ fn apply(
     }
     while held.folded.0 < commit {
         let index = held.folded.0 + 1;
-        let Some(entry) = held.log.get(index) else {
+        if held.log.get(index).is_none() {
             return Err(format!("entry {index} is committed and not in the log"));
-        };
-        let need = match &entry.kind {
-            Kind::Write { lba, crcs, .. } => held.need(*lba, crcs.len() as u64, false),
-            Kind::Redirected { .. } | Kind::Zero { .. } => Need::default(),
-            Kind::Attach | Kind::Config(_) | Kind::Empty => Need::default(),
-        };
-        if need.extents > space.extents.free() {
+        }
+        if !held.has_room(space) {
             return Err(format!("there is no room for entry {index}"));
         }
         // A committed entry needs no second copy: what it lacks is lacking in the blocks.

@@ -19,7 +19,10 @@ fn every_state_that_a_crash_may_leave_is_recovered() {
         let (moments, states, all) = enumerate(seed);
         sum = (sum.0 + moments, sum.1 + states, sum.2 + all);
     }
-    println!("{} moments, {} states; {} moments with all of their states", sum.0, sum.1, sum.2);
+    println!(
+        "{} moments, {} states; {} moments with all of their states",
+        sum.0, sum.1, sum.2
+    );
     assert!(sum.1 > 1000 && sum.2 > 10, "{sum:?}");
 }
 
@@ -36,7 +39,9 @@ fn enumerate(seed: u64) -> (u64, u64, u64) {
         spread: 40,
     };
     for volume in 1..=2 {
-        world.create(VolumeId::new(volume), mix.spread).expect("there is room");
+        world
+            .create(VolumeId::new(volume), mix.spread)
+            .expect("there is room");
     }
     let mut count = (0, 0, 0);
     for number in 0..40 {
@@ -67,7 +72,9 @@ fn crash_here(world: &World, rng: &mut Rng) -> (u64, bool) {
         }
     }
     let open = disk.open_blocks();
-    let combinations = open.iter().try_fold(1_usize, |all, (_, versions)| all.checked_mul(*versions));
+    let combinations = open
+        .iter()
+        .try_fold(1_usize, |all, (_, versions)| all.checked_mul(*versions));
     let all = combinations.filter(|all| *all <= MOST_STATES);
     let states = match all {
         Some(all) => (0..all).map(|number| combination(&open, number)).collect(),
@@ -77,8 +84,13 @@ fn crash_here(world: &World, rng: &mut Rng) -> (u64, bool) {
         let mut disk: Disk = disk.clone();
         disk.keep(state);
         let opened = World::of_disk(disk, world.model.clone(), world.bytes, false, &mut Rng(1));
-        let recovered = opened.map(|(_, recovered)| recovered).expect("a crash damages nothing");
-        assert!(recovered.damaged.is_empty() && recovered.damaged_headers.is_empty(), "{recovered:?}");
+        let recovered = opened
+            .map(|(_, recovered)| recovered)
+            .expect("a crash damages nothing");
+        assert!(
+            recovered.damaged.is_empty() && recovered.damaged_headers.is_empty(),
+            "{recovered:?}"
+        );
     }
     (states.len() as u64, all.is_some())
 }
@@ -96,7 +108,10 @@ fn combination(open: &[(u64, usize)], mut number: usize) -> State {
 
 /// Nothing, everything, each block alone, all but each one, and some at random.
 fn drawn(open: &[(u64, usize)], rng: &mut Rng) -> Vec<State> {
-    let newest: State = open.iter().map(|(block, versions)| (*block, versions - 1)).collect();
+    let newest: State = open
+        .iter()
+        .map(|(block, versions)| (*block, versions - 1))
+        .collect();
     let mut states = vec![State::new(), newest.clone()];
     for (block, versions) in open {
         states.push(State::from([(*block, versions - 1)]));
@@ -105,7 +120,9 @@ fn drawn(open: &[(u64, usize)], rng: &mut Rng) -> Vec<State> {
         states.push(all_but);
     }
     while states.len() < MOST_STATES {
-        let any = open.iter().map(|(block, versions)| (*block, rng.below(*versions as u64) as usize));
+        let any = open
+            .iter()
+            .map(|(block, versions)| (*block, rng.below(*versions as u64) as usize));
         states.push(any.collect());
     }
     states

@@ -45,7 +45,7 @@ impl Disk {
         ))
     }
 
-    fn current(&self, block: u64) -> Page {
+    pub(crate) fn current(&self, block: u64) -> Page {
         let Some(versions) = self.blocks.get(&block) else {
             return Page::ZERO;
         };
@@ -117,9 +117,10 @@ impl Disk {
         }
     }
 
-    /// The disk damages a block by itself.
+    /// The disk damages a block by itself. Not its first bytes: a last header that is none any more is
+    /// what one disk cannot tell from one that never was.
     pub(crate) fn corrupt(&mut self, block: u64, rng: &mut Rng) {
-        let byte = rng.below(BLOCK_BYTES as u64) as usize;
+        let byte = 64 + rng.below(BLOCK_BYTES as u64 - 64) as usize;
         let bit = 1 << rng.below(8);
         let versions = self.versions(block);
         versions.durable.0[byte] ^= bit;
@@ -134,6 +135,14 @@ impl Disk {
         let versions = self.versions(to);
         versions.cached.clear();
         versions.durable = page;
+    }
+
+    /// Where this very block is.
+    pub(crate) fn find(&self, page: &Page) -> Vec<u64> {
+        self.written()
+            .into_iter()
+            .filter(|block| self.current(*block) == *page)
+            .collect()
     }
 
     /// Blocks that were ever written.

@@ -2,6 +2,7 @@
 
 mod crash;
 mod disk;
+mod faults;
 mod model;
 mod random;
 mod rng;

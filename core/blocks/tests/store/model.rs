@@ -84,7 +84,12 @@ impl Volume {
 
     /// Appends, or replaces a suffix.
     pub(crate) fn append(&mut self, operation: u64, entry: Entry) {
-        self.log.truncate(entry.index as usize - 1);
+        let at = entry.index as usize - 1;
+        // The same one again, from a peer, changes nothing.
+        if self.log.get(at).is_some_and(|old| old.term == entry.term) {
+            return;
+        }
+        self.log.truncate(at);
         self.all.insert((entry.index, entry.term), entry.clone());
         self.log.push(entry);
         self.history.push((operation, self.terms()));

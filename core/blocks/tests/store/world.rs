@@ -345,8 +345,12 @@ impl World {
 
     /// Opens again, and compares all there is with all there has to be.
     pub(crate) fn reopen(&mut self, rng: &mut Rng) -> Result<Recovered, OpenError> {
-        let (disk, model) = (std::mem::take(&mut self.disk), std::mem::take(&mut self.model));
-        let (mut world, recovered) = Self::of_disk(disk, model, self.bytes, self.may_be_damaged, rng)?;
+        let (disk, model) = (
+            std::mem::take(&mut self.disk),
+            std::mem::take(&mut self.model),
+        );
+        let (mut world, recovered) =
+            Self::of_disk(disk, model, self.bytes, self.may_be_damaged, rng)?;
         world.trace = self.trace;
         world.damaged_seen += self.damaged_seen;
         *self = world;
@@ -408,10 +412,8 @@ impl World {
             self.check_volume(volume);
         }
         for volume in there {
-            assert!(
-                self.model.volumes.contains_key(&volume),
-                "volume-from-nowhere: {volume}"
-            );
+            let known = self.model.volumes.contains_key(&volume) || self.may_be_damaged;
+            assert!(known, "volume-from-nowhere: {volume}");
         }
         self.model.durable = self.model.operation;
     }
