@@ -101,6 +101,15 @@ pub enum Refused {
         /// What it would take.
         needed: u32,
     },
+    /// There is room for it after the next checkpoint, which is on its way: overwrites of whole extents
+    /// and zeroes leave extents that are free only then.
+    #[error(
+        "{needed} extents of 64 KiB are needed and free after the next checkpoint; try again then"
+    )]
+    NotYet {
+        /// What it takes.
+        needed: u32,
+    },
     /// Too many volumes, or their map is full.
     #[error("the disk's map is full; delete volumes, or move some to another disk")]
     MapFull,
@@ -635,9 +644,12 @@ impl Store {
         let (has, free) = (space.has(need), space.unpromised());
         space.promise(gone);
         if !has {
-            // What was freed since the last checkpoint may be enough.
-            self.checkpoint_wanted |= self.space.freed_soon() > 0;
             let needed = need.extents;
+            let soon = free as usize + self.space.freed_soon();
+            if free < needed && soon >= needed as usize {
+                self.checkpoint_wanted = true;
+                return Err(Refused::NotYet { needed });
+            }
             let map_full = free >= needed;
             return Err(if map_full {
                 Refused::MapFull

@@ -3,7 +3,8 @@
 //! `cargo run --release -p disk --example measure -- FOLDER [SECONDS]`
 
 use blocks::{
-    BLOCK_BYTES, Body, Buffer, Counters, Entry, Event, Identity, Submission, Ticket, VolumeId,
+    BLOCK_BYTES, Body, Buffer, Counters, Entry, Event, Identity, Refused, Submission, Ticket,
+    VolumeId,
 };
 use disk::{Disk, Engine, Options, format};
 use std::collections::BTreeSet;
@@ -116,13 +117,21 @@ fn measure(
                 body: Body::Write { lba, data },
             };
             let entries = vec![entry];
-            under_way.insert(disk.store.submit(
+            match disk.store.submit(
                 V,
                 Submission {
                     hard: None,
                     entries,
                 },
-            )?);
+            ) {
+                Ok(ticket) => _ = under_way.insert(ticket),
+                // The next checkpoint makes room.
+                Err(Refused::NotYet { .. }) => {
+                    last -= 1;
+                    break;
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
         for event in disk.turn(Duration::from_secs(1)) {
             match event {

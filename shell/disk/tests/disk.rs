@@ -339,6 +339,7 @@ impl Drop for Small {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "what did not run is told")]
 fn a_full_file_system_is_told_when_formatting_and_no_matter_later() {
     let Some(small) = Small::new(48) else {
         println!("not run: needs root, mkfs.ext4 and a loop device");

@@ -24,13 +24,12 @@ struct Versions {
 
 impl Disk {
     pub(crate) fn write(&mut self, at: u64, buffers: &[Buffer]) {
-        let mut block = at / BLOCK_BYTES as u64;
-        for page in buffers.iter().flat_map(Buffer::pages) {
+        let pages = buffers.iter().flat_map(Buffer::pages);
+        for (block, page) in (at / BLOCK_BYTES as u64..).zip(pages) {
             self.writes += 1;
             let number = self.writes;
             self.versions(block).cached.push((number, page.clone()));
             self.unreadable.retain(|bad| *bad != block);
-            block += 1;
         }
     }
 
