@@ -506,7 +506,7 @@ fn a_log_that_was_gone_round_many_times_gives_what_is_left() {
 #[test]
 fn damage_at_random_never_gives_wrong_bytes() {
     let (mut opened, mut refused, mut damaged, mut in_doubt) = (0, 0, 0, 0);
-    for seed in seeds(60) {
+    for seed in seeds(120) {
         println!("BLOCKS_SEED={seed}");
         let mut rng = Rng(seed ^ 0xfa17);
         let mut world = World::new(8 * MIB, MIB);
