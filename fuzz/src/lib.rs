@@ -10,3 +10,4 @@ pub mod formats;
 pub mod kernel;
 pub mod leases;
 pub mod nbd;
+pub mod volumes;

@@ -45,6 +45,9 @@ fn seeds(into: &Path) -> io::Result<()> {
     for (n, text) in fuzz::formats::NAMES.iter().enumerate() {
         put(into, "names", n, text.as_bytes())?;
     }
+    for (n, frame) in fuzz::volumes::frame_samples().iter().enumerate() {
+        put(into, "volume_frames", n, frame)?;
+    }
     for (n, bytes) in fuzz::asked::dns_samples().iter().enumerate() {
         put(into, "dns", n, bytes)?;
     }

@@ -14,11 +14,13 @@ const CORE_MAY_USE: &[&str] = &[
     "crc32c",
     "hmac",
     "ipnet",
+    "raft",
     "rustbgpd-fsm",
     "rustbgpd-wire",
     "serde",
     "serde_json",
     "sha2",
+    "slog",
     "thiserror",
 ];
 

@@ -1,0 +1,158 @@
+//! What a replica does as time passes, and as hosts come and go: nothing, unless something is missing.
+
+use crate::group::Group;
+use crate::outbox::Context;
+use crate::{BEAT_MICROS, HostId, ReplicaId, STAGGER_MICROS, Time};
+
+impl Group {
+    /// When this replica has to be looked at, if ever.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        if self.failed.is_some() {
+            return None;
+        }
+        match &self.lead {
+            Some(lead) => lead.ping_at.into_iter().chain(lead.transfer_until).min(),
+            None => self.election_at,
+        }
+    }
+
+    /// Time has passed.
+    pub(crate) fn tick(&mut self, context: &mut Context<'_>) {
+        if self.failed.is_some() {
+            return;
+        }
+        self.steps += 1;
+        if let Some(lead) = &mut self.lead {
+            if lead
+                .transfer_until
+                .is_some_and(|until| until <= context.now)
+            {
+                lead.transfer_until = None;
+                self.node.raft.abort_leader_transfer();
+            }
+            if lead.ping_at.is_some_and(|at| at <= context.now) {
+                lead.ping_at = None;
+                self.node.ping();
+            }
+        } else if self.election_at.is_some_and(|at| at <= context.now) {
+            self.election_at = None;
+            self.try_to_lead(context);
+        }
+        self.process(context);
+        self.watch(context);
+    }
+
+    fn try_to_lead(&mut self, context: &Context<'_>) {
+        let followed = self
+            .followed
+            .map(|(host, _)| host)
+            .filter(|host| *host != context.me);
+        let promised = followed.filter(|_| !self.leader_gone);
+        let helps = context.links.may_help(promised, context.now);
+        if self.needs_leader(context) && helps && !self.is_refused() {
+            self.attempts += 1;
+            // It refuses while a change of members is not in effect; the next time is as good.
+            drop(self.node.campaign());
+        }
+    }
+
+    fn needs_leader(&self, context: &Context<'_>) -> bool {
+        let leader = self.members.host(ReplicaId(self.node.raft.leader_id));
+        self.leader_gone || leader.is_none_or(|host| !context.links.is_up(host))
+    }
+
+    /// A follower without a leader tries to lead after a while; each of a group after another while.
+    pub(crate) fn see_to_election(&mut self, context: &Context<'_>) {
+        if self.lead.is_some() || self.failed.is_some() || !self.needs_leader(context) {
+            self.election_at = None;
+            return;
+        }
+        if self.election_at.is_some() {
+            return;
+        }
+        let count = self.members.count() as u64;
+        // Another one first in each volume, so that leaders are spread; another one at each attempt.
+        let spread = mix(self.volume.get() as u64 ^ self.term()) >> 8;
+        let rank = (self.members.rank(self.me) as u64 + spread + self.attempts * 7) % count;
+        let noise = mix(spread ^ self.me.0 ^ self.attempts << 32) % (STAGGER_MICROS / 2);
+        let retry = if self.attempts > 0 {
+            2 * STAGGER_MICROS
+        } else {
+            0
+        };
+        self.election_at = Some(context.now + rank * STAGGER_MICROS + noise + retry);
+    }
+
+    /// Sees to what a leader, or a follower, waits for.
+    pub(crate) fn watch(&mut self, context: &mut Context<'_>) {
+        self.see_to_election(context);
+        let behind = self.lead.is_some() && self.waits_for_peers(context);
+        let Some(lead) = &mut self.lead else {
+            return;
+        };
+        if behind {
+            lead.ping_at.get_or_insert(context.now + BEAT_MICROS);
+        } else {
+            lead.ping_at = None;
+        }
+    }
+
+    /// Whether a follower that is there lacks something, or somebody waits for a majority.
+    fn waits_for_peers(&self, context: &Context<'_>) -> bool {
+        let raft = &self.node.raft;
+        let (last, committed) = (raft.raft_log.last_index(), raft.raft_log.committed);
+        let lead = self.lead.as_ref().expect("only leaders wait for followers");
+        let lacks = |(id, progress): (&u64, &raft::Progress)| {
+            let replica = ReplicaId(*id);
+            let up = self
+                .members
+                .host(replica)
+                .is_some_and(|host| context.links.is_up(host));
+            let has_all = progress.matched >= last && progress.committed_index >= committed;
+            replica != self.me && up && !(has_all && lead.followers.contains(&replica))
+        };
+        !lead.reads.is_empty() || raft.prs().iter().any(lacks)
+    }
+
+    /// A host came, went, or was started again.
+    pub(crate) fn host_changed(
+        &mut self,
+        context: &mut Context<'_>,
+        host: HostId,
+        restarted: bool,
+    ) {
+        let Some(replica) = self.members.replica(host) else {
+            return;
+        };
+        if restarted {
+            if let Some(lead) = &mut self.lead {
+                lead.followers.remove(&replica);
+            }
+            self.leader_gone |= self.followed.is_some_and(|(followed, _)| followed == host);
+        }
+        if self.lead.is_some() && !self.has_majority(context) {
+            // Nobody can be asked; who can ask a majority leads from now on.
+            let term = self.term();
+            self.node.raft.become_follower(term, 0);
+            self.leader_gone = true;
+        }
+        self.process(context);
+        self.watch(context);
+    }
+
+    fn has_majority(&self, context: &Context<'_>) -> bool {
+        let up = self
+            .members
+            .iter()
+            .filter(|member| context.links.is_up(member.host));
+        up.count() >= self.members.majority()
+    }
+}
+
+/// The finalizer of SplitMix64 (Steele, Lea, Flood 2014).
+const fn mix(value: u64) -> u64 {
+    let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

@@ -1,0 +1,356 @@
+//! What a replica does for endpoints while it leads.
+
+use crate::group::{Asked, Group};
+use crate::message::{Answer, Answered, Failure, Op, Request};
+use crate::outbox::Context;
+use crate::{HostId, ReplicaId, SessionId, Stamp, Time};
+use blocks::{Body, Entry, Refused, Submission};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Entries that are not committed yet, at most: what comes then is asked again.
+const MOST_UNCOMMITTED: u64 = 256;
+/// A transfer that takes longer is given up.
+pub(crate) const TRANSFER_MICROS: u64 = 500_000;
+
+/// What there is only while leading, in one term.
+#[derive(Debug)]
+pub(crate) struct Lead {
+    pub(crate) term: u64,
+    /// Followers that are known to follow in this term, since their last start.
+    pub(crate) followers: BTreeSet<ReplicaId>,
+    /// Somebody was asked to take over: in this term it may do so at any time.
+    pub(crate) no_lease: bool,
+    pub(crate) transfer_until: Option<Time>,
+    /// Requests that wait for their entries.
+    pub(crate) waiting: BTreeMap<u64, Vec<Asked>>,
+    /// Reads that wait for a lease, or a majority.
+    pub(crate) reads: Vec<Reading>,
+    pub(crate) read_number: u64,
+    /// Requests that were taken in.
+    pub(crate) taken: BTreeMap<Stamp, u64>,
+    pub(crate) floor: Stamp,
+    /// By session: its request, the entry, and the attachment.
+    pub(crate) attached: BTreeMap<SessionId, (u64, u64, u64)>,
+    pub(crate) ping_at: Option<Time>,
+}
+
+/// A read that waits.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    pub(crate) asked: Asked,
+    stamp: Stamp,
+    lba: u64,
+    blocks: u64,
+    /// The question to a majority that came after it.
+    number: Option<u64>,
+}
+
+impl Lead {
+    pub(crate) const fn new(term: u64) -> Self {
+        Self {
+            term,
+            followers: BTreeSet::new(),
+            no_lease: false,
+            transfer_until: None,
+            waiting: BTreeMap::new(),
+            reads: Vec::new(),
+            read_number: 0,
+            taken: BTreeMap::new(),
+            floor: Stamp::NONE,
+            attached: BTreeMap::new(),
+            ping_at: None,
+        }
+    }
+}
+
+impl Group {
+    /// An endpoint's request.
+    pub(crate) fn request(&mut self, context: &mut Context<'_>, from: HostId, request: Request) {
+        let asked = Asked {
+            host: from,
+            session: request.session,
+            id: request.id,
+            term: request.term,
+        };
+        let term = self.term();
+        let here = request.term == term;
+        let reads = matches!(request.op, Op::Read { .. });
+        let leads = self.lead.is_some();
+        if !leads || !(here || reads) {
+            let leader = if leads {
+                Some(context.me)
+            } else {
+                self.leader_host()
+            };
+            return self.tell(context, asked, Err(Failure::NotLeader { leader, term }));
+        }
+        match request.op {
+            Op::Read { lba, blocks } => self.read(asked, request.stamp, lba, blocks),
+            Op::Attach => self.attach(context, asked),
+            Op::Write { lba, data } => {
+                let body = Body::Write { lba, data };
+                self.write(context, asked, request.stamp, request.floor, body);
+            }
+            Op::Zero { lba, blocks } => {
+                let body = Body::Zero { lba, blocks };
+                self.write(context, asked, request.stamp, request.floor, body);
+            }
+        }
+        self.process(context);
+    }
+
+    pub(crate) fn tell(
+        &self,
+        context: &mut Context<'_>,
+        asked: Asked,
+        result: Result<Answered, Failure>,
+    ) {
+        let answer = Answer {
+            session: asked.session,
+            id: asked.id,
+            term: asked.term,
+            result,
+        };
+        context.answer(self.volume, asked.host, answer);
+    }
+
+    fn attach(&mut self, context: &mut Context<'_>, asked: Asked) {
+        let lead = self.lead.as_mut().expect("only who leads takes requests");
+        if let Some((id, index, epoch)) = lead.attached.get(&asked.session).copied()
+            && id >= asked.id
+        {
+            // The same one again: its answer is lost, or yet to come.
+            return match index <= self.applied {
+                true => self.tell(context, asked, Ok(Answered::Attached { epoch })),
+                false => self.wait(context, index, asked),
+            };
+        }
+        let epoch = self.epoch_in_log() + 1;
+        let Some(stamp) = Stamp::new(epoch, 0) else {
+            let why = format!("the volume was attached {epoch} times, which is all it can be");
+            return self.tell(context, asked, Err(Failure::Invalid { why }));
+        };
+        if let Some(index) = self.append(context, asked, stamp, Body::Attach) {
+            let lead = self.lead.as_mut().expect("it was there");
+            lead.attached
+                .insert(asked.session, (asked.id, index, epoch));
+        }
+    }
+
+    fn write(
+        &mut self,
+        context: &mut Context<'_>,
+        asked: Asked,
+        stamp: Stamp,
+        floor: u64,
+        body: Body,
+    ) {
+        let epoch = stamp.epoch();
+        if epoch < self.epoch {
+            return self.tell(context, asked, Err(Failure::Fenced));
+        }
+        if epoch == 0 || epoch > self.epoch_in_log() || stamp.seq() == 0 {
+            let why = "a write of no attachment; attach the volume first".to_owned();
+            return self.tell(context, asked, Err(Failure::Invalid { why }));
+        }
+        let lead = self.lead.as_mut().expect("only who leads takes requests");
+        if let Some(settled) = Stamp::new(epoch, floor) {
+            lead.floor = lead.floor.max(settled);
+            lead.taken = lead.taken.split_off(&lead.floor);
+        }
+        if stamp < lead.floor {
+            return; // A copy of one that was answered.
+        }
+        let taken = lead.taken.get(&stamp).copied();
+        if let Some(index) = taken.or_else(|| self.header_of(stamp)) {
+            return self.wait(context, index, asked);
+        }
+        if let Some(index) = self.append(context, asked, stamp, body) {
+            let lead = self.lead.as_mut().expect("it was there");
+            lead.taken.insert(stamp, index);
+        }
+    }
+
+    /// Answers when the entry there is committed; at once, if it is.
+    fn wait(&mut self, context: &mut Context<'_>, index: u64, asked: Asked) {
+        if index <= self.applied {
+            let result = self.outcome(index);
+            return self.tell(context, asked, result);
+        }
+        let lead = self.lead.as_mut().expect("only who leads takes requests");
+        let waiting = lead.waiting.entry(index).or_default();
+        waiting.retain(|other| (other.session, other.id) != (asked.session, asked.id));
+        waiting.push(asked);
+    }
+
+    /// What became of a committed entry.
+    pub(crate) fn outcome(&self, index: u64) -> Result<Answered, Failure> {
+        if self.fenced.contains(&index) {
+            return Err(Failure::Fenced);
+        }
+        match self.header(index) {
+            Some(header) if header.attaches => Ok(Answered::Attached {
+                epoch: header.stamp.map_or(0, Stamp::epoch),
+            }),
+            _ => Ok(Answered::Done),
+        }
+    }
+
+    /// Puts an entry into the store's log first, which may refuse it, and then into the consensus's,
+    /// which does not. So it is written here while it is on its way to the others.
+    fn append(
+        &mut self,
+        context: &mut Context<'_>,
+        asked: Asked,
+        stamp: Stamp,
+        body: Body,
+    ) -> Option<u64> {
+        let (last, term) = (self.node.raft.raft_log.last_index(), self.term());
+        let behind = self.is_refused() || last - self.applied >= MOST_UNCOMMITTED;
+        if behind || self.node.raft.lead_transferee.is_some() {
+            self.tell(context, asked, Err(Failure::Busy));
+            return None;
+        }
+        let entry = Entry {
+            index: last + 1,
+            term,
+            epoch: stamp.to_entry(),
+            body,
+        };
+        let submission = Submission {
+            hard: None,
+            entries: vec![entry.clone()],
+        };
+        match context.store.submit(self.volume, submission) {
+            Ok(ticket) => self.last_ticket = Some(ticket),
+            Err(refused) => {
+                self.tell(context, asked, Err(failure_of(refused)));
+                return None;
+            }
+        }
+        self.submitted = (entry.index, term);
+        self.bodies.insert(entry.index, entry);
+        self.node
+            .propose(Vec::new(), Vec::new())
+            .expect("a leader that hands nothing over takes what it is given");
+        let lead = self.lead.as_mut().expect("only who leads takes requests");
+        lead.waiting.entry(last + 1).or_default().push(asked);
+        Some(last + 1)
+    }
+
+    fn read(&mut self, asked: Asked, stamp: Stamp, lba: u64, blocks: u64) {
+        let lead = self.lead.as_mut().expect("only who leads takes requests");
+        let same =
+            |read: &Reading| (read.asked.session, read.asked.id) == (asked.session, asked.id);
+        if lead.reads.iter().any(same) {
+            return;
+        }
+        lead.reads.push(Reading {
+            asked,
+            stamp,
+            lba,
+            blocks,
+            number: None,
+        });
+    }
+
+    /// Serves the reads that may be served, and sees to the others.
+    pub(crate) fn serve_reads(&mut self, context: &mut Context<'_>) {
+        let complete = self.is_complete();
+        let leased = complete && self.holds_lease(context);
+        let Some(lead) = self.lead.as_mut().filter(|lead| !lead.reads.is_empty()) else {
+            return;
+        };
+        if leased {
+            for reading in std::mem::take(&mut lead.reads) {
+                self.serve(context, reading);
+            }
+            return;
+        }
+        let asks = lead.reads.iter().any(|reading| reading.number.is_none());
+        if complete && asks {
+            lead.read_number += 1;
+            let number = lead.read_number;
+            for reading in &mut lead.reads {
+                reading.number.get_or_insert(number);
+            }
+            self.node.read_index(crate::consensus::context(number));
+        }
+    }
+
+    /// A majority was there after this question.
+    pub(crate) fn majority_was_there(&mut self, context: &mut Context<'_>, number: u64) {
+        let Some(lead) = self.lead.as_mut() else {
+            return;
+        };
+        let all = std::mem::take(&mut lead.reads);
+        let asked = |reading: &Reading| reading.number.is_some_and(|it| it <= number);
+        let (ready, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(asked);
+        lead.reads = rest;
+        for reading in ready {
+            self.serve(context, reading);
+        }
+    }
+
+    fn serve(&self, context: &mut Context<'_>, reading: Reading) {
+        let epoch = reading.stamp.epoch();
+        if epoch != 0 && epoch < self.epoch {
+            return self.tell(context, reading.asked, Err(Failure::Fenced));
+        }
+        match context.store.read(self.volume, reading.lba, reading.blocks) {
+            Ok(ticket) => {
+                context
+                    .out
+                    .reads
+                    .insert(ticket, (self.volume, reading.asked));
+            }
+            Err(refused) => self.tell(context, reading.asked, Err(failure_of(refused))),
+        }
+    }
+
+    /// Whether nobody else can lead as of now: a majority follows in this term, and helps nobody else.
+    pub(crate) fn holds_lease(&self, context: &Context<'_>) -> bool {
+        let Some(lead) = self.lead.as_ref().filter(|lead| !lead.no_lease) else {
+            return false;
+        };
+        let holds = |replica: &ReplicaId| {
+            let host = self.members.host(*replica);
+            host.is_some_and(|host| context.links.holds_lease(host, context.now))
+        };
+        let holding = lead
+            .followers
+            .iter()
+            .filter(|replica| holds(replica))
+            .count();
+        holding + 1 >= self.members.majority()
+    }
+
+    /// Hands the group to the replica on a host, if it has all there is.
+    pub(crate) fn hand_over(&mut self, context: &Context<'_>, to: HostId) {
+        let Some(replica) = self.members.replica(to).filter(|it| *it != self.me) else {
+            return;
+        };
+        let last = self.node.raft.raft_log.last_index();
+        let progress = self.node.raft.prs().get(replica.0);
+        let ready = progress.is_some_and(|progress| progress.matched + 32 > last);
+        let Some(lead) = self.lead.as_mut().filter(|_| ready) else {
+            return;
+        };
+        if lead.transfer_until.is_some() || !context.links.is_up(to) {
+            return;
+        }
+        lead.no_lease = true;
+        lead.transfer_until = Some(context.now + TRANSFER_MICROS);
+        self.node.transfer_leader(replica.0);
+    }
+}
+
+fn failure_of(refused: Refused) -> Failure {
+    match refused {
+        Refused::Busy { .. } | Refused::Dead { .. } => Failure::Busy,
+        Refused::NoSpace { .. } | Refused::MapFull => Failure::NoSpace,
+        other => Failure::Invalid {
+            why: other.to_string(),
+        },
+    }
+}

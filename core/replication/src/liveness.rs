@@ -1,0 +1,149 @@
+//! Which hosts are there, and what was promised to them: once per pair of hosts, for all groups.
+//!
+//! A frame that is heard makes a promise: for [`PROMISE_MICROS`] from then on nobody is helped to take a
+//! group over from a leader on the sender's host. The promise is told by an echo of the frame's time, by
+//! the sender's own clock; so the sender knows that it holds for [`LEASE_MICROS`] from when it sent. The
+//! two clocks are never compared, only their speeds have to be alike.
+
+use crate::message::{Echo, Frame};
+use crate::{BEAT_MICROS, DOWN_MICROS, HostId, LEASE_MICROS, PROMISE_MICROS, Time};
+use std::collections::BTreeMap;
+
+#[derive(Debug)]
+pub(crate) struct Links {
+    me: HostId,
+    incarnation: u64,
+    started: Time,
+    peers: BTreeMap<HostId, Link>,
+}
+
+#[derive(Debug, Default)]
+struct Link {
+    incarnation: u64,
+    /// The newest frame that was heard, by the peer's clock.
+    heard: Option<Time>,
+    promised_until: Time,
+    leased_until: Time,
+    up_until: Time,
+    up: bool,
+    beat_at: Time,
+}
+
+/// What a frame says of its sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// It is of an earlier start, and counts no more.
+    Stale,
+    /// As before.
+    Same,
+    /// It was down.
+    CameUp,
+    /// It was started again, and knows nothing of what it promised.
+    Restarted,
+}
+
+impl Links {
+    pub(crate) fn new(me: HostId, incarnation: u64, started: Time) -> Self {
+        Self {
+            me,
+            incarnation,
+            started,
+            peers: BTreeMap::new(),
+        }
+    }
+
+    /// Takes notice of hosts that have replicas in common with this one.
+    pub(crate) fn meet(&mut self, host: HostId) {
+        if host != self.me {
+            self.peers.entry(host).or_default();
+        }
+    }
+
+    pub(crate) fn hear(&mut self, from: HostId, frame: &Frame, now: Time) -> Heard {
+        let mine = self.incarnation;
+        let link = self.peers.entry(from).or_default();
+        if frame.incarnation < link.incarnation {
+            return Heard::Stale;
+        }
+        let restarted = frame.incarnation > link.incarnation && link.incarnation != 0;
+        if frame.incarnation > link.incarnation {
+            link.incarnation = frame.incarnation;
+            link.heard = None;
+            link.leased_until = Time(0);
+        }
+        link.heard = link.heard.max(Some(frame.sent));
+        link.promised_until = link.promised_until.max(now + PROMISE_MICROS);
+        let echo = frame.echo.filter(|echo| echo.incarnation == mine);
+        // Of a time that is not over yet nobody can have heard.
+        if let Some(echo) = echo.filter(|echo| echo.sent <= now) {
+            link.leased_until = link.leased_until.max(echo.sent + LEASE_MICROS);
+            link.up_until = link.up_until.max(echo.sent + DOWN_MICROS);
+        }
+        let came_up = !link.up && link.up_until > now;
+        link.up |= came_up;
+        match (restarted, came_up) {
+            (true, _) => Heard::Restarted,
+            (_, true) => Heard::CameUp,
+            _ => Heard::Same,
+        }
+    }
+
+    /// What goes before the messages of a frame. Counts as a beat.
+    pub(crate) fn frame(&mut self, to: HostId, now: Time) -> Frame {
+        let link = self.peers.entry(to).or_default();
+        link.beat_at = now + BEAT_MICROS;
+        let incarnation = link.incarnation;
+        Frame {
+            incarnation: self.incarnation,
+            sent: now,
+            echo: link.heard.map(|sent| Echo { incarnation, sent }),
+            messages: Vec::new(),
+        }
+    }
+
+    /// Peers that have to hear of this host now.
+    pub(crate) fn due(&self, now: Time) -> Vec<HostId> {
+        let due = self.peers.iter().filter(|(_, link)| link.beat_at <= now);
+        due.map(|(host, _)| *host).collect()
+    }
+
+    /// Peers that are down as of now.
+    pub(crate) fn expire(&mut self, now: Time) -> Vec<HostId> {
+        let mut down = Vec::new();
+        for (host, link) in &mut self.peers {
+            if link.up && link.up_until <= now {
+                link.up = false;
+                down.push(*host);
+            }
+        }
+        down
+    }
+
+    /// When there is something to do, at the latest.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        let up_until = |link: &Link| link.up.then_some(link.up_until);
+        let of = |link: &Link| Some(link.beat_at).min(up_until(link).or(Some(link.beat_at)));
+        self.peers.values().filter_map(of).min()
+    }
+
+    pub(crate) fn is_up(&self, host: HostId) -> bool {
+        host == self.me || self.peers.get(&host).is_some_and(|link| link.up)
+    }
+
+    /// Whether this host may help somebody else than the leader on `followed` to lead. After a start all
+    /// hosts may have a promise that is forgotten.
+    pub(crate) fn may_help(&self, followed: Option<HostId>, now: Time) -> bool {
+        let promised = followed.and_then(|host| self.peers.get(&host));
+        let started = self.started + PROMISE_MICROS <= now;
+        started && promised.is_none_or(|link| link.promised_until <= now)
+    }
+
+    /// Whether that host helps nobody else as of now.
+    pub(crate) fn holds_lease(&self, host: HostId, now: Time) -> bool {
+        host == self.me
+            || self
+                .peers
+                .get(&host)
+                .is_some_and(|link| link.leased_until > now)
+    }
+}
