@@ -32,6 +32,8 @@ pub struct GroupInfo {
     pub term: u64,
     /// Who leads, as far as it knows.
     pub leader: Option<ReplicaId>,
+    /// The first entry that it can send to others.
+    pub first: u64,
     /// Its last entry.
     pub last: u64,
     /// Known to be committed.
@@ -182,6 +184,7 @@ impl Group {
             },
             term: raft.term,
             leader: (raft.leader_id != 0).then_some(ReplicaId(raft.leader_id)),
+            first: raft.raft_log.first_index(),
             last: raft.raft_log.last_index(),
             committed: raft.raft_log.committed,
             applied: self.applied,
@@ -298,9 +301,9 @@ impl Group {
                     self.leader_gone |= over;
                     return true;
                 }
-                if self.lead.is_some() && self.holds_lease(context) {
+                let leased = self.holds_lease(context);
+                if let Some(lead) = self.lead.as_mut().filter(|_| leased) {
                     // It does not know who leads: it will hear.
-                    let lead = self.lead.as_mut().expect("it is there");
                     lead.followers.remove(from);
                     lead.ping_at = Some(context.now);
                     return false;
@@ -476,7 +479,10 @@ impl Group {
 
     /// Lets committed entries take effect, and answers for them.
     fn take_effect(&mut self, context: &mut Context<'_>) {
-        let commit = self.node.raft.raft_log.committed.min(self.submitted.0);
+        let log = &self.node.raft.raft_log;
+        // What the store has in the place of entries that just came is of a leader that lost.
+        let taken_in = log.unstable.offset - 1;
+        let commit = log.committed.min(self.submitted.0).min(taken_in);
         let refused = self
             .unpersisted
             .iter()

@@ -73,4 +73,7 @@ plant lease-while-handing-over $src/lead.rs \
 plant commit-not-durable-before-in-place core/blocks/src/batch.rs \
     '\Qhard.commit = hard.commit.min(sealed);\E' \
     'hard.commit = hard.commit.min(sealed).saturating_sub(3);'
+plant replaced-entries-take-effect $src/group.rs \
+    '\Q.min(taken_in);\E' \
+    ';'
 exit $missed

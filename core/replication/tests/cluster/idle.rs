@@ -1,19 +1,22 @@
-//! What volumes cost that nobody uses.
+//! What volumes cost that nobody uses. `VPC_REPLICATION_VOLUMES` says how many.
 
 use crate::world::{FINE, MIB, SECONDS, World};
 use blocks::VolumeId;
 
-const VOLUMES: u128 = 10_000;
+fn volumes() -> u128 {
+    let set = std::env::var("VPC_REPLICATION_VOLUMES").ok();
+    set.and_then(|text| text.parse().ok()).unwrap_or(1000)
+}
 
 #[test]
 fn idle_volumes_cost_nothing() {
     let mut world = World::new(1, 3, 8192 * MIB, 128 * MIB);
     world.weather = FINE;
-    for number in 0..VOLUMES {
+    for number in 0..volumes() {
         world.create(VolumeId::new(number), 16, &[0, 1, 2]);
     }
     let awake = |world: &World| {
-        let groups = (0..VOLUMES).map(VolumeId::new).flat_map(|volume| {
+        let groups = (0..volumes()).map(VolumeId::new).flat_map(|volume| {
             world
                 .nodes
                 .iter()

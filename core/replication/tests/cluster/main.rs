@@ -1,8 +1,18 @@
 //! Hosts with simulated disks, clocks and networks, and clients that watch what they are told.
 
+#![expect(clippy::print_stdout, reason = "a seed that fails is to be seen")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "seeds are fresh, or set by a variable"
+)]
+
 mod clients;
 #[path = "../../../blocks/tests/store/disk.rs"]
-#[allow(dead_code)]
+#[allow(
+    dead_code,
+    clippy::explicit_counter_loop,
+    reason = "another crate's tests have more use for it"
+)]
 mod disk;
 mod faults;
 mod idle;

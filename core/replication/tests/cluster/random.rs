@@ -2,7 +2,7 @@
 
 use crate::clients::{BLOCKS, Clients};
 use crate::faults::Mix;
-use crate::world::{Event, FINE, Faults, MIB, SECONDS, World};
+use crate::world::{Event, FINE, Faults, MIB, Node, SECONDS, World};
 use blocks::VolumeId;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,6 +13,8 @@ struct Outcome {
     done: u64,
     moves: u64,
     fenced: u64,
+    /// Replicas that lack what no log has any more.
+    left_behind: usize,
     faults: Faults,
 }
 
@@ -53,6 +55,10 @@ fn run(seed: u64) -> Outcome {
         done: clients.done,
         moves: clients.moves,
         fenced: clients.fenced,
+        left_behind: volumes
+            .iter()
+            .filter_map(|(volume, members)| world.is_level(*volume, members))
+            .sum(),
         faults: world.faults,
     }
 }
@@ -72,17 +78,19 @@ fn recover(world: &mut World, clients: &mut Clients, volumes: &[(VolumeId, Vec<u
         clients.is_quiet(world)
             && volumes
                 .iter()
-                .all(|(volume, members)| world.is_level(*volume, members))
+                .all(|(volume, members)| world.is_level(*volume, members).is_some())
     };
     let until = world.now + 15 * SECONDS;
     if !go_on(world, clients, None, until, level) {
-        for (volume, _) in volumes {
-            for node in &world.nodes {
-                let group = node.host.as_ref().and_then(|host| host.group(*volume));
-                eprintln!("{volume} on {:?}: {group:?}", node.id);
-            }
-        }
-        panic!("not at rest 15 s after the last fault: {clients:?}");
+        let groups = volumes.iter().flat_map(|(volume, _)| {
+            let of = |node: &Node| node.host.as_ref().and_then(|host| host.group(*volume));
+            world
+                .nodes
+                .iter()
+                .map(move |node| (*volume, node.id, of(node)))
+        });
+        let groups: Vec<_> = groups.filter(|(.., group)| group.is_some()).collect();
+        panic!("not at rest 15 s after the last fault: {groups:#?} {clients:?}");
     }
     clients.read_all(world);
     let until = world.now + 5 * SECONDS;
@@ -152,6 +160,7 @@ fn volumes_survive_what_happens_to_hosts() {
         total.done += outcome.done;
         total.moves += outcome.moves;
         total.fenced += outcome.fenced;
+        total.left_behind += outcome.left_behind;
         total.faults.add(&outcome.faults);
     }
     println!("{count} seeds: {total:?}");

@@ -6,8 +6,8 @@ use blocks::{
     BLOCK_BYTES, Buffer, Done, Formatted, Identity, Io, Opening, Page, Store, Token, VolumeId,
 };
 use replication::wire::{PREFIX_BYTES, decode_frame, decode_prefix, encode_frame};
-use replication::{Frame, Host, HostId, Member, Members, ReplicaId, Reply, Time};
-use std::collections::{BTreeMap, BTreeSet};
+use replication::{Frame, GroupInfo, Host, HostId, Member, Members, ReplicaId, Reply, Role, Time};
+use std::collections::BTreeMap;
 
 pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) const MILLIS: u64 = 1000;
@@ -454,7 +454,7 @@ impl World {
     pub(crate) fn leader(&self, volume: VolumeId) -> Option<usize> {
         let leads = |node: &Node| {
             let group = node.host.as_ref()?.group(volume)?;
-            (group.role == replication::Role::Leader).then_some(group.term)
+            (group.role == Role::Leader).then_some(group.term)
         };
         let leaders = self
             .nodes
@@ -489,24 +489,21 @@ impl World {
         }
     }
 
-    /// All members have all there is, and agree.
-    pub(crate) fn is_level(&self, volume: VolumeId, members: &[usize]) -> bool {
-        let info = |node: &usize| {
-            self.nodes[*node]
-                .host
-                .as_ref()
-                .and_then(|host| host.group(volume))
-        };
-        let infos: Option<Vec<_>> = members.iter().map(info).collect();
-        let Some(infos) = infos else { return false };
-        let applied: BTreeSet<u64> = infos
+    /// All members have all there is. Gives how many cannot: those that lack what the leader's log has no
+    /// more, for whom there is no way yet.
+    pub(crate) fn is_level(&self, volume: VolumeId, members: &[usize]) -> Option<usize> {
+        let info = |node: &usize| self.nodes[*node].host.as_ref()?.group(volume);
+        let infos: Vec<_> = members.iter().map(info).collect::<Option<_>>()?;
+        let leaders: Vec<_> = infos
             .iter()
-            .flat_map(|info| [info.applied, info.last])
+            .filter(|info| info.role == Role::Leader)
             .collect();
-        let leaders = infos
-            .iter()
-            .filter(|info| info.role == replication::Role::Leader);
-        applied.len() == 1 && leaders.count() == 1
+        let [leader] = leaders[..] else { return None };
+        let has_all = |info: &&GroupInfo| (info.applied, info.last) == (leader.last, leader.last);
+        let (level, rest): (Vec<_>, Vec<_>) = infos.iter().partition(|info| has_all(info));
+        let left = |info: &&&GroupInfo| info.last + 1 < leader.first && info.failed.is_none();
+        let majority = level.len() > members.len() / 2;
+        (majority && rest.iter().filter(left).count() == rest.len()).then_some(rest.len())
     }
 }
 
