@@ -112,6 +112,16 @@ impl Clients {
         self.next
     }
 
+    /// A host goes on: what clients asked of it meanwhile is what it sees first.
+    pub(crate) fn asked_meanwhile(&mut self, world: &mut World, node: usize) {
+        for client in 0..self.clients.len() {
+            let at = &self.clients[client];
+            if at.node == node && at.attached && at.is_connected(world) && !self.still {
+                self.something(world, client);
+            }
+        }
+    }
+
     /// A client's turn.
     pub(crate) fn turn(&mut self, world: &mut World, client: usize) {
         self.take_replies(world);
@@ -137,7 +147,13 @@ impl Clients {
 
     /// Leaves the endpoint, which may go on for a while, and goes to another one.
     fn go(&mut self, world: &mut World, client: usize) {
-        let node = world.rng.below(world.nodes.len() as u64) as usize;
+        let anywhere = world.rng.below(world.nodes.len() as u64) as usize;
+        let at = &self.clients[client];
+        // Who looks on does so where it is answered first, and longest.
+        let leader = world
+            .leader(at.volume)
+            .filter(|_| at.looks_on && anywhere > 0);
+        let node = leader.unwrap_or(anywhere);
         let at = &mut self.clients[client];
         (at.session, at.attached) = (None, false);
         for (_, asked) in std::mem::take(&mut at.asked) {

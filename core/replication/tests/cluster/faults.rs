@@ -61,7 +61,8 @@ impl Mix {
         let long = 50 * MILLIS + world.rng.below(2500 * MILLIS);
         if chosen(self.kill) || chosen(self.power) {
             let power = world.rng.below(self.kill + self.power) >= self.kill;
-            let all = power && world.rng.one_in(5);
+            // Together, so that what only one of them had on disk is missed.
+            let all = power && world.rng.one_in(2);
             for at in 0..hosts as usize {
                 if (at == node || all) && world.nodes[at].host.is_some() {
                     world.kill(at, power);
@@ -75,8 +76,7 @@ impl Mix {
                 }
             }
         } else if chosen(self.pause) {
-            world.nodes[node].paused_until = world.now + long;
-            world.faults.pauses += 1;
+            world.pause(node, long);
         } else if chosen(self.isolate) {
             world.faults.partitions += 1;
             for other in (0..hosts as usize).filter(|other| *other != node) {

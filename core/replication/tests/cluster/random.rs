@@ -112,6 +112,7 @@ fn go_on(
     while let Some(event) = world.step(until) {
         match event {
             Event::Client { client } => clients.turn(world, client),
+            Event::Resume { node } => clients.asked_meanwhile(world, node),
             Event::Fault => {
                 if let Some(mix) = mix {
                     mix.strike(world);

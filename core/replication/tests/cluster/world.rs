@@ -35,6 +35,8 @@ pub(crate) enum Event {
     Start { node: usize },
     /// The clients' turn.
     Client { client: usize },
+    /// A host goes on after a pause.
+    Resume { node: usize },
     /// The next thing goes wrong.
     Fault,
     /// A link is as it was.
@@ -276,7 +278,7 @@ impl World {
         }
         for (token, io) in ios {
             let slow = self.weather.slow_io;
-            let slow = slow > 0 && self.rng.one_in(20);
+            let slow = slow > 0 && self.rng.one_in(6);
             let most = if slow { self.weather.slow_io } else { 400 };
             let delay = 20 + self.rng.below(most);
             let mark = self.nodes[node].disk.mark();
@@ -347,6 +349,15 @@ impl World {
                 },
             );
         }
+    }
+
+    /// Stops a host for a while; when it goes on, that is the first thing that happens.
+    pub(crate) fn pause(&mut self, node: usize, micros: u64) {
+        let until = self.now + micros;
+        self.nodes[node].paused_until = until;
+        self.faults.pauses += 1;
+        self.events
+            .insert((until, node as u64), Event::Resume { node });
     }
 
     /// The next event, if it is before that time. Gives those that are not about hosts.
