@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Entries that are not committed yet, at most: what comes then is asked again.
 const MOST_UNCOMMITTED: u64 = 256;
+/// Blocks of one read, 32 MiB: the answer has to fit into a frame.
+const MOST_READ_BLOCKS: u64 = 8192;
 /// A transfer that takes longer is given up.
 pub(crate) const TRANSFER_MICROS: u64 = 500_000;
 
@@ -85,6 +87,10 @@ impl Group {
             return self.tell(context, asked, Err(Failure::NotLeader { leader, term }));
         }
         match request.op {
+            Op::Read { blocks, .. } if blocks > MOST_READ_BLOCKS => {
+                let why = format!("a read of {blocks} blocks: at most {MOST_READ_BLOCKS} at once");
+                self.tell(context, asked, Err(Failure::Invalid { why }));
+            }
             Op::Read { lba, blocks } => self.read(asked, request.stamp, lba, blocks),
             Op::Attach => self.attach(context, asked),
             Op::Write { lba, data } => {

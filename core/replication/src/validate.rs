@@ -5,6 +5,9 @@ use crate::message::{Message, Place, Step};
 use crate::{Members, ReplicaId};
 use blocks::Entry;
 
+/// A term that is reached by no number of elections.
+const MOST_TERM: u64 = 1 << 62;
+
 /// What a replica knows of its own log.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Known {
@@ -33,7 +36,7 @@ pub(crate) fn judge(
     if *to != known.me || *from == known.me || members.host(*from).is_none() {
         return Err("a replica that is no member");
     }
-    if *term == 0 || *term == u64::MAX {
+    if *term == 0 || *term > MOST_TERM {
         return Err("a term that nobody can have");
     }
     // Only what is said of the own term is looked at more closely by the consensus.
@@ -52,6 +55,9 @@ pub(crate) fn judge(
         Step::Appended { last, .. } if *last > known.last => {
             Err("a follower that has more than its leader")
         }
+        Step::Rejected { prev, hint, .. } if *prev.max(&hint.index) > known.last => {
+            Err("an answer to what was not sent")
+        }
         Step::Appended { .. }
         | Step::Rejected { .. }
         | Step::Vote { .. }
@@ -69,6 +75,9 @@ fn judge_entries(
     known: Known,
     term_at: impl Fn(u64) -> Option<u64>,
 ) -> Result<(), &'static str> {
+    if (prev.index == 0) != (prev.term == 0) {
+        return Err("a place that no log has");
+    }
     let mut before = prev;
     for entry in entries {
         if before.index.checked_add(1) != Some(entry.index) || entry.term < before.term {

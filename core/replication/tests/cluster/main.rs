@@ -15,6 +15,7 @@ mod clients;
 )]
 mod disk;
 mod faults;
+mod hostile;
 mod idle;
 mod random;
 mod register;
