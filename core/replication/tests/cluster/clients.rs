@@ -28,6 +28,8 @@ pub(crate) struct Client {
     members: Vec<usize>,
     /// It reads only, without an attachment.
     looks_on: bool,
+    /// It was there for one moment.
+    once: bool,
     node: usize,
     /// Of the node, when the session was opened.
     life: u64,
@@ -94,6 +96,7 @@ impl Clients {
             volume,
             members,
             looks_on,
+            once: false,
             node,
             life: 0,
             session: None,
@@ -114,11 +117,40 @@ impl Clients {
 
     /// A host goes on: what clients asked of it meanwhile is what it sees first.
     pub(crate) fn asked_meanwhile(&mut self, world: &mut World, node: usize) {
-        for client in 0..self.clients.len() {
-            let at = &self.clients[client];
-            if at.node == node && at.attached && at.is_connected(world) && !self.still {
-                self.something(world, client);
+        let main: Vec<usize> = (0..self.clients.len())
+            .filter(|at| !self.clients[*at].looks_on)
+            .collect();
+        for main in main {
+            if self.still || world.nodes[node].host.is_none() {
+                return;
             }
+            let session = SessionId(u128::from(self.next()));
+            let at = &self.clients[main];
+            let (volume, members, life) = (at.volume, at.members.clone(), world.nodes[node].life);
+            let id = world.nodes[node].id;
+            let others = members.iter().map(|member| world.nodes[*member].id);
+            let hosts = std::iter::once(id)
+                .chain(others.filter(|other| *other != id))
+                .collect();
+            let host = world.nodes[node].host.as_mut().expect("it is up");
+            host.open_session(session, volume, hosts);
+            self.clients.push(Client {
+                volume,
+                members,
+                looks_on: true,
+                once: true,
+                node,
+                life,
+                session: Some(session),
+                attached: true,
+                asked: BTreeMap::new(),
+                left: Vec::new(),
+                again: Vec::new(),
+                patience: 0,
+                depth: 1,
+            });
+            let client = self.clients.len() - 1;
+            (0..4).for_each(|_| self.something(world, client));
         }
     }
 
@@ -334,12 +366,15 @@ impl Clients {
             let idle = client.asked.is_empty() && client.again.is_empty();
             idle && client.attached && client.is_connected(world)
         };
-        self.clients.iter().all(quiet)
+        self.clients.iter().filter(|client| !client.once).all(quiet)
     }
 
     /// Reads everything, once all is quiet.
     pub(crate) fn read_all(&mut self, world: &mut World) {
-        for client in 0..self.clients.len() {
+        for client in (0..self.clients.len())
+            .filter(|at| !self.clients[*at].once)
+            .collect::<Vec<_>>()
+        {
             let (lba, blocks) = (0, BLOCKS);
             let volume = self.clients[client].volume;
             let op = self.ask(

@@ -76,6 +76,7 @@ impl Mix {
                 }
             }
         } else if chosen(self.pause) {
+            let long = 2 * long;
             world.pause(node, long);
         } else if chosen(self.isolate) {
             world.faults.partitions += 1;

@@ -99,7 +99,7 @@ fn step(rng: &mut Rng) -> Step {
     }
 }
 
-fn message(rng: &mut Rng, from: u64, to: u64) -> Message {
+fn message(rng: &mut Rng, from: u64, to: u64, term: u64) -> Message {
     if rng.one_in(5) {
         let (lba, blocks) = (number(rng), number(rng));
         let op = match rng.below(4) {
@@ -114,13 +114,12 @@ fn message(rng: &mut Rng, from: u64, to: u64) -> Message {
         return Message::Request(Request {
             session: SessionId(u128::from(number(rng))),
             id: number(rng),
-            term: number(rng),
+            term,
             stamp: Stamp::from_entry(number(rng) << 40 | number(rng) & 0xff),
             floor: number(rng),
             op,
         });
     }
-    let term = number(rng);
     let step = step(rng);
     let (from, to) = (ReplicaId(from), ReplicaId(to));
     Message::Consensus {
@@ -133,20 +132,27 @@ fn message(rng: &mut Rng, from: u64, to: u64) -> Message {
 
 #[test]
 fn nothing_that_a_peer_says_stops_the_program() {
-    for seed in 1..=30 {
+    for seed in 1..=40 {
         let mut world = World::new(seed, 3, 64 * MIB, 4 * MIB);
         world.create(VOLUME, 64, &[0, 1, 2]);
         world.run_until(2 * SECONDS, |world| world.leader(VOLUME).is_some());
         let mut rng = Rng(seed);
         for _ in 0..400 {
             let (from, to) = (rng.below(3), rng.below(3));
+            let host = world.nodes[to as usize].host.as_ref().expect("it is up");
+            let term = host.group(VOLUME).map_or(1, |group| group.term);
+            let term = match rng.below(8) {
+                0 => number(&mut rng),
+                1 => term + 1,
+                _ => term,
+            };
             let frame = Frame {
                 incarnation: 1,
                 sent: Time(rng.below(1 << 40)),
                 echo: None,
                 messages: vec![Envelope {
                     volume: VOLUME,
-                    message: message(&mut rng, from + 1, to + 1),
+                    message: message(&mut rng, from + 1, to + 1, term),
                 }],
             };
             let (id, now) = (world.nodes[from as usize].id, world.clock(to as usize));
