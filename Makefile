@@ -69,7 +69,7 @@ evpn-matrix: setup
 FUZZ_SECONDS ?= 20
 FUZZ_TARGETS ?= bgp_open bgp_stream bgp_messages bgp_update netlink nftables protobuf stored names dns metadata \
 	dhcp_v4 dhcp_v6 dhcp_frame router_solicitation lease_messages lease replication datapath_neighbour datapath_filter datapath_tap datapath_tunnel \
-	nbd_codec nbd_server nbd_client block_store
+	nbd_codec nbd_server nbd_client block_store volume_frames
 fuzz:
 	scripts/setup.sh --fuzz
 	scripts/fuzz.sh $(FUZZ_SECONDS) $(FUZZ_TARGETS)
