@@ -55,6 +55,8 @@ soak: test-full-kernel
 	VPC_SOAK=1 $(CARGO) test -p lab --test suite -- --test-threads=1 crash moves scale frr::what failover \
 		routers::lasting routers::machine
 	VPC_SOAK=1 $(CARGO) test -p lab --test matrix -- --include-ignored e34
+	VPC_REPLICATION_FIRST=$$(date +%s) VPC_REPLICATION_SEEDS=300 $(CARGO) test --release -p replication --test cluster volumes_survive -- --nocapture
+	BLOCKS_SEED=$$(date +%s) BLOCKS_SEEDS=2000 $(CARGO) test --release -p blocks
 	for round in 1 2 3 4 5 6 7 8 9 10; do \
 		target/debug/vpc lab demo --name soak --down || exit 1; \
 	done

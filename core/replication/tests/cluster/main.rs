@@ -3,7 +3,7 @@
 #![expect(clippy::print_stdout, reason = "a seed that fails is to be seen")]
 #![expect(
     clippy::disallowed_methods,
-    reason = "seeds are fresh, or set by a variable"
+    reason = "which seeds is the tester's affair"
 )]
 
 mod clients;
