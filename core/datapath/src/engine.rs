@@ -19,6 +19,9 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::time::Duration;
 
+/// Announcements of one port that go to all: as many as the guards let through where the kernel carries. A NIC
+/// has some when it comes up or moves.
+const ANNOUNCEMENTS: Rate = Rate::of(10);
 /// Ports whose questions are counted at a time.
 const ASKERS: usize = 4_096;
 
@@ -49,6 +52,7 @@ pub struct Engine {
     answered: Answered,
     traffic: [Traffic; 2],
     questions: Buckets,
+    announcements: Buckets,
     flood: Rate,
     flows: Flows,
 }
@@ -114,6 +118,7 @@ impl Engine {
             answered: Answered::default(),
             traffic: [Traffic::default(); 2],
             questions: Buckets::new(Rate::of(limits.questions_per_s), ASKERS),
+            announcements: Buckets::new(ANNOUNCEMENTS, ASKERS),
             flood: Rate::of(limits.flood_per_s),
             flows: Flows::new(0),
         }
@@ -300,7 +305,11 @@ impl Engine {
         let is_for_many = ethernet.destination.is_multicast();
         if is_for_many {
             let asked = ask(frame, &ethernet, &state.neighbours, binding.unknown);
-            if let Some(reply) = fate_of(asked, &mut self.questions, ethernet.source, now)? {
+            let patience = Patience {
+                questions: &mut self.questions,
+                announcements: &mut self.announcements,
+            };
+            if let Some(reply) = patience.fate_of(asked, ethernet.source, now)? {
                 return Ok(Some(match vlan {
                     Some(vlan) => reply.tagged(vlan),
                     None => reply,
@@ -522,21 +531,30 @@ fn ask(
     answer(into, &who, unknown)
 }
 
-/// An answer, if there is one and the port did not ask too much; nothing if the frame goes on.
-fn fate_of(
-    asked: Asked,
-    questions: &mut Buckets,
-    asker: MacAddr,
-    now: Duration,
-) -> Result<Option<Reply>, Reason> {
-    match asked {
-        Asked::NotAsked | Asked::Keep => Ok(None),
-        Asked::Answer(_) if !questions.take(asker, now) => Err(Reason::TooManyQuestions),
-        Asked::Answer(reply) => Ok(Some(reply)),
-        Asked::Drop(Silence::Here | Silence::Own) => Err(Reason::NeighbourHere),
-        Asked::Drop(Silence::Nobody) => Err(Reason::UnknownNeighbour),
-        Asked::Drop(Silence::Malformed | Silence::HopLimit | Silence::Checksum) => {
-            Err(Reason::BadQuestion)
+/// How much of a port's business is everybody's.
+struct Patience<'a> {
+    questions: &'a mut Buckets,
+    announcements: &'a mut Buckets,
+}
+
+impl Patience<'_> {
+    /// An answer, if there is one and the port did not ask too much; nothing if the frame goes on.
+    fn fate_of(self, asked: Asked, asker: MacAddr, now: Duration) -> Result<Option<Reply>, Reason> {
+        match asked {
+            Asked::NotAsked => Ok(None),
+            Asked::Answer(_) | Asked::Keep if !self.questions.take(asker, now) => {
+                Err(Reason::TooManyQuestions)
+            }
+            Asked::Announcement if !self.announcements.take(asker, now) => {
+                Err(Reason::TooManyAnnouncements)
+            }
+            Asked::Keep | Asked::Announcement => Ok(None),
+            Asked::Answer(reply) => Ok(Some(reply)),
+            Asked::Drop(Silence::Here | Silence::Own) => Err(Reason::NeighbourHere),
+            Asked::Drop(Silence::Nobody) => Err(Reason::UnknownNeighbour),
+            Asked::Drop(Silence::Malformed | Silence::HopLimit | Silence::Checksum) => {
+                Err(Reason::BadQuestion)
+            }
         }
     }
 }

@@ -21,8 +21,10 @@ pub enum Asked {
     NotAsked,
     /// This goes back to where the frame came from, and the frame goes nowhere.
     Answer(Reply),
-    /// A question that nobody here can answer, or an announcement: it goes to all.
+    /// A question that nobody here can answer: it goes to all.
     Keep,
+    /// What nobody asked for, of a neighbour itself: it goes to all.
+    Announcement,
     /// It goes nowhere.
     Drop(Silence),
 }
@@ -179,7 +181,7 @@ impl Ask<'_> {
             return Asked::Drop(Silence::Malformed);
         }
         if sender == target {
-            return Asked::Keep;
+            return Asked::Announcement;
         }
         if operation == ARP_REPLY {
             return Asked::NotAsked;
@@ -261,7 +263,7 @@ impl Ask<'_> {
 fn advertised(nd: &Nd) -> Asked {
     match nd.flags & SOLICITED != 0 && nd.destination.is_multicast() {
         true => Asked::Drop(Silence::Malformed),
-        false => Asked::Keep,
+        false => Asked::Announcement,
     }
 }
 

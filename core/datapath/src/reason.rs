@@ -23,6 +23,8 @@ pub enum Reason {
     NeighbourHere,
     /// More questions of a port than are answered.
     TooManyQuestions,
+    /// More announcements of a port than are let through.
+    TooManyAnnouncements,
     /// More broadcast and multicast of a domain than is let through.
     Storm,
     /// ARP or neighbour discovery that is not as it has to be.
@@ -56,7 +58,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Reason; 22] = [
+    pub const ALL: [Reason; 23] = [
         Self::Malformed,
         Self::UnknownVlan,
         Self::TooBig,
@@ -65,6 +67,7 @@ impl Reason {
         Self::UnknownNeighbour,
         Self::NeighbourHere,
         Self::TooManyQuestions,
+        Self::TooManyAnnouncements,
         Self::Storm,
         Self::BadQuestion,
         Self::UnknownVtep,
@@ -92,6 +95,7 @@ impl Reason {
             Self::UnknownNeighbour => "unknown-neighbour",
             Self::NeighbourHere => "neighbour-here",
             Self::TooManyQuestions => "too-many-questions",
+            Self::TooManyAnnouncements => "too-many-announcements",
             Self::Storm => "storm",
             Self::BadQuestion => "bad-question",
             Self::UnknownVtep => "unknown-vtep",

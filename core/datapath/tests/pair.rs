@@ -740,6 +740,39 @@ fn questions_of_a_port_are_answered_to_a_degree() {
 }
 
 #[test]
+fn announcements_of_a_port_go_to_all_to_a_degree() {
+    let mut here = host(None, None);
+    let garp = |who: MacAddr| {
+        [
+            &[0xff; 6][..],
+            &who.0,
+            &[8, 6, 0, 1, 8, 0, 6, 4, 0, 2],
+            &who.0,
+            &[10, 0, 0, 1],
+            &[0xff; 6],
+            &[10, 0, 0, 1],
+        ]
+        .concat()
+    };
+    let sent = |here: &mut Engine, who, now| {
+        let mut fates = (0..100).map(|_| {
+            let (mut bytes, mut out) = ([&[0; 10], &garp(who)[..]].concat(), Outbox::default());
+            here.from_tap(now, 0, &mut bytes, 10, Offload::default(), &mut out)
+        });
+        let sent = fates
+            .by_ref()
+            .take_while(|fate| *fate == Fate::Sent)
+            .count();
+        assert!(fates.all(|fate| fate == Fate::Dropped(Reason::TooManyAnnouncements)));
+        sent
+    };
+    assert_eq!(sent(&mut here, A, Duration::from_secs(1)), 20);
+    assert_eq!(sent(&mut here, A, Duration::from_secs(2)), 10);
+    // Somebody else's are not fewer for that.
+    assert_eq!(sent(&mut here, B, Duration::from_secs(2)), 20);
+}
+
+#[test]
 fn datagrams_stay_apart_where_the_kernel_takes_no_more_of_them_at_once() {
     let datagrams = Sample {
         tcp: false,

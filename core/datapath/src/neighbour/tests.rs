@@ -99,7 +99,7 @@ fn gratuitous_arp_goes_to_all() {
                 frame[31] = last;
                 frame[41] = last;
             });
-            assert_eq!(drop(&frame), Asked::Keep);
+            assert_eq!(drop(&frame), Asked::Announcement);
         }
     }
 }
@@ -249,7 +249,7 @@ fn advertisements_go_to_all_or_to_the_one_they_are_for() {
             frame[78] = TARGET_LINK_LAYER;
         })
     };
-    assert_eq!(drop(&advertise(OVERRIDE)), Asked::Keep);
+    assert_eq!(drop(&advertise(OVERRIDE)), Asked::Announcement);
     let broken = Asked::Drop(Silence::Malformed);
     assert_eq!(drop(&advertise(OVERRIDE | SOLICITED)), broken);
     let mut solicited = advertise(SOLICITED | OVERRIDE);
@@ -388,7 +388,7 @@ proptest! {
         };
         match answer(&frame, &lookup, Unknown::Flood) {
             Asked::Answer(reply) => check_answer(&frame, reply.frame()),
-            Asked::Keep => {}
+            Asked::Keep | Asked::Announcement => {}
             Asked::NotAsked | Asked::Drop(Silence::Malformed | Silence::HopLimit | Silence::Checksum) => {
                 prop_assert_eq!(asked_for.get(), None);
             }
