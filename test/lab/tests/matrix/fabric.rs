@@ -482,5 +482,6 @@ impl Drop for Vpc<'_> {
 
 /// True if a dump has a VXLAN device, or a datapath that has something to carry.
 fn holds_tunnels(dump: &str) -> bool {
-    dump.contains("vxlan") || (dump.contains("tunnels at") && !dump.contains("tunnels at  none"))
+    let told = dump.lines().find_map(|line| line.strip_prefix("tunnels at"));
+    dump.contains("vxlan") || told.is_some_and(|address| address.trim() != "none")
 }
