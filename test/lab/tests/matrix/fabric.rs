@@ -482,6 +482,8 @@ impl Drop for Vpc<'_> {
 
 /// True if a dump has a VXLAN device, or a datapath that has something to carry.
 fn holds_tunnels(dump: &str) -> bool {
-    let told = dump.lines().find_map(|line| line.strip_prefix("tunnels at"));
+    let told = dump
+        .lines()
+        .find_map(|line| line.strip_prefix("tunnels at"));
     dump.contains("vxlan") || told.is_some_and(|address| address.trim() != "none")
 }
