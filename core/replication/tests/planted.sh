@@ -15,19 +15,19 @@ plant() { # name, and for each place: file, from, to
     local name=$1
     shift
     [[ -z $only || $only == "$name" ]] || return 0
-    rm -rf "$copy/work"
-    mkdir -p "$copy/work/core"
-    cp -r "$root/core/blocks" "$root/core/replication" "$copy/work/core/"
-    sed -e 's/^members = .*/members = ["core\/blocks", "core\/replication"]/' "$root/Cargo.toml" > "$copy/work/Cargo.toml"
-    cp "$root/Cargo.lock" "$copy/work/"
+    rm -rf "$copy/tree"
+    mkdir -p "$copy/tree/core"
+    cp -r "$root/core/blocks" "$root/core/replication" "$copy/tree/core/"
+    sed -e 's/^members = .*/members = ["core\/blocks", "core\/replication"]/' "$root/Cargo.toml" > "$copy/tree/Cargo.toml"
+    cp "$root/Cargo.lock" "$copy/tree/"
     while (($#)); do
         FROM=$2 TO=$3 perl -0pi -e 'BEGIN { $f = quotemeta $ENV{FROM}; $t = $ENV{TO} } s/$f/$t/ or die "the bug does not fit any more\n"' \
-            "$copy/work/$1" || { echo "$name: does not fit"; missed=1; return 0; }
+            "$copy/tree/$1" || { echo "$name: does not fit"; missed=1; return 0; }
         shift 3
     done
-    (cd "$copy/work" && cargo test -q --release --offline -p replication --test cluster --no-run) > "$copy/build" 2>&1 ||
+    (cd "$copy/tree" && cargo test -q --release --offline -p replication --test cluster --no-run) > "$copy/build" 2>&1 ||
         { tail -20 "$copy/build"; echo "$name: does not build"; missed=1; return 0; }
-    if ! (cd "$copy/work" && VPC_REPLICATION_TWICE=0 VPC_REPLICATION_FIRST=1 VPC_REPLICATION_SEEDS=$most \
+    if ! (cd "$copy/tree" && VPC_REPLICATION_TWICE=0 VPC_REPLICATION_FIRST=1 VPC_REPLICATION_SEEDS=$most \
         timeout 300 cargo test -q --release --offline -p replication --test cluster volumes_survive -- --nocapture) > "$copy/run" 2>&1; then
         echo "$name: seen at $(grep -oE '^seed [0-9]+' "$copy/run" | tail -1): $(grep -m1 -oE "$signs" "$copy/run" || grep -m1 panicked "$copy/run")"
         return 0

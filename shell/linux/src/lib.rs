@@ -3,8 +3,8 @@
 //! Everything here blocks. [`Kernel`] belongs to one thread, the one that opened it: its sockets and
 //! the sysctls that it writes are those of that thread's network namespace.
 //!
-//! **Invariant:** the only crate of the workspace with netlink messages, nft syntax, ioctls, BPF and
-//! unsafe code.
+//! **Invariant:** the only crate of the workspace with netlink messages, nft syntax, ioctls and BPF, and
+//! with `disk` the only one with unsafe code.
 
 mod announce;
 mod asked;

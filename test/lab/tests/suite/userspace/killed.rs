@@ -213,16 +213,24 @@ fn agents_are_killed(second: &str) {
     assert_eq!(datapath_pid(&lab, "c1"), Ok(pid));
     let lost = load.stop(&format!("agents killed, c1=tap c2={second}"));
     // What a datapath that came too late had no room for has nothing to do with agents.
-    let counted = no_room(&lab);
+    let counted = no_room(&lab, second);
     assert!(
         lost <= counted,
         "{lost} lost, of which {counted} had no room"
     );
 }
 
+/// Those whose transport is `tap`.
+fn tap_hosts(second: &str) -> &'static [&'static str] {
+    match second {
+        "tap" => &["c1", "c2"],
+        _ => &["c1"],
+    }
+}
+
 /// What datapaths dropped because they, or whoever reads, came too late on a busy machine.
-fn no_room(lab: &Lab) -> u64 {
-    let of_host = |host| {
+fn no_room(lab: &Lab, second: &str) -> u64 {
+    let of_host = |host: &&str| {
         let status = lab.json(host, "vpc -o json datapath status");
         let dropped = |reason: &str| status["dropped"][reason].as_u64().unwrap_or_default();
         let reasons = [
@@ -233,10 +241,7 @@ fn no_room(lab: &Lab) -> u64 {
         ];
         reasons.into_iter().map(dropped).sum::<u64>()
     };
-    let taps = ["c1", "c2"]
-        .into_iter()
-        .filter(|host| datapath_pid(lab, host).is_ok());
-    taps.map(of_host).sum()
+    tap_hosts(second).iter().map(of_host).sum()
 }
 
 #[test]
@@ -252,12 +257,7 @@ fn killed_agents_cost_no_frame_among_mixed_transports() {
 fn datapaths_are_replaced(second: &str) {
     let lab = hosts(second);
     let load = Load::start(&lab);
-    let hosts: &[&str] = if second == "tap" {
-        &["c1", "c2"]
-    } else {
-        &["c1"]
-    };
-    for host in hosts.iter().cycle().take(rounds()) {
+    for host in tap_hosts(second).iter().cycle().take(rounds()) {
         let before = datapath_pid(&lab, host).expect("a datapath");
         lab.sh(host, "vpc datapath restart");
         let after = datapath_pid(&lab, host).expect("a datapath");
@@ -288,12 +288,7 @@ fn a_new_datapath_takes_over_under_load_among_mixed_transports() {
 fn datapaths_are_killed(second: &str) {
     let lab = hosts(second);
     let load = Load::start(&lab);
-    let hosts: &[&str] = if second == "tap" {
-        &["c1", "c2"]
-    } else {
-        &["c1"]
-    };
-    for host in hosts.iter().cycle().take(rounds()) {
+    for host in tap_hosts(second).iter().cycle().take(rounds()) {
         let before = datapath_pid(&lab, host).expect("a datapath");
         lab.sh(host, &format!("kill -9 {before}"));
         lab.eventually(
