@@ -53,7 +53,7 @@ test-full-kernel: setup
 soak: test-full-kernel
 	scripts/setup.sh --vm
 	VPC_SOAK=1 $(CARGO) test -p lab --test suite -- --test-threads=1 crash moves scale frr::what failover \
-		routers::lasting routers::machine userspace::killed
+		routers::lasting routers::machine userspace::killed volumes::contract::leaders
 	VPC_SOAK=1 $(CARGO) test -p lab --test matrix -- --include-ignored e34
 	VPC_REPLICATION_FIRST=$$(date +%s) VPC_REPLICATION_SEEDS=300 $(CARGO) test --release -p replication --test cluster volumes_survive -- --nocapture
 	BLOCKS_SEED=$$(date +%s) BLOCKS_SEEDS=2000 $(CARGO) test --release -p blocks

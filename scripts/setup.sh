@@ -3,6 +3,7 @@
 # setup.sh --kernel   also those that `cargo xtask kernel build` needs
 # setup.sh --fuzz     also what the fuzzer is built with
 # setup.sh --bench    also the DHCP servers and overlays that ours are measured beside
+# setup.sh --ceph     also Ceph's daemons, which volumes are measured beside
 # setup.sh --vm       also QEMU, and Debian's kernel for a virtual machine (amd64), unpacked in /var/cache/vpc
 # Installs what is missing and nothing else; starts no service. Safe to run again.
 set -euo pipefail
@@ -14,6 +15,7 @@ packages=(
     frr gobgpd postgresql-15 faketime
     bind9-dnsutils cloud-init dnsmasq-base
     libnbd-bin python3-libnbd nbdkit qemu-utils fio
+    fuse3 xfsprogs e2fsprogs nbd-client
 )
 kernel_packages=(bc binutils bison dpkg-dev e2fsprogs flex xz-utils)
 rust_needed=1.95
@@ -24,10 +26,11 @@ case "$*" in
 '') ;;
 --fuzz) packages+=(g++) ;;
 --bench) packages+=(kea-dhcp4-server openvswitch-switch wireguard-go wireguard-tools) ;;
+--ceph) packages+=(ceph-mon ceph-mgr ceph-osd ceph-common) ;;
 --kernel) packages+=("${kernel_packages[@]}") ;;
 --vm) packages+=(qemu-system-x86) ;;
--h | --help) sed -n '2,7s/^# //p' "$0"; exit ;;
-*) fail "unknown argument '$*': none, --kernel, --fuzz, --bench or --vm" ;;
+-h | --help) sed -n '2,8s/^# //p' "$0"; exit ;;
+*) fail "unknown argument '$*': none, --kernel, --fuzz, --bench, --ceph or --vm" ;;
 esac
 [ "$(id -u)" = 0 ] || fail "installing packages needs root: run it as root (sudo $0 $*)"
 command -v apt-get dpkg-query >/dev/null || fail "no apt here: this script is for Debian 12; elsewhere install: ${packages[*]}"
@@ -50,7 +53,7 @@ hold_services() {
     cat >$policy <<POLICY
 #!/bin/sh
 # made by vpc's setup.sh for as long as it runs
-case "\$1" in frr* | gobgpd* | postgresql* | iperf3* | kea* | openvswitch* | ovs* | wg-*) exit 101 ;; esac
+case "\$1" in frr* | gobgpd* | postgresql* | iperf3* | kea* | ceph* | openvswitch* | ovs* | wg-*) exit 101 ;; esac
 [ -x $policy_kept ] && exec $policy_kept "\$@"
 exit 0
 POLICY

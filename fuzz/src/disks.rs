@@ -48,6 +48,7 @@ pub fn block_store(data: &[u8]) {
             let _ = store.read(volume, 0, info.blocks.min(64));
             let _ = store.committed(volume, info.last);
             let _ = store.read_entry(volume, info.last);
+            let _ = store.lose(volume, info.applied + 1);
             let _ = store.submit(volume, write(info.last + 1, 7));
         }
     }
@@ -96,6 +97,22 @@ fn template() -> &'static Disk {
                 store.checkpoint();
             }
         }
+        // The last batch: whole extents, one of which takes effect, and a block.
+        let entries = [(7, 16, 16), (8, 32, 16), (9, 17, 1)].map(|(index, lba, blocks)| Entry {
+            index,
+            term: u64::MAX,
+            epoch: u64::MAX,
+            body: Body::Write {
+                lba,
+                data: Buffer::from_pages(vec![Page([index as u8; 4096]); blocks]),
+            },
+        });
+        let entries = entries.to_vec();
+        let hard = None;
+        let submission = Submission { hard, entries };
+        store.submit(V, submission).expect("there is room");
+        store.committed(V, 7).expect("they are there");
+        settle(&mut store, &mut disk);
         disk
     })
 }
@@ -126,7 +143,7 @@ fn carry_out(disk: &mut Disk, io: Io) -> Done {
             let pages = places.map(|block| disk.get(&block).cloned().unwrap_or(Page::ZERO));
             Done::Read(Buffer::from_pages(pages.collect()))
         }
-        Io::Write { at, buffers } => {
+        Io::Write { at, buffers } | Io::WriteSync { at, buffers } => {
             let pages = buffers
                 .iter()
                 .flat_map(|buffer| buffer.pages().iter().cloned());

@@ -2,7 +2,7 @@
 
 use api::v1;
 use model::{
-    Asn, Attachment, BgpConfig, Encoding, Forwarding, Generation, HostConfig, HostId, HostStatus,
+    Asn, Attachment, BgpConfig, Encoding, Forwarding, Generation, HostChange, HostConfig, HostId, HostStatus,
     IfName, MacAddr, Mtu, Name, NetnsName, NicId, Port, Reflector, Secret, Segment, Stack,
     SubnetId, SubnetOptions, Underlay, VlanId, Vni, VpcId,
 };
@@ -17,7 +17,7 @@ pub fn protobuf(data: &[u8]) {
     let Some((which, bytes)) = data.split_first() else {
         return;
     };
-    match which % 6 {
+    match which % 7 {
         0 => {
             if let Ok(wire) = v1::HostConfig::decode(bytes)
                 && let Ok(ours) = HostConfig::try_from(wire)
@@ -36,6 +36,19 @@ pub fn protobuf(data: &[u8]) {
         2 => drop(v1::Stack::decode(bytes).map(model::Stack::try_from)),
         3 => drop(v1::Port::decode(bytes).map(model::Port::try_from)),
         4 => drop(v1::ConfirmReply::decode(bytes).map(api::confirmed)),
+        5 => {
+            if let Ok(wire) = v1::HostConfigChange::decode(bytes)
+                && let Ok(change) = HostChange::try_from(wire)
+            {
+                let again = HostChange::try_from(v1::HostConfigChange::from(&change));
+                assert_eq!(again.expect("what was accepted is accepted"), change);
+                let base = HostConfig {
+                    generation: change.base,
+                    ..config()
+                };
+                drop(change.apply(Some(&base)));
+            }
+        }
         _ => {
             if let Ok(wire) = v1::ConfirmRequest::decode(bytes)
                 && let Ok(ask) = lease::Ask::try_from(wire)
@@ -181,7 +194,7 @@ fn config() -> HostConfig {
             }],
             speaker: model::SpeakerKind::Builtin,
         },
-        stacks: vec![Stack {
+        stacks: vec![std::sync::Arc::new(Stack {
             vpc: VpcId::from_random(1),
             name: "main/net".to_owned(),
             vni: Vni::new(4096).expect("it is a VNI"),
@@ -214,10 +227,11 @@ fn config() -> HostConfig {
                     },
                 ),
             ],
-        }],
+        })],
         routers: Vec::new(),
         members: BTreeMap::from([(subnet, BTreeSet::from([[100, 64, 0, 3].into()]))]),
         standby_for: BTreeMap::new(),
+        storage: Default::default(),
     }
 }
 
@@ -233,6 +247,11 @@ pub fn stored_samples() -> Vec<Vec<u8>> {
 
 /// Messages as they are sent.
 pub fn wire_samples() -> Vec<Vec<u8>> {
+    let empty = HostConfig {
+        stacks: Vec::new(),
+        ..config()
+    };
+    let change = v1::HostConfigChange::from(&HostChange::between(&empty, &config()));
     let config = v1::HostConfig::from(&config()).encode_to_vec();
     let ask = v1::ConfirmRequest {
         claims: vec![v1::RouterClaim {
@@ -243,6 +262,7 @@ pub fn wire_samples() -> Vec<Vec<u8>> {
     };
     vec![
         [&[0], &config[..]].concat(),
-        [&[5], &ask.encode_to_vec()[..]].concat(),
+        [&[5], &change.encode_to_vec()[..]].concat(),
+        [&[6], &ask.encode_to_vec()[..]].concat(),
     ]
 }

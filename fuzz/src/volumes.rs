@@ -52,9 +52,10 @@ fn prefix(head: &[u8], payload: &Buffer) -> [u8; PREFIX_BYTES] {
 
 /// Heads of frames with something of everything.
 pub fn frame_samples() -> Vec<Vec<u8>> {
-    use blocks::{Body, Entry, VolumeId};
+    use blocks::{Base, Body, Chunk, Digest, Entry, VolumeId};
     use replication::{
-        Echo, Envelope, Frame, Message, Op, Place, ReplicaId, Request, SessionId, Stamp, Step, Time,
+        Care, Echo, Envelope, Frame, Message, Op, Place, ReplicaId, Request, SessionId, Stamp,
+        Step, Time,
     };
     let entry = |index, body| Entry {
         index,
@@ -93,6 +94,7 @@ pub fn frame_samples() -> Vec<Vec<u8>> {
     });
     let frame = |message| Frame {
         incarnation: 1,
+        disk: 9,
         sent: Time(2),
         echo: Some(Echo {
             incarnation: 3,
@@ -108,8 +110,47 @@ pub fn frame_samples() -> Vec<Vec<u8>> {
         let blocks = encoded.payload.iter().map(Buffer::blocks).sum::<usize>() as u8;
         [&[blocks], &encoded.head[PREFIX_BYTES..]].concat()
     };
-    [of(append), of(heartbeat), request]
+    let care = |care| Message::Care {
+        from: ReplicaId(1),
+        to: ReplicaId(2),
+        care,
+    };
+    let mut written = [0; 16];
+    written[3] = 1;
+    let chunk = Chunk {
+        number: 2,
+        changed: 9,
+        written,
+        digest: Digest(7),
+        data: vec![Buffer::from_pages(vec![Page([0; BLOCK_BYTES])])],
+    };
+    let changed = Care::Changed {
+        since: 3,
+        from: 0,
+        base: Base {
+            index: 9,
+            term: 3,
+            epoch: 1 << 40,
+            blocks: 900,
+            config: (1, [2, 0].into()),
+        },
+        chunks: vec![(0, 5), (2, 9)],
+        more: true,
+    };
+    let compare = Care::Compare {
+        index: 9,
+        digest: Digest(8),
+        from: 0,
+        chunks: vec![Digest(1), Digest(2)],
+    };
+    let removed = Message::Removed {
+        replica: ReplicaId(2),
+        config: 9,
+    };
+    let cared = [Care::Chunk(chunk), changed, compare].map(care);
+    [of(append), of(heartbeat), request, removed]
         .into_iter()
+        .chain(cared)
         .map(head)
         .collect()
 }

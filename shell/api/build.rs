@@ -4,16 +4,19 @@ use prost::Message;
 use std::path::PathBuf;
 
 const ROOT: &str = "../../proto";
-const FILES: [&str; 12] = [
+const FILES: [&str; 15] = [
     "vpc/v1/types.proto",
     "vpc/v1/router_config.proto",
     "vpc/v1/host_config.proto",
     "vpc/v1/routing.proto",
+    "vpc/v1/storage.proto",
+    "vpc/v1/volume.proto",
     "vpc/v1/management.proto",
     "vpc/v1/enrollment.proto",
     "vpc/v1/host_sync.proto",
     "vpc/v1/l2.proto",
     "vpc/v1/l3.proto",
+    "vpc/v1/sbs.proto",
     "vpc/v1/evpn.proto",
     "vpc/v1/agent.proto",
     "vpc/v1/lease.proto",

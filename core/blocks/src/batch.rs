@@ -1,11 +1,12 @@
 //! Batches of the log: one is being written while the next one fills.
 
-use crate::format::wal::{BodyRecord, Header, Link, Record};
+use crate::format::record::{BodyRecord, ChunkRecord, Record};
+use crate::format::wal::{Header, Link};
 use crate::log::{Kind, Logged, Payload};
 use crate::store::Purpose;
 use crate::volume::Volume;
 use crate::{BLOCK_BYTES, Buffer, EXTENT_BLOCKS, Event, Io, Layout, Store, Ticket, VolumeId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Blocks of payload in a batch at most, 4 MiB: one that is much larger makes those behind it wait.
 const MOST_PAYLOAD_BLOCKS: u32 = 1024;
@@ -20,6 +21,12 @@ pub(crate) enum Queued {
         index: u64,
         serial: u64,
     },
+    /// A chunk of a peer, and what goes to its extents.
+    Chunk {
+        record: ChunkRecord,
+        serial: u64,
+        writes: VecDeque<(u64, Vec<Buffer>)>,
+    },
     /// All before it is durable with the batch that takes this.
     Ticket(Ticket, VolumeId),
 }
@@ -29,6 +36,7 @@ impl Queued {
     pub(crate) fn local_bytes(&self) -> usize {
         match self {
             Self::Record { record, .. } => record.bytes(),
+            Self::Chunk { record, .. } => record.bytes(),
             Self::Entry { .. } | Self::Ticket(..) => 0,
         }
     }
@@ -39,7 +47,10 @@ impl Queued {
 pub(crate) struct Batch {
     tickets: Vec<(Ticket, VolumeId)>,
     entries: Vec<(VolumeId, u64, u64)>,
+    chunks: Vec<(VolumeId, u64, u64)>,
     writes: usize,
+    /// All of it is one write, which is synced by itself.
+    synced: bool,
     /// A checkpoint begins with it.
     checkpoints: bool,
 }
@@ -54,20 +65,37 @@ struct Gathered {
     payload: Vec<Buffer>,
     payload_blocks: u32,
     /// Payloads that go to extents.
-    redirected: Vec<(u64, Buffer)>,
+    redirected: Vec<(u64, Vec<Buffer>)>,
     tickets: Vec<(Ticket, VolumeId)>,
     entries: Vec<(VolumeId, u64, u64)>,
+    /// Chunks: volume, number, serial.
+    chunks: Vec<(VolumeId, u64, u64)>,
+    chunk_blocks: u32,
     sealed: BTreeMap<VolumeId, u64>,
-    created: BTreeSet<u64>,
+    created: BTreeMap<VolumeId, u64>,
 }
 
 impl Gathered {
     fn record(&mut self, record: Record) {
-        if let Record::LogEnd { volume, last } = record {
-            self.sealed.insert(volume, last);
+        if let Record::Base { volume, base } = &record {
+            self.sealed(*volume, base.index);
         }
         self.records_bytes += record.bytes();
         self.records.push(record);
+    }
+
+    fn chunk(&mut self, record: &ChunkRecord, serial: u64, writes: &VecDeque<(u64, Vec<Buffer>)>) {
+        self.chunks.push((record.volume, record.number, serial));
+        self.chunk_blocks += writes.iter().map(|(_, it)| it.len() as u32).sum::<u32>();
+        self.redirected.extend(writes.iter().cloned());
+        self.record(Record::Chunk(record.clone()));
+    }
+
+    fn local(&mut self, record: &Record, born: u64) {
+        if let Record::Create { volume, .. } = record {
+            self.created.insert(*volume, born);
+        }
+        self.record(record.clone());
     }
 
     fn entry(&mut self, volume: VolumeId, index: u64, logged: &Logged, layout: &Layout) {
@@ -90,13 +118,20 @@ impl Gathered {
             } if logged.batch == 0 => {
                 for (number, extent) in extents.iter().enumerate() {
                     let part = data.part(number * EXTENT_BLOCKS as usize, EXTENT_BLOCKS as usize);
-                    self.redirected.push((layout.extent_at(*extent, 0), part));
+                    self.redirected
+                        .push((layout.extent_at(*extent, 0), vec![part]));
                 }
             }
             _ => {}
         }
         self.entries.push((volume, index, logged.serial));
-        self.sealed.insert(volume, index);
+        self.sealed(volume, index);
+    }
+
+    /// What is cut off is none of this: see [`Volume::cut_after`].
+    fn sealed(&mut self, volume: VolumeId, index: u64) {
+        let sealed = self.sealed.entry(volume).or_default();
+        *sealed = index.max(*sealed);
     }
 }
 
@@ -137,6 +172,7 @@ impl Store {
             }
         }
         self.note_volumes(&gathered);
+        self.not_taken.clear();
         let link = self.write_batch(gathered, blocks, header_blocks, checkpoints);
         let quarter = u64::from(self.superblock.layout.wal_blocks / 4);
         self.checkpoint_wanted |= self.checkpoint.is_none() && self.ring.used() > quarter;
@@ -193,7 +229,8 @@ impl Store {
             hash,
         };
         self.note_places(&header.records, seq, position);
-        self.queue.drain(..gathered.taken);
+        let taken = self.queue.drain(..gathered.taken);
+        self.queued_bytes -= taken.map(|it| it.local_bytes()).sum::<usize>();
         let volumes: BTreeSet<VolumeId> = gathered
             .entries
             .iter()
@@ -206,16 +243,23 @@ impl Store {
         self.counters.log_bytes += u64::from(blocks) * BLOCK_BYTES as u64;
         let writes = 1 + gathered.redirected.len();
         let at = self.superblock.layout.wal_at(position);
-        self.issue(Purpose::Batch, Io::Write { at, buffers });
-        for (at, buffer) in gathered.redirected {
-            self.counters.extent_bytes += (buffer.blocks() * BLOCK_BYTES) as u64;
-            let buffers = vec![buffer];
+        let synced = gathered.redirected.is_empty();
+        let io = match synced {
+            true => Io::WriteSync { at, buffers },
+            false => Io::Write { at, buffers },
+        };
+        self.issue(Purpose::Batch, io);
+        for (at, buffers) in gathered.redirected {
+            let blocks: usize = buffers.iter().map(Buffer::blocks).sum();
+            self.counters.extent_bytes += (blocks * BLOCK_BYTES) as u64;
             self.issue(Purpose::Batch, Io::Write { at, buffers });
         }
         self.batch = Some(Batch {
             tickets: gathered.tickets,
             entries: gathered.entries,
+            chunks: gathered.chunks,
             writes,
+            synced,
             checkpoints,
         });
         link
@@ -225,15 +269,25 @@ impl Store {
         let batch = self.batch.as_mut().expect("one is being written");
         if purpose == Purpose::Batch {
             batch.writes -= 1;
-            if batch.writes == 0 {
-                self.issue(Purpose::BatchSync, Io::Sync);
+            if batch.writes > 0 {
+                return;
             }
-            return;
+            if !batch.synced {
+                self.issue(Purpose::BatchSync, Io::Sync);
+                return;
+            }
         }
         let batch = self.batch.take().expect("it was there");
         for (volume, index, serial) in batch.entries {
             if let Some(held) = self.volumes.get_mut(&volume) {
+                let before = held.live;
                 held.durable(index, serial);
+                self.live = self.live - before + held.live;
+            }
+        }
+        for (volume, chunk, serial) in batch.chunks {
+            if let Some(held) = self.volumes.get_mut(&volume) {
+                held.chunk_durable(chunk, serial);
             }
         }
         for (ticket, volume) in batch.tickets {
@@ -247,18 +301,24 @@ impl Store {
     /// As much of the queue as one batch takes.
     fn gather(&self) -> Gathered {
         let mut gathered = Gathered::default();
+        self.not_taken
+            .iter()
+            .for_each(|chunk| gathered.record(Record::NotTaken(*chunk)));
         let most_payload = MOST_PAYLOAD_BLOCKS.min(self.superblock.layout.wal_blocks / 16);
         let most_records = self.most_records();
         for queued in &self.queue {
-            let full =
-                gathered.payload_blocks >= most_payload || gathered.records_bytes >= most_records;
+            let full = gathered.payload_blocks >= most_payload
+                || gathered.records_bytes >= most_records
+                || gathered.chunk_blocks >= MOST_PAYLOAD_BLOCKS;
             match queued {
                 Queued::Ticket(ticket, volume) => gathered.tickets.push((*ticket, *volume)),
                 _ if full => break,
-                Queued::Record { record, born } => {
-                    gathered.created.insert(*born);
-                    gathered.record(record.clone());
-                }
+                Queued::Record { record, born } => gathered.local(record, *born),
+                Queued::Chunk {
+                    record,
+                    serial,
+                    writes,
+                } => gathered.chunk(record, *serial, writes),
                 Queued::Entry {
                     volume,
                     index,
@@ -284,13 +344,18 @@ impl Store {
             taken: self.queue.len(),
             ..Gathered::default()
         };
+        self.not_taken
+            .iter()
+            .for_each(|chunk| gathered.record(Record::NotTaken(*chunk)));
         for queued in &self.queue {
             match queued {
                 Queued::Ticket(ticket, volume) => gathered.tickets.push((*ticket, *volume)),
-                Queued::Record { record, born } => {
-                    gathered.created.insert(*born);
-                    gathered.record(record.clone());
-                }
+                Queued::Record { record, born } => gathered.local(record, *born),
+                Queued::Chunk {
+                    record,
+                    serial,
+                    writes,
+                } => gathered.chunk(record, *serial, writes),
                 Queued::Entry { .. } => {}
             }
         }
@@ -310,14 +375,13 @@ impl Store {
 
     /// Hard states that changed. A commit is told only as far as its entries are in the log with it.
     fn gather_hard(&self, gathered: &Gathered) -> Vec<Record> {
-        let changed = self.volumes.values().filter(|held| held.hard_changed);
-        let known = changed.filter(|held| held.announced || gathered.created.contains(&held.born));
+        let changed = self.hard_changed.iter();
+        let changed = changed.filter_map(|volume| self.volumes.get(volume));
+        let created = |held: &Volume| gathered.created.get(&held.id) == Some(&held.born);
+        let known = changed.filter(|held| held.announced || created(held));
         let record = |held: &Volume| {
-            let sealed = gathered
-                .sealed
-                .get(&held.id)
-                .copied()
-                .unwrap_or(held.sealed);
+            let sealed = gathered.sealed.get(&held.id).copied().unwrap_or(0);
+            let sealed = sealed.max(held.sealed);
             let mut hard = held.hard;
             hard.commit = hard.commit.min(sealed);
             let volume = held.id;
@@ -328,13 +392,15 @@ impl Store {
 
     /// What a batch says of volumes is not said again.
     fn note_volumes(&mut self, gathered: &Gathered) {
-        for held in self.volumes.values_mut() {
-            held.announced |= gathered.created.contains(&held.born);
-            held.sealed = gathered
-                .sealed
-                .get(&held.id)
-                .copied()
-                .unwrap_or(held.sealed);
+        for (volume, born) in &gathered.created {
+            if let Some(held) = self.volumes.get_mut(volume).filter(|it| it.born == *born) {
+                held.announced = true;
+            }
+        }
+        for (volume, sealed) in &gathered.sealed {
+            if let Some(held) = self.volumes.get_mut(volume) {
+                held.sealed = held.sealed.max(*sealed);
+            }
         }
         for record in &gathered.records {
             if let Record::Hard { volume, hard } = record {
@@ -343,6 +409,9 @@ impl Store {
                     .get_mut(volume)
                     .expect("it was gathered from there");
                 held.hard_changed = *hard != held.hard;
+                if !held.hard_changed {
+                    self.hard_changed.remove(volume);
+                }
             }
         }
     }

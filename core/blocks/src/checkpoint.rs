@@ -53,7 +53,9 @@ impl Store {
     /// live as well as a new one would, and all that took effect is durable.
     pub(crate) fn begin_checkpoint_again(&mut self, tail: Link) {
         self.begin_checkpoint(tail, false);
-        self.checkpoint_batch_is_durable();
+        if self.checkpoint.is_some() {
+            self.checkpoint_batch_is_durable();
+        }
     }
 
     /// The moment: what the checkpoint has is decided here.
@@ -67,6 +69,7 @@ impl Store {
             store: self.superblock.store,
             checkpoint: sequence,
             written: Vec::new(),
+            full: false,
         };
         for held in self
             .volumes
@@ -97,7 +100,10 @@ impl Store {
             directory = write_directory(&pages, &mut writer, &mut self.directory);
             self.directory_changed = false;
         }
-        let pages = writer.written;
+        let (pages, full) = (writer.written, writer.full);
+        if full {
+            return self.die(Purpose::Checkpoint, "no page of the map is free for a copy");
+        }
         self.space.checkpoint_begins();
         self.counters.map_bytes += ((pages.len() + 2) * BLOCK_BYTES) as u64;
         self.counters.extent_bytes += (blocks.len() * BLOCK_BYTES) as u64;
@@ -165,6 +171,11 @@ impl Store {
         let number = room.min(checkpoint.writes.len());
         let writes: Vec<_> = checkpoint.writes.drain(..number).collect();
         checkpoint.under_way += number;
+        // Entries that are only carried on change no block and no page.
+        if checkpoint.under_way == 0 {
+            checkpoint.stage = Stage::DataSync;
+            self.issue(Purpose::Checkpoint, Io::Sync);
+        }
         for (at, buffers) in writes {
             self.issue(Purpose::Checkpoint, Io::Write { at, buffers });
         }
@@ -254,7 +265,7 @@ fn write_directory(
 }
 
 /// Blocks that lie one behind the other are one write.
-fn in_runs(mut blocks: Vec<(u64, Buffer)>) -> VecDeque<(u64, Vec<Buffer>)> {
+pub(crate) fn in_runs(mut blocks: Vec<(u64, Buffer)>) -> VecDeque<(u64, Vec<Buffer>)> {
     blocks.sort_by_key(|(at, _)| *at);
     let mut runs: VecDeque<(u64, Vec<Buffer>)> = VecDeque::new();
     for (at, block) in blocks {

@@ -18,6 +18,15 @@ pub fn block_crc(volume: VolumeId, lba: u64, page: &Page) -> u32 {
 pub struct Digest(pub u128);
 
 impl Digest {
+    /// Of blocks, each by its place and [`block_crc`].
+    pub fn of(blocks: impl IntoIterator<Item = (u64, u32)>) -> Self {
+        let mut digest = Self::default();
+        for (lba, crc) in blocks {
+            digest.add(lba, crc);
+        }
+        digest
+    }
+
     pub(crate) fn add(&mut self, lba: u64, crc: u32) {
         self.0 = self.0.wrapping_add(term(lba, crc));
     }

@@ -1,6 +1,6 @@
 //! What the store asks of its caller, and tells it.
 
-use crate::{Buffer, EntryError, ReadError, VolumeId, log::Entry};
+use crate::{Buffer, Chunk, EntryError, ReadError, VolumeId, log::Entry};
 
 /// Names an IO that was handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,6 +23,13 @@ pub enum Io {
     },
     /// These blocks go there, one buffer after another.
     Write {
+        /// To where.
+        at: u64,
+        /// What.
+        buffers: Vec<Buffer>,
+    },
+    /// As [`Self::Write`], and these blocks survive a loss of power when it is done. Others do not by that.
+    WriteSync {
         /// To where.
         at: u64,
         /// What.
@@ -60,6 +67,13 @@ pub enum Event {
         ticket: Ticket,
         /// The blocks in their order, in one or more buffers.
         result: Result<Vec<Buffer>, ReadError>,
+    },
+    /// A chunk was read for a peer.
+    Chunk {
+        /// Of [`crate::Store::read_chunk`].
+        ticket: Ticket,
+        /// The chunk.
+        result: Result<Chunk, ReadError>,
     },
     /// An entry was read back.
     Entry {

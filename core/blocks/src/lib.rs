@@ -20,31 +20,43 @@
 //! * I5 An extent has the index at which it was taken, so that snapshots can be told by indexes alone.
 //! * I6 What a volume holds at an index, and its digest, follow from the log alone.
 
+mod ahead;
+mod allocation;
 mod batch;
 mod buffer;
 mod checkpoint;
 mod checksum;
+mod chunk;
 pub mod format;
+mod info;
 mod io;
 mod log;
 mod map;
 mod read;
 mod recover;
+mod refused;
 mod ring;
+mod room;
 mod space;
 mod store;
+mod submit;
 mod volume;
 
+pub use allocation::Run;
 pub use buffer::{Buffer, Page};
 pub use checksum::{Digest, block_crc};
+pub use chunk::{Base, Chunk, InstallRefused};
 pub use format::layout::{BadLayout, Layout};
+pub use format::record::HardState;
 pub use format::superblock::{BadSuperblock, Identity};
-pub use format::wal::HardState;
+pub use info::{Counters, SpaceUse, VolumeInfo};
 pub use io::{Done, Event, Io, Ticket, Token};
-pub use log::{Body, Entry};
+pub use log::{Body, Entry, EntryHead, EntryKind};
 pub use read::{EntryError, ReadError};
-pub use recover::{DamagedEntry, Formatted, OpenError, Opening, Recovered, TornTail};
-pub use store::{Counters, Refused, RepairRefused, SpaceUse, Store, Submission, VolumeInfo};
+pub use recover::{DamagedEntry, Formatted, OpenError, Opening, Recovered};
+pub use refused::{Refused, RepairRefused};
+pub use store::Store;
+pub use submit::Submission;
 
 use std::fmt;
 

@@ -1,6 +1,6 @@
 //! The log of one volume, as it is in memory.
 
-use crate::format::wal::{BodyRecord, EntryRecord};
+use crate::format::record::{BodyRecord, EntryRecord};
 use crate::space::Need;
 use crate::{BLOCK_BYTES, Buffer, VolumeId};
 use std::collections::VecDeque;
@@ -42,6 +42,41 @@ pub enum Body {
     Config(Arc<[u8]>),
     /// A new leader's first.
     Empty,
+    /// The volume is that large from then on, if it was smaller.
+    Grow {
+        /// Its size in blocks.
+        blocks: u64,
+    },
+}
+
+/// What is known of an entry without its payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EntryHead {
+    /// The leader's term.
+    pub term: u64,
+    /// The attachment it is of.
+    pub epoch: u64,
+    /// What it does.
+    pub kind: EntryKind,
+    /// Its payload is damaged on this disk, and it is yet to take effect: it has to be submitted again.
+    pub lost: bool,
+}
+
+/// What an entry does, in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryKind {
+    /// [`Body::Write`].
+    Write,
+    /// [`Body::Zero`].
+    Zero,
+    /// [`Body::Attach`].
+    Attach,
+    /// [`Body::Config`].
+    Config,
+    /// [`Body::Empty`].
+    Empty,
+    /// [`Body::Grow`].
+    Grow,
 }
 
 /// An entry as the log keeps it.
@@ -74,6 +109,8 @@ pub(crate) enum Kind {
         crcs: Arc<[u32]>,
         /// Until a checkpoint has it; nothing after a restart.
         data: Option<Buffer>,
+        /// Blocks of it that are not what was written; it is yet to take effect.
+        lost: Vec<u32>,
     },
     Zero {
         lba: u64,
@@ -82,6 +119,9 @@ pub(crate) enum Kind {
     Attach,
     Config(Arc<[u8]>),
     Empty,
+    Grow {
+        blocks: u64,
+    },
 }
 
 /// Where a payload is.
@@ -96,14 +136,20 @@ pub(crate) enum Payload {
 }
 
 impl Logged {
-    pub(crate) const fn is_lost(&self) -> bool {
-        matches!(
-            self.kind,
+    pub(crate) fn is_lost(&self) -> bool {
+        !self.lost().is_empty()
+    }
+
+    /// Its blocks that are lost, from the first one that it writes.
+    pub(crate) fn lost(&self) -> &[u32] {
+        match &self.kind {
             Kind::Write {
-                at: Payload::Lost(_),
+                at: Payload::Lost(lost),
                 ..
             }
-        )
+            | Kind::Redirected { lost, .. } => lost,
+            _ => &[],
+        }
     }
 
     /// Blocks of payload that a batch with it has.
@@ -114,10 +160,15 @@ impl Logged {
         }
     }
 
-    /// Bytes of the log that it is answerable for: its payload, and its record here and in the next header.
+    /// Bytes of the log that it is answerable for: its payload, and its record here and in the next header. One whose
+    /// payload is lost keeps the room for it: those behind it wait for it to come back.
     pub(crate) fn cost(&self, volume: VolumeId) -> u64 {
-        let record = crate::format::wal::Record::Entry(self.record(volume, 0, 0));
-        u64::from(self.payload_blocks()) * BLOCK_BYTES as u64 + 2 * record.bytes() as u64
+        let record = crate::format::record::Record::Entry(self.record(volume, 0, 0));
+        let payload = match &self.kind {
+            Kind::Write { crcs, .. } => crcs.len(),
+            _ => 0,
+        };
+        (payload * BLOCK_BYTES + 2 * record.bytes()) as u64
     }
 
     /// What a header says of it, when its payload is that far into the batch.
@@ -142,6 +193,7 @@ impl Logged {
             Kind::Attach => BodyRecord::Attach,
             Kind::Config(bytes) => BodyRecord::Config(Arc::clone(bytes)),
             Kind::Empty => BodyRecord::Empty,
+            Kind::Grow { blocks } => BodyRecord::Grow { blocks: *blocks },
         };
         EntryRecord {
             volume,
@@ -155,10 +207,7 @@ impl Logged {
     /// The entry itself, if what it writes is in memory.
     pub(crate) fn in_memory(&self, index: u64) -> Option<Entry> {
         let body = match &self.kind {
-            Kind::Write {
-                at: Payload::Lost(_),
-                ..
-            } => return None,
+            Kind::Write { .. } | Kind::Redirected { .. } if self.is_lost() => return None,
             Kind::Write { lba, data, .. } | Kind::Redirected { lba, data, .. } => Body::Write {
                 lba: *lba,
                 data: data.clone()?,
@@ -170,6 +219,7 @@ impl Logged {
             Kind::Attach => Body::Attach,
             Kind::Config(bytes) => Body::Config(Arc::clone(bytes)),
             Kind::Empty => Body::Empty,
+            Kind::Grow { blocks } => Body::Grow { blocks: *blocks },
         };
         Some(Entry {
             index,
@@ -177,6 +227,22 @@ impl Logged {
             epoch: self.epoch,
             body,
         })
+    }
+
+    pub(crate) fn head(&self) -> EntryHead {
+        EntryHead {
+            term: self.term,
+            epoch: self.epoch,
+            kind: match self.kind {
+                Kind::Write { .. } | Kind::Redirected { .. } => EntryKind::Write,
+                Kind::Zero { .. } => EntryKind::Zero,
+                Kind::Attach => EntryKind::Attach,
+                Kind::Config(_) => EntryKind::Config,
+                Kind::Empty => EntryKind::Empty,
+                Kind::Grow { .. } => EntryKind::Grow,
+            },
+            lost: self.is_lost(),
+        }
     }
 
     pub(crate) fn forget_data(&mut self) {
@@ -284,6 +350,23 @@ impl Log {
             };
             self.before = (self.before.0 + 1, entry.term);
         }
+    }
+
+    /// The log goes on after this entry. Gives what was there and is no part of it any more.
+    pub(crate) fn rebase(&mut self, index: u64, term: u64) -> Vec<Logged> {
+        let agrees = self.get(index).is_some_and(|entry| entry.term == term);
+        let number = if agrees {
+            (index - self.before.0) as usize
+        } else {
+            self.entries.len()
+        };
+        let gone = self.entries.drain(..number).collect();
+        self.before = (index, term);
+        self.durable = self.durable.max(index);
+        if !agrees {
+            self.durable = index;
+        }
+        gone
     }
 
     pub(crate) fn forget_data_until(&mut self, index: u64) {

@@ -4,9 +4,11 @@ use crate::format::PageRef;
 use crate::format::pages::{
     Extent, LEAF_CHUNKS, LEAF_EXTENTS, Leaf, NODE_PAGES, PageBody, PageHead,
 };
+use crate::format::record::ChunkRecord;
 use crate::space::{Need, Space};
 use crate::{CHUNK_BLOCKS, Digest, EXTENT_BLOCKS, Page, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
 const LEAF_BLOCKS: u64 = LEAF_EXTENTS as u64 * EXTENT_BLOCKS as u64;
@@ -19,6 +21,8 @@ pub(crate) struct Map {
     nodes: BTreeMap<(u32, u64), Option<PageRef>>,
     dirty: BTreeSet<u64>,
     levels: u32,
+    /// Index of the last entry that changed any chunk.
+    newest: u64,
 }
 
 #[derive(Debug)]
@@ -41,10 +45,12 @@ pub(crate) struct PageWriter<'a> {
     pub(crate) store: u128,
     pub(crate) checkpoint: u64,
     pub(crate) written: Vec<(u32, Page)>,
+    /// There was none for a page. A disk that we wrote has half of them for copies; one that somebody made up need not.
+    pub(crate) full: bool,
 }
 
 impl PageWriter<'_> {
-    /// Puts a page to a place that no checkpoint refers to.
+    /// Puts a page to a place that no checkpoint refers to. Where there is none, the checkpoint is not to be written.
     pub(crate) fn write(
         &mut self,
         volume: VolumeId,
@@ -52,11 +58,10 @@ impl PageWriter<'_> {
         number: u64,
         body: &PageBody,
     ) -> PageRef {
-        let page = self
-            .space
-            .pages
-            .take()
-            .expect("half of the pages are kept for copies");
+        let Some(page) = self.space.pages.take() else {
+            self.full = true;
+            return PageRef { page: 0, crc: 0 };
+        };
         let head = PageHead {
             store: self.store,
             volume,
@@ -78,6 +83,7 @@ impl Map {
             nodes: BTreeMap::new(),
             dirty: BTreeSet::new(),
             levels: levels(blocks),
+            newest: 0,
         }
     }
 
@@ -85,9 +91,17 @@ impl Map {
         self.levels
     }
 
+    /// As many levels as a checkpoint has; false if these are too few.
+    pub(crate) fn restore_levels(&mut self, levels: u32) -> bool {
+        let enough = levels >= self.levels;
+        self.levels = self.levels.max(levels);
+        enough
+    }
+
     /// A leaf that a checkpoint has.
     pub(crate) fn restore_leaf(&mut self, number: u64, leaf: Arc<Leaf>, page: PageRef) {
         let page = Some(page);
+        self.newest = leaf.changed.iter().copied().fold(self.newest, u64::max);
         self.leaves.insert(number, Slot { leaf, page });
     }
 
@@ -119,6 +133,34 @@ impl Map {
     pub(crate) fn extent(&self, number: u64) -> Option<&Extent> {
         let slot = self.leaves.get(&(number / LEAF_EXTENTS as u64))?;
         Some(&slot.leaf.extents[(number % LEAF_EXTENTS as u64) as usize])
+    }
+
+    /// Blocks of an extent that are there.
+    pub(crate) fn valid(&self, number: u64) -> u16 {
+        self.extent(number).map_or(0, |extent| extent.valid)
+    }
+
+    /// Whether it has a page, by level and number.
+    pub(crate) fn has_page(&self, page: (u32, u64)) -> bool {
+        match page {
+            (0, leaf) => self.leaves.contains_key(&leaf),
+            node => self.nodes.contains_key(&node),
+        }
+    }
+
+    /// Those of these extents that are there.
+    pub(crate) fn extents_in(
+        &self,
+        numbers: RangeInclusive<u64>,
+    ) -> impl Iterator<Item = u64> + '_ {
+        let (first, last) = numbers.into_inner();
+        let all = LEAF_EXTENTS as u64;
+        let leaves = self.leaves.range(first / all..=last / all);
+        let extents = leaves.flat_map(move |(leaf, slot)| (leaf * all..).zip(&slot.leaf.extents));
+        let there = move |(number, extent): (u64, &Extent)| {
+            (extent.valid != 0 && (first..=last).contains(&number)).then_some(number)
+        };
+        extents.filter_map(there)
     }
 
     /// What a write there can take. `emptied`: the extents may be gone by then.
@@ -209,11 +251,17 @@ impl Map {
             .map(|(number, _)| *number)
             .collect();
         for leaf in known {
+            let chunks = leaf * LEAF_CHUNKS as u64..;
+            let newer: Vec<bool> = chunks
+                .take(LEAF_CHUNKS)
+                .map(|chunk| self.changed(chunk) >= index)
+                .collect();
             for number in (leaf * LEAF_EXTENTS as u64..).take(LEAF_EXTENTS) {
                 let first = number * u64::from(EXTENT_BLOCKS);
                 let mask = mask(lba.saturating_sub(first), end.saturating_sub(first));
                 let held = self.extent(number).expect("in a leaf that is there");
-                if held.at.is_none() || mask == 0 {
+                let chunk = first / u64::from(CHUNK_BLOCKS) - leaf * LEAF_CHUNKS as u64;
+                if held.at.is_none() || mask == 0 || newer[chunk as usize] {
                     continue;
                 }
                 let extent = self.change(number, index, space);
@@ -245,16 +293,75 @@ impl Map {
             .for_each(|page| space.free_page(page.page));
     }
 
-    /// 1 MiB chunks that entries after this one changed.
-    pub(crate) fn chunks_changed_since(&self, index: u64) -> Vec<u64> {
-        let chunks = self
-            .leaves
-            .iter()
+    /// Index of the last entry that changed any chunk: beyond the last that took effect while chunks of
+    /// a peer are in it and the log is not as far.
+    pub(crate) const fn newest(&self) -> u64 {
+        self.newest
+    }
+
+    /// Index of the last entry that changed a 1 MiB chunk.
+    pub(crate) fn changed(&self, chunk: u64) -> u64 {
+        let slot = self.leaves.get(&(chunk / LEAF_CHUNKS as u64));
+        slot.map_or(0, |slot| {
+            slot.leaf.changed[(chunk % LEAF_CHUNKS as u64) as usize]
+        })
+    }
+
+    /// 1 MiB chunks from this one on that entries after this index changed, each with the last of these.
+    pub(crate) fn changes(&self, since: u64, from: u64) -> impl Iterator<Item = (u64, u64)> {
+        let leaves = self.leaves.range(from / LEAF_CHUNKS as u64..);
+        let chunks = leaves
             .flat_map(|(number, slot)| (number * LEAF_CHUNKS as u64..).zip(slot.leaf.changed));
-        chunks
-            .filter(|(_, changed)| *changed > index)
-            .map(|(chunk, _)| chunk)
-            .collect()
+        chunks.filter(move |(chunk, changed)| *changed > since && *chunk >= from)
+    }
+
+    /// What a chunk holds, in short.
+    pub(crate) fn chunk_digest(&self, chunk: u64) -> Digest {
+        let mut digest = Digest::default();
+        for number in chunk_extents(chunk) {
+            let Some(extent) = self.extent(number) else {
+                continue;
+            };
+            let lbas = number * u64::from(EXTENT_BLOCKS)..;
+            for (block, (lba, crc)) in lbas.zip(extent.crcs).enumerate() {
+                if extent.valid & 1 << block != 0 {
+                    digest.add(lba, crc);
+                }
+            }
+        }
+        digest
+    }
+
+    /// What a chunk of a peer may take.
+    pub(crate) fn chunk_need(&self, chunk: u64, extents: usize) -> Need {
+        let there = self.leaves.contains_key(&(chunk / LEAF_CHUNKS as u64));
+        Need {
+            extents: extents as u32,
+            pages: if there { 0 } else { 1 + self.levels },
+        }
+    }
+
+    /// A chunk is as a peer has it, in extents of its own.
+    pub(crate) fn install(&mut self, record: &ChunkRecord, space: &mut Space, digest: &mut Digest) {
+        let (chunk, changed) = (record.number, record.changed);
+        for number in chunk_extents(chunk) {
+            let first = number * u64::from(EXTENT_BLOCKS);
+            let extent = self.change(number, changed, space);
+            forget(extent, first, u16::MAX, digest);
+            if let Some(old) = extent.at.take() {
+                space.free_extent(old);
+            }
+        }
+        for come in &record.extents {
+            let number = chunk_extents(chunk).start + u64::from(come.number);
+            let first = number * u64::from(EXTENT_BLOCKS);
+            let extent = self.change(number, changed, space);
+            (extent.at, extent.birth, extent.valid) = (Some(come.at), changed, come.valid);
+            for (block, crc) in blocks_of(come.valid).zip(&come.crcs) {
+                extent.crcs[block as usize] = *crc;
+                digest.add(first + block, *crc);
+            }
+        }
     }
 
     /// Pages that it has: leaves and nodes.
@@ -321,6 +428,7 @@ impl Map {
         let within = (number % LEAF_EXTENTS as u64) as usize;
         let chunk = within * EXTENT_BLOCKS as usize / CHUNK_BLOCKS as usize;
         leaf.changed[chunk] = leaf.changed[chunk].max(index);
+        self.newest = self.newest.max(index);
         &mut leaf.extents[within]
     }
 
@@ -336,8 +444,28 @@ impl Map {
     }
 }
 
+/// The extents of a chunk, by number in the volume.
+pub(crate) fn chunk_extents(chunk: u64) -> Range<u64> {
+    let extents = u64::from(CHUNK_BLOCKS / EXTENT_BLOCKS);
+    chunk * extents..(chunk + 1) * extents
+}
+
+/// The blocks of an extent that are valid.
+pub(crate) fn blocks_of(valid: u16) -> impl Iterator<Item = u64> {
+    (0..u64::from(EXTENT_BLOCKS)).filter(move |block| valid & 1 << block != 0)
+}
+
+/// Pages on the way to these blocks, by level and number.
+pub(crate) fn path_of(blocks: &Range<u64>, levels: u32) -> impl Iterator<Item = (u32, u64)> {
+    let leaves = blocks.start / LEAF_BLOCKS..=(blocks.end - 1) / LEAF_BLOCKS;
+    leaves.flat_map(move |leaf| {
+        let above = |&(level, number): &(u32, u64)| Some((level + 1, number / NODE_PAGES as u64));
+        std::iter::successors(Some((0, leaf)), above).take(levels as usize + 1)
+    })
+}
+
 /// Levels of nodes that a volume of so many blocks needs.
-fn levels(blocks: u64) -> u32 {
+pub(crate) fn levels(blocks: u64) -> u32 {
     let mut reach = LEAF_BLOCKS * NODE_PAGES as u64;
     let mut levels = 1;
     while reach < blocks {
@@ -348,7 +476,7 @@ fn levels(blocks: u64) -> u32 {
 }
 
 /// Bits of the blocks `from..to` of an extent.
-fn mask(from: u64, to: u64) -> u16 {
+pub(crate) fn mask(from: u64, to: u64) -> u16 {
     let below = |bits: u64| ((1_u32 << bits.min(u64::from(EXTENT_BLOCKS))) - 1) as u16;
     below(to) & !below(from)
 }
@@ -399,7 +527,7 @@ mod tests {
         assert_eq!(space.freed_soon(), 0);
         map.clear(6, 1000, 4, &mut space, &mut digest);
         assert_eq!((space.freed_soon(), digest), (1, Digest::default()));
-        assert_eq!(map.chunks_changed_since(3), vec![0]);
-        assert_eq!(map.chunks_changed_since(4), Vec::<u64>::new());
+        assert_eq!(map.changes(3, 0).collect::<Vec<_>>(), vec![(0, 4)]);
+        assert_eq!((map.changes(4, 0).count(), map.newest()), (0, 4));
     }
 }

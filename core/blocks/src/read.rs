@@ -1,10 +1,12 @@
 //! Reads: of blocks, and of entries of the log.
 
 use crate::log::{Body, Entry, Kind, Payload};
-use crate::store::{Purpose, invalid};
+use crate::refused::invalid;
+use crate::store::Purpose;
 use crate::volume::Volume;
 use crate::{
-    Buffer, Done, EXTENT_BLOCKS, Event, Io, Page, Refused, Store, Ticket, VolumeId, block_crc,
+    Buffer, Chunk, Done, EXTENT_BLOCKS, Event, Io, Page, Refused, Store, Ticket, VolumeId,
+    block_crc,
 };
 
 /// Why a read gives no blocks.
@@ -43,10 +45,12 @@ pub(crate) struct Reading {
     parts: Vec<Part>,
     waiting: usize,
     damaged: Vec<u64>,
+    /// It is for a peer: what of the chunk is there.
+    chunk: Option<Chunk>,
 }
 
 #[derive(Debug)]
-enum Part {
+pub(crate) enum Part {
     Ready(Buffer),
     /// On disk at this place; the blocks' CRCs as the map had them.
     Stored {
@@ -83,23 +87,17 @@ impl Store {
                 "{blocks} blocks at {lba} of a volume of {has}"
             )));
         }
-        let mut parts: Vec<Part> = Vec::new();
-        for lba in lba..lba + blocks {
-            let part = part(held, &layout, lba);
-            match (parts.last_mut(), part) {
-                (
-                    Some(Part::Stored { at, crcs, .. }),
-                    Part::Stored {
-                        at: next,
-                        crcs: crc,
-                        ..
-                    },
-                ) if *at + (crcs.len() * crate::BLOCK_BYTES) as u64 == next => {
-                    crcs.extend(crc);
-                }
-                (_, part) => parts.push(part),
-            }
-        }
+        let parts = parts_of(held, &layout, lba..lba + blocks);
+        Ok(self.begin_read(volume, parts, None))
+    }
+
+    /// Reads parts; what is in memory is there already.
+    pub(crate) fn begin_read(
+        &mut self,
+        volume: VolumeId,
+        parts: Vec<Part>,
+        chunk: Option<Chunk>,
+    ) -> Ticket {
         let ticket = Ticket(self.number());
         let read = self.number();
         let mut reading = Reading {
@@ -108,6 +106,7 @@ impl Store {
             parts,
             waiting: 0,
             damaged: Vec::new(),
+            chunk,
         };
         for (number, part) in reading.parts.iter().enumerate() {
             if let Part::Stored { at, crcs, .. } = part {
@@ -122,7 +121,7 @@ impl Store {
         } else {
             self.reads.insert(read, reading);
         }
-        Ok(ticket)
+        ticket
     }
 
     pub(crate) fn read_done(&mut self, read: u64, part: usize, done: Done) {
@@ -164,6 +163,7 @@ impl Store {
             ticket,
             parts,
             mut damaged,
+            chunk,
             ..
         } = reading;
         damaged.sort_unstable();
@@ -176,7 +176,13 @@ impl Store {
         } else {
             Err(ReadError::Damaged { lbas: damaged })
         };
-        self.events.push_back(Event::Read { ticket, result });
+        self.events.push_back(match chunk {
+            None => Event::Read { ticket, result },
+            Some(chunk) => Event::Chunk {
+                ticket,
+                result: result.map(|data| Chunk { data, ..chunk }),
+            },
+        });
     }
 
     /// Reads an entry back, for a peer that lacks it. [`Event::Entry`] brings it.
@@ -272,9 +278,11 @@ impl Store {
             Kind::Write { lba, crcs, .. } => (*lba, crcs, EntryError::Damaged { index }),
             // Its extents may have been written or freed since.
             Kind::Redirected { lba, crcs, .. } => (*lba, crcs, compacted),
-            Kind::Zero { .. } | Kind::Attach | Kind::Config(_) | Kind::Empty => {
-                return Err(compacted);
-            }
+            Kind::Zero { .. }
+            | Kind::Attach
+            | Kind::Config(_)
+            | Kind::Empty
+            | Kind::Grow { .. } => return Err(compacted),
         };
         let parts = reading.parts.iter().flatten();
         let pages: Vec<_> = parts
@@ -306,6 +314,38 @@ impl Store {
         let oldest = self.oldest_read().unwrap_or(u64::MAX);
         self.space.reads_done_before(oldest);
     }
+}
+
+/// Where blocks are; those that lie one behind the other on disk are one part.
+pub(crate) fn parts_of(
+    held: &Volume,
+    layout: &crate::Layout,
+    lbas: impl IntoIterator<Item = u64>,
+) -> Vec<Part> {
+    let mut parts: Vec<Part> = Vec::new();
+    for lba in lbas {
+        let part = part(held, layout, lba);
+        match (parts.last_mut(), part) {
+            (
+                Some(Part::Stored {
+                    at,
+                    lba: first,
+                    crcs,
+                }),
+                Part::Stored {
+                    at: next,
+                    lba,
+                    crcs: crc,
+                },
+            ) if *at + (crcs.len() * crate::BLOCK_BYTES) as u64 == next
+                && *first + crcs.len() as u64 == lba =>
+            {
+                crcs.extend(crc);
+            }
+            (_, part) => parts.push(part),
+        }
+    }
+    parts
 }
 
 /// Where a block is: in memory, on disk, or nowhere.

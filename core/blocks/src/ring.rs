@@ -1,7 +1,8 @@
 //! The log's ring: where the next batch goes, and what it overwrites.
 
 use crate::VolumeId;
-use crate::format::wal::{Link, Record};
+use crate::format::record::Record;
+use crate::format::wal::Link;
 use std::collections::VecDeque;
 
 /// Places are counted on and on; modulo the ring's size they are blocks of it.

@@ -99,6 +99,18 @@ pub(crate) struct Need {
     pub(crate) pages: u32,
 }
 
+impl Need {
+    pub(crate) const fn add(&mut self, more: Self) {
+        self.extents += more.extents;
+        self.pages += more.pages;
+    }
+
+    pub(crate) const fn take(&mut self, less: Self) {
+        self.extents -= less.extents;
+        self.pages -= less.pages;
+    }
+}
+
 impl Space {
     pub(crate) fn new(extents: u32, pages: u32) -> Self {
         Self {

@@ -1,13 +1,15 @@
 //! One volume's replica on this disk: its log, its map, and what is in memory only.
 
+use crate::ahead::{Ahead, Effect};
 use crate::format::PageRef;
 use crate::format::pages::VolumeState;
-use crate::format::wal::HardState;
+use crate::format::record::{Base, ChunkRecord, HardState};
 use crate::log::{Kind, Log, Logged, Payload};
 use crate::map::Map;
 use crate::space::{Need, Space};
-use crate::{Buffer, Digest, EXTENT_BLOCKS, VolumeId};
-use std::collections::BTreeMap;
+use crate::store::GROW_PAGES;
+use crate::{Buffer, CHUNK_BLOCKS, Digest, EXTENT_BLOCKS, VolumeId};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 #[derive(Debug)]
@@ -21,7 +23,7 @@ pub(crate) struct Volume {
     pub(crate) hard: HardState,
     /// The hard state differs from what was last put into a batch.
     pub(crate) hard_changed: bool,
-    /// The last entry that is in a batch, issued or not yet.
+    /// The last entry of the log that is in a batch.
     pub(crate) sealed: u64,
     pub(crate) log: Log,
     /// The last entry that took effect here, and its term.
@@ -38,12 +40,18 @@ pub(crate) struct Volume {
     pub(crate) flushing: BTreeMap<u64, Buffer>,
     /// Blocks of committed entries that are on their way to extents of their own, with the entry's serial.
     pub(crate) unwritten: BTreeMap<u64, (u64, Buffer)>,
+    /// Chunks of a peer that are not durable yet, by serial.
+    pub(crate) chunks: BTreeSet<u64>,
     /// Its page in the directory differs from what it is.
     pub(crate) changed: bool,
     pub(crate) page: Option<PageRef>,
     /// Bytes of the log that entries which are not settled are answerable for.
     pub(crate) live: u64,
     settled: u64,
+    /// What the map will be once all of the log took effect; of no use while it is mixed.
+    pub(crate) ahead: Ahead,
+    /// Entries that are yet to make it larger, and how large.
+    grows: Vec<(u64, u64)>,
     /// Set when what the disk has of it cannot be used.
     pub(crate) broken: Option<String>,
 }
@@ -90,10 +98,13 @@ impl Volume {
             dirty: BTreeMap::new(),
             flushing: BTreeMap::new(),
             unwritten: BTreeMap::new(),
+            chunks: BTreeSet::new(),
             changed: page.is_none(),
             page,
             live: 0,
             settled: state.index,
+            ahead: Ahead::default(),
+            grows: Vec::new(),
             broken: None,
         }
     }
@@ -116,7 +127,33 @@ impl Volume {
     pub(crate) fn append(&mut self, entry: Logged, space: &mut Space) {
         space.promise(entry.need);
         self.live += entry.cost(self.id);
+        let index = self.log.last() + 1;
+        if let Kind::Grow { blocks } = entry.kind {
+            self.grows.push((index, blocks));
+        }
         self.log.push(entry);
+    }
+
+    /// Nothing was ever said of it but its size.
+    pub(crate) fn is_new(&self) -> bool {
+        self.log.last() == 0 && self.config.0 == 0
+    }
+
+    /// Its size once all entries of its log took effect.
+    pub(crate) fn blocks_in_log(&self) -> u64 {
+        self.blocks_at(u64::MAX)
+    }
+
+    /// Its size once the entries up to this one took effect.
+    pub(crate) fn blocks_at(&self, last: u64) -> u64 {
+        let grows = self.grows.iter().filter(|(index, _)| *index <= last);
+        grows.fold(self.blocks, |blocks, (_, more)| blocks.max(*more))
+    }
+
+    /// Chunks of a peer are in the map, and the log is not as far: what it holds is what no replica
+    /// ever held at once.
+    pub(crate) const fn is_mixed(&self) -> bool {
+        self.map.newest() > self.folded.0
     }
 
     /// An entry whose payload was lost is there again.
@@ -130,6 +167,24 @@ impl Volume {
         let (gone, come) = (old.cost(self.id), entry.cost(self.id));
         *old = entry;
         self.live = self.live - gone + come;
+    }
+
+    /// Blocks of an entry that is yet to take effect are not where it says.
+    pub(crate) fn lose(&mut self, index: u64, blocks: Vec<u32>) {
+        let id = self.id;
+        let settled = index <= self.settled;
+        let entry = self.log.get_mut(index).expect("it was just there");
+        let gone = entry.cost(id);
+        entry.durable = false;
+        match &mut entry.kind {
+            Kind::Redirected { lost, .. } => *lost = blocks,
+            Kind::Write { at, .. } => *at = Payload::Lost(blocks),
+            _ => unreachable!("only payloads are lost"),
+        }
+        if !settled {
+            self.live = self.live - gone + entry.cost(id);
+        }
+        self.log.durable = self.log.durable.min(index - 1);
     }
 
     /// Entries after this one are no more.
@@ -146,14 +201,15 @@ impl Volume {
                 extents.iter().for_each(|extent| space.free_extent(*extent));
             }
         }
-        self.settled = self.settled.min(last);
+        // What comes in their place is in no batch yet: that it is committed is not told before.
+        self.sealed = self.sealed.min(last);
+        self.forgot_after(last);
+        self.ahead = self.ahead_at(last);
     }
 
-    /// Whether an entry that is yet to take effect empties extents.
-    pub(crate) fn empties(&self) -> bool {
-        self.log
-            .after(self.folded.0)
-            .any(|(_, entry)| matches!(entry.kind, Kind::Zero { .. }))
+    fn forgot_after(&mut self, last: u64) {
+        self.settled = self.settled.min(last);
+        self.grows.retain(|(index, _)| *index <= last);
     }
 
     /// The same while the log is played again: extents of entries that did not survive were never taken.
@@ -161,7 +217,7 @@ impl Volume {
         for entry in self.log.cut_after(last) {
             self.live -= entry.cost(self.id);
         }
-        self.settled = self.settled.min(last);
+        self.forgot_after(last);
     }
 
     /// An entry that is neither durable nor in effect is live: the next checkpoint carries it on.
@@ -190,7 +246,7 @@ impl Volume {
         let need = match self.log.get(self.folded.0 + 1) {
             // One that has no effect needs nothing.
             Some(entry) if entry.epoch >= self.epoch => match &entry.kind {
-                Kind::Write { lba, crcs, .. } => self.need(*lba, crcs.len() as u64, false),
+                Kind::Write { lba, crcs, .. } => self.map.need(*lba, crcs.len() as u64, false),
                 _ => Need::default(),
             },
             _ => Need::default(),
@@ -209,6 +265,7 @@ impl Volume {
         let (term, epoch, kind) = (entry.term, entry.epoch, entry.kind.clone());
         let (serial, durable) = (entry.serial, entry.durable);
         space.take_back(need);
+        let (was_mixed, effect) = (self.is_mixed(), Effect::of_kind(&kind));
         self.folded = (index, term);
         self.hard.commit = self.hard.commit.max(index);
         (self.hard_changed, self.changed) = (true, true);
@@ -233,24 +290,44 @@ impl Volume {
                 extents,
                 crcs,
                 data,
+                ..
             } => {
-                self.fold_redirected(index, lba, &extents, &crcs, space);
                 // A majority may have it before this disk has.
-                if let Some(data) = data.filter(|_| !durable) {
-                    let blocks = (0..data.blocks()).map(|block| (serial, data.part(block, 1)));
-                    self.unwritten.extend((lba..).zip(blocks));
-                }
+                let data = data.filter(|_| !durable).map(|data| (serial, data));
+                self.fold_redirected(index, lba, &extents, &crcs, data, space);
             }
             Kind::Zero { lba, blocks } => {
                 self.map.clear(lba, blocks, index, space, &mut self.digest);
-                self.forget_range(lba, blocks);
+                self.forget_range(index, lba, blocks);
             }
             Kind::Attach => self.epoch = self.epoch.max(epoch),
-            Kind::Config(bytes) => self.config = (index, bytes),
+            // The log may begin with a later one.
+            Kind::Config(bytes) if index > self.config.0 => self.config = (index, bytes),
+            Kind::Config(_) => {}
             Kind::Empty => {}
+            Kind::Grow { blocks } => self.enlarge(blocks, space),
+        }
+        self.ahead.took_effect(index, &effect, GROW_PAGES);
+        if was_mixed && !self.is_mixed() {
+            self.reckon(space);
         }
         self.settle();
         !fenced
+    }
+
+    /// It has so many blocks, if it had fewer.
+    pub(crate) fn enlarge(&mut self, blocks: u64, space: &mut Space) {
+        self.grows.retain(|(index, _)| *index > self.folded.0);
+        if blocks > self.blocks {
+            self.blocks = blocks;
+            self.changed = true;
+            self.map.grow(blocks, space);
+        }
+    }
+
+    /// Whether a chunk is newer than an entry: it came from a peer.
+    fn is_newer(&self, lba: u64, index: u64) -> bool {
+        self.map.newest() >= index && self.map.changed(lba / u64::from(CHUNK_BLOCKS)) >= index
     }
 
     fn fold_write(
@@ -262,7 +339,13 @@ impl Volume {
         at: &Payload,
         space: &mut Space,
     ) {
+        // Before anything is written: this entry is then the newest.
+        let lbas = lba..lba + crcs.len() as u64;
+        let newer: Vec<bool> = lbas.map(|lba| self.is_newer(lba, index)).collect();
         for (offset, crc) in crcs.iter().enumerate() {
+            if newer[offset] {
+                continue;
+            }
             let lba = lba + offset as u64;
             self.map.write(lba, *crc, index, space, &mut self.digest);
             self.flushing.remove(&lba);
@@ -282,21 +365,96 @@ impl Volume {
         lba: u64,
         extents: &[u32],
         crcs: &[u32],
+        unwritten: Option<(u64, Buffer)>,
         space: &mut Space,
     ) {
         let first = lba / u64::from(EXTENT_BLOCKS);
+        let blocks = u64::from(EXTENT_BLOCKS);
+        let newer: Vec<bool> = (first..)
+            .take(extents.len())
+            .map(|number| self.is_newer(number * blocks, index))
+            .collect();
         let parts = extents.iter().zip(crcs.chunks(EXTENT_BLOCKS as usize));
-        for (number, (extent, crcs)) in (first..).zip(parts) {
+        for (at, (extent, crcs)) in parts.enumerate() {
+            if newer[at] {
+                space.free_extent(*extent);
+                continue;
+            }
+            let number = first + at as u64;
             self.map
                 .replace(number, *extent, crcs, index, space, &mut self.digest);
+            self.forget_range(index, number * blocks, blocks);
+            if let Some((serial, data)) = &unwritten {
+                let data = data.part(at * EXTENT_BLOCKS as usize, EXTENT_BLOCKS as usize);
+                let parts = (0..data.blocks()).map(|block| (*serial, data.part(block, 1)));
+                self.unwritten.extend((number * blocks..).zip(parts));
+            }
         }
-        self.forget_range(lba, crcs.len() as u64);
     }
 
-    fn forget_range(&mut self, lba: u64, blocks: u64) {
-        remove_range(&mut self.dirty, lba, blocks);
-        remove_range(&mut self.flushing, lba, blocks);
-        remove_range(&mut self.unwritten, lba, blocks);
+    /// What is in memory of blocks that were changed at `index`, unless they are newer.
+    fn forget_range(&mut self, index: u64, lba: u64, blocks: u64) {
+        let map = &self.map;
+        let newer =
+            |lba: u64| map.newest() > index && map.changed(lba / u64::from(CHUNK_BLOCKS)) > index;
+        remove_range(&mut self.dirty, lba, blocks, newer);
+        remove_range(&mut self.flushing, lba, blocks, newer);
+        remove_range(&mut self.unwritten, lba, blocks, newer);
+    }
+
+    /// A chunk is as a peer has it. Its blocks are on their way to their extents.
+    pub(crate) fn install(
+        &mut self,
+        record: &ChunkRecord,
+        blocks: Vec<(u64, Buffer)>,
+        serial: u64,
+        space: &mut Space,
+    ) {
+        self.map.install(record, space, &mut self.digest);
+        let all = u64::from(CHUNK_BLOCKS);
+        self.forget_range(record.changed, record.number * all, all);
+        let blocks = blocks
+            .into_iter()
+            .map(|(lba, block)| (lba, (serial, block)));
+        self.unwritten.extend(blocks);
+        self.changed = true;
+    }
+
+    /// A chunk's blocks are where they belong.
+    pub(crate) fn chunk_durable(&mut self, chunk: u64, serial: u64) {
+        self.chunks.remove(&serial);
+        let all = u64::from(CHUNK_BLOCKS);
+        let within = self.unwritten.range(chunk * all..(chunk + 1) * all);
+        let written = within.filter(|(_, (whose, _))| *whose == serial);
+        let written: Vec<u64> = written.map(|(lba, _)| *lba).collect();
+        written
+            .iter()
+            .for_each(|lba| _ = self.unwritten.remove(lba));
+    }
+
+    /// All up to there is in effect, as chunks of a peer have it. Gives the entries that are gone and
+    /// never took effect here.
+    pub(crate) fn rebase(&mut self, base: &Base, space: &mut Space) -> Vec<Logged> {
+        let first = self.log.first();
+        let mut gone = self.log.rebase(base.index, base.term);
+        let in_effect = (self.folded.0 + 1).saturating_sub(first) as usize;
+        for (_, entry) in (first..).zip(&gone).filter(|(at, _)| *at > self.settled) {
+            self.live -= entry.cost(self.id);
+        }
+        if self.log.last() == base.index {
+            self.forgot_after(base.index);
+        }
+        self.settled = self.settled.max(base.index);
+        self.folded = (base.index, base.term);
+        self.hard.commit = self.hard.commit.max(base.index);
+        (self.hard_changed, self.changed) = (true, true);
+        self.epoch = base.epoch;
+        self.config = base.config.clone();
+        self.enlarge(base.blocks, space);
+        self.sealed = self.sealed.min(self.log.last());
+        self.log.advance_durable();
+        self.settle();
+        gone.split_off(in_effect.min(gone.len()))
     }
 
     /// An entry is durable, and what it writes is where it belongs.
@@ -341,14 +499,15 @@ impl Volume {
             space.free_page(page.page);
         }
     }
-
-    /// What a write there may take when it takes effect.
-    pub(crate) fn need(&self, lba: u64, blocks: u64, emptied: bool) -> Need {
-        self.map.need(lba, blocks, emptied)
-    }
 }
 
-fn remove_range<T>(held: &mut BTreeMap<u64, T>, lba: u64, blocks: u64) {
-    let within: Vec<u64> = held.range(lba..lba + blocks).map(|(lba, _)| *lba).collect();
+fn remove_range<T>(
+    held: &mut BTreeMap<u64, T>,
+    lba: u64,
+    blocks: u64,
+    stays: impl Fn(u64) -> bool,
+) {
+    let within = held.range(lba..lba + blocks).map(|(lba, _)| *lba);
+    let within: Vec<u64> = within.filter(|lba| !stays(*lba)).collect();
     within.iter().for_each(|lba| _ = held.remove(lba));
 }

@@ -4,6 +4,7 @@
 use crate::bucket::{Bucket, Buckets, Rate};
 use crate::flows::{Direction, Ends, Flow, FlowKey, Flows, Seen};
 use crate::merge::{Came, Merged, Merger, To};
+use crate::message::Message;
 use crate::neighbour::{Asked, Reply, Silence, answer};
 use crate::offload::Offload;
 use crate::outbox::{Inbox, Outbox, Packets, Span};
@@ -19,9 +20,9 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::time::Duration;
 
-/// Announcements of one port that go to all: as many as the guards let through where the kernel carries. A NIC
-/// has some when it comes up or moves.
-const ANNOUNCEMENTS: Rate = Rate::of(10);
+/// Announcements of one port that go to all, whichever transport carries them: a NIC has some when it comes up
+/// or moves.
+pub const ANNOUNCEMENTS: Rate = Rate::of(10);
 /// Ports whose questions are counted at a time.
 const ASKERS: usize = 4_096;
 
@@ -57,14 +58,14 @@ pub struct Engine {
     flows: Flows,
 }
 
-/// Frames and bytes of one direction.
+/// What passes in one direction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Super-frames count as one here.
+    /// That TAPs gave for the tunnel, or got from it; super-frames count as one here.
     pub frames: u64,
-    /// Packets on the wire.
+    /// Packets on the wire, one for each VTEP.
     pub packets: u64,
-    /// Of frames, without outer headers.
+    /// Of packets, without outer headers.
     pub bytes: u64,
 }
 
@@ -254,13 +255,9 @@ impl Engine {
         out: &mut Outbox,
     ) -> Fate {
         let before = (out.segments.len(), out.packets.len());
-        let length = bytes.len() - at;
         match self.encapsulate(now, tap, bytes, at, offload, out) {
             Ok(None) => {
-                let sent = &mut self.traffic[0];
-                sent.frames += 1;
-                sent.packets += (out.segments.len() - before.0) as u64;
-                sent.bytes += length as u64;
+                self.traffic[0].frames += 1;
                 Fate::Sent
             }
             Ok(Some(reply)) => {
@@ -355,6 +352,13 @@ impl Engine {
         };
         self.flows.note(now, key, hash, seen);
         Ok(None)
+    }
+
+    /// A message was taken by its socket.
+    pub fn count_sent(&mut self, message: &Message) {
+        let sent = &mut self.traffic[0];
+        sent.packets += message.packets() as u64;
+        sent.bytes += message.inside_bytes() as u64;
     }
 
     /// A packet of the tunnel, or several in one. Frames for TAPs are put into `inbox`, whose last may

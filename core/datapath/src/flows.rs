@@ -6,7 +6,7 @@ use crate::tables::Domain;
 use model::MacAddr;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// A flow that was silent for so long has ended: it is no longer shown, and is counted anew if it comes
@@ -119,7 +119,7 @@ impl Ends {
                 destination: ethernet.destination,
             };
         };
-        let (source, destination) = addresses(ip.address_bytes(frame));
+        let (source, destination) = ip.addresses(frame);
         let ports = ip.ports(frame).map(|[a, b, c, d]| {
             let port = |high, low| u16::from_be_bytes([high, low]);
             (port(a, b), port(c, d))
@@ -131,19 +131,6 @@ impl Ends {
             ports,
         }
     }
-}
-
-/// Both addresses of an IP header, which have 4 or 16 bytes each.
-fn addresses(bytes: &[u8]) -> (IpAddr, IpAddr) {
-    let (source, destination) = bytes.split_at(bytes.len() / 2);
-    let address = |bytes: &[u8]| match <[u8; 4]>::try_from(bytes) {
-        Ok(bytes) => IpAddr::from(Ipv4Addr::from(bytes)),
-        Err(_) => {
-            let bytes = <[u8; 16]>::try_from(bytes);
-            IpAddr::from(bytes.map_or(Ipv6Addr::UNSPECIFIED, Ipv6Addr::from))
-        }
-    };
-    (address(source), address(destination))
 }
 
 impl Flows {

@@ -23,7 +23,7 @@ mod tables;
 mod vxlan;
 
 pub use dissect::inner;
-pub use engine::{Answered, Engine, Fate, Received, Traffic};
+pub use engine::{ANNOUNCEMENTS, Answered, Engine, Fate, Received, Traffic};
 pub use flows::{
     Direction, Ends, FLOW_IDLE, FLOWS_DEFAULT, FLOWS_MAX, Flow, FlowKey, together as flows_together,
 };
@@ -34,4 +34,4 @@ pub use outer::outer;
 pub use reason::Reason;
 pub use summary::summary;
 pub use tables::{Binding, Change, Domain, Limits, Neighbour, Place, Tables, Unknown};
-pub use vxlan::vni_of;
+pub use vxlan::{VXLAN_PORT, vni_of};

@@ -2,6 +2,7 @@
 //! the network card, splits.
 
 use crate::outbox::{Outbox, Packets, Segment, Span};
+use crate::vxlan::VXLAN_BYTES;
 use std::net::IpAddr;
 
 /// What one message may hold: a UDP datagram's worth (RFC 768), less the headers.
@@ -54,6 +55,11 @@ impl Message {
     /// How many packets.
     pub fn packets(&self) -> usize {
         self.segments.len()
+    }
+
+    /// Of the frames in its packets.
+    pub(crate) fn inside_bytes(&self) -> usize {
+        self.bytes - self.packets() * VXLAN_BYTES
     }
 
     fn begin(packets: &Packets, (number, segment): (usize, &Segment), bounds: Bounds) -> Self {

@@ -7,12 +7,13 @@
 
 use crate::checksum;
 use crate::packet::{
-    ETHERNET_BYTES, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, IPV6_BYTES,
+    Arp, ETHERNET_BYTES, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, Ethernet,
+    IPV6_BYTES, Ip, addresses_and_type,
 };
 use crate::tables::{Neighbour, Unknown};
 use model::{MacAddr, VlanId};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 /// What becomes of a frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,11 +101,13 @@ impl fmt::Debug for Reply {
     }
 }
 
-const ARP_BYTES: usize = 28;
 const ARP_REQUEST: u16 = 1;
 const ARP_REPLY: u16 = 2;
 const NEXT_HEADER_ICMPV6: u8 = 58;
 const HOP_LIMIT: u8 = 255;
+/// Where they are in an IPv6 header (RFC 8200 §3).
+const NEXT_HEADER_AT: usize = 6;
+const HOP_LIMIT_AT: usize = 7;
 const NEIGHBOUR_SOLICITATION: u8 = 135;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 /// Up to the target, which both have.
@@ -123,22 +126,21 @@ const ALL_NODES_MAC: MacAddr = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
 /// in the frame's domain.
 #[inline]
 pub fn answer(frame: &[u8], who: &dyn Fn(IpAddr) -> Option<Neighbour>, unknown: Unknown) -> Asked {
-    let Some((header, payload)) = frame.split_first_chunk::<ETHERNET_BYTES>() else {
+    let Some((destination, asker, ethertype)) = addresses_and_type(frame) else {
         return Asked::NotAsked;
     };
     // What is for one MAC is no business of ours, and it is nearly everything.
-    if header[0] & 1 == 0 {
+    if !destination.is_multicast() {
         return Asked::NotAsked;
     }
-    let asker = MacAddr(array(header, 6));
     let ask = Ask {
         asker,
         who,
         unknown,
     };
-    match u16::from_be_bytes([header[12], header[13]]) {
-        ETHERTYPE_ARP => ask.arp(payload),
-        ETHERTYPE_IPV6 => ask.ipv6(payload),
+    match ethertype {
+        ETHERTYPE_ARP => ask.arp(&frame[ETHERNET_BYTES..]),
+        ETHERTYPE_IPV6 => ask.ipv6(frame),
         _ => Asked::NotAsked,
     }
 }
@@ -152,27 +154,26 @@ struct Ask<'a> {
 }
 
 impl Ask<'_> {
-    /// RFC 826: `| hardware 2 | protocol 2 | lengths 1, 1 | operation 2 | sender MAC 6 | sender 4 |
-    /// target MAC 6 | target 4 |`
     fn arp(&self, bytes: &[u8]) -> Asked {
-        let Some(arp) = bytes.first_chunk::<ARP_BYTES>() else {
+        let Some(arp) = Arp::parse(bytes) else {
             return Asked::Drop(Silence::Malformed);
         };
-        let field = |at| u16::from_be_bytes(array(arp, at));
         // Other hardware, protocols and operations are somebody else's.
-        let operation = field(6);
-        if field(0) != 1
-            || field(2) != ETHERTYPE_IPV4
-            || !matches!(operation, ARP_REQUEST | ARP_REPLY)
+        if (arp.hardware, arp.protocol) != (1, ETHERTYPE_IPV4)
+            || !matches!(arp.operation, ARP_REQUEST | ARP_REPLY)
         {
             return Asked::NotAsked;
         }
-        if arp[4..6] != [6, 4] {
+        if arp.lengths != [6, 4] {
             return Asked::Drop(Silence::Malformed);
         }
-        let sender_mac = MacAddr(array(arp, 8));
-        let sender = Ipv4Addr::from(array::<4>(arp, 14));
-        let target = Ipv4Addr::from(array::<4>(arp, 24));
+        let Arp {
+            operation,
+            sender_mac,
+            sender,
+            target,
+            ..
+        } = arp;
         if !sender_mac.is_usable()
             || target.is_unspecified()
             || target.is_multicast()
@@ -205,18 +206,15 @@ impl Ask<'_> {
         Asked::Answer(reply)
     }
 
-    /// RFC 8200 §3: `| version, class, flow 4 | length 2 | next header 1 | hop limit 1 | source 16 |
-    /// destination 16 |`. Extension headers before ND are none that anybody sends (RFC 6980).
-    fn ipv6(&self, bytes: &[u8]) -> Asked {
-        let Some((header, rest)) = bytes.split_first_chunk::<IPV6_BYTES>() else {
-            return Asked::NotAsked;
-        };
-        let solicits = match (header[6], rest.first()) {
-            (NEXT_HEADER_ICMPV6, Some(&NEIGHBOUR_SOLICITATION)) => true,
-            (NEXT_HEADER_ICMPV6, Some(&NEIGHBOUR_ADVERTISEMENT)) => false,
+    /// Extension headers before ND are none that anybody sends (RFC 6980).
+    fn ipv6(&self, frame: &[u8]) -> Asked {
+        let next_header = frame.get(ETHERNET_BYTES + NEXT_HEADER_AT);
+        let solicits = match (next_header, frame.get(ETHERNET_BYTES + IPV6_BYTES)) {
+            (Some(&NEXT_HEADER_ICMPV6), Some(&NEIGHBOUR_SOLICITATION)) => true,
+            (Some(&NEXT_HEADER_ICMPV6), Some(&NEIGHBOUR_ADVERTISEMENT)) => false,
             _ => return Asked::NotAsked,
         };
-        match Nd::parse(header, rest) {
+        match Nd::parse(frame) {
             Err(why) => Asked::Drop(why),
             Ok(nd) if solicits => self.solicited(&nd),
             Ok(nd) => advertised(&nd),
@@ -289,26 +287,30 @@ struct Nd<'a> {
 }
 
 impl<'a> Nd<'a> {
-    /// What RFC 4861 §7.1 has of both.
-    fn parse(header: &[u8; IPV6_BYTES], rest: &'a [u8]) -> Result<Self, Silence> {
-        let length = usize::from(u16::from_be_bytes(array(header, 4)));
+    /// What RFC 4861 §7.1 has of both, in an untagged frame.
+    fn parse(frame: &'a [u8]) -> Result<Self, Silence> {
+        let ethernet = Ethernet::parse(frame).ok_or(Silence::Malformed)?;
+        let ip = Ip::parse(frame, &ethernet).ok_or(Silence::Malformed)?;
         // What comes after is padding.
-        let message = rest.get(..length).ok_or(Silence::Malformed)?;
-        if header[0] >> 4 != 6 || length < ND_BYTES || message[1] != 0 {
+        let message = &frame[ip.l4..ip.end];
+        let (IpAddr::V6(source), IpAddr::V6(destination)) = ip.addresses(frame) else {
+            return Err(Silence::Malformed);
+        };
+        if message.len() < ND_BYTES || message[1] != 0 {
             return Err(Silence::Malformed);
         }
-        if header[7] != HOP_LIMIT {
+        if frame[ip.start + HOP_LIMIT_AT] != HOP_LIMIT {
             return Err(Silence::HopLimit);
         }
         let nd = Self {
-            source: array::<16>(header, 8).into(),
-            destination: array::<16>(header, 24).into(),
+            source,
+            destination,
             flags: message[4],
             target: array::<16>(message, 8).into(),
             options: &message[ND_BYTES..],
         };
-        let pseudo =
-            checksum::pseudo_v6(nd.source, nd.destination, NEXT_HEADER_ICMPV6, length as u32);
+        let length = message.len() as u32;
+        let pseudo = checksum::pseudo_v6(nd.source, nd.destination, NEXT_HEADER_ICMPV6, length);
         if checksum::fold(pseudo + checksum::sum(message)) != 0xffff {
             return Err(Silence::Checksum);
         }

@@ -2,6 +2,9 @@
 
 use model::Vni;
 
+/// UDP port of VXLAN (RFC 7348 §4).
+pub const VXLAN_PORT: u16 = 4789;
+
 /// `| flags 1, I is 0x08 | reserved 3 | VNI 3 | reserved 1 |` (RFC 7348 §5)
 pub(crate) const VXLAN_BYTES: usize = 8;
 const HAS_VNI: u8 = 0x08;

@@ -1,17 +1,18 @@
 //! What can be asked of the intent.
 
 use crate::{
-    AttachPublicIp, AttachmentSpec, CreateExternal, CreatePublicIp, CreateRouter, MoveStep,
-    UpdateRouter,
+    AttachPublicIp, AttachVolume, AttachmentSpec, CreateExternal, CreatePublicIp, CreateRouter,
+    CreateVolume, DeleteVolume, DiskRoom, MoveReplica, MoveStep, RecoverVolume, ReplicaTold,
+    ResizeVolume, SetReplicas, UpdateRouter, VolumeStep,
 };
 use ipnet::IpNet;
 use model::{
     AccountId, Encoding, HostId, Labels, MacAddr, Mtu, Name, NicId, ObjectId, Revision, Role,
     Routing, SpeakerKind, SubnetId, SubnetOptions, UnixMillis, UnknownNeighbours, UserData, VlanId,
-    Vni, VpcId,
+    Vni, VolumeId, VpcId,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -52,6 +53,36 @@ pub enum Command {
     CreatePublicIp(CreatePublicIp),
     /// A public address is for something else.
     AttachPublicIp(AttachPublicIp),
+    /// A new volume.
+    CreateVolume(CreateVolume),
+    /// A volume is attached elsewhere, or nowhere.
+    AttachVolume(AttachVolume),
+    /// A volume becomes larger.
+    ResizeVolume(ResizeVolume),
+    /// A volume has more replicas, or fewer.
+    SetReplicas(SetReplicas),
+    /// A replica goes to another host.
+    MoveReplica(MoveReplica),
+    /// A volume goes on from one of its replicas.
+    RecoverVolume(RecoverVolume),
+    /// A volume is deleted, after a while for good.
+    DeleteVolume(DeleteVolume),
+    /// What is next for a volume; the server's own, when hosts reported or time is up.
+    AdvanceVolume {
+        /// Which.
+        volume: VolumeId,
+        /// The version of it that the step was worked out for.
+        expect: Expect,
+        /// What comes next.
+        step: VolumeStep,
+    },
+    /// A deleted volume is there again.
+    RestoreVolume {
+        /// Which.
+        volume: VolumeId,
+        /// The version it must have.
+        expect: Expect,
+    },
     /// Replaces the labels of any object.
     SetLabels {
         /// Which.
@@ -257,6 +288,15 @@ impl Command {
             Self::UpdateRouter(_) => "update router",
             Self::CreatePublicIp(_) => "create publicip",
             Self::AttachPublicIp(_) => "attach publicip",
+            Self::CreateVolume(_) => "create volume",
+            Self::AttachVolume(_) => "attach volume",
+            Self::ResizeVolume(_) => "resize volume",
+            Self::SetReplicas(_) => "set replicas",
+            Self::MoveReplica(_) => "move replica",
+            Self::RecoverVolume(_) => "recover volume",
+            Self::DeleteVolume(_) => "delete volume",
+            Self::AdvanceVolume { .. } => "advance volume",
+            Self::RestoreVolume { .. } => "restore volume",
             Self::SetLabels { .. } => "set labels",
             Self::UpdateVpc(_) => "update vpc",
             Self::UpdateSubnet(_) => "update subnet",
@@ -277,6 +317,10 @@ pub struct Context {
     pub request: Option<RequestId>,
     /// Hosts that are not heard of: nothing is placed on one of them by itself.
     pub down: BTreeSet<HostId>,
+    /// Disks of hosts, for volumes to be placed on.
+    pub disks: BTreeMap<HostId, DiskRoom>,
+    /// By number, replicas of the volume that is to be recovered; of other commands none.
+    pub replicas: BTreeMap<u64, ReplicaTold>,
     /// Who asks. The same request id from another actor is another request's, and refused.
     pub actor: String,
 }

@@ -6,7 +6,8 @@ use ipnet::IpNet;
 use model::{
     Account, AccountId, Attachment, Cluster, ExternalNetwork, ExternalNetworkId, Host, HostId,
     IfName, Kind, MacAddr, Name, NetnsName, Nic, NicId, Object, ObjectId, PublicIp, PublicIpId,
-    PublicTarget, Revision, Router, RouterId, Standby, Subnet, SubnetId, UnixMillis, Vpc, VpcId,
+    PublicTarget, Revision, Router, RouterId, Standby, Subnet, SubnetId, UnixMillis, Volume,
+    VolumeId, Vpc, VpcId,
 };
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +32,7 @@ pub struct Intent {
     routers: BTreeMap<RouterId, Router>,
     externals: BTreeMap<ExternalNetworkId, ExternalNetwork>,
     public_ips: BTreeMap<PublicIpId, PublicIp>,
+    volumes: BTreeMap<VolumeId, Volume>,
     names: BTreeMap<(Scope, Name), ObjectId>,
     nics_by_host: BTreeSet<(HostId, NicId)>,
     routers_by_host: BTreeSet<(HostId, RouterId)>,
@@ -109,6 +111,7 @@ pub(crate) enum Scope {
     Externals,
     Routers(VpcId),
     PublicIps(AccountId),
+    Volumes(AccountId),
 }
 
 /// What a host can give to one NIC only.
@@ -144,6 +147,7 @@ impl Intent {
             routers: BTreeMap::new(),
             externals: BTreeMap::new(),
             public_ips: BTreeMap::new(),
+            volumes: BTreeMap::new(),
             names: BTreeMap::new(),
             nics_by_host: BTreeSet::new(),
             routers_by_host: BTreeSet::new(),
@@ -297,6 +301,16 @@ impl Intent {
         self.public_ips.get(&id)
     }
 
+    /// A volume.
+    pub fn volume(&self, id: VolumeId) -> Option<&Volume> {
+        self.volumes.get(&id)
+    }
+
+    /// All volumes, in order of id.
+    pub fn volumes(&self) -> impl Iterator<Item = &Volume> {
+        self.volumes.values()
+    }
+
     /// Any object.
     pub fn get(&self, id: ObjectId) -> Option<Object> {
         match id {
@@ -308,6 +322,7 @@ impl Intent {
             ObjectId::Router(id) => self.router(id).cloned().map(Object::Router),
             ObjectId::External(id) => self.external(id).cloned().map(Object::External),
             ObjectId::PublicIp(id) => self.public_ip(id).cloned().map(Object::PublicIp),
+            ObjectId::Volume(id) => self.volume(id).cloned().map(Object::Volume),
         }
     }
 
@@ -474,6 +489,7 @@ impl Intent {
             Kind::Router => rows!(self.routers, Router),
             Kind::External => rows!(self.externals, External),
             Kind::PublicIp => rows!(self.public_ips, PublicIp),
+            Kind::Volume => rows!(self.volumes, Volume),
         }
     }
 
@@ -644,6 +660,9 @@ impl Intent {
                 }
                 self.public_ips.insert(o.id, o);
             }
+            Object::Volume(o) => {
+                self.volumes.insert(o.id, o);
+            }
         }
         Ok(())
     }
@@ -712,6 +731,9 @@ impl Intent {
                 }
                 self.public_ips.remove(&o.id);
             }
+            Object::Volume(o) => {
+                self.volumes.remove(&o.id);
+            }
         }
     }
 
@@ -733,7 +755,9 @@ impl Intent {
     /// What an object has that nobody else may have. Its parents must be there.
     pub(crate) fn resources_of(&self, object: &Object) -> Vec<Resource> {
         match object {
-            Object::Account(_) | Object::Host(_) | Object::External(_) => Vec::new(),
+            Object::Account(_) | Object::Host(_) | Object::External(_) | Object::Volume(_) => {
+                Vec::new()
+            }
             Object::Router(router) => {
                 let macs = router
                     .legs
@@ -869,6 +893,7 @@ pub(crate) const fn scope_below(id: ObjectId, kind: Kind) -> Option<Scope> {
     match (id, kind) {
         (ObjectId::Account(id), Kind::Vpc) => Some(Scope::Account(id)),
         (ObjectId::Account(id), Kind::PublicIp) => Some(Scope::PublicIps(id)),
+        (ObjectId::Account(id), Kind::Volume) => Some(Scope::Volumes(id)),
         (ObjectId::Vpc(id), Kind::Subnet) => Some(Scope::Vpc(id)),
         (ObjectId::Vpc(id), Kind::Router) => Some(Scope::Routers(id)),
         (ObjectId::Subnet(id), Kind::Nic) => Some(Scope::Subnet(id)),
@@ -886,6 +911,7 @@ fn scope_of(object: &Object) -> Scope {
         Object::Router(router) => Scope::Routers(router.vpc),
         Object::External(_) => Scope::Externals,
         Object::PublicIp(public) => Scope::PublicIps(public.account),
+        Object::Volume(volume) => Scope::Volumes(volume.account),
     }
 }
 
@@ -915,6 +941,10 @@ fn parents_of(object: &Object) -> Vec<ObjectId> {
             owners.into_iter().chain(target).collect()
         }
         Object::Vpc(vpc) => vec![ObjectId::Account(vpc.account)],
+        Object::Volume(volume) => {
+            let hosts = volume.hosts().map(ObjectId::Host);
+            hosts.chain([ObjectId::Account(volume.account)]).collect()
+        }
         Object::Subnet(subnet) => vec![ObjectId::Vpc(subnet.vpc)],
         Object::Nic(nic) => std::iter::once(ObjectId::Subnet(nic.subnet))
             .chain(nic.seats().map(|seat| ObjectId::Host(seat.host)))

@@ -23,10 +23,12 @@ mod moving;
 mod names;
 mod plan;
 mod pool;
+mod recovery;
 mod refusal;
 mod rollout;
 mod routing;
 mod token;
+mod volumes;
 mod voting;
 mod vpc_names;
 
@@ -47,6 +49,7 @@ pub use moving::{
     TRY_AGAIN_MILLIS, next_router_step, next_step,
 };
 pub use plan::{Draft, plan};
+pub use recovery::{RecoverVolume, ReplicaTold, Standing};
 pub use refusal::{Code, Refusal};
 pub use rollout::{Digest, Issued, IssuedRow, Rollout};
 pub use routing::{
@@ -54,4 +57,8 @@ pub use routing::{
     RouterStep, StandbyHost, UpdateRouter,
 };
 pub use token::{BadToken, JoinToken, TokenRefusal, TokenSecret, TokenUse};
+pub use volumes::{
+    AttachTo, AttachVolume, CreateVolume, DeleteVolume, DiskRoom, KEEP_DELETED_MILLIS, MoveReplica,
+    REPLACE_AFTER_MILLIS, ResizeVolume, SetReplicas, VolumeSeen, VolumeStep, next_volume_steps,
+};
 pub use voting::Electorate;

@@ -123,6 +123,11 @@ impl Owners {
                 account: Some(public.account),
                 ..Self::default()
             },
+            Object::Volume(volume) => Self {
+                account: Some(volume.account),
+                host: volume.attached.first().map(|attached| attached.host),
+                ..Self::default()
+            },
         }
     }
 }

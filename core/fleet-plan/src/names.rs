@@ -62,6 +62,9 @@ impl Intent {
             ObjectId::PublicIp(id) => self
                 .public_ip(id)
                 .map(|o| below(ObjectId::Account(o.account), &o.name)),
+            ObjectId::Volume(id) => self
+                .volume(id)
+                .map(|o| below(ObjectId::Account(o.account), &o.name)),
         }
         .unwrap_or_else(|| id.id_text())
     }
@@ -80,6 +83,7 @@ impl Intent {
             ObjectId::Nic(id) => self.account_of(ObjectId::Subnet(self.nic(id)?.subnet)),
             ObjectId::Router(id) => self.account_of(ObjectId::Vpc(self.router(id)?.vpc)),
             ObjectId::PublicIp(id) => self.public_ip(id).map(|public| public.account),
+            ObjectId::Volume(id) => self.volume(id).map(|volume| volume.account),
             ObjectId::Host(_) | ObjectId::External(_) => None,
         }
     }
@@ -94,6 +98,7 @@ impl Intent {
             Kind::Router => ObjectId::Router(text.parse().ok()?),
             Kind::External => ObjectId::External(text.parse().ok()?),
             Kind::PublicIp => ObjectId::PublicIp(text.parse().ok()?),
+            Kind::Volume => ObjectId::Volume(text.parse().ok()?),
         };
         self.get(id).map(|_| id)
     }
@@ -110,6 +115,7 @@ impl Intent {
             Kind::External => return self.plainly_named(Scope::Externals, &names),
             Kind::Vpc => &[Kind::Vpc],
             Kind::PublicIp => &[Kind::PublicIp],
+            Kind::Volume => &[Kind::Volume],
             Kind::Subnet => &[Kind::Vpc, Kind::Subnet],
             Kind::Router => &[Kind::Vpc, Kind::Router],
             Kind::Nic => &[Kind::Vpc, Kind::Subnet, Kind::Nic],

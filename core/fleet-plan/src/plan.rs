@@ -4,13 +4,15 @@ use crate::intent::prefixes_of;
 use crate::{Intent, vpc_names};
 use ipnet::IpNet;
 use model::{
-    BgpConfig, Encoding, Gateway, Generation, HostConfig, HostId, MacAddr, MovePhase, NatConfig,
-    Nic, ObjectId, OneToOne, OuterLeg, Placement, Port, PortRole, PublicTarget, Reflector, Router,
-    RouterConfig, RouterId, RouterLeg, Segment, SourceNat, SourcePolicy, SpeakerKind, Stack,
-    Subnet, SubnetId, Transit, Underlay, Uplink, UplinkAddress, Via, Voting, Vpc, VpcId, VpcNames,
+    BgpConfig, Encoding, Founding, Gateway, Generation, HostConfig, HostId, MacAddr, MovePhase,
+    NatConfig, Nic, ObjectId, OneToOne, OuterLeg, Placement, Port, PortRole, PublicTarget,
+    Reflector, Router, RouterConfig, RouterId, RouterLeg, Segment, SourceNat, SourcePolicy,
+    SpeakerKind, Stack, StorageConfig, Subnet, SubnetId, Transit, Underlay, Uplink, UplinkAddress,
+    Via, Volume, VolumeConfig, Voting, Vpc, VpcId, VpcNames,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// A host's configuration that has no generation yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +39,7 @@ impl Draft {
             voting,
             members,
             standby_for,
+            storage,
         } = issued;
         self.0.host == *host
             && self.0.underlay == *underlay
@@ -46,6 +49,7 @@ impl Draft {
             && self.0.voting == *voting
             && self.0.members == *members
             && self.0.standby_for == *standby_for
+            && self.0.storage == *storage
     }
 
     pub(crate) fn with_voting(mut self, voting: Option<Voting>) -> Self {
@@ -54,8 +58,15 @@ impl Draft {
     }
 
     /// Without a generation (it is 0).
-    pub(crate) fn config(&self) -> &HostConfig {
+    pub(crate) const fn config(&self) -> &HostConfig {
         &self.0
+    }
+
+    /// Has what it says as `last` does in the parts of `last`: whoever compares the two does not look into
+    /// those.
+    pub(crate) fn share_with(&mut self, last: &HostConfig) {
+        share(&mut self.0.stacks, &last.stacks, |stack| stack.vpc);
+        share(&mut self.0.routers, &last.routers, |router| router.id);
     }
 }
 
@@ -65,15 +76,74 @@ impl Draft {
 /// In a VPC that is routed on every host a gateway has no id of its own, so it is rendered here and is no
 /// object of the intent.
 pub fn plan(intent: &Intent, host: HostId, reflectors: &[Reflector]) -> Option<Draft> {
+    plan_on(intent, host, reflectors, &Kept::default())
+}
+
+/// As [`plan()`], but what `last` has of VPCs that are not in `touched` is taken from it: nothing that they
+/// are made of has changed since. A host with many VPCs is planned in what a change of one costs.
+pub(crate) fn plan_again(
+    intent: &Intent,
+    host: HostId,
+    reflectors: &[Reflector],
+    last: &HostConfig,
+    touched: &BTreeSet<VpcId>,
+) -> Option<Draft> {
+    plan_on(intent, host, reflectors, &Kept::of(last, touched))
+}
+
+/// What stays of an earlier configuration.
+#[derive(Default)]
+struct Kept<'a> {
+    /// Planned anew; none is all.
+    touched: Option<&'a BTreeSet<VpcId>>,
+    stacks: Vec<Arc<Stack>>,
+    routers: Vec<Arc<RouterConfig>>,
+    members: BTreeMap<SubnetId, BTreeSet<IpAddr>>,
+}
+
+impl<'a> Kept<'a> {
+    fn of(last: &HostConfig, touched: &'a BTreeSet<VpcId>) -> Self {
+        let stacks = last.stacks.iter();
+        let (gone, stacks): (Vec<_>, Vec<_>) = stacks
+            .cloned()
+            .partition(|stack| touched.contains(&stack.vpc));
+        let mut members = last.members.clone();
+        for segment in gone.iter().flat_map(|stack| &stack.segments) {
+            members.remove(&segment.subnet);
+        }
+        let routers = last.routers.iter();
+        Self {
+            touched: Some(touched),
+            stacks,
+            routers: routers
+                .filter(|router| !touched.contains(&router.vpc))
+                .cloned()
+                .collect(),
+            members,
+        }
+    }
+
+    fn has(&self, vpc: VpcId) -> bool {
+        self.touched.is_some_and(|touched| !touched.contains(&vpc))
+    }
+}
+
+fn plan_on(
+    intent: &Intent,
+    host: HostId,
+    reflectors: &[Reflector],
+    kept: &Kept<'_>,
+) -> Option<Draft> {
     let inventory = intent.host(host)?;
     let mut parts: BTreeMap<VpcId, Parts<'_>> = BTreeMap::new();
-    let mut routers = Vec::new();
+    let mut routers = kept.routers.clone();
     let prepared = intent.routers_prepared_on(host);
-    for router in intent.routers_of_host(host).chain(prepared) {
+    let here = intent.routers_of_host(host).chain(prepared);
+    for router in here.filter(|router| !kept.has(router.vpc)) {
         let mut config = router_config(intent, router, inventory.speaker);
         config.prepared = router.placement.host != host;
         if is_way_out_only(intent, router) {
-            routers.push(config);
+            routers.push(Arc::new(config));
             continue;
         }
         let part = parts.entry(router.vpc).or_default();
@@ -81,10 +151,13 @@ pub fn plan(intent: &Intent, host: HostId, reflectors: &[Reflector]) -> Option<D
             part.subnets
                 .insert(leg.subnet, subnet_of(intent, leg.subnet));
         }
-        routers.push(config);
+        routers.push(Arc::new(config));
     }
     for nic in intent.nics_of_host(host) {
         let subnet = subnet_of(intent, nic.subnet);
+        if kept.has(subnet.vpc) {
+            continue;
+        }
         let part = parts.entry(subnet.vpc).or_default();
         part.subnets.insert(subnet.id, subnet);
         part.nics.push(nic);
@@ -93,15 +166,17 @@ pub fn plan(intent: &Intent, host: HostId, reflectors: &[Reflector]) -> Option<D
     let members = subnets
         .map(|subnet| (*subnet, others(intent, *subnet, inventory.underlay)))
         .filter(|(_, vteps)| !vteps.is_empty())
+        .chain(kept.members.clone())
         .collect();
-    let mut stacks = Vec::new();
+    let mut stacks = kept.stacks.clone();
     for (id, part) in parts {
         let vpc = intent
             .vpc(id)
             .expect("the VPC of a subnet exists: its deletion is refused");
-        stacks.push(stack(intent, host, vpc, &part));
-        routers.extend(gateway(intent, host, vpc, &part));
+        stacks.push(Arc::new(stack(intent, host, vpc, &part)));
+        routers.extend(gateway(intent, host, vpc, &part).map(Arc::new));
     }
+    stacks.sort_by_key(|stack| stack.vpc);
     routers.sort_by_key(|router| router.id);
     Some(Draft(HostConfig {
         host,
@@ -123,7 +198,62 @@ pub fn plan(intent: &Intent, host: HostId, reflectors: &[Reflector]) -> Option<D
             .standby_for(host)
             .map(|router| (router.id, router_name(intent, router)))
             .collect(),
+        storage: storage(intent, host),
     }))
+}
+
+fn share<T: Eq, K: Ord>(parts: &mut [Arc<T>], last: &[Arc<T>], key: impl Fn(&T) -> K) {
+    let last: BTreeMap<K, &Arc<T>> = last.iter().map(|part| (key(part), part)).collect();
+    for part in parts {
+        if let Some(held) = last.get(&key(part)).filter(|held| **held == part) {
+            *part = Arc::clone(held);
+        }
+    }
+}
+
+/// Volumes with a replica on a host, or attached to it, and where their other replicas are.
+fn storage(intent: &Intent, host: HostId) -> StorageConfig {
+    let concerns = |volume: &&Volume| volume.hosts_in_use().any(|other| other == host);
+    let volumes: Vec<&Volume> = intent.volumes().filter(concerns).collect();
+    let others = volumes.iter().flat_map(|volume| volume.hosts_in_use());
+    let is_gone = |volume: &&Volume| {
+        let mut gone = volume.leaving.iter().filter(|leaving| leaving.gone);
+        gone.any(|leaving| leaving.replica.host == host)
+            && !volume.members().any(|it| it.host == host)
+    };
+    let others = others.filter(|other| *other != host);
+    StorageConfig {
+        peers: others
+            .filter_map(|other| Some((other, intent.host(other)?.underlay)))
+            .collect(),
+        volumes: volumes
+            .iter()
+            .map(|volume| VolumeConfig {
+                id: volume.id,
+                name: volume.name.clone(),
+                size: volume.size,
+                replicas: volume.replicas.clone(),
+                founding: {
+                    let Founding { size, replicas } = &volume.founding;
+                    let same = (size, replicas) == (&volume.size, &volume.replicas);
+                    (!same).then(|| volume.founding.clone())
+                },
+                leaving: volume
+                    .members()
+                    .skip(volume.replicas.len())
+                    .copied()
+                    .collect(),
+                numbered: volume.numbered,
+                recovery: volume.recovered.map(|recovered| recovered.recovery),
+                attachment: volume.attached_to(host).map(|attached| attached.attachment),
+            })
+            .collect(),
+        deleted: intent
+            .volumes()
+            .filter(is_gone)
+            .map(|volume| volume.id)
+            .collect(),
+    }
 }
 
 /// VTEPs of a subnet beside a host's own.

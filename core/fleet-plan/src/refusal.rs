@@ -4,7 +4,7 @@ use crate::RequestId;
 use ipnet::IpNet;
 use model::{
     AddressRange, Attachment, BadCidr, BadOptions, IfName, Kind, MacAddr, Mtu, NetnsName, Revision,
-    Role, UnixMillis,
+    Role, UnixMillis, VolumeSize,
 };
 use std::fmt;
 use std::net::IpAddr;
@@ -560,6 +560,144 @@ pub enum Refusal {
         /// Why not, and what to do.
         reason: String,
     },
+    /// Nowhere to keep it.
+    #[error("volume {volume} has no hosts to be kept on: {reason}")]
+    NoStorage {
+        /// Which volume.
+        volume: String,
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// How many replicas.
+    #[error(
+        "volume {volume} cannot have {count} replicas: 1, 3 or 5 make sense, as a majority has to be there"
+    )]
+    Replicas {
+        /// Which volume.
+        volume: String,
+        /// How many were asked for.
+        count: usize,
+    },
+    /// It is in use.
+    #[error(
+        "volume {volume} is attached to host {host}: detach it first (vpc volume detach {volume})"
+    )]
+    VolumeAttached {
+        /// Which volume.
+        volume: String,
+        /// Where.
+        host: String,
+    },
+    /// It was deleted long ago.
+    #[error(
+        "volume {volume} is being erased, and cannot come back: its name is free when its hosts are done (vpc volume show {volume})"
+    )]
+    VolumeErased {
+        /// Which volume.
+        volume: String,
+    },
+    /// Smaller than it is.
+    #[error(
+        "volume {volume} has {size}, and cannot become smaller ({asked}), as whatever is beyond would be lost: make another one and copy what is needed"
+    )]
+    VolumeShrinks {
+        /// Which volume.
+        volume: String,
+        /// What it has.
+        size: VolumeSize,
+        /// What was asked for.
+        asked: VolumeSize,
+    },
+    /// A disk of its own has no room.
+    #[error(
+        "volume {volume} cannot grow by {more} bytes: the disk of host {host} has {left} left; move that replica (vpc volume move {volume} --from {host}), or ask for less"
+    )]
+    VolumeRoom {
+        /// Which volume.
+        volume: String,
+        /// Which host.
+        host: String,
+        /// What its disk has left.
+        left: u64,
+        /// What is needed.
+        more: u64,
+    },
+    /// Nothing to move.
+    #[error(
+        "volume {volume} has no replica on host {host}: vpc volume show {volume} says where they are"
+    )]
+    NoReplica {
+        /// Which volume.
+        volume: String,
+        /// Which host.
+        host: String,
+    },
+    /// Two in one zone where there need not be.
+    #[error(
+        "volume {volume} gets no replica on host {host}, as {others} others are in the same zone, and one that has fewer has room: move it to host {better}, or leave out --to"
+    )]
+    ZoneCrowded {
+        /// Which volume.
+        volume: String,
+        /// The host that was asked for.
+        host: String,
+        /// Replicas in its zone.
+        others: usize,
+        /// A host of a zone that has fewer.
+        better: String,
+    },
+    /// It has a majority.
+    #[error(
+        "volume {volume} is led by its replica on host {host}, so nothing is to be recovered: replicas that are away come back or are replaced (vpc volume show {volume})"
+    )]
+    VolumeLed {
+        /// Which volume.
+        volume: String,
+        /// Where its leader is.
+        host: String,
+    },
+    /// Nothing is left of it.
+    #[error(
+        "volume {volume} has no replica that it could go on from ({replicas}): bring one of these hosts back"
+    )]
+    NoSurvivor {
+        /// Which volume.
+        volume: String,
+        /// Why each of its replicas cannot be used.
+        replicas: String,
+    },
+    /// There may be a majority again.
+    #[error(
+        "volume {volume} may come back without loss, {} ({why}): wait, or bring these hosts back{}",
+        if *.majority { "as a majority of its replicas works" } else { "as these are not lost for good" },
+        give_up(.dead)
+    )]
+    MayComeBack {
+        /// Which volume.
+        volume: String,
+        /// A majority works, and only does not lead yet.
+        majority: bool,
+        /// Which replicas, and how they are.
+        why: String,
+        /// The hosts that can be given up.
+        dead: Vec<String>,
+    },
+    /// It was not said that this may be.
+    #[error(
+        "volume {volume} is not recovered, as what only its other replicas have is lost by that: {loss}. Say --accept-loss if that is to be"
+    )]
+    LossNotAccepted {
+        /// Which volume.
+        volume: String,
+        /// What is lost.
+        loss: String,
+    },
+    /// It is to go.
+    #[error("volume {volume} is deleted: restore it first (vpc volume restore {volume})")]
+    VolumeDeleted {
+        /// Which volume.
+        volume: String,
+    },
     /// Nowhere for a standby.
     #[error("router {router} has no host to stand by for it: {reason}")]
     NoStandby {
@@ -646,7 +784,9 @@ impl Refusal {
     /// Its class.
     pub const fn code(&self) -> Code {
         match self {
-            Self::NotFound { .. } | Self::NotThere { .. } => Code::NotFound,
+            Self::NotFound { .. } | Self::NotThere { .. } | Self::NoReplica { .. } => {
+                Code::NotFound
+            }
             Self::NameTaken { .. }
             | Self::Taken { .. }
             | Self::DeviceTaken { .. }
@@ -654,9 +794,15 @@ impl Refusal {
             | Self::LegTaken { .. }
             | Self::RouteTaken { .. } => Code::AlreadyExists,
             Self::PublicTaken { .. } | Self::RouterNeeds { .. } => Code::InUse,
-            Self::InUse { .. } | Self::Moving { .. } | Self::AttachedOtherwise { .. } => {
-                Code::InUse
-            }
+            Self::InUse { .. }
+            | Self::VolumeAttached { .. }
+            | Self::VolumeDeleted { .. }
+            | Self::VolumeErased { .. }
+            | Self::VolumeLed { .. }
+            | Self::MayComeBack { .. }
+            | Self::LossNotAccepted { .. }
+            | Self::Moving { .. }
+            | Self::AttachedOtherwise { .. } => Code::InUse,
             Self::VersionConflict { .. } => Code::VersionConflict,
             Self::RequestReused { .. } => Code::RequestReused,
             Self::Exhausted { .. } => Code::Exhausted,
@@ -668,6 +814,10 @@ impl Refusal {
             | Self::FrrTap { .. }
             | Self::NoRouteHost { .. }
             | Self::NoStandby { .. }
+            | Self::NoStorage { .. }
+            | Self::NoSurvivor { .. }
+            | Self::ZoneCrowded { .. }
+            | Self::VolumeRoom { .. }
             | Self::StandbyOfItself { .. }
             | Self::NotARouteHost { .. }
             | Self::HostUnable { .. } => Code::UnsuitableHost,
@@ -698,6 +848,8 @@ impl Refusal {
             | Self::Route { .. }
             | Self::Forward { .. }
             | Self::WhichExternal { .. }
+            | Self::Replicas { .. }
+            | Self::VolumeShrinks { .. }
             | Self::External { .. }
             | Self::NotInPool { .. }
             | Self::PublicUnusable { .. }
@@ -715,7 +867,8 @@ fn list_hint(kind: &Kind) -> String {
         | Kind::Host
         | Kind::Router
         | Kind::External
-        | Kind::PublicIp => {
+        | Kind::PublicIp
+        | Kind::Volume => {
             format!("`vpc {kind} list` shows those there are")
         }
     }
@@ -731,6 +884,17 @@ fn things(by: &[String], count: &usize, what: &str) -> String {
         0 => format!("it has {what} {names}"),
         more => format!("it has {count} {what}: {names} and {more} more"),
     }
+}
+
+fn give_up(dead: &[String]) -> String {
+    if dead.is_empty() {
+        return String::new();
+    }
+    let flags: Vec<String> = dead.iter().map(|host| format!("--dead {host}")).collect();
+    format!(
+        "; if they never come back, give them up with {}",
+        flags.join(" ")
+    )
 }
 
 fn them(count: &usize) -> &'static str {

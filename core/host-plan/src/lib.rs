@@ -11,6 +11,7 @@ mod plan;
 mod router;
 #[cfg(test)]
 mod sample;
+mod shared;
 mod show;
 mod state;
 mod uplink;
@@ -20,6 +21,7 @@ pub use action::{
     Action, BridgePortFlags, Greeting, Inside, Step, Subject, TrunkPair, VethToNetns,
     VlanMembership,
 };
+pub use datapath::VXLAN_PORT;
 pub use greeting::{frames, tagged};
 pub use machine::{DhcpUplink, HostMachine, LocalStacks, OuterAddress, Refused, Stale, Trouble};
 pub use names::{NotOurs, OwnedName, Stamp};
@@ -29,9 +31,10 @@ pub use router::{
     NextHop, NoNatRule, Route, RouteRule, RouterChange, RouterChanges, RouterFirewall, RouterLink,
     RouterState, Way, base_sysctls, device_sysctl, device_sysctls, is_full,
 };
+pub use shared::Shared;
 pub use state::{
     BridgePort, FdbRow, FdbState, FdbTarget, Guard, HostState, InsideLink, Link, LinkKind,
     Neighbour, NetnsState, Scope, Service, Trunk,
 };
 pub use uplink::{Uplink, uplinks};
-pub use want::{Desired, Problem, Told, VXLAN_PORT, metadata_addresses, prefixes_of};
+pub use want::{Desired, Problem, Told, metadata_addresses, prefixes_of};

@@ -38,11 +38,11 @@ pub struct HostMachine {
     underlay: Underlay,
     transport: Transport,
     limits: Limits,
-    managed: Option<HostConfig>,
+    managed: Option<Arc<HostConfig>>,
     local: LocalStacks,
     forwarding: Arc<Forwarding>,
-    merged: Vec<Stack>,
-    routers: Vec<RouterConfig>,
+    merged: Vec<Arc<Stack>>,
+    routers: Vec<Arc<RouterConfig>>,
     conflicts: Vec<Problem>,
     troubles: BTreeMap<Subject, Trouble>,
     /// NICs that came here, with their sequence: their subnets were told.
@@ -148,7 +148,7 @@ impl HostMachine {
             underlay,
             transport: Transport::default(),
             limits: Limits::default(),
-            managed,
+            managed: managed.map(Arc::new),
             local,
             forwarding: Arc::default(),
             merged: Vec::new(),
@@ -169,7 +169,8 @@ impl HostMachine {
     }
 
     /// A configuration from the management server. The same generation again is a no-op.
-    pub fn offer(&mut self, config: HostConfig) -> Result<bool, Stale> {
+    pub fn offer(&mut self, config: impl Into<Arc<HostConfig>>) -> Result<bool, Stale> {
+        let config = config.into();
         if let Some(held) = self.managed.as_ref().map(|held| held.generation) {
             if config.generation < held {
                 return Err(Stale {
@@ -350,7 +351,7 @@ impl HostMachine {
         stack.segments.push(segment);
         stack.segments.sort_by_key(|segment| segment.subnet);
         check_segments(&stack, self.underlay)?;
-        let others: Vec<Stack> = self
+        let others: Vec<Arc<Stack>> = self
             .merged
             .iter()
             .filter(|other| other.vpc != vpc)
@@ -587,7 +588,7 @@ impl HostMachine {
 
     /// Routers that may run here since a moment ago speak up, inside and outside: others had them before.
     fn router_greetings(&self, ready: &Readiness, observed: &HostState) -> Vec<Step> {
-        let new = |router: &&RouterConfig| {
+        let new = |router: &&Arc<RouterConfig>| {
             let leased = self.leased.as_ref();
             // Nobody elsewhere had one that is on every host.
             leased.is_some_and(|leased| leased.contains(&router.id) && !router.anycast)
@@ -598,7 +599,8 @@ impl HostMachine {
             subject: Subject::Router(router.id),
             action: router_greeting(router, observed),
         };
-        self.routers.iter().filter(new).map(step).collect()
+        let new = self.routers.iter().filter(new);
+        new.map(|router| step(router)).collect()
     }
 
     fn port(&self, nic: NicId) -> Option<&Port> {
@@ -669,12 +671,12 @@ impl HostMachine {
     }
 
     /// Everything desired, the server's and the local API's.
-    pub fn stacks(&self) -> &[Stack] {
+    pub fn stacks(&self) -> &[Arc<Stack>] {
         &self.merged
     }
 
     /// Routers desired here.
-    pub fn routers(&self) -> &[RouterConfig] {
+    pub fn routers(&self) -> &[Arc<RouterConfig>] {
         &self.routers
     }
 
@@ -695,7 +697,7 @@ impl HostMachine {
     }
 
     /// What the server gave, to be kept on disk.
-    pub fn managed(&self) -> Option<&HostConfig> {
+    pub fn managed(&self) -> Option<&Arc<HostConfig>> {
         self.managed.as_ref()
     }
 
@@ -796,7 +798,7 @@ impl HostMachine {
                 mtu: config.underlay.mtu.min(self.own_underlay.mtu),
             });
         self.conflicts.clear();
-        let mut merged: Vec<Stack> = self
+        let mut merged: Vec<Arc<Stack>> = self
             .managed
             .iter()
             .flat_map(|config| config.stacks.iter().cloned())
@@ -819,7 +821,7 @@ impl HostMachine {
                 });
                 continue;
             }
-            merged.push(stack.clone());
+            merged.push(Arc::new(stack.clone()));
         }
         self.merged = merged;
         let managed = self.managed.iter().flat_map(|config| &config.routers);
@@ -875,7 +877,7 @@ fn endpoint(attachment: &Attachment) -> Option<(Option<&NetnsName>, &IfName)> {
 }
 
 /// The first VNI of `stack` that one of `others` uses, and who.
-fn clash(others: &[Stack], stack: &Stack) -> Option<(model::Vni, String)> {
+fn clash(others: &[Arc<Stack>], stack: &Stack) -> Option<(model::Vni, String)> {
     let vnis = |stack: &Stack| -> BTreeSet<model::Vni> {
         stack
             .segments

@@ -5,22 +5,26 @@
 //! before they join, isolated until they are members of their VLAN, and up last. New rows follow.
 //! What the datapath is told, where one carries, has its place among these.
 
+mod calm;
 mod datapath;
 mod router;
 
+pub(crate) use calm::Calm;
+
 use crate::router::RouterChange;
-use crate::want::VXLAN_PORT;
 use crate::want::{Facts, Membership, Want, WantLink, What};
 use crate::{
     Action, BridgePortFlags, Desired, FdbRow, FdbState, FdbTarget, Guard, HostState, Inside, Link,
     LinkKind, OwnedName, Problem, Stamp, Step, Subject, Trunk, TrunkPair, VethToNetns,
 };
 use ::datapath::Change;
+use ::datapath::VXLAN_PORT;
 use model::{
     IfName, MacAddr, NetnsName, NicId, PortRole, RouterConfig, RouterId, Stack, SubnetId, VlanId,
 };
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// What to do, in order, and what cannot be done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,11 +55,16 @@ pub struct Readiness {
 /// Makes `desired` true from `observed`. Pure; the same inputs give the same plan.
 pub fn plan(desired: &Desired<'_>, observed: &HostState) -> Plan {
     let want = Want::of(desired, &Facts::of(desired, observed));
-    difference(desired, &want, observed)
+    difference(desired, &want, observed, &mut Calm::default())
 }
 
-/// The same, of what is spelt out already.
-pub(crate) fn difference(desired: &Desired<'_>, want: &Want, observed: &HostState) -> Plan {
+/// The same, of what is spelt out already. `calm` is what the last difference left of itself.
+pub(crate) fn difference(
+    desired: &Desired<'_>,
+    want: &Want,
+    observed: &HostState,
+    calm: &mut Calm,
+) -> Plan {
     let problems = want.problems.clone();
     if problems
         .iter()
@@ -67,7 +76,7 @@ pub(crate) fn difference(desired: &Desired<'_>, want: &Want, observed: &HostStat
             ..Plan::default()
         };
     }
-    let outer = |router: &&RouterConfig| {
+    let outer = |router: &&Arc<RouterConfig>| {
         let name = OwnedName::router_outer(router.id);
         want.links.contains_key(&name)
     };
@@ -80,15 +89,22 @@ pub(crate) fn difference(desired: &Desired<'_>, want: &Want, observed: &HostStat
         locals: OnceCell::new(),
         phases: BTreeMap::new(),
     };
-    planner.host(desired);
-    planner.stale_links();
-    planner.stale_rows(desired);
-    planner.stale_guards();
-    planner.links();
-    planner.routers();
-    planner.rows();
-    planner.datapath();
-    planner.stale_netns();
+    if calm.covers(want, observed) {
+        planner.routers(calm);
+    } else {
+        planner.host(desired);
+        planner.stale_links();
+        planner.stale_rows(desired);
+        planner.stale_guards();
+        planner.links();
+        let before = planner.steps();
+        planner.routers(calm);
+        let of_routers = planner.steps() - before;
+        planner.rows();
+        planner.datapath();
+        planner.stale_netns();
+        calm.note_host(observed, planner.steps() == of_routers);
+    }
     Plan {
         steps: planner.phases.into_values().flatten().collect(),
         problems,
@@ -100,7 +116,7 @@ impl Plan {
     /// Which segments, NICs and routers carry traffic, judged by what this plan of `stacks` and
     /// `routers` still has to do for them. A segment that has no open port yet is ready too: its
     /// tunnel may be flooded to.
-    pub fn readiness(&self, stacks: &[Stack], routers: &[RouterConfig]) -> Readiness {
+    pub fn readiness(&self, stacks: &[Arc<Stack>], routers: &[Arc<RouterConfig>]) -> Readiness {
         let unfinished: BTreeSet<Subject> = self
             .steps
             .iter()
@@ -210,6 +226,10 @@ impl Planner<'_> {
             .push(Step { subject, action });
     }
 
+    fn steps(&self) -> usize {
+        self.phases.values().map(Vec::len).sum()
+    }
+
     fn host(&mut self, desired: &Desired<'_>) {
         let nothing = desired.stacks.is_empty() && desired.routers.is_empty();
         if nothing && !self.observed.firewall {
@@ -222,7 +242,7 @@ impl Planner<'_> {
         if !desired.forwarding.complete {
             vteps.extend(self.observed.vteps.iter().copied());
         }
-        if vteps != self.observed.vteps {
+        if vteps != *self.observed.vteps {
             self.step(Phase::Host, Subject::Host, Action::SetVteps(vteps));
         }
     }

@@ -4,6 +4,7 @@ use model::{
     Asn, BgpConfig, Encoding, Generation, HostConfig, HostId, MacAddr, Mtu, RouterConfig, RouterId,
     RouterLeg, Segment, Stack, SubnetId, Underlay, VlanId, Vni, VpcId,
 };
+use std::sync::Arc;
 
 pub(crate) fn underlay() -> Underlay {
     Underlay {
@@ -81,10 +82,11 @@ pub(crate) fn config_of(stacks: Vec<Stack>, routers: Vec<RouterConfig>) -> HostC
             reflectors: Vec::new(),
             speaker: Default::default(),
         },
-        stacks,
-        routers,
+        stacks: stacks.into_iter().map(Arc::new).collect(),
+        routers: routers.into_iter().map(Arc::new).collect(),
         voting: None,
         members: Default::default(),
         standby_for: Default::default(),
+        storage: Default::default(),
     }
 }

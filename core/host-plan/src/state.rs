@@ -1,10 +1,11 @@
 //! What was observed on the host: plain data, filled by `shell/linux`, printed by the command line.
 
-use crate::RouterState;
+use crate::{RouterState, Shared};
 use ipnet::IpNet;
 use model::{Capability, IfName, MacAddr, NetnsName, VlanId, Vni};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 /// The parts of the kernel's state that a plan is made from, all of the host's own network
 /// namespace unless said otherwise. Foreign objects are in it too: the planner decides what is ours.
@@ -13,28 +14,29 @@ pub struct HostState {
     /// What the kernel can do.
     pub capabilities: BTreeSet<Capability>,
     /// All interfaces.
-    pub links: BTreeMap<IfName, Link>,
+    pub links: Shared<BTreeMap<IfName, Link>>,
     /// FDB rows of bridge ports and VXLAN devices.
-    pub fdb: BTreeSet<FdbRow>,
+    pub fdb: Shared<BTreeSet<FdbRow>>,
     /// Neighbour rows (ARP and ND tables) of bridges and VLAN devices.
-    pub neighbours: BTreeSet<Neighbour>,
+    pub neighbours: Shared<BTreeSet<Neighbour>>,
     /// Trunk pairs whose programs are all in place, by their outer end.
     pub trunks: BTreeMap<IfName, Trunk>,
     /// The namespaces that the scope asked for; one that does not exist is absent.
     pub netns: BTreeMap<NetnsName, NetnsState>,
-    /// The routers' namespaces that the scope asked for and that are ours.
-    pub routers: BTreeMap<NetnsName, RouterState>,
+    /// The routers' namespaces that the scope asked for and that are ours. Of one that is as it was at the
+    /// look before this is the same value.
+    pub routers: BTreeMap<NetnsName, Arc<RouterState>>,
     /// All namespaces that carry our marker, looked into or not.
-    pub owned_netns: BTreeSet<NetnsName>,
+    pub owned_netns: Shared<BTreeSet<NetnsName>>,
     /// Our nftables ruleset is there in the wording of this version.
     pub firewall: bool,
     /// Port guards in our nftables sets.
-    pub guards: BTreeMap<IfName, Guard>,
+    pub guards: Shared<BTreeMap<IfName, Guard>>,
     /// Underlay addresses that tunnel packets are taken from, in our nftables sets.
-    pub vteps: BTreeSet<IpAddr>,
-    /// What the datapath was told; none if none runs.
+    pub vteps: Shared<BTreeSet<IpAddr>>,
+    /// What the datapath was told, or the one before while another takes over; none if none runs.
     pub datapath: Option<datapath::Tables>,
-    /// Why none runs, if one should.
+    /// Why none runs or answers, if one should.
     pub datapath_trouble: Option<String>,
 }
 

@@ -12,6 +12,7 @@ use model::{
     Attachment, Capability, Encoding, IfName, Port, Segment, Stack, Transport, VlanId, Vni,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// The way out of a subnet on this host, towards all others.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +67,7 @@ pub(crate) fn suppresses(capabilities: &BTreeSet<Capability>, transport: Transpo
 /// The uplink of each port from which announcements have to be carried, by the interface that a frame
 /// comes in by.
 pub fn uplinks(
-    stacks: &[Stack],
+    stacks: &[Arc<Stack>],
     capabilities: &BTreeSet<Capability>,
     transport: Transport,
 ) -> BTreeMap<IfName, Uplink> {

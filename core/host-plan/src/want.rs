@@ -18,15 +18,13 @@ use datapath::{Domain, Limits, Tables};
 use ipnet::IpNet;
 use model::{
     Attachment, Capability, Encapsulation, Encoding, EviForwarding, Forwarding, IfName, MacAddr,
-    Mtu, NetnsName, Port, PortRole, RouterConfig, Segment, Stack, SubnetId, Tag, Transport,
-    Underlay, VlanId, Vni, VpcId,
+    Mtu, NetnsName, Port, PortRole, RouterConfig, RouterId, Segment, Stack, SubnetId, Tag,
+    Transport, Underlay, VlanId, Vni, VpcId,
 };
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-
-/// UDP port of VXLAN (RFC 7348 §4).
-pub const VXLAN_PORT: u16 = 4789;
+use std::sync::Arc;
 
 /// All that a host has to make true.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,9 +36,9 @@ pub struct Desired<'a> {
     /// What a datapath lets through.
     pub limits: Limits,
     /// VPCs with something on this host; ids and VNIs do not repeat.
-    pub stacks: &'a [Stack],
+    pub stacks: &'a [Arc<Stack>],
     /// Routers that run on this host; ids do not repeat.
-    pub routers: &'a [RouterConfig],
+    pub routers: &'a [Arc<RouterConfig>],
     /// What EVPN learned.
     pub forwarding: &'a Forwarding,
     /// Addresses of NICs here are in the neighbour tables as well. FRR's zebra learns from there
@@ -97,7 +95,7 @@ pub(crate) struct Want {
     pub(crate) fdb: BTreeMap<FdbRow, Subject>,
     pub(crate) neighbours: BTreeMap<(IfName, IpAddr), (Neighbour, Subject)>,
     pub(crate) netns: BTreeSet<NetnsName>,
-    pub(crate) routers: Vec<WantRouter>,
+    pub(crate) routers: Vec<Arc<WantRouter>>,
     pub(crate) vteps: BTreeSet<IpAddr>,
     pub(crate) problems: Vec<Problem>,
     /// What the datapath is to be told; empty where the kernel carries.
@@ -148,7 +146,7 @@ impl Places {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct WantLink {
     pub(crate) subject: Subject,
     pub(crate) stamp: Stamp,
@@ -158,7 +156,7 @@ pub(crate) struct WantLink {
     pub(crate) guard: Option<Guard>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum What {
     Bridge {
         mac: MacAddr,
@@ -198,7 +196,7 @@ pub(crate) enum What {
     Existing,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Membership {
     pub(crate) bridge: IfName,
     pub(crate) flags: BridgePortFlags,
@@ -234,18 +232,69 @@ impl Want {
             });
             return want;
         }
-        for stack in desired.stacks {
-            want.stack(desired, facts, stack);
-        }
-        for router in desired.routers {
-            want.router(desired, facts, router);
-        }
+        want.parts(desired, facts);
         want.vteps.extend(desired.forwarding.vteps());
         if !want.tables.bindings.is_empty() {
             want.tables.local = Some(desired.underlay.address);
             want.tables.limits = desired.limits;
         }
         want
+    }
+
+    fn parts(&mut self, desired: &Desired<'_>, facts: &Facts) {
+        for stack in desired.stacks {
+            self.stack(desired, facts, stack);
+        }
+        for router in desired.routers {
+            self.router(desired, facts, router);
+        }
+    }
+
+    /// What follows from some VPCs alone. They are all there is of what they share with no other: a tunnel,
+    /// a bridge, a way between routers.
+    pub(crate) fn of_some(desired: &Desired<'_>, facts: &Facts) -> Self {
+        let mut want = Self {
+            places: Places::of(desired),
+            ..Self::default()
+        };
+        want.parts(desired, facts);
+        want
+    }
+
+    /// True if `other` is the same but for what is inside of the same routers.
+    pub(crate) fn is_but_for_insides(&self, other: &Self) -> bool {
+        // Each by its name, so that none can be forgotten.
+        let Self {
+            links,
+            fdb,
+            neighbours,
+            netns,
+            routers,
+            vteps,
+            problems,
+            tables,
+            domains,
+            addresses_here,
+            frozen,
+            behind,
+            // Where the rest comes from.
+            places: _,
+        } = self;
+        let ids = |routers: &[Arc<WantRouter>]| -> Vec<RouterId> {
+            routers.iter().map(|router| router.id).collect()
+        };
+        ids(routers) == ids(&other.routers)
+            && *links == other.links
+            && *fdb == other.fdb
+            && *neighbours == other.neighbours
+            && *netns == other.netns
+            && *vteps == other.vteps
+            && *problems == other.problems
+            && *tables == other.tables
+            && *domains == other.domains
+            && *addresses_here == other.addresses_here
+            && *frozen == other.frozen
+            && *behind == other.behind
     }
 
     fn stack(&mut self, desired: &Desired<'_>, facts: &Facts, stack: &Stack) {
@@ -710,7 +759,7 @@ pub(crate) fn tag_of(stack: &Stack, segment: &Segment) -> Tag {
 }
 
 /// MACs of the legs in a subnet of routers that run here.
-fn legs_in(routers: &[RouterConfig], subnet: SubnetId) -> impl Iterator<Item = MacAddr> {
+fn legs_in(routers: &[Arc<RouterConfig>], subnet: SubnetId) -> impl Iterator<Item = MacAddr> {
     let legs = routers.iter().filter(|router| !router.prepared);
     let legs = legs.flat_map(|router| &router.legs);
     legs.filter(move |leg| leg.subnet == subnet)
@@ -718,7 +767,10 @@ fn legs_in(routers: &[RouterConfig], subnet: SubnetId) -> impl Iterator<Item = M
 }
 
 /// What an anycast gateway has in a subnet, and nobody elsewhere may claim.
-fn anycast_in(routers: &[RouterConfig], subnet: SubnetId) -> (BTreeSet<MacAddr>, BTreeSet<IpAddr>) {
+fn anycast_in(
+    routers: &[Arc<RouterConfig>],
+    subnet: SubnetId,
+) -> (BTreeSet<MacAddr>, BTreeSet<IpAddr>) {
     let routers = routers.iter().filter(|router| router.anycast);
     let legs = routers.flat_map(|router| &router.legs);
     let legs = legs.filter(|leg| leg.subnet == subnet);

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 /// One whole wish: what is configured and what EVPN learned.
 #[derive(Debug, Clone)]
 struct Wish {
-    stacks: Vec<Stack>,
+    stacks: Vec<Arc<Stack>>,
     forwarding: Forwarding,
     /// Its speaker reads the kernel.
     frr: bool,
@@ -83,7 +83,7 @@ fn wish() -> impl Strategy<Value = Wish> {
                     .iter()
                     .all(|stack| stack.vpc != VpcId::from_random(vpc))
                 {
-                    wish.stacks.push(stack_of(vpc, bundle, &subnets));
+                    wish.stacks.push(stack_of(vpc, bundle, &subnets).into());
                 }
             }
             for (vpc, subnet, mac, vtep) in learned {
@@ -327,7 +327,7 @@ proptest! {
 
     #[test]
     fn new_rows_first_then_the_rest(first in wish(), second in wish(), filtering: bool) {
-        let bundle = |stack: &Stack| stack.encoding == Encoding::VlanAwareBundle;
+        let bundle = |stack: &Arc<Stack>| stack.encoding == Encoding::VlanAwareBundle;
         let bundles = first.stacks.iter().any(bundle);
         // As in the configuration below.
         let first = Wish { frr: false, ..first };
@@ -420,6 +420,7 @@ fn config(generation: u64) -> HostConfig {
         voting: None,
         members: BTreeMap::new(),
         standby_for: Default::default(),
+        storage: Default::default(),
     }
 }
 

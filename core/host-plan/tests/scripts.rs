@@ -14,6 +14,7 @@ use model::{
     VpcNames,
 };
 use std::net::IpAddr;
+use std::sync::Arc;
 
 #[test]
 fn plans_are_as_written() {
@@ -26,8 +27,8 @@ fn plans_are_as_written() {
 
 struct World {
     underlay: Underlay,
-    stacks: Vec<Stack>,
-    routers: Vec<RouterConfig>,
+    stacks: Vec<Arc<Stack>>,
+    routers: Vec<Arc<RouterConfig>>,
     forwarding: Forwarding,
     state: HostState,
     names: Vec<(String, String)>,
@@ -268,7 +269,7 @@ impl World {
             public: public.parse().unwrap(),
             private: private.parse().unwrap(),
         };
-        self.routers.push(RouterConfig {
+        self.routers.push(Arc::new(RouterConfig {
             id: RouterId::from_random(bits),
             vpc: stack.vpc,
             name: path.to_owned(),
@@ -294,12 +295,12 @@ impl World {
                 .flat_map(|list| list.split(','))
                 .map(|net| net.parse().unwrap())
                 .collect(),
-        });
+        }));
     }
 
     fn vpc<'a>(&mut self, name: &str, after: &impl Fn(&str) -> Option<&'a str>) {
         let vpc = VpcId::from_random(self.id(name));
-        self.stacks.push(Stack {
+        self.stacks.push(Arc::new(Stack {
             vpc,
             name: name.to_owned(),
             vni: vni(after("vni")),
@@ -307,7 +308,7 @@ impl World {
             unknown_neighbours: Default::default(),
             segments: Vec::new(),
             ports: Vec::new(),
-        });
+        }));
     }
 
     fn subnet<'a>(&mut self, path: &str, after: &impl Fn(&str) -> Option<&'a str>) {
@@ -359,14 +360,15 @@ impl World {
 
     /// What a NIC's port is from now on.
     fn role(&mut self, path: &str, to: &str) {
-        let ports = self.stacks.iter_mut().flat_map(|stack| &mut stack.ports);
+        let ports = self.stacks.iter_mut().map(Arc::make_mut);
+        let ports = ports.flat_map(|stack| &mut stack.ports);
         for port in ports.filter(|port| port.name == path) {
             port.role = role(to);
         }
     }
 
     fn remove(&mut self, path: &str) {
-        for stack in &mut self.stacks {
+        for stack in self.stacks.iter_mut().map(Arc::make_mut) {
             stack.ports.retain(|port| port.name != path);
             stack.segments.retain(|segment| segment.name != path);
         }
@@ -470,7 +472,8 @@ fn vni(text: Option<&str>) -> Vni {
     Vni::new(text.unwrap().parse().unwrap()).unwrap()
 }
 
-fn stack_of<'a>(stacks: &'a mut [Stack], path: &str) -> &'a mut Stack {
+fn stack_of<'a>(stacks: &'a mut [Arc<Stack>], path: &str) -> &'a mut Stack {
     let name = path.split('/').next().unwrap();
-    stacks.iter_mut().find(|stack| stack.name == name).unwrap()
+    let stack = stacks.iter_mut().find(|stack| stack.name == name);
+    Arc::make_mut(stack.unwrap())
 }

@@ -3,7 +3,8 @@
 
 use crate::{
     Asn, BadName, Encoding, Generation, HostId, IfName, MacAddr, Mtu, NetnsName, NicId,
-    RouterConfig, RouterId, SubnetId, SubnetOptions, UnknownNeighbours, VlanId, Vni, Voting, VpcId,
+    RouterConfig, RouterId, StorageConfig, SubnetId, SubnetOptions, UnknownNeighbours, VlanId, Vni,
+    Voting, VpcId,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// Everything the management plane wants of one host. Holds only what the host needs: subnets
 /// without a NIC or a router's leg on the host are not in it.
@@ -24,11 +26,12 @@ pub struct HostConfig {
     pub underlay: Underlay,
     /// The EVPN control plane.
     pub bgp: BgpConfig,
-    /// VPCs with a NIC or a router on this host, ordered by id.
-    pub stacks: Vec<Stack>,
+    /// VPCs with a NIC or a router on this host, ordered by id. Shared by all generations that have them alike,
+    /// so that a host with many is compared and told of in what a change costs, not in what it has.
+    pub stacks: Vec<Arc<Stack>>,
     /// Routers that run on this host, ordered by id.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub routers: Vec<RouterConfig>,
+    pub routers: Vec<Arc<RouterConfig>>,
     /// By whose word a route host runs them; none is nobody's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub voting: Option<Voting>,
@@ -40,6 +43,9 @@ pub struct HostConfig {
     /// with their names, `vpc/router`, for people.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub standby_for: BTreeMap<RouterId, String>,
+    /// Volumes that have a replica here, or are attached here.
+    #[serde(default, skip_serializing_if = "StorageConfig::is_empty")]
+    pub storage: StorageConfig,
 }
 
 /// A host's place on the underlay.

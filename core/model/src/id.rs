@@ -88,6 +88,8 @@ typed_ids! {
     HostId,
     /// A token that lets one machine join.
     TokenId,
+    /// A replicated block volume.
+    VolumeId,
 }
 
 fn encode(value: u64) -> String {

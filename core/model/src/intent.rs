@@ -3,7 +3,8 @@
 use crate::{
     AccountId, Asn, Attachment, Encoding, ExternalNetwork, ExternalNetworkId, HostId, MacAddr, Mtu,
     Name, NicId, PublicIp, PublicIpId, Router, RouterId, Routing, SpeakerKind, SubnetId,
-    SubnetOptions, Transport, UnknownNeighbours, UserData, VlanId, Vni, VoterSet, VpcId,
+    SubnetOptions, Transport, UnknownNeighbours, UserData, VlanId, Vni, Volume, VolumeId, VoterSet,
+    VpcId,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -403,11 +404,13 @@ pub enum Kind {
     /// [`PublicIp`].
     #[serde(rename = "publicip")]
     PublicIp,
+    /// [`Volume`].
+    Volume,
 }
 
 impl Kind {
     /// All of them, owners before what they own.
-    pub const ALL: [Kind; 8] = [
+    pub const ALL: [Kind; 9] = [
         Kind::Account,
         Kind::Host,
         Kind::External,
@@ -416,6 +419,7 @@ impl Kind {
         Kind::Nic,
         Kind::Router,
         Kind::PublicIp,
+        Kind::Volume,
     ];
 }
 
@@ -440,6 +444,8 @@ pub enum ObjectId {
     /// A public address.
     #[serde(rename = "publicip")]
     PublicIp(PublicIpId),
+    /// A volume.
+    Volume(VolumeId),
 }
 
 /// Any object.
@@ -463,6 +469,8 @@ pub enum Object {
     /// A public address.
     #[serde(rename = "publicip")]
     PublicIp(PublicIp),
+    /// A volume.
+    Volume(Volume),
 }
 
 /// One change of one object: what a watch delivers.
@@ -489,6 +497,7 @@ impl fmt::Display for Kind {
             Self::Router => "router",
             Self::External => "external",
             Self::PublicIp => "publicip",
+            Self::Volume => "volume",
         })
     }
 }
@@ -505,6 +514,7 @@ impl ObjectId {
             Self::Router(_) => Kind::Router,
             Self::External(_) => Kind::External,
             Self::PublicIp(_) => Kind::PublicIp,
+            Self::Volume(_) => Kind::Volume,
         }
     }
 }
@@ -521,6 +531,7 @@ impl ObjectId {
             Self::Router(id) => id.to_string(),
             Self::External(id) => id.to_string(),
             Self::PublicIp(id) => id.to_string(),
+            Self::Volume(id) => id.to_string(),
         }
     }
 }
@@ -543,6 +554,7 @@ impl Object {
             Self::Router(o) => ObjectId::Router(o.id),
             Self::External(o) => ObjectId::External(o.id),
             Self::PublicIp(o) => ObjectId::PublicIp(o.id),
+            Self::Volume(o) => ObjectId::Volume(o.id),
         }
     }
 
@@ -557,6 +569,7 @@ impl Object {
             Self::Router(o) => &o.name,
             Self::External(o) => &o.name,
             Self::PublicIp(o) => &o.name,
+            Self::Volume(o) => &o.name,
         }
     }
 
@@ -571,6 +584,7 @@ impl Object {
             Self::Router(o) => &mut o.meta,
             Self::External(o) => &mut o.meta,
             Self::PublicIp(o) => &mut o.meta,
+            Self::Volume(o) => &mut o.meta,
         }
     }
 
@@ -585,6 +599,7 @@ impl Object {
             Self::Router(o) => &o.meta,
             Self::External(o) => &o.meta,
             Self::PublicIp(o) => &o.meta,
+            Self::Volume(o) => &o.meta,
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod addr;
 mod forwarding;
+mod host_change;
 mod host_config;
 mod id;
 mod intent;
@@ -16,10 +17,12 @@ mod router_config;
 mod routing;
 mod subnet_options;
 mod tracked;
+mod volume;
 mod voting;
 
 pub use addr::{BadCidr, BadMac, MacAddr, canonical_cidr};
 pub use forwarding::{EviForwarding, Forwarding, IpVrfForwarding, Tag};
+pub use host_change::{HostChange, NotTheBase};
 pub use host_config::{
     Attachment, BadAttachment, BadSpeaker, BadTransport, BgpConfig, Encapsulation, Gateway,
     HostConfig, Port, PortRole, Reflector, Secret, Segment, SpeakerKind, Stack, Transport,
@@ -27,7 +30,7 @@ pub use host_config::{
 };
 pub use id::{
     AccountId, BadId, ExternalNetworkId, HostId, NicId, PublicIpId, RouterId, SubnetId, TokenId,
-    VpcId,
+    VolumeId, VpcId,
 };
 pub use intent::{
     Account, Capability, Change, Cluster, Condition, Generation, Host, HostStatus, Kind, Labels,
@@ -52,4 +55,9 @@ pub use routing::{
 };
 pub use subnet_options::{BadOptions, DhcpOptions, SubnetOptions};
 pub use tracked::{Ends, Tracked};
+pub use volume::{
+    AttachedTo, BadDiskId, BadVolumeSize, Deleted, DiskId, Founding, Leaving, MOST_REPLICAS,
+    Recovered, Recovery, Replica, STORAGE_PORT, StorageConfig, Volume, VolumeAttachment,
+    VolumeConfig, VolumeSize,
+};
 pub use voting::{BadVoter, LEASE_PORT, Voter, VoterSet, Voting};

@@ -1,10 +1,14 @@
 //! Our messages and the consensus's own: the only place that knows both.
 
 use crate::log::Log;
+use crate::members::Seat;
 use crate::message::{Place, Step, VoteKind};
-use crate::{Message, ReplicaId};
+use crate::{Members, Message, ReplicaId};
 use blocks::Entry;
-use raft::eraftpb::{Entry as RaftEntry, Message as RaftMessage, MessageType};
+use raft::eraftpb::{
+    ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState,
+    Entry as RaftEntry, Message as RaftMessage, MessageType,
+};
 use raft::{CAMPAIGN_TRANSFER, Config, RawNode};
 
 /// Entries in one message at most; payloads are counted apart.
@@ -175,6 +179,63 @@ pub(crate) fn from_raft(raw: &RaftMessage) -> Option<(ReplicaId, u64, Step, Vec<
         _ => return None,
     };
     Some((ReplicaId(raw.to), raw.term, step, places))
+}
+
+/// Members in the consensus's form.
+pub(crate) fn state_of(members: &Members) -> ConfState {
+    let of = |is: fn(&Seat) -> bool| {
+        let seats = members.seats().iter().filter(|seat| is(seat));
+        seats.map(|seat| seat.member.replica.0).collect::<Vec<_>>()
+    };
+    let mut state = ConfState::from((of(|seat| seat.votes), of(|seat| !seat.votes && !seat.voted)));
+    state.set_voters_outgoing(of(|seat| seat.voted));
+    state
+}
+
+/// What makes one set of members another one, as [`Members`] go from step to step.
+pub(crate) fn changes(old: &Members, new: &Members) -> Vec<ConfChangeV2> {
+    let one = |replica: ReplicaId, kind| {
+        let mut change = ConfChangeSingle {
+            node_id: replica.0,
+            ..ConfChangeSingle::default()
+        };
+        change.set_change_type(kind);
+        change
+    };
+    if new.is_joint() {
+        let mut change = ConfChangeV2::default();
+        change.set_transition(ConfChangeTransition::Explicit);
+        let seats = new.seats().iter().filter(|seat| seat.votes != seat.voted);
+        let changed = seats.map(|seat| {
+            let kind = match seat.votes {
+                true => ConfChangeType::AddNode,
+                false => ConfChangeType::RemoveNode,
+            };
+            one(seat.member.replica, kind)
+        });
+        change.set_changes(changed.collect::<Vec<_>>().into());
+        return vec![change];
+    }
+    if old.is_joint() {
+        return vec![ConfChangeV2::default()];
+    }
+    // One by one: several at once would be a joint change.
+    let gone = old
+        .seats()
+        .iter()
+        .filter(|seat| new.seat(seat.member.replica).is_none());
+    let come = new
+        .seats()
+        .iter()
+        .filter(|seat| old.seat(seat.member.replica).is_none());
+    let gone = gone.map(|seat| one(seat.member.replica, ConfChangeType::RemoveNode));
+    let come = come.map(|seat| one(seat.member.replica, ConfChangeType::AddLearnerNode));
+    let alone = |change| {
+        let mut all = ConfChangeV2::default();
+        all.set_changes(vec![change].into());
+        all
+    };
+    gone.chain(come).map(alone).collect()
 }
 
 /// A read's number in the consensus's form.

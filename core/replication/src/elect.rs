@@ -4,16 +4,23 @@ use crate::group::Group;
 use crate::outbox::Context;
 use crate::{BEAT_MICROS, HostId, ReplicaId, STAGGER_MICROS, Time};
 
+/// How often a replica asks whether it is one, while it does not know.
+const ASK_MICROS: u64 = 1_000_000;
+
 impl Group {
     /// When this replica has to be looked at, if ever.
     pub(crate) fn deadline(&self) -> Option<Time> {
         if self.failed.is_some() {
             return None;
         }
-        match &self.lead {
+        let own = match &self.lead {
             Some(lead) => lead.ping_at.into_iter().chain(lead.transfer_until).min(),
             None => self.election_at,
-        }
+        };
+        let care = self.care_at.into_iter().chain(self.ask_at);
+        let care = care.chain(self.mending.deadline());
+        let care = care.chain(self.doubt.deadline());
+        own.into_iter().chain(care).min()
     }
 
     /// Time has passed.
@@ -33,13 +40,33 @@ impl Group {
             if lead.ping_at.is_some_and(|at| at <= context.now) {
                 lead.ping_at = None;
                 self.node.ping();
+                self.see_to_followers(context);
             }
         } else if self.election_at.is_some_and(|at| at <= context.now) {
             self.election_at = None;
             self.try_to_lead(context);
         }
+        if self.care_at.is_some_and(|at| at <= context.now) {
+            self.care_at = None;
+            self.go_on_catching_up(context);
+        }
+        if self.ask_at.is_some_and(|at| at <= context.now) {
+            self.ask_at = None;
+            self.ask_all(context);
+        }
+        self.see_to_entries(context);
+        self.see_to_blocks(context);
+        self.see_to_lost(context);
         self.process(context);
         self.watch(context);
+    }
+
+    /// What it has to have done before it leads: it knows who the members are, can vouch for its log, and that is
+    /// as far as the chunks that it took in.
+    pub(crate) fn may_lead(&self, context: &Context<'_>) -> bool {
+        let vouches = !self.is_refused() && !self.doubt.is_there() && !self.is_rebasing();
+        let last = self.node.raft.raft_log.last_index();
+        vouches && !self.is_configuring_committed() && self.proven(context) <= last
     }
 
     fn try_to_lead(&mut self, context: &Context<'_>) {
@@ -49,21 +76,23 @@ impl Group {
             .filter(|host| *host != context.me);
         let promised = followed.filter(|_| !self.leader_gone);
         let helps = context.links.may_help(promised, context.now);
-        if self.needs_leader(context) && helps && !self.is_refused() {
+        if self.needs_leader(context) && helps && self.may_lead(context) {
             self.attempts += 1;
             // It refuses while a change of members is not in effect; the next time is as good.
             drop(self.node.campaign());
         }
     }
 
-    fn needs_leader(&self, context: &Context<'_>) -> bool {
-        let leader = self.members.host(ReplicaId(self.node.raft.leader_id));
-        self.leader_gone || leader.is_none_or(|host| !context.links.is_up(host))
+    /// Whether nobody that is there leads, as far as is known here.
+    pub(crate) fn needs_leader(&self, context: &Context<'_>) -> bool {
+        let leader = self.members.seat(ReplicaId(self.node.raft.leader_id));
+        self.leader_gone || leader.is_none_or(|seat| !context.links.is_there(seat))
     }
 
     /// A follower without a leader tries to lead after a while; each of a group after another while.
     pub(crate) fn see_to_election(&mut self, context: &Context<'_>) {
-        if self.lead.is_some() || self.failed.is_some() || !self.needs_leader(context) {
+        let votes = self.members.votes(self.me);
+        if self.lead.is_some() || self.failed.is_some() || !votes || !self.needs_leader(context) {
             self.election_at = None;
             return;
         }
@@ -86,6 +115,12 @@ impl Group {
     /// Sees to what a leader, or a follower, waits for.
     pub(crate) fn watch(&mut self, context: &mut Context<'_>) {
         self.see_to_election(context);
+        // Who goes hears no more of the leader, and may not know it.
+        let asks = self.lead.is_none() && (self.unsure || self.members.is_changing());
+        self.ask_at = self
+            .ask_at
+            .or(Some(context.now + ASK_MICROS))
+            .filter(|_| asks);
         let behind = self.lead.is_some() && self.waits_for_peers(context);
         let Some(lead) = &mut self.lead else {
             return;
@@ -106,12 +141,13 @@ impl Group {
             let replica = ReplicaId(*id);
             let up = self
                 .members
-                .host(replica)
-                .is_some_and(|host| context.links.is_up(host));
+                .seat(replica)
+                .is_some_and(|seat| context.links.is_there(seat));
             let has_all = progress.matched >= last && progress.committed_index >= committed;
             replica != self.me && up && !(has_all && lead.followers.contains(&replica))
         };
-        !lead.reads.is_empty() || raft.prs().iter().any(lacks)
+        let changes = self.members.is_changing();
+        changes || !lead.reads.is_empty() || raft.prs().iter().any(lacks)
     }
 
     /// A host came, went, or was started again.
@@ -121,15 +157,19 @@ impl Group {
         host: HostId,
         restarted: bool,
     ) {
-        let Some(replica) = self.members.replica(host) else {
+        let here = self.members.iter().filter(|member| member.host == host);
+        let here: Vec<ReplicaId> = here.map(|member| member.replica).collect();
+        if here.is_empty() {
             return;
-        };
+        }
         if restarted {
             if let Some(lead) = &mut self.lead {
-                lead.followers.remove(&replica);
+                here.iter()
+                    .for_each(|replica| _ = lead.followers.remove(replica));
             }
             self.leader_gone |= self.followed.is_some_and(|(followed, _)| followed == host);
         }
+        self.unsure |= self.followed.is_some_and(|(followed, _)| followed == host);
         if self.lead.is_some() && !self.has_majority(context) {
             // Nobody can be asked; who can ask a majority leads from now on.
             let term = self.term();
@@ -141,11 +181,11 @@ impl Group {
     }
 
     fn has_majority(&self, context: &Context<'_>) -> bool {
-        let up = self
-            .members
-            .iter()
-            .filter(|member| context.links.is_up(member.host));
-        up.count() >= self.members.majority()
+        let there = |replica| {
+            let seat = self.members.seat(replica);
+            seat.is_some_and(|seat| context.links.is_there(seat))
+        };
+        self.members.is_quorum(there)
     }
 }
 

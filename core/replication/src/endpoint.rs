@@ -84,12 +84,19 @@ impl Endpoint {
         }
     }
 
+    /// Others have the replicas now. What is under way is answered by whom it was asked of, or asked again.
+    pub(crate) fn ask_of(&mut self, hosts: Vec<HostId>) {
+        let asked = self.hosts[self.target];
+        self.target = hosts.iter().position(|it| *it == asked).unwrap_or(0);
+        self.hosts = hosts;
+    }
+
     /// Takes a request in. `Err`: its answer is known.
     pub(crate) fn ask(&mut self, op: Op, now: Time) -> Result<RequestId, Reply> {
         self.next_id += 1;
         let (session, id) = (self.session, self.next_id);
         let request = RequestId { session, id };
-        let attached = self.epoch.is_some() || matches!(op, Op::Attach | Op::Read { .. });
+        let attached = self.epoch.is_some() || !needs_attachment(&op);
         let refused = match &self.closed {
             Some(failure) => Some(failure.clone()),
             None if !attached => Some(Failure::Invalid {
@@ -137,8 +144,9 @@ impl Endpoint {
                 turned = true;
                 self.target = (self.target + 1) % self.hosts.len();
             }
-            if waiting.stamp == Stamp::NONE && waiting.op != Op::Attach {
-                let reads = matches!(waiting.op, Op::Read { .. });
+            let reads = matches!(waiting.op, Op::Read { .. } | Op::Allocation { .. });
+            let stamped = needs_attachment(&waiting.op) || reads;
+            if waiting.stamp == Stamp::NONE && stamped {
                 let seq = if reads { 0 } else { self.next_seq };
                 let Some(stamp) = Stamp::new(self.epoch.unwrap_or(0), seq) else {
                     self.closed = Some(Failure::Fenced);
@@ -257,11 +265,27 @@ impl Endpoint {
     }
 }
 
+/// Whether a request is of an attachment.
+const fn needs_attachment(op: &Op) -> bool {
+    match op {
+        Op::Write { .. } | Op::Zero { .. } => true,
+        Op::Attach { .. }
+        | Op::Read { .. }
+        | Op::Allocation { .. }
+        | Op::Grow { .. }
+        | Op::Change { .. } => false,
+    }
+}
+
 /// The blocks that a request changes.
 const fn written(op: &Op) -> Option<(u64, u64)> {
     match op {
         Op::Write { lba, data } => Some((*lba, lba.saturating_add(data.blocks() as u64))),
         Op::Zero { lba, blocks } => Some((*lba, lba.saturating_add(*blocks))),
-        Op::Attach | Op::Read { .. } => None,
+        Op::Attach { .. }
+        | Op::Read { .. }
+        | Op::Allocation { .. }
+        | Op::Grow { .. }
+        | Op::Change { .. } => None,
     }
 }

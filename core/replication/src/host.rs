@@ -1,42 +1,27 @@
 //! All groups of a host, and the endpoints on it.
 
-use crate::endpoint::{Endpoint, Reply, RequestId};
-use crate::group::{Group, GroupInfo};
-use crate::liveness::{Heard, Links};
-use crate::message::{Answer, Envelope, Frame, Message, Op};
-use crate::outbox::{Context, Outbox};
-use crate::{HostId, Members, SessionId, Time};
-use blocks::{Body, Done, Entry, Event, Io, Refused, Store, Submission, Ticket, Token, VolumeId};
+mod hear;
+mod replicas;
+mod sessions;
+
+pub use replicas::NotReady;
+
+use crate::endpoint::{Endpoint, Reply};
+use crate::group::Group;
+use crate::info::GroupInfo;
+use crate::liveness::Links;
+use crate::message::{Envelope, Frame};
+use crate::outbox::{ChunkFor, Context, Outbox, ReadFor};
+use crate::scrub::{Scrub, ScrubInfo};
+use crate::{HostId, SessionId, Time};
+use blocks::{CHUNK_BLOCKS, Done, Event, Io, Store, Token, VolumeId};
+use replicas::Opening;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Messages in a frame at most.
 const MOST_MESSAGES: usize = 4096;
 /// Blocks of payload in a frame, after which the next one begins: 16 MiB.
 const FULL_FRAME_BLOCKS: usize = 4096;
-
-/// Why a replica does not start.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NotReady {
-    /// The store says no.
-    #[error(transparent)]
-    Refused(#[from] Refused),
-    /// This host has no part in it.
-    #[error("volume {volume} has no replica on this host; make it on a host that is a member")]
-    NoMember {
-        /// Which.
-        volume: VolumeId,
-    },
-    /// What the disk has of it cannot be used.
-    #[error(
-        "the replica of volume {volume} cannot start: {why}; delete it and make a new one from its peers"
-    )]
-    Unusable {
-        /// Which.
-        volume: VolumeId,
-        /// Why.
-        why: String,
-    },
-}
 
 /// What was done since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -49,14 +34,6 @@ pub struct Counters {
     pub steps: u64,
     /// Messages that were not heard: promises, or what cannot be.
     pub refused: u64,
-}
-
-/// A replica whose last entries are being read.
-#[derive(Debug)]
-struct Opening {
-    members: Members,
-    missing: usize,
-    entries: BTreeMap<u64, Entry>,
 }
 
 /// A host: one disk, the replicas on it, and endpoints.
@@ -78,6 +55,7 @@ pub struct Host {
     stuck: BTreeSet<VolumeId>,
     replies: VecDeque<Reply>,
     unusable: Vec<NotReady>,
+    scrub: Scrub,
     dead: Option<String>,
     counters: Counters,
 }
@@ -89,8 +67,8 @@ impl Host {
         let mut host = Self {
             id,
             now,
+            links: Links::new(id, incarnation, store.format(), now),
             store,
-            links: Links::new(id, incarnation, now),
             groups: BTreeMap::new(),
             opening: BTreeMap::new(),
             endpoints: BTreeMap::new(),
@@ -102,12 +80,13 @@ impl Host {
             stuck: BTreeSet::new(),
             replies: VecDeque::new(),
             unusable: Vec::new(),
+            scrub: Scrub::default(),
             dead: None,
             counters: Counters::default(),
         };
         let volumes: Vec<VolumeId> = host.store.volumes().collect();
         for volume in volumes {
-            if let Err(error) = host.open(volume) {
+            if let Err(error) = host.open(volume, None) {
                 host.unusable.push(error);
             }
         }
@@ -115,183 +94,26 @@ impl Host {
         host
     }
 
-    /// Makes this host's replica of a new volume. To be called with the same members on all of them.
-    pub fn create(
-        &mut self,
-        volume: VolumeId,
-        blocks: u64,
-        members: &Members,
-        now: Time,
-    ) -> Result<(), NotReady> {
-        self.now = now;
-        members
-            .replica(self.id)
-            .ok_or(NotReady::NoMember { volume })?;
-        self.store.create(volume, blocks)?;
-        // The first entry is the same everywhere, so that it is committed from the beginning.
-        let first = Entry {
-            index: 1,
-            term: 1,
-            epoch: 0,
-            body: Body::Config(members.encode().into()),
-        };
-        let submission = Submission {
-            hard: Some((1, 0)),
-            entries: vec![first],
-        };
-        let ticket = self.store.submit(volume, submission)?;
-        self.store.committed(volume, 1)?;
-        self.start(volume, members.clone(), Vec::new())?;
-        if let Some(group) = self.groups.get_mut(&volume) {
-            group.last_ticket = Some(ticket);
-        }
-        self.with(volume, |_, _| {});
-        self.pump();
-        Ok(())
+    /// At most so many MiB a second are taken in by replicas that lack what no log has; 0 for as many as
+    /// come.
+    pub const fn limit_catch_up(&mut self, mib_per_second: u64) {
+        self.out.budget.rate = mib_per_second;
     }
 
-    /// Begins to read what did not take effect yet.
-    fn open(&mut self, volume: VolumeId) -> Result<(), NotReady> {
-        let unusable = |why: String| NotReady::Unusable { volume, why };
-        let info = self.store.volume(volume).expect("the store has it");
-        if let Some(why) = info.broken {
-            return Err(unusable(why));
-        }
-        let members =
-            Members::decode(&info.config.1).map_err(|error| unusable(error.to_string()))?;
-        let wanted = info.applied + 1..=info.last;
-        let opening = Opening {
-            members,
-            missing: (info.last - info.applied) as usize,
-            entries: BTreeMap::new(),
-        };
-        let ready = opening.missing == 0;
-        self.opening.insert(volume, opening);
-        for index in wanted {
-            let ticket = self.store.read_entry(volume, index)?;
-            self.out.entries.insert(ticket, (volume, index));
-        }
-        if ready {
-            self.finish_opening(volume)?;
-        }
-        Ok(())
+    /// So many MiB a second of what is on this disk are read, over and over, to see whether they are
+    /// whole; and compared with the others where this host leads. 0 for none.
+    pub fn scrub(&mut self, mib_per_second: u64, now: Time) {
+        self.scrub.set(mib_per_second, now);
     }
 
-    fn finish_opening(&mut self, volume: VolumeId) -> Result<(), NotReady> {
-        let opening = self.opening.remove(&volume).expect("it is being opened");
-        let entries = opening.entries.into_values().collect();
-        self.start(volume, opening.members, entries)
-    }
-
-    fn start(
-        &mut self,
-        volume: VolumeId,
-        members: Members,
-        entries: Vec<Entry>,
-    ) -> Result<(), NotReady> {
-        let unusable = |why: String| NotReady::Unusable { volume, why };
-        let me = members
-            .replica(self.id)
-            .ok_or(NotReady::NoMember { volume })?;
-        let info = self.store.volume(volume).expect("the store has it");
-        let terms = (info.first - 1..=info.last).map(|index| self.store.term(volume, index));
-        let terms: Option<Vec<u64>> = terms.collect();
-        let terms = terms.ok_or_else(|| unusable("its log has gaps".to_owned()))?;
-        members
-            .iter()
-            .for_each(|member| self.links.meet(member.host));
-        let group = Group::new(volume, me, members, &info, &terms, entries).map_err(unusable)?;
-        self.groups.insert(volume, group);
-        self.with(volume, |_, _| {});
-        Ok(())
-    }
-
-    /// Opens a session for a volume whose replicas are on these hosts. `session` is never used again.
-    ///
-    /// # Panics
-    /// When there are no hosts.
-    pub fn open_session(&mut self, session: SessionId, volume: VolumeId, hosts: Vec<HostId>) {
-        assert!(!hosts.is_empty(), "a volume has replicas");
-        self.endpoints
-            .insert(session, Endpoint::new(volume, session, hosts));
-    }
-
-    /// Ends a session: its requests are not answered any more.
-    pub fn close_session(&mut self, session: SessionId) {
-        self.endpoints.remove(&session);
-    }
-
-    /// A request of a session; [`Self::poll_reply`] answers it. `None`: there is no such session.
-    pub fn ask(&mut self, session: SessionId, op: Op, now: Time) -> Option<RequestId> {
-        self.now = now;
-        let asked = self.endpoints.get_mut(&session)?.ask(op, now);
-        let request = match asked {
-            Ok(request) => request,
-            Err(reply) => {
-                let request = reply.request;
-                self.replies.push_back(reply);
-                request
-            }
-        };
-        self.pump();
-        Some(request)
-    }
-
-    /// Answers to endpoints.
-    pub fn poll_reply(&mut self) -> Option<Reply> {
-        self.replies.pop_front()
-    }
-
-    /// A frame of a peer, who was found to be that host.
-    pub fn handle_frame(&mut self, from: HostId, frame: Frame, now: Time) {
-        self.now = now;
-        let heard = self.links.hear(from, &frame, now);
-        if heard == Heard::Stale || self.dead.is_some() {
-            return;
-        }
-        if heard != Heard::Same {
-            self.host_changed(from, heard == Heard::Restarted);
-        }
-        for Envelope { volume, message } in frame.messages {
-            self.deliver(from, volume, message);
-        }
-        self.pump();
-    }
-
-    fn deliver(&mut self, from: HostId, volume: VolumeId, message: Message) {
-        match message {
-            Message::Answer(answer) => self.answered(volume, answer),
-            Message::Request(request) => {
-                self.with(volume, |group, context| {
-                    group.request(context, from, request)
-                });
-            }
-            message => {
-                let replica = |group: &Group| match &message {
-                    Message::Consensus { from: replica, .. } => group.members.host(*replica),
-                    Message::Request(_) | Message::Answer(_) => None,
-                };
-                // A host speaks for its own replicas only.
-                if self.groups.get(&volume).and_then(replica) == Some(from) {
-                    self.with(volume, |group, context| group.message(context, message));
-                }
-            }
-        }
-    }
-
-    fn answered(&mut self, volume: VolumeId, answer: Answer) {
-        let endpoint = self.endpoints.get_mut(&answer.session);
-        if let Some(endpoint) = endpoint.filter(|endpoint| endpoint.volume == volume) {
-            self.replies.extend(endpoint.answer(answer, self.now));
-        }
+    /// What scrubbing did so far.
+    pub const fn scrubbed(&self) -> ScrubInfo {
+        self.scrub.info
     }
 
     /// Time has passed, at least to [`Self::poll_timeout`].
     pub fn handle_time(&mut self, now: Time) {
         self.now = self.now.max(now);
-        if self.dead.is_some() {
-            return;
-        }
         for host in self.links.expire(now) {
             self.host_changed(host, false);
         }
@@ -301,14 +123,42 @@ impl Host {
             self.wakes.remove(&volume);
             self.with(volume, Group::tick);
         }
+        self.go_on_scrubbing();
         self.pump();
+    }
+
+    /// Reads the next chunk to see whether it is whole, if it is time.
+    fn go_on_scrubbing(&mut self) {
+        if !self.scrub.is_due(self.now) {
+            return;
+        }
+        let Some((volume, chunk)) = self.scrub.next(&self.store, self.groups.keys().copied())
+        else {
+            return;
+        };
+        let blocks = self.store.volume(volume).map_or(0, |info| info.blocks);
+        let first = chunk * u64::from(CHUNK_BLOCKS);
+        let count = u64::from(CHUNK_BLOCKS).min(blocks.saturating_sub(first));
+        if let Ok(ticket) = self.store.read(volume, first, count) {
+            self.out.reads.insert(ticket, (volume, ReadFor::Scrub));
+        }
+        if self.scrub.compares(chunk) {
+            self.with(volume, |group, context| {
+                group.compare_with_all(context, chunk)
+            });
+        }
     }
 
     /// When [`Self::handle_time`] has to be called, at the latest.
     pub fn poll_timeout(&self) -> Option<Time> {
         let wheel = self.wheel.first().map(|(at, _)| *at);
         let endpoints = self.endpoints.values().filter_map(Endpoint::deadline).min();
-        let all = [wheel, endpoints, self.links.deadline()];
+        let all = [
+            wheel,
+            endpoints,
+            self.links.deadline(),
+            self.scrub.deadline(),
+        ];
         all.into_iter().flatten().min()
     }
 
@@ -339,9 +189,6 @@ impl Host {
 
     /// The next frame to send, and to whom. A frame may be lost, come twice, or after later ones.
     pub fn poll_frame(&mut self) -> Option<(HostId, Frame)> {
-        if self.dead.is_some() {
-            return None;
-        }
         let waiting = self.outgoing.iter().find(|(_, queue)| !queue.is_empty());
         let to = waiting
             .map(|(host, _)| *host)
@@ -362,7 +209,21 @@ impl Host {
         Some((to, frame))
     }
 
-    /// Why this host takes part no more: its disk failed.
+    /// The disk failed. Endpoints here go on with the replicas of other hosts.
+    fn lose_disk(&mut self, cause: String) {
+        self.dead = Some(cause);
+        self.groups.clear();
+        self.opening.clear();
+        self.wheel.clear();
+        self.wakes.clear();
+        self.stuck.clear();
+        self.outgoing.clear();
+        self.out = Outbox::default();
+        self.scrub = Scrub::default();
+        self.links.lose_disk(self.now);
+    }
+
+    /// Why the replicas here take part no more: the disk failed.
     pub fn dead(&self) -> Option<&str> {
         self.dead.as_deref()
     }
@@ -374,7 +235,11 @@ impl Host {
 
     /// What is known of a replica. `None`: it is not here, or being opened.
     pub fn group(&self, volume: VolumeId) -> Option<GroupInfo> {
-        self.groups.get(&volume).map(Group::info)
+        let group = self.groups.get(&volume)?;
+        Some(GroupInfo {
+            followers: group.followers(&self.links),
+            ..group.info()
+        })
     }
 
     /// What was done so far.
@@ -446,6 +311,18 @@ impl Host {
             for (volume, answer) in std::mem::take(&mut self.out.local) {
                 self.answered(volume, answer);
             }
+            for host in std::mem::take(&mut self.out.met) {
+                self.links.meet(host);
+            }
+            for volume in std::mem::take(&mut self.out.reopens) {
+                self.reopen(volume);
+            }
+            for volume in std::mem::take(&mut self.out.gone) {
+                // It is asked again by the next word that it says as a member.
+                if self.store.delete(volume).is_ok() {
+                    self.forget(volume);
+                }
+            }
             let asked = self.poll_endpoints();
             let messages = std::mem::take(&mut self.out.messages);
             let quiet = events == 0 && !asked && messages.is_empty();
@@ -458,67 +335,35 @@ impl Host {
         }
     }
 
-    fn poll_endpoints(&mut self) -> bool {
-        let mut all = Vec::new();
-        for endpoint in self.endpoints.values_mut() {
-            self.replies.extend(endpoint.expire(self.now));
-            let requests = endpoint.poll(self.now).into_iter();
-            all.extend(requests.map(|(to, request)| (to, endpoint.volume, request)));
-        }
-        let any = !all.is_empty();
-        for (to, volume, request) in all {
-            if to == self.id {
-                self.with(volume, |group, context| group.request(context, to, request));
-            } else {
-                let message = Message::Request(request);
-                self.out.messages.push((to, Envelope { volume, message }));
-            }
-        }
-        any
-    }
-
     fn event(&mut self, event: Event) {
         match event {
             Event::Durable { ticket, volume } => {
+                let opening = self.opening.get_mut(&volume);
+                if let Some(kept) = opening.and_then(|opening| opening.kept.as_mut()) {
+                    kept.durable(ticket);
+                }
                 self.with(volume, |group, context| group.durable(context, ticket));
             }
             Event::Read { ticket, result } => {
-                if let Some((volume, asked)) = self.out.reads.remove(&ticket) {
+                if let Some((volume, read)) = self.out.reads.remove(&ticket) {
+                    if matches!(read, ReadFor::Scrub) {
+                        self.scrub.note(&result);
+                    }
                     self.with(volume, |group, context| {
-                        group.outcome_of_read(context, asked, result)
+                        group.outcome_of_read(context, read, result)
                     });
                 }
             }
             Event::Entry { ticket, result } => self.entry_read(ticket, result),
-            Event::Checkpointed { .. } => self.checkpointed(),
-            Event::Dead { cause } => self.dead = Some(cause),
-        }
-    }
-
-    fn entry_read(&mut self, ticket: Ticket, result: Result<Entry, blocks::EntryError>) {
-        let Some((volume, index)) = self.out.entries.remove(&ticket) else {
-            return;
-        };
-        let Some(opening) = self.opening.get_mut(&volume) else {
-            return self.with(volume, |group, context| {
-                group.entry_read(context, index, result)
-            });
-        };
-        match result {
-            Ok(entry) => {
-                opening.entries.insert(index, entry);
-                opening.missing -= 1;
-                if opening.missing == 0
-                    && let Err(error) = self.finish_opening(volume)
-                {
-                    self.unusable.push(error);
+            Event::Chunk { ticket, result } => {
+                if let Some(ChunkFor { volume, to }) = self.out.chunks.remove(&ticket) {
+                    self.with(volume, |group, context| {
+                        group.chunk_read(context, to, result)
+                    });
                 }
             }
-            Err(error) => {
-                self.opening.remove(&volume);
-                let why = error.to_string();
-                self.unusable.push(NotReady::Unusable { volume, why });
-            }
+            Event::Checkpointed { .. } => self.checkpointed(),
+            Event::Dead { cause } => self.lose_disk(cause),
         }
     }
 

@@ -2,7 +2,9 @@
 
 use crate::group::{Asked, Group};
 use crate::message::{Answer, Answered, Failure, Op, Request};
-use crate::outbox::Context;
+use crate::outbox::{Context, ReadFor};
+use crate::steps::Compared;
+use crate::timing::UnderWay;
 use crate::{HostId, ReplicaId, SessionId, Stamp, Time};
 use blocks::{Body, Entry, Refused, Submission};
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 const MOST_UNCOMMITTED: u64 = 256;
 /// Blocks of one read, 32 MiB: the answer has to fit into a frame.
 const MOST_READ_BLOCKS: u64 = 8192;
+/// Blocks of which one question asks whether they have something, 4 GiB: whoever wants to know more asks again.
+const MOST_ALLOCATION_BLOCKS: u64 = 1 << 20;
+/// Runs of them in one answer.
+const MOST_RUNS: usize = 4096;
 /// A transfer that takes longer is given up.
 pub(crate) const TRANSFER_MICROS: u64 = 500_000;
 
@@ -34,21 +40,43 @@ pub(crate) struct Lead {
     /// By session: its request, the entry, and the attachment.
     pub(crate) attached: BTreeMap<SessionId, (u64, u64, u64)>,
     pub(crate) ping_at: Option<Time>,
+    pub(crate) under_way: UnderWay,
+    pub(crate) compared: Compared,
 }
 
 /// A read that waits.
 #[derive(Debug)]
 pub(crate) struct Reading {
     pub(crate) asked: Asked,
-    stamp: Stamp,
-    lba: u64,
-    blocks: u64,
+    pub(crate) stamp: Stamp,
+    pub(crate) lba: u64,
+    pub(crate) blocks: u64,
+    /// Not the blocks are wanted, but which of them have something.
+    allocation: bool,
     /// The question to a majority that came after it.
     number: Option<u64>,
 }
 
+impl Reading {
+    pub(crate) const fn new(asked: Asked, stamp: Stamp, lba: u64, blocks: u64) -> Self {
+        Self {
+            asked,
+            stamp,
+            lba,
+            blocks,
+            allocation: false,
+            number: None,
+        }
+    }
+
+    /// The same, as if it came now.
+    pub(crate) const fn again(self) -> Self {
+        Self::new(self.asked, self.stamp, self.lba, self.blocks)
+    }
+}
+
 impl Lead {
-    pub(crate) const fn new(term: u64) -> Self {
+    pub(crate) fn new(term: u64) -> Self {
         Self {
             term,
             followers: BTreeSet::new(),
@@ -61,6 +89,11 @@ impl Lead {
             floor: Stamp::NONE,
             attached: BTreeMap::new(),
             ping_at: None,
+            under_way: UnderWay::default(),
+            compared: Compared {
+                same: BTreeMap::new(),
+                differ: BTreeMap::new(),
+            },
         }
     }
 }
@@ -76,23 +109,27 @@ impl Group {
         };
         let term = self.term();
         let here = request.term == term;
-        let reads = matches!(request.op, Op::Read { .. });
+        let reads = matches!(request.op, Op::Read { .. } | Op::Allocation { .. });
         let leads = self.lead.is_some();
         if !leads || !(here || reads) {
-            let leader = if leads {
-                Some(context.me)
-            } else {
-                self.leader_host()
-            };
-            return self.tell(context, asked, Err(Failure::NotLeader { leader, term }));
+            return self.not_leading(context, asked);
         }
         match request.op {
             Op::Read { blocks, .. } if blocks > MOST_READ_BLOCKS => {
                 let why = format!("a read of {blocks} blocks: at most {MOST_READ_BLOCKS} at once");
                 self.tell(context, asked, Err(Failure::Invalid { why }));
             }
-            Op::Read { lba, blocks } => self.read(asked, request.stamp, lba, blocks),
-            Op::Attach => self.attach(context, asked),
+            Op::Read { lba, blocks } => {
+                self.read(Reading::new(asked, request.stamp, lba, blocks));
+            }
+            Op::Allocation { lba, blocks } => {
+                let blocks = blocks.min(MOST_ALLOCATION_BLOCKS);
+                self.read(Reading {
+                    allocation: true,
+                    ..Reading::new(asked, request.stamp, lba, blocks)
+                });
+            }
+            Op::Attach { claim } => self.attach(context, asked, claim),
             Op::Write { lba, data } => {
                 let body = Body::Write { lba, data };
                 self.write(context, asked, request.stamp, request.floor, body);
@@ -101,8 +138,29 @@ impl Group {
                 let body = Body::Zero { lba, blocks };
                 self.write(context, asked, request.stamp, request.floor, body);
             }
+            Op::Grow { blocks } => {
+                let has = context
+                    .store
+                    .volume(self.volume)
+                    .map_or(0, |info| info.blocks);
+                if has >= blocks {
+                    self.tell(context, asked, Ok(Answered::Done));
+                } else {
+                    self.append_for(context, asked, Body::Grow { blocks });
+                }
+            }
+            Op::Change { number, members } => self.change(context, asked, number, &members),
         }
         self.process(context);
+    }
+
+    /// Says where the leader is thought to be, or in which term this one leads.
+    pub(crate) fn not_leading(&self, context: &mut Context<'_>, asked: Asked) {
+        let (leader, term) = match self.lead {
+            Some(_) => (Some(context.me), self.term()),
+            None => (self.leader_host(), self.term()),
+        };
+        self.tell(context, asked, Err(Failure::NotLeader { leader, term }));
     }
 
     pub(crate) fn tell(
@@ -120,7 +178,7 @@ impl Group {
         context.answer(self.volume, asked.host, answer);
     }
 
-    fn attach(&mut self, context: &mut Context<'_>, asked: Asked) {
+    fn attach(&mut self, context: &mut Context<'_>, asked: Asked, claim: u64) {
         let lead = self.lead.as_mut().expect("only who leads takes requests");
         if let Some((id, index, epoch)) = lead.attached.get(&asked.session).copied()
             && id >= asked.id
@@ -131,9 +189,16 @@ impl Group {
                 false => self.wait(context, index, asked),
             };
         }
-        let epoch = self.epoch_in_log() + 1;
-        let Some(stamp) = Stamp::new(epoch, 0) else {
-            let why = format!("the volume was attached {epoch} times, which is all it can be");
+        let Some(epoch) = Stamp::next_epoch(self.epoch_in_log(), claim) else {
+            return self.tell(context, asked, Err(Failure::Fenced));
+        };
+        let stamp = Stamp::new(epoch, 0);
+        let of_claim = claim == 0 || Stamp::next_epoch(epoch, claim).is_some();
+        let Some(stamp) = stamp.filter(|_| of_claim) else {
+            let why = format!(
+                "claim {claim} began too often, or is too large ({}): attach the volume anew",
+                Stamp::MOST_EPOCH >> 8
+            );
             return self.tell(context, asked, Err(Failure::Invalid { why }));
         };
         if let Some(index) = self.append(context, asked, stamp, Body::Attach) {
@@ -202,8 +267,7 @@ impl Group {
         }
     }
 
-    /// Puts an entry into the store's log first, which may refuse it, and then into the consensus's,
-    /// which does not. So it is written here while it is on its way to the others.
+    /// An entry for a request of an attachment, which is answered when it took effect.
     fn append(
         &mut self,
         context: &mut Context<'_>,
@@ -211,53 +275,75 @@ impl Group {
         stamp: Stamp,
         body: Body,
     ) -> Option<u64> {
+        match self.put(context, stamp.to_entry(), body) {
+            Ok(index) => {
+                let lead = self.lead.as_mut().expect("only who leads takes requests");
+                lead.waiting.entry(index).or_default().push(asked);
+                Some(index)
+            }
+            Err(failure) => {
+                self.tell(context, asked, Err(failure));
+                None
+            }
+        }
+    }
+
+    /// The same, of no attachment.
+    pub(crate) fn append_for(&mut self, context: &mut Context<'_>, asked: Asked, body: Body) {
+        self.append(context, asked, Stamp::NONE, body);
+    }
+
+    /// Puts an entry into the store's log first, which may refuse it, and then into the consensus's,
+    /// which does not. So it is written here while it is on its way to the others.
+    pub(crate) fn put(
+        &mut self,
+        context: &mut Context<'_>,
+        epoch: u64,
+        body: Body,
+    ) -> Result<u64, Failure> {
         let (last, term) = (self.node.raft.raft_log.last_index(), self.term());
         let behind = self.is_refused() || last - self.applied >= MOST_UNCOMMITTED;
         if behind || self.node.raft.lead_transferee.is_some() {
-            self.tell(context, asked, Err(Failure::Busy));
-            return None;
+            return Err(Failure::Busy);
         }
         let entry = Entry {
             index: last + 1,
             term,
-            epoch: stamp.to_entry(),
+            epoch,
             body,
         };
         let submission = Submission {
             hard: None,
             entries: vec![entry.clone()],
         };
-        match context.store.submit(self.volume, submission) {
-            Ok(ticket) => self.last_ticket = Some(ticket),
-            Err(refused) => {
-                self.tell(context, asked, Err(failure_of(refused)));
-                return None;
-            }
-        }
+        let ticket = context.store.submit(self.volume, submission);
+        // Until all is in effect that was ever committed, an entry of the same request may be on its way to that.
+        let failure = |refused| match self.is_complete() {
+            true => failure_of(refused),
+            false => Failure::Busy,
+        };
+        self.last_ticket = Some(ticket.map_err(failure)?);
         self.submitted = (entry.index, term);
+        let writes = matches!(entry.body, Body::Write { .. } | Body::Zero { .. });
+        if let Some(lead) = self.lead.as_mut().filter(|_| writes) {
+            lead.under_way.put(entry.index, context.now);
+        }
         self.bodies.insert(entry.index, entry);
         self.node
             .propose(Vec::new(), Vec::new())
             .expect("a leader that hands nothing over takes what it is given");
-        let lead = self.lead.as_mut().expect("only who leads takes requests");
-        lead.waiting.entry(last + 1).or_default().push(asked);
-        Some(last + 1)
+        Ok(last + 1)
     }
 
-    fn read(&mut self, asked: Asked, stamp: Stamp, lba: u64, blocks: u64) {
+    fn read(&mut self, reading: Reading) {
         let lead = self.lead.as_mut().expect("only who leads takes requests");
+        let asked = reading.asked;
         let same =
             |read: &Reading| (read.asked.session, read.asked.id) == (asked.session, asked.id);
         if lead.reads.iter().any(same) {
             return;
         }
-        lead.reads.push(Reading {
-            asked,
-            stamp,
-            lba,
-            blocks,
-            number: None,
-        });
+        lead.reads.push(reading);
     }
 
     /// Serves the reads that may be served, and sees to the others.
@@ -303,12 +389,30 @@ impl Group {
         if epoch != 0 && epoch < self.epoch {
             return self.tell(context, reading.asked, Err(Failure::Fenced));
         }
+        if reading.allocation {
+            let (lba, blocks) = (reading.lba, reading.blocks);
+            let runs = context
+                .store
+                .allocation(self.volume, lba, blocks, MOST_RUNS);
+            let answered = runs.map(Answered::Allocation).map_err(failure_of);
+            return self.tell(context, reading.asked, answered);
+        }
         match context.store.read(self.volume, reading.lba, reading.blocks) {
             Ok(ticket) => {
-                context
-                    .out
-                    .reads
-                    .insert(ticket, (self.volume, reading.asked));
+                let Reading {
+                    asked,
+                    stamp,
+                    lba,
+                    blocks,
+                    ..
+                } = reading;
+                let read = ReadFor::Endpoint {
+                    asked,
+                    stamp,
+                    lba,
+                    blocks,
+                };
+                context.out.reads.insert(ticket, (self.volume, read));
             }
             Err(refused) => self.tell(context, reading.asked, Err(failure_of(refused))),
         }
@@ -319,21 +423,19 @@ impl Group {
         let Some(lead) = self.lead.as_ref().filter(|lead| !lead.no_lease) else {
             return false;
         };
-        let holds = |replica: &ReplicaId| {
-            let host = self.members.host(*replica);
-            host.is_some_and(|host| context.links.holds_lease(host, context.now))
+        let holds = |replica: ReplicaId| {
+            let host = self.members.host(replica);
+            lead.followers.contains(&replica)
+                && host.is_some_and(|host| context.links.holds_lease(host, context.now))
         };
-        let holding = lead
-            .followers
-            .iter()
-            .filter(|replica| holds(replica))
-            .count();
-        holding + 1 >= self.members.majority()
+        self.members
+            .is_quorum(|replica| replica == self.me || holds(replica))
     }
 
     /// Hands the group to the replica on a host, if it has all there is.
     pub(crate) fn hand_over(&mut self, context: &Context<'_>, to: HostId) {
-        let Some(replica) = self.members.replica(to).filter(|it| *it != self.me) else {
+        let replica = self.members.replica(to).filter(|it| *it != self.me);
+        let Some(replica) = replica.filter(|it| self.members.votes(*it)) else {
             return;
         };
         let last = self.node.raft.raft_log.last_index();
@@ -353,7 +455,7 @@ impl Group {
 
 fn failure_of(refused: Refused) -> Failure {
     match refused {
-        Refused::Busy { .. } | Refused::Dead { .. } => Failure::Busy,
+        Refused::Busy { .. } | Refused::NotYet { .. } | Refused::Dead { .. } => Failure::Busy,
         Refused::NoSpace { .. } | Refused::MapFull => Failure::NoSpace,
         other => Failure::Invalid {
             why: other.to_string(),

@@ -15,30 +15,43 @@
 //! * R5 A request that is sent again takes effect once per attachment.
 //! * R6 What an idle volume costs does not depend on time: no timer, no message.
 
+mod catchup;
 mod consensus;
+mod doubt;
 mod elect;
 mod endpoint;
 mod group;
 mod host;
+mod info;
 mod lead;
 mod liveness;
 mod log;
 mod members;
+mod mend;
 mod message;
 mod outbox;
+mod recover;
+mod scrub;
 mod send;
 mod stamp;
+mod steps;
+mod timing;
 mod validate;
 pub mod wire;
 
 pub use endpoint::{Outcome, Reply, RequestId};
-pub use group::{GroupInfo, Role};
+
 pub use host::{Counters, Host, NotReady};
+pub use info::{FollowerInfo, GroupInfo, Role};
 pub use members::{BadMembers, Member, Members};
 pub use message::{
-    Answer, Answered, Echo, Envelope, Failure, Frame, Message, Op, Place, Request, Step, VoteKind,
+    Answer, Answered, Care, Echo, Envelope, Failure, Frame, Message, Op, Place, Request, Step,
+    VoteKind,
 };
+pub use recover::{NotRecovered, Recovery};
+pub use scrub::ScrubInfo;
 pub use stamp::Stamp;
+pub use timing::Timing;
 
 use std::fmt;
 use std::ops::Add;
@@ -68,7 +81,7 @@ pub struct ReplicaId(pub u64);
 pub struct SessionId(pub u128);
 
 /// A host's monotonic clock, in microseconds. Clocks of hosts may run at speeds that differ by
-/// [`MOST_DRIFT_PERCENT`]; what they show is not compared.
+/// [`MOST_DRIFT_PERCENT`], and jump by [`MOST_JUMP_MICROS`]; what they show is not compared.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(pub u64);
 
@@ -97,6 +110,11 @@ pub const RETRY_MICROS: u64 = 500 * MILLIS;
 pub const GIVE_UP_MICROS: u64 = 20_000 * MILLIS;
 /// By how much one clock may be faster than another: a lease ends before its promise all the same.
 pub const MOST_DRIFT_PERCENT: u64 = 20;
+/// How far one of two clocks may jump beside that, to and fro, while a promise lasts.
+pub const MOST_JUMP_MICROS: u64 = 80 * MILLIS;
 
-const _: () = assert!(LEASE_MICROS * (100 + MOST_DRIFT_PERCENT) < PROMISE_MICROS * 100);
+const _: () = assert!(
+    (LEASE_MICROS + MOST_JUMP_MICROS) * (100 + MOST_DRIFT_PERCENT) < PROMISE_MICROS * 100
+        && LEASE_MICROS * (100 + MOST_DRIFT_PERCENT) < (PROMISE_MICROS - MOST_JUMP_MICROS) * 100
+);
 const _: () = assert!(PROMISE_MICROS < DOWN_MICROS);

@@ -5,14 +5,19 @@
 //! the sender's own clock; so the sender knows that it holds for [`LEASE_MICROS`] from when it sent. The
 //! two clocks are never compared, only their speeds have to be alike.
 
+use crate::members::Seat;
 use crate::message::{Echo, Frame};
 use crate::{BEAT_MICROS, DOWN_MICROS, HostId, LEASE_MICROS, PROMISE_MICROS, Time};
 use std::collections::BTreeMap;
+
+/// The disk of a host that goes on without one.
+const NO_DISK: u128 = u128::MAX;
 
 #[derive(Debug)]
 pub(crate) struct Links {
     me: HostId,
     incarnation: u64,
+    disk: u128,
     started: Time,
     peers: BTreeMap<HostId, Link>,
 }
@@ -20,6 +25,8 @@ pub(crate) struct Links {
 #[derive(Debug, Default)]
 struct Link {
     incarnation: u64,
+    /// The format of its disk, 0 until it is known.
+    disk: u128,
     /// The newest frame that was heard, by the peer's clock.
     heard: Option<Time>,
     promised_until: Time,
@@ -43,13 +50,29 @@ pub(crate) enum Heard {
 }
 
 impl Links {
-    pub(crate) fn new(me: HostId, incarnation: u64, started: Time) -> Self {
+    pub(crate) fn new(me: HostId, incarnation: u64, disk: u128, started: Time) -> Self {
         Self {
             me,
             incarnation,
+            disk,
             started,
             peers: BTreeMap::new(),
         }
+    }
+
+    /// The host goes on without its disk: to the others it is one that was started again with another.
+    pub(crate) fn lose_disk(&mut self, now: Time) {
+        self.incarnation += 1;
+        self.disk = NO_DISK;
+        self.started = now;
+        for link in self.peers.values_mut() {
+            link.leased_until = Time(0);
+        }
+    }
+
+    /// Which of its host's starts this is.
+    pub(crate) const fn incarnation(&self) -> u64 {
+        self.incarnation
     }
 
     /// Takes notice of hosts that have replicas in common with this one.
@@ -71,6 +94,7 @@ impl Links {
             link.heard = None;
             link.leased_until = Time(0);
         }
+        link.disk = frame.disk;
         link.heard = link.heard.max(Some(frame.sent));
         link.promised_until = link.promised_until.max(now + PROMISE_MICROS);
         let echo = frame.echo.filter(|echo| echo.incarnation == mine);
@@ -95,6 +119,7 @@ impl Links {
         let incarnation = link.incarnation;
         Frame {
             incarnation: self.incarnation,
+            disk: self.disk,
             sent: now,
             echo: link.heard.map(|sent| Echo { incarnation, sent }),
             messages: Vec::new(),
@@ -124,6 +149,33 @@ impl Links {
         let up_until = |link: &Link| link.up.then_some(link.up_until);
         let of = |link: &Link| Some(link.beat_at).min(up_until(link).or(Some(link.beat_at)));
         self.peers.values().filter_map(of).min()
+    }
+
+    /// The format of a host's disk, if it is known.
+    pub(crate) fn disk(&self, host: HostId) -> Option<u128> {
+        if host == self.me {
+            return Some(self.disk);
+        }
+        let link = self.peers.get(&host)?;
+        (link.disk != 0).then_some(link.disk)
+    }
+
+    /// The same, of a host that has one: what it has no more will be there again once its process starts anew.
+    pub(crate) fn disk_to_note(&self, host: HostId) -> Option<u128> {
+        self.disk(host).filter(|disk| *disk != NO_DISK)
+    }
+
+    /// Whether that is the disk which a replica is on.
+    pub(crate) fn is_on(&self, seat: &Seat) -> bool {
+        seat.disk == 0
+            || self
+                .disk(seat.member.host)
+                .is_none_or(|disk| disk == seat.disk)
+    }
+
+    /// Whether a replica is there: its host is, with the disk that it is on.
+    pub(crate) fn is_there(&self, seat: &Seat) -> bool {
+        self.is_up(seat.member.host) && self.is_on(seat)
     }
 
     pub(crate) fn is_up(&self, host: HostId) -> bool {

@@ -1,7 +1,7 @@
 //! The log as the consensus sees it: places, without what entries do.
 
 use crate::Stamp;
-use blocks::{Body, Entry};
+use blocks::{Body, Entry, EntryHead, EntryKind};
 use raft::eraftpb::{ConfState, Entry as RaftEntry, HardState};
 use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
 use std::collections::{BTreeMap, VecDeque};
@@ -10,9 +10,11 @@ use std::collections::{BTreeMap, VecDeque};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) term: u64,
-    /// Nothing for those that were there at a start: they took effect before it.
+    /// Nothing for those that are of no attachment.
     pub(crate) stamp: Option<Stamp>,
     pub(crate) attaches: bool,
+    /// It has the group's members.
+    pub(crate) configures: bool,
 }
 
 impl Header {
@@ -25,6 +27,24 @@ impl Header {
             term: entry.term,
             stamp: stamped.then_some(Stamp::from_entry(entry.epoch)),
             attaches: entry.body == Body::Attach,
+            configures: matches!(entry.body, Body::Config(_)),
+        }
+    }
+
+    pub(crate) const fn of_head(head: &EntryHead) -> Self {
+        let stamped = matches!(
+            head.kind,
+            EntryKind::Write | EntryKind::Zero | EntryKind::Attach
+        );
+        Self {
+            term: head.term,
+            stamp: if stamped {
+                Some(Stamp::from_entry(head.epoch))
+            } else {
+                None
+            },
+            attaches: matches!(head.kind, EntryKind::Attach),
+            configures: matches!(head.kind, EntryKind::Config),
         }
     }
 }
@@ -41,17 +61,26 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    pub(crate) fn new(before: (u64, u64), voters: Vec<u64>, hard: (u64, u64), commit: u64) -> Self {
+    pub(crate) fn new(
+        before: (u64, u64),
+        members: ConfState,
+        hard: (u64, u64),
+        commit: u64,
+    ) -> Self {
         let mut state = HardState::default();
         (state.term, state.vote) = hard;
         state.commit = commit;
-        let members = ConfState::from((voters, Vec::new()));
         Self {
             before,
             headers: VecDeque::new(),
             places: BTreeMap::new(),
             state: RaftState::new(state, members),
         }
+    }
+
+    /// Index of the entry before the first.
+    pub(crate) const fn before(&self) -> u64 {
+        self.before.0
     }
 
     pub(crate) fn last(&self) -> u64 {
@@ -153,7 +182,7 @@ impl Storage for Log {
         Ok(self.last())
     }
 
-    /// A follower that lacks what the log has no more is left alone: there is nothing to send it yet.
+    /// A follower that lacks what the log has no more takes chunks, which is none of the consensus's affair.
     fn snapshot(&self, _: u64, _: u64) -> raft::Result<raft::eraftpb::Snapshot> {
         Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
     }

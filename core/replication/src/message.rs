@@ -1,13 +1,17 @@
 //! What hosts say to each other.
 
-use crate::{HostId, ReplicaId, SessionId, Stamp, Time};
-use blocks::{Body, Buffer, Entry, VolumeId};
+use crate::{HostId, Members, ReplicaId, SessionId, Stamp, Time};
+use blocks::{Base, Body, Buffer, Chunk, Digest, Entry, Run, VolumeId};
+use std::sync::Arc;
 
 /// All that one host has for another at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     /// The sender's start: larger at each. What an earlier one said is not heard any more.
     pub incarnation: u64,
+    /// The format of the sender's disk: a host that comes back with another disk has none of the replicas
+    /// that it had.
+    pub disk: u128,
     /// By the sender's clock.
     pub sent: Time,
     /// What the sender heard of the receiver last.
@@ -52,6 +56,126 @@ pub enum Message {
     Request(Request),
     /// The leader's, to an endpoint.
     Answer(Answer),
+    /// Between replicas, whatever the term: what one lacks, and another has.
+    Care {
+        /// Who.
+        from: ReplicaId,
+        /// To whom.
+        to: ReplicaId,
+        /// What.
+        care: Care,
+    },
+    /// A leader's, to a host that is to have a replica, and has none.
+    Join {
+        /// Who.
+        from: ReplicaId,
+        /// The replica to be made.
+        to: ReplicaId,
+        /// Size of the volume.
+        blocks: u64,
+        /// Index of the members' entry.
+        config: u64,
+        /// The members, as the log has them.
+        members: Arc<[u8]>,
+    },
+    /// To who is no member any more, or is not on the disk that the member is on.
+    Removed {
+        /// Who is none.
+        replica: ReplicaId,
+        /// Index of the entry that says so.
+        config: u64,
+    },
+}
+
+/// What replicas help each other with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Care {
+    /// What was before this entry comes as chunks only: the leader's log begins there; or who lacks it asked for a
+    /// damaged entry that is in effect here.
+    Behind {
+        /// The first.
+        first: u64,
+    },
+    /// Which chunks changed after an entry?
+    Changes {
+        /// The entry.
+        since: u64,
+        /// From which chunk on.
+        from: u64,
+    },
+    /// These did.
+    Changed {
+        /// The entry.
+        since: u64,
+        /// From which chunk on.
+        from: u64,
+        /// What was in effect when that was said.
+        base: Base,
+        /// By number, each with the last entry that changed it.
+        chunks: Vec<(u64, u64)>,
+        /// There are more.
+        more: bool,
+    },
+    /// A chunk is wanted.
+    WantChunk {
+        /// Which.
+        number: u64,
+    },
+    /// A chunk.
+    Chunk(Chunk),
+    /// An entry is wanted that is damaged at the sender's.
+    WantEntry {
+        /// Which.
+        place: Place,
+        /// The number of the question.
+        question: u64,
+    },
+    /// An entry that was wanted.
+    Entry(Entry),
+    /// An entry that was wanted is not there, or is damaged as well; nor is it known to be committed.
+    NoEntry {
+        /// Which.
+        place: Place,
+        /// Of the question.
+        question: u64,
+    },
+    /// A block is wanted that is damaged at the sender's.
+    WantBlock {
+        /// Which.
+        lba: u64,
+    },
+    /// A block that was wanted.
+    Block {
+        /// Which.
+        lba: u64,
+        /// As the sender has it; nothing if it is damaged there as well.
+        data: Option<Buffer>,
+    },
+    /// What the volume holds at an entry. To be compared when exactly that is in effect.
+    Compare {
+        /// The entry.
+        index: u64,
+        /// Of all blocks.
+        digest: Digest,
+        /// The first of some chunks.
+        from: u64,
+        /// Of each of these chunks.
+        chunks: Vec<Digest>,
+    },
+    /// Is the sender still a member? Who knows that it is none says so; others say that it is.
+    Still {
+        /// It is.
+        answer: bool,
+    },
+    /// What came of it.
+    Compared {
+        /// The entry.
+        index: u64,
+        /// It holds the same; nothing if it was beyond that entry already.
+        same: Option<bool>,
+        /// Chunks that differ.
+        differ: Vec<u64>,
+    },
 }
 
 /// A place in a log.
@@ -160,7 +284,25 @@ pub struct Request {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
     /// Attaches the endpoint, alone, for reading and writing.
-    Attach,
+    Attach {
+        /// By which of the attachments that were asked for, in their order: the endpoint of an earlier one is
+        /// fenced, also one that asks later. 0 comes after whatever there was.
+        claim: u64,
+    },
+    /// Makes the volume larger, if it is smaller. Needs no attachment.
+    Grow {
+        /// Its size then.
+        blocks: u64,
+    },
+    /// Changes the volume's replicas to these, one step after another: answered when that is decided. Needs
+    /// no attachment.
+    Change {
+        /// Which of the changes that were asked for, in their order, from 1: one that comes after a later one
+        /// changes nothing.
+        number: u64,
+        /// All of them.
+        members: Members,
+    },
     /// Writes.
     Write {
         /// The first block.
@@ -178,6 +320,13 @@ pub enum Op {
     },
     /// Reads.
     Read {
+        /// The first block.
+        lba: u64,
+        /// How many.
+        blocks: u64,
+    },
+    /// Asks which blocks have something.
+    Allocation {
         /// The first block.
         lba: u64,
         /// How many.
@@ -210,9 +359,12 @@ pub enum Answered {
     },
     /// The blocks, in one or more buffers.
     Data(Vec<Buffer>),
+    /// Which blocks have something, from the first that was asked for on; not always of all.
+    Allocation(Vec<Run>),
 }
 
-/// It is not done. But for `Fenced` and `GaveUp`, it never will be.
+/// It is not done. But for `Fenced` and `GaveUp`, it never will be from there on; a copy of it that was sent before may
+/// have been.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// Ask the leader. Whether the request is done is not known.
@@ -253,7 +405,7 @@ pub enum Failure {
 
 impl Message {
     /// Blocks of payload that go with it.
-    pub(crate) fn payload_blocks(&self) -> usize {
+    pub fn payload_blocks(&self) -> usize {
         match self {
             Self::Consensus {
                 step: Step::Append { entries, .. },
@@ -267,6 +419,20 @@ impl Message {
                 result: Ok(Answered::Data(buffers)),
                 ..
             }) => buffers.iter().map(Buffer::blocks).sum(),
+            Self::Care {
+                care: Care::Chunk(chunk),
+                ..
+            } => chunk.blocks(),
+            Self::Care {
+                care: Care::Entry(entry),
+                ..
+            } => entry_blocks(entry),
+            Self::Care {
+                care: Care::Block {
+                    data: Some(data), ..
+                },
+                ..
+            } => data.blocks(),
             _ => 0,
         }
     }
@@ -276,6 +442,6 @@ impl Message {
 pub(crate) fn entry_blocks(entry: &Entry) -> usize {
     match &entry.body {
         Body::Write { data, .. } => data.blocks(),
-        Body::Zero { .. } | Body::Attach | Body::Config(_) | Body::Empty => 0,
+        Body::Zero { .. } | Body::Attach | Body::Config(_) | Body::Empty | Body::Grow { .. } => 0,
     }
 }

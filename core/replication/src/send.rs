@@ -44,8 +44,9 @@ impl Group {
         }
     }
 
-    fn send(&self, context: &mut Context<'_>, to: ReplicaId, term: u64, step: Step) {
+    pub(crate) fn send(&self, context: &mut Context<'_>, to: ReplicaId, term: u64, step: Step) {
         let from = self.me;
+        let step = self.vouched(step);
         let message = Message::Consensus {
             from,
             to,
@@ -132,6 +133,15 @@ impl Group {
         index: u64,
         result: Result<Entry, EntryError>,
     ) {
+        // Who lacks what cannot be sent is told so, and takes chunks.
+        match result {
+            Err(EntryError::Compacted { .. }) => {
+                let info = context.store.volume(self.volume);
+                self.trim(info.map_or(0, |info| info.first));
+            }
+            Err(EntryError::Damaged { .. }) if index <= self.applied => self.trim(index + 1),
+            _ => {}
+        }
         let wants = |parked: &Parked| parked.places.iter().any(|place| place.index == index);
         let (wanting, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.parked)
             .into_iter()

@@ -1,6 +1,6 @@
 //! Frames survive their way as they are, or not at all.
 
-use blocks::{BLOCK_BYTES, Body, Buffer, Entry, Page, VolumeId};
+use blocks::{BLOCK_BYTES, Base, Body, Buffer, Chunk, Digest, Entry, Page, Run, VolumeId};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use replication::wire::{
@@ -8,8 +8,8 @@ use replication::wire::{
     encode_frame,
 };
 use replication::{
-    Answer, Answered, Echo, Envelope, Failure, Frame, HostId, Message, Op, Place, ReplicaId,
-    Request, SessionId, Stamp, Step, Time, VoteKind,
+    Answer, Answered, Care, Echo, Envelope, Failure, Frame, HostId, Member, Members, Message, Op,
+    Place, ReplicaId, Request, SessionId, Stamp, Step, Time, VoteKind,
 };
 
 fn buffer() -> impl Strategy<Value = Buffer> {
@@ -34,6 +34,7 @@ fn entry() -> impl Strategy<Value = Entry> {
         Just(Body::Attach),
         vec(any::<u8>(), 0..80).prop_map(|bytes| Body::Config(bytes.into())),
         Just(Body::Empty),
+        any::<u64>().prop_map(|blocks| Body::Grow { blocks }),
     ];
     (any::<(u64, u64, u64)>(), body).prop_map(|((index, term, epoch), body)| Entry {
         index,
@@ -75,12 +76,99 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn base() -> impl Strategy<Value = Base> {
+    let config = (any::<u64>(), vec(any::<u8>(), 0..80));
+    (any::<(u64, u64, u64, u64)>(), config).prop_map(
+        |((index, term, epoch, blocks), (config, bytes))| Base {
+            index,
+            term,
+            epoch,
+            blocks,
+            config: (config, bytes.into()),
+        },
+    )
+}
+
+fn chunk() -> impl Strategy<Value = Chunk> {
+    let all = (any::<(u64, u64, u128)>(), any::<[bool; 16]>());
+    all.prop_map(|((number, changed, digest), some)| {
+        let written = some.map(u16::from);
+        let blocks = written.iter().filter(|valid| **valid > 0).count();
+        let data = (blocks > 0).then(|| Buffer::zeroed(blocks));
+        Chunk {
+            number,
+            changed,
+            written,
+            digest: Digest(digest),
+            data: data.into_iter().collect(),
+        }
+    })
+}
+
+fn care() -> impl Strategy<Value = Care> {
+    let numbers = vec(any::<u64>(), 0..5);
+    let digests = vec(any::<u128>().prop_map(Digest), 0..5);
+    prop_oneof![
+        any::<u64>().prop_map(|first| Care::Behind { first }),
+        any::<(u64, u64)>().prop_map(|(since, from)| Care::Changes { since, from }),
+        (
+            any::<(u64, u64, bool)>(),
+            base(),
+            vec(any::<(u64, u64)>(), 0..5)
+        )
+            .prop_map(|((since, from, more), base, chunks)| Care::Changed {
+                since,
+                from,
+                base,
+                chunks,
+                more,
+            }),
+        any::<u64>().prop_map(|number| Care::WantChunk { number }),
+        any::<bool>().prop_map(|answer| Care::Still { answer }),
+        chunk().prop_map(Care::Chunk),
+        (place(), any::<u64>()).prop_map(|(place, question)| Care::WantEntry { place, question }),
+        (place(), any::<u64>()).prop_map(|(place, question)| Care::NoEntry { place, question }),
+        entry().prop_map(Care::Entry),
+        any::<u64>().prop_map(|lba| Care::WantBlock { lba }),
+        (any::<u64>(), proptest::option::of(buffer()))
+            .prop_map(|(lba, data)| Care::Block { lba, data }),
+        (any::<(u64, u128, u64)>(), digests).prop_map(|((index, digest, from), chunks)| {
+            Care::Compare {
+                index,
+                digest: Digest(digest),
+                from,
+                chunks,
+            }
+        }),
+        (any::<u64>(), proptest::option::of(any::<bool>()), numbers).prop_map(
+            |(index, same, differ)| Care::Compared {
+                index,
+                same,
+                differ,
+            }
+        ),
+    ]
+}
+
+fn members() -> impl Strategy<Value = Members> {
+    (1..6_u64, any::<u64>()).prop_map(|(count, host)| {
+        let member = |number| Member {
+            replica: ReplicaId(number),
+            host: HostId(u128::from(host) + u128::from(number)),
+        };
+        Members::new((1..=count).map(member).collect()).expect("they differ")
+    })
+}
+
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        Just(Op::Attach),
+        any::<u64>().prop_map(|claim| Op::Attach { claim }),
         (any::<u64>(), buffer()).prop_map(|(lba, data)| Op::Write { lba, data }),
         any::<(u64, u64)>().prop_map(|(lba, blocks)| Op::Zero { lba, blocks }),
         any::<(u64, u64)>().prop_map(|(lba, blocks)| Op::Read { lba, blocks }),
+        any::<(u64, u64)>().prop_map(|(lba, blocks)| Op::Allocation { lba, blocks }),
+        any::<u64>().prop_map(|blocks| Op::Grow { blocks }),
+        (any::<u64>(), members()).prop_map(|(number, members)| Op::Change { number, members }),
     ]
 }
 
@@ -105,6 +193,10 @@ fn message() -> impl Strategy<Value = Message> {
         Just(Answered::Done),
         any::<u64>().prop_map(|epoch| Answered::Attached { epoch }),
         buffer().prop_map(|data| Answered::Data(vec![data])),
+        vec(any::<(u64, bool)>(), 0..9).prop_map(|runs| {
+            let run = |(blocks, written)| Run { blocks, written };
+            Answered::Allocation(runs.into_iter().map(run).collect())
+        }),
     ];
     let result = prop_oneof![answered.prop_map(Ok), failure().prop_map(Err)];
     prop_oneof![
@@ -128,6 +220,24 @@ fn message() -> impl Strategy<Value = Message> {
                 })
             }
         ),
+        (any::<(u64, u64)>(), care()).prop_map(|((from, to), care)| Message::Care {
+            from: ReplicaId(from),
+            to: ReplicaId(to),
+            care,
+        }),
+        (any::<(u64, u64, u64, u64)>(), vec(any::<u8>(), 0..80)).prop_map(
+            |((from, to, blocks, config), members)| Message::Join {
+                from: ReplicaId(from),
+                to: ReplicaId(to),
+                blocks,
+                config,
+                members: members.into(),
+            }
+        ),
+        any::<(u64, u64)>().prop_map(|(replica, config)| Message::Removed {
+            replica: ReplicaId(replica),
+            config,
+        }),
         (any::<(u128, u64, u64)>(), result).prop_map(|((session, id, term), result)| {
             Message::Answer(Answer {
                 session: SessionId(session),
@@ -148,9 +258,10 @@ fn frame() -> impl Strategy<Value = Frame> {
         volume: VolumeId::new(volume),
         message,
     });
-    (any::<(u64, u64)>(), echo, vec(envelope, 0..6)).prop_map(
-        |((incarnation, sent), echo, messages)| Frame {
+    (any::<(u64, u128, u64)>(), echo, vec(envelope, 0..6)).prop_map(
+        |((incarnation, disk, sent), echo, messages)| Frame {
             incarnation,
+            disk,
             sent: Time(sent),
             echo,
             messages,

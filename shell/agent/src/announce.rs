@@ -50,7 +50,7 @@ impl Announcer {
     }
 
     /// From now on for the NICs of these.
-    pub(crate) fn carry(&self, stacks: &[Stack]) {
+    pub(crate) fn carry(&self, stacks: &[Arc<Stack>]) {
         let uplinks = uplinks(stacks, &self.capabilities, self.transport);
         let mut shared = self.shared();
         let vnis: BTreeSet<Vni> = uplinks.values().map(|uplink| uplink.vni).collect();

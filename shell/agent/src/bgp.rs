@@ -324,7 +324,7 @@ impl Bgp {
     }
 
     /// Tells FRR, if it is the client, which instances there are or will be.
-    pub(crate) fn expect(&mut self, vtep: IpAddr, stacks: &[Stack], rds: &BTreeMap<Of, u16>) {
+    pub(crate) fn expect(&mut self, vtep: IpAddr, stacks: &[Arc<Stack>], rds: &BTreeMap<Of, u16>) {
         let Some(driver) = self.driver() else {
             return;
         };
@@ -570,7 +570,7 @@ async fn pass_on(
 }
 
 /// EVPN instances and routers that have something to announce.
-pub(crate) fn instances(stacks: &[Stack], ready: &Readiness) -> BTreeSet<Of> {
+pub(crate) fn instances(stacks: &[Arc<Stack>], ready: &Readiness) -> BTreeSet<Of> {
     let segments = stacks.iter().flat_map(|stack| &stack.segments);
     let segments = segments.filter(|s| ready.segments.contains(&s.subnet));
     let routers = ready.transits.iter().map(|router| Of::Router(*router));
@@ -602,8 +602,8 @@ fn members_of(host: &HostConfig) -> Members {
 
 /// MACs that are configured on this host, whether they are ready or not.
 pub(crate) fn configured_macs(
-    stacks: &[Stack],
-    routers: &[RouterConfig],
+    stacks: &[Arc<Stack>],
+    routers: &[Arc<RouterConfig>],
 ) -> BTreeSet<(Vni, Tag, MacAddr)> {
     let mut macs = BTreeSet::new();
     for stack in stacks {
@@ -624,8 +624,8 @@ pub(crate) fn configured_macs(
 /// What is behind this host: subnets that reach the tunnel, NICs whose port is open, legs of routers.
 pub(crate) fn local_state(
     vtep: IpAddr,
-    stacks: &[Stack],
-    routers: &[RouterConfig],
+    stacks: &[Arc<Stack>],
+    routers: &[Arc<RouterConfig>],
     ready: &Readiness,
     rds: &BTreeMap<Of, u16>,
 ) -> LocalState {
@@ -703,7 +703,11 @@ pub(crate) fn local_state(
 }
 
 /// The gateway on this host by which others reach the addresses of a segment's NICs here.
-fn routed_by(anycast: &[&RouterConfig], ready: &Readiness, segment: &Segment) -> Option<Routed> {
+fn routed_by(
+    anycast: &[&Arc<RouterConfig>],
+    ready: &Readiness,
+    segment: &Segment,
+) -> Option<Routed> {
     let router = anycast.iter().find(|router| {
         let has_leg = router.legs.iter().any(|leg| leg.subnet == segment.subnet);
         has_leg && ready.transits.contains(&router.id)

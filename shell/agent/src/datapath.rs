@@ -10,6 +10,7 @@ use model::Transport;
 use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,20 +21,35 @@ use tunnel::{Client, Figures, SOCKET_NAME, TunnelError};
 const BATCH: usize = 4096;
 /// How long the kernel's thread waits for one that is being started: mostly it is there by then.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a host without a connection passes for one whose datapath has what it was told: another takes
+/// over, or is started. What is not ready is not announced, and on a busy machine some tenths of a second
+/// pass until it answers.
+const FAITH: Duration = Duration::from_secs(5);
 /// After one could not be started, which may take its time; then twice as long, and so on ...
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 /// ... up to this.
 const RETRY_MOST: Duration = Duration::from_secs(30);
 
+/// What is told of a datapath without being asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum News {
+    /// One that was talked to has ended: its process.
+    Ended(u32),
+    /// It is known what became of one that was looked for, later than a look waits for it.
+    Found,
+}
+
 /// The one datapath of this host.
 pub(crate) struct Datapath {
     run_dir: PathBuf,
     transport: Transport,
-    /// Told which one has ended.
-    gone: Box<dyn Fn(u32) + Send>,
+    tell: Arc<dyn Fn(News) + Send + Sync>,
     /// Whose end is waited for already.
     watched: Option<u32>,
     talk: Option<Talk>,
+    /// While there is no connection: what was known by the last one.
+    lost: Option<Lost>,
+    faith: Duration,
     /// Those that are being looked for.
     coming: Option<Receiver<Result<Client, TunnelError>>>,
     /// Why there is none, though there should be.
@@ -52,35 +68,34 @@ struct Talk {
     told: Tables,
 }
 
+/// A connection that broke, or whose process ended.
+struct Lost {
+    told: Tables,
+    at: Instant,
+}
+
 impl Datapath {
-    /// `gone` is called with the process, on a thread of its own, when one that was talked to has ended.
+    /// `tell` is called on threads of their own.
     pub(crate) fn new(
         run_dir: &Path,
         transport: Transport,
-        gone: impl Fn(u32) + Clone + Send + 'static,
+        tell: impl Fn(News) + Send + Sync + 'static,
     ) -> Self {
-        let path = run_dir.join(SOCKET_NAME);
-        let watch = move |pid| {
-            let (path, gone) = (path.clone(), gone.clone());
-            let spawned = thread::Builder::new()
-                .name("datapath".to_owned())
-                .spawn(move || wait_for_end(&path, || gone(pid)));
-            if let Err(error) = spawned {
-                warn!(%error, "That a datapath ends is seen late");
-            }
-        };
         Self {
             run_dir: run_dir.to_owned(),
             transport,
-            gone: Box::new(watch),
+            tell: Arc::new(tell),
             watched: None,
             talk: None,
+            lost: None,
+            faith: FAITH,
             coming: None,
             trouble: None,
         }
     }
 
-    /// What it was told, and why it does not run if it should. With `whole` it is asked itself.
+    /// What it was told, and why it does not run if it should. With `whole` it is asked itself. While
+    /// another is looked for, for a while both.
     pub(crate) fn look(&mut self, whole: bool) -> (Option<Tables>, Option<String>) {
         let asked = match &mut self.talk {
             Some(talk) if whole => talk.ask(),
@@ -88,7 +103,7 @@ impl Datapath {
         };
         if let Err(error) = asked {
             info!(error = chain(&error), "The datapath does not answer");
-            self.talk = None;
+            self.lose();
         }
         let now = Instant::now();
         let trouble = self.trouble.as_ref().filter(|held| held.retry_at > now);
@@ -100,10 +115,13 @@ impl Datapath {
             held => held,
         };
         self.end_if_unused();
-        match &self.talk {
-            Some(talk) => (Some(talk.told.clone()), None),
-            None => (None, trouble),
+        if let Some(talk) = &self.talk {
+            return (Some(talk.told.clone()), None);
         }
+        let is_coming = self.coming.is_some();
+        self.lost
+            .take_if(|lost| !is_coming || lost.at.elapsed() >= self.faith);
+        (self.lost.as_ref().map(|lost| lost.told.clone()), trouble)
     }
 
     /// Tells it changes; each has its outcome at its place. What follows a broken connection is
@@ -122,7 +140,7 @@ impl Datapath {
                 Err(error) => {
                     let error = chain(&error);
                     outcomes.extend(batch.iter().map(|_| Err(error.clone())));
-                    self.talk = None;
+                    self.lose();
                 }
             }
         }
@@ -131,8 +149,21 @@ impl Datapath {
 
     /// One that was talked to has ended; it may not be the one that is talked to now.
     pub(crate) fn has_ended(&mut self, pid: u32) {
-        self.talk.take_if(|talk| talk.client.pid() == pid);
+        if self
+            .talk
+            .as_ref()
+            .is_some_and(|talk| talk.client.pid() == pid)
+        {
+            self.lose();
+        }
         self.watched.take_if(|watched| *watched == pid);
+    }
+
+    fn lose(&mut self) {
+        if let Some(Talk { told, .. }) = self.talk.take() {
+            let at = Instant::now();
+            self.lost = Some(Lost { told, at });
+        }
     }
 
     /// Notes why there is none, and when that is looked into again.
@@ -155,16 +186,10 @@ impl Datapath {
     /// Sees to it that the right one is talked to. Finding or starting it may take seconds; true while that
     /// is under way.
     fn attend(&mut self) -> Result<bool, TunnelError> {
-        let is_right =
-            |talk: &Talk| self.transport == Transport::Kernel || talk.client.is_own_version();
-        if self.talk.as_ref().is_some_and(is_right) {
-            self.trouble = None;
-            return Ok(false);
-        }
-        loop {
+        while !self.talks_to_the_right_one() {
             let coming = match self.coming.take() {
                 Some(coming) => coming,
-                None => find(&self.run_dir, self.transport)?,
+                None => find(&self.run_dir, self.transport, &self.tell)?,
             };
             // Meanwhile one of another version goes on, and is told what is new.
             let patience = match self.talk {
@@ -177,13 +202,22 @@ impl Datapath {
                     self.coming = Some(coming);
                     return Ok(true);
                 }
-                Err(RecvTimeoutError::Disconnected) => {
-                    self.trouble = None;
-                    return Ok(false);
-                }
+                // None runs, and none needs to.
+                Err(RecvTimeoutError::Disconnected) if self.transport == Transport::Kernel => break,
+                Err(RecvTimeoutError::Disconnected) => continue,
             }
             self.coming = Some(coming);
         }
+        // Whoever has been found: the next one is looked for anew.
+        self.coming = None;
+        self.trouble = None;
+        Ok(false)
+    }
+
+    fn talks_to_the_right_one(&self) -> bool {
+        let is_right =
+            |talk: &Talk| self.transport == Transport::Kernel || talk.client.is_own_version();
+        self.talk.as_ref().is_some_and(is_right)
     }
 
     fn talk_by(&mut self, client: Client) -> Result<(), TunnelError> {
@@ -194,11 +228,22 @@ impl Datapath {
         talk.ask()?;
         let (pid, rows) = (talk.client.pid(), talk.told.macs.len());
         if self.watched.replace(pid) != Some(pid) {
-            (self.gone)(pid);
+            self.watch(pid);
         }
         info!(pid, macs = rows, "Talking to the datapath");
         self.talk = Some(talk);
+        self.lost = None;
         Ok(())
+    }
+
+    fn watch(&self, pid: u32) {
+        let path = self.run_dir.join(SOCKET_NAME);
+        let tell = Arc::clone(&self.tell);
+        let thread = thread::Builder::new().name("datapath".to_owned());
+        let spawned = thread.spawn(move || wait_for_end(&path, || tell(News::Ended(pid))));
+        if let Err(error) = spawned {
+            warn!(%error, "That a datapath ends is seen late");
+        }
     }
 
     /// Ends one that an agent of another setting left, once its tables are empty.
@@ -242,12 +287,19 @@ impl Talk {
 fn find(
     run_dir: &Path,
     transport: Transport,
+    tell: &Arc<dyn Fn(News) + Send + Sync>,
 ) -> Result<Receiver<Result<Client, TunnelError>>, TunnelError> {
     let (to, coming) = channel();
-    let run_dir = run_dir.to_owned();
+    let (run_dir, tell) = (run_dir.to_owned(), Arc::clone(tell));
+    let begin = Instant::now();
     let find = move || {
-        // Who waits may have ended.
-        let found = |found| drop(to.send(found));
+        let found = |found| {
+            // Who waits may have ended.
+            drop(to.send(found));
+            if begin.elapsed() >= PATIENCE {
+                tell(News::Found);
+            }
+        };
         match Client::connect(&run_dir) {
             Ok(client) => {
                 let is_right = transport == Transport::Kernel || client.is_own_version();
@@ -293,6 +345,7 @@ mod tests {
     use super::*;
     use ::datapath::{Binding, Domain, Place, Unknown};
     use model::{IfName, MacAddr, Mtu, Vni};
+    use std::sync::mpsc::TryRecvError;
 
     fn domain() -> Domain {
         Domain {
@@ -375,6 +428,66 @@ mod tests {
         datapath.has_ended(std::process::id());
         let both = Tables::of([flood(1), flood(2)]);
         assert_eq!(datapath.look(false).0, Some(both));
+    }
+
+    #[test]
+    fn a_search_that_has_ended_is_begun_again() {
+        let dir = runs();
+        let mut datapath = seen_by(dir.path(), Transport::Tap);
+        datapath.coming = Some(channel().1);
+        assert_eq!(datapath.look(false), (Some(Tables::default()), None));
+        assert!(datapath.coming.is_none());
+    }
+
+    #[test]
+    fn while_another_comes_what_the_one_before_was_told_holds_for_a_while() {
+        let dir = runs();
+        let mut datapath = seen_by(dir.path(), Transport::Tap);
+        datapath.look(false);
+        datapath.apply(&[&flood(1)]);
+        // One that is late.
+        let path = dir.path().join(SOCKET_NAME);
+        std::fs::remove_file(&path).unwrap();
+        let late = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        datapath.has_ended(std::process::id());
+        let starts = Some("it is being started".to_owned());
+        let told = Some(Tables::of([flood(1)]));
+        assert_eq!(datapath.look(false), (told.clone(), starts.clone()));
+        assert_eq!(datapath.look(true), (told, starts.clone()));
+        datapath.faith = Duration::ZERO;
+        assert_eq!(datapath.look(false), (None, starts));
+        drop(late);
+    }
+
+    #[test]
+    fn one_that_is_found_late_is_told_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(SOCKET_NAME);
+        let late = std::os::unix::net::UnixListener::bind(path).unwrap();
+        let (told, heard) = channel();
+        let tell = move |news| told.send(news).unwrap();
+        let mut datapath = Datapath::new(dir.path(), Transport::Kernel, tell);
+        let starts = Some("it is being started".to_owned());
+        assert_eq!(datapath.look(false), (None, starts));
+        assert_eq!(heard.try_recv(), Err(TryRecvError::Empty));
+        drop(late);
+        assert_eq!(heard.recv_timeout(Duration::from_secs(10)), Ok(News::Found));
+        // Nobody answers there now, which is what it has to say.
+        assert!(datapath.look(false).1.unwrap().contains("talking to"));
+    }
+
+    #[test]
+    fn one_that_cannot_be_started_again_is_missed_at_once() {
+        let dir = runs();
+        let mut datapath = seen_by(dir.path(), Transport::Tap);
+        datapath.look(false);
+        datapath.apply(&[&flood(1)]);
+        std::fs::remove_file(dir.path().join(SOCKET_NAME)).unwrap();
+        datapath.has_ended(std::process::id());
+        // This program is a test, and knows no such arguments.
+        let (tables, trouble) = datapath.look(false);
+        assert_eq!(tables, None);
+        assert!(trouble.unwrap().contains("ended at once"));
     }
 
     #[test]

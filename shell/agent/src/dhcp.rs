@@ -148,7 +148,7 @@ struct Server {
     book: Dhcp,
     view: watch::Receiver<Arc<View>>,
     /// What `ports` was made of.
-    stacks: Arc<Vec<Stack>>,
+    stacks: Arc<Vec<Arc<Stack>>>,
     ports: BTreeMap<IfName, Facts>,
     /// When each port in a subnet with IPv6 is told of its router next.
     advertise: BTreeMap<IfName, Instant>,
@@ -341,8 +341,8 @@ impl Book {
 }
 
 /// What is known of each port that may ask.
-fn ports(stacks: &[Stack]) -> BTreeMap<IfName, Facts> {
-    let of_stack = |stack: &'_ Stack| {
+fn ports(stacks: &[Arc<Stack>]) -> BTreeMap<IfName, Facts> {
+    let of_stack = |stack: &Arc<Stack>| {
         let ports = stack.ports.iter().filter(|p| p.role != PortRole::Standby);
         ports
             .filter_map(|port| {

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 #[derive(Debug)]
 pub(crate) enum Event {
     /// The management server sent a configuration.
-    Config(Box<HostConfig>),
+    Config(Arc<HostConfig>),
     /// A configuration is on disk; none if that failed.
     Kept(Result<model::Generation, String>),
     /// The connection to the management server came or went.

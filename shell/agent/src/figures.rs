@@ -1,11 +1,14 @@
 //! What the agent gives out for Prometheus: the same as `vpc agent status` shows, as figures.
 
+mod storage;
+
 use crate::announce::Announcer;
 use crate::datapath;
 use crate::dhcp::Dhcp;
 use crate::evpn_api::EvpnApi;
 use crate::meter::Meter;
 use crate::names::Tally;
+use crate::storage::Seen;
 use crate::view::View;
 use metrics::{Histogram, Page, Source};
 use std::path::PathBuf;
@@ -33,6 +36,8 @@ pub(crate) struct Figures {
     pub(crate) meter: Meter,
     /// Where the datapath's socket is; none where the kernel carries frames.
     pub(crate) datapath: Option<PathBuf>,
+    /// How volumes here are; none on a host of no cluster.
+    pub(crate) storage: Option<watch::Receiver<Option<Seen>>>,
 }
 
 impl Source for Figures {
@@ -65,6 +70,7 @@ impl Source for Figures {
         self.routers(&mut page);
         self.nat(&mut page);
         self.datapath(&mut page).await;
+        self.storage(&mut page);
         self.speaker.figures(&mut page).await;
         page
     }

@@ -5,7 +5,7 @@
 //! itself did is known by then and wakes nobody. It also talks to the datapath, if one runs: its
 //! tables are one more part of what is there, and its changes steps among the others.
 
-use crate::datapath::Datapath;
+use crate::datapath::{Datapath, News};
 use crate::events::Event;
 use ::datapath::Change;
 use host_plan::{Scope, Step, Subject};
@@ -14,9 +14,9 @@ use model::{Capability, Transport};
 use std::collections::BTreeSet;
 use std::mem::discriminant;
 use std::path::Path;
-use std::sync::mpsc as std_mpsc;
+use std::sync::mpsc::{self as std_mpsc, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
@@ -33,15 +33,15 @@ pub(crate) enum Job {
     Observe {
         /// What to look at beside what is known.
         scope: Scope,
-        /// Look at everything, known or not.
+        /// Look at everything in the host's own namespace, known or not.
         whole: bool,
     },
     /// Act.
     Run(Vec<Step>),
     /// Take in what the kernel told, say whether it matters, and that it is done.
     CatchUp(std_mpsc::Sender<()>),
-    /// A datapath that was talked to has ended.
-    DatapathEnded(u32),
+    /// Look after the datapath.
+    Datapath(News),
 }
 
 /// The kernel's thread, as the loop sees it.
@@ -52,26 +52,27 @@ pub(crate) struct KernelThread {
 
 impl KernelThread {
     /// Starts it, and says what the kernel can do that is not to be left unused; answers come as [`Event::Observed`] and
-    /// [`Event::Ran`], changes by others as [`Event::Drift`].
+    /// [`Event::Ran`], changes by others as [`Event::Drift`]. Each router is looked into once in `routers_every`.
     pub(crate) fn start(
         state_dir: &Path,
         transport: Transport,
         unused: &BTreeSet<Capability>,
+        routers_every: Duration,
         events: mpsc::Sender<Event>,
     ) -> Result<(Self, BTreeSet<Capability>), linux::Error> {
         let (jobs, queue) = std_mpsc::channel();
         let (opened, is_open) = std_mpsc::channel();
         let (state_dir, unused) = (state_dir.to_owned(), unused.clone());
-        let ended = jobs.clone();
+        let to_itself = jobs.clone();
         thread::Builder::new()
             .name("kernel".to_owned())
             .spawn(move || match open(&state_dir, &unused) {
                 Ok((kernel, capabilities)) => {
                     drop(opened.send(Ok((capabilities, kernel.watch()))));
                     // Told to nobody only when the process is ending.
-                    let gone = move |pid| drop(ended.send(Job::DatapathEnded(pid)));
-                    let datapath = Datapath::new(&state_dir, transport, gone);
-                    serve(kernel, datapath, &queue, &events);
+                    let tell = move |news| drop(to_itself.send(Job::Datapath(news)));
+                    let datapath = Datapath::new(&state_dir, transport, tell);
+                    serve(kernel, datapath, routers_every, &queue, &events);
                 }
                 Err(error) => drop(opened.send(Err(error))),
             })
@@ -104,14 +105,30 @@ fn open(
 fn serve(
     mut kernel: Kernel,
     mut datapath: Datapath,
+    routers_every: Duration,
     queue: &std_mpsc::Receiver<Job>,
     events: &mpsc::Sender<Event>,
 ) {
-    while let Ok(job) = queue.recv() {
+    let mut look_at = Instant::now();
+    loop {
+        let job = match queue.recv_timeout(look_at.saturating_duration_since(Instant::now())) {
+            Ok(job) => Some(job),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        let Some(job) = job else {
+            // One at a time, between jobs: who changes something meanwhile does not wait for hundreds.
+            let routers = u32::try_from(kernel.routers()).unwrap_or(u32::MAX);
+            look_at = Instant::now() + routers_every / routers.max(1);
+            if differs(&mut kernel) && events.blocking_send(Event::Drift).is_err() {
+                return;
+            }
+            continue;
+        };
         let event = match job {
             Job::Observe { scope, whole } => {
                 if whole {
-                    kernel.forget();
+                    kernel.forget_host();
                 }
                 let state = kernel.observe(&scope).map(|mut state| {
                     (state.datapath, state.datapath_trouble) = datapath.look(whole);
@@ -120,8 +137,10 @@ fn serve(
                 Event::Observed(state.map_err(|e| chain(&e)), kernel.looks())
             }
             Job::Run(steps) => Event::Ran(run(&mut kernel, &mut datapath, steps)),
-            Job::DatapathEnded(pid) => {
-                datapath.has_ended(pid);
+            Job::Datapath(news) => {
+                if let News::Ended(pid) = news {
+                    datapath.has_ended(pid);
+                }
                 Event::Drift
             }
             Job::CatchUp(done) => {
@@ -143,6 +162,15 @@ fn serve(
             return;
         }
     }
+}
+
+/// True if a router is other than it was known to be, as far as it was looked at.
+fn differs(kernel: &mut Kernel) -> bool {
+    kernel.look_at_a_router().unwrap_or_else(|error| {
+        // The pass will look at it, and say what is wrong.
+        warn!(error = chain(&error), "Looking at a router failed");
+        true
+    })
 }
 
 /// Runs steps in order, like ones together. Once a step of a subject failed, its later ones are

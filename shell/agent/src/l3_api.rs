@@ -147,7 +147,8 @@ fn complete(view: &View, wire: &mut v1::RouterConfig) {
 }
 
 fn find(view: &View, id: RouterId) -> Option<&RouterConfig> {
-    view.routers.iter().find(|router| router.id == id)
+    let mut routers = view.routers.iter().map(Arc::as_ref);
+    routers.find(|router| router.id == id)
 }
 
 fn by_id<'a>(view: &'a View, text: &str) -> Result<&'a RouterConfig, Status> {

@@ -94,7 +94,7 @@ impl Orders {
             routers: placed.collect(),
             own: local
                 .routers()
-                .chain(here_only)
+                .chain(here_only.map(Arc::as_ref))
                 .map(|router| (router.id, ports(router)))
                 .collect(),
             standby_for: config.standby_for.clone(),

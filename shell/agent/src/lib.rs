@@ -22,9 +22,11 @@ mod names;
 mod outside;
 mod rd;
 mod run;
+mod sbs_api;
 mod sequences;
 mod server;
 mod standby;
+mod storage;
 mod turn;
 mod view;
 

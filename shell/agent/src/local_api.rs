@@ -1,4 +1,4 @@
-//! The host's own gRPC services, L2, L3, AgentControl and Evpn, on a root-only unix socket.
+//! The host's own gRPC services, L2, L3, Sbs, AgentControl and Evpn, on a root-only unix socket.
 
 use crate::dhcp::{Dhcp, Lease};
 use crate::events::{Event, Reply, Request};
@@ -6,6 +6,7 @@ use crate::evpn_api::EvpnApi;
 use crate::l3_api::without_gateways_of;
 use crate::meter::Meter;
 use crate::names::Tally;
+use crate::sbs_api::SbsApi;
 use crate::standby::Standbys;
 use crate::view::View;
 use api::tonic::{self, Response, Status};
@@ -60,6 +61,7 @@ pub(crate) struct Knowing {
     pub(crate) meter: Meter,
     pub(crate) names: Tally,
     pub(crate) standbys: Standbys,
+    pub(crate) storage: SbsApi,
 }
 
 /// Binds the socket: in a directory and with a mode that only root can use. A socket that a killed
@@ -106,6 +108,7 @@ pub(crate) async fn serve(
     };
     tonic::transport::Server::builder()
         .add_service(local.bgp.clone().service())
+        .add_service(knowing.storage.service())
         .add_service(
             v1::l2_server::L2Server::new(local.clone())
                 .max_decoding_message_size(LARGEST_REQUEST_BYTES),
@@ -582,7 +585,8 @@ pub(crate) fn id<T: std::str::FromStr<Err: std::fmt::Display>>(
 }
 
 fn find_stack(view: &View, vpc: VpcId) -> Option<&Stack> {
-    view.stacks.iter().find(|stack| stack.vpc == vpc)
+    let mut stacks = view.stacks.iter().map(Arc::as_ref);
+    stacks.find(|stack| stack.vpc == vpc)
 }
 
 fn stack_by_id<'a>(view: &'a View, text: &str) -> Result<&'a Stack, Status> {
@@ -594,7 +598,7 @@ fn find_nic(view: &View, nic: NicId) -> Option<(&Stack, &Port)> {
     let nics = view
         .stacks
         .iter()
-        .flat_map(|stack| stack.ports.iter().map(move |p| (stack, p)));
+        .flat_map(|stack| stack.ports.iter().map(move |p| (stack.as_ref(), p)));
     nics.into_iter().find(|(_, port)| port.nic == nic)
 }
 

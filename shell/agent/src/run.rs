@@ -13,8 +13,10 @@ use crate::local_api::{self, Identity, Knowing};
 use crate::meter::Meter;
 use crate::names;
 use crate::outside::Outside;
+use crate::sbs_api::SbsApi;
 use crate::server::ServerStream;
 use crate::standby::Standbys;
+use crate::storage::{self, Storage};
 use crate::turn::{self, Agent, Pace, Start};
 use ::datapath::Limits;
 use api::{Credential, CredentialError};
@@ -28,7 +30,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 /// How an agent is run.
@@ -54,7 +56,7 @@ pub struct Options {
     pub run_dir: PathBuf,
     /// The local API: `/run/vpc/agent.sock`.
     pub socket: PathBuf,
-    /// Between full observations of the kernel.
+    /// Between full observations of the kernel; each router is looked into once in it.
     pub resync_every: Duration,
     /// A local stack without a NIC is removed after this long.
     pub unused_stack_after: Duration,
@@ -67,6 +69,8 @@ pub struct Options {
     pub router_flows: u32,
     /// Where metrics are given out over HTTP to whoever asks; see [`metrics::may_listen`].
     pub metrics: Option<SocketAddr>,
+    /// The disk for replicas of volumes; without one volumes of other hosts can be attached here.
+    pub storage: Option<sbs::DiskOptions>,
     /// Whom routers ask for names outside of their VPC; none is the host's own resolvers.
     pub resolvers: Option<Vec<SocketAddr>>,
 }
@@ -91,6 +95,7 @@ impl Options {
             mac_limit: None,
             router_flows: host_plan::FLOWS_PER_ROUTER,
             metrics: None,
+            storage: None,
             resolvers: None,
         }
     }
@@ -172,6 +177,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         &options.run_dir,
         options.transport,
         &options.without,
+        options.resync_every,
         events.clone(),
     )
     .map_err(AgentError::Kernel)?;
@@ -234,6 +240,16 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let names = names::start(view.clone(), resolvers);
     meter.start(view.clone(), events.clone());
     outside.start(view.clone(), &disk, events.clone());
+    let storage = options.credential.as_ref().map(|credential| {
+        storage::start(Storage {
+            run_dir: options.run_dir.clone(),
+            credential: credential.clone(),
+            underlay: underlay.address,
+            disk: options.storage.clone(),
+            view: view.clone(),
+            process: None,
+        })
+    });
     if let Some(credential) = credential {
         let stream = ServerStream {
             credential_file: options.credential.clone().unwrap_or_default(),
@@ -246,6 +262,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
             clock: Clock::default(),
             meter: meter.clone(),
             renewed: None,
+            storage: storage.clone().unwrap_or_else(|| watch::channel(None).1),
         };
         tokio::spawn(stream.run());
     }
@@ -259,6 +276,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
             announcer,
             meter: meter.clone(),
             datapath,
+            storage: storage.clone(),
         };
         tokio::spawn(metrics::serve(address, figures))
     });
@@ -278,6 +296,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
             meter: meter.clone(),
             names,
             standbys,
+            storage: SbsApi::new(storage),
         },
         identity,
         async { drop(api_ends.await) },
@@ -292,6 +311,8 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     drop(end_api);
     if let Some(metrics) = metrics {
         metrics.abort();
+        // Its port is free once it has ended, not when it was told to.
+        drop(metrics.await);
     }
     // The answer to `Stop` is still on its way through the server; streams that never end are cut.
     if let Ok(Ok(Err(error))) = tokio::time::timeout(Duration::from_secs(1), api).await {

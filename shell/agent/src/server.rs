@@ -6,6 +6,7 @@ use crate::events::{Event, ServerLink};
 use crate::kernel::chain;
 use crate::lease::Leased;
 use crate::meter::Meter;
+use crate::storage::Seen;
 use crate::view::{View, unix_now};
 use api::Credential;
 use api::tonic::transport::Channel;
@@ -13,7 +14,9 @@ use api::tonic::{Code, Status};
 use api::v1;
 use api::v1::host_sync_client::HostSyncClient;
 use frr_driver::Installed;
-use model::{Capability, Condition, HostConfig, HostStatus, NicId, ObjectId};
+use model::{
+    Capability, Condition, HostChange, HostConfig, HostStatus, NicId, NotTheBase, ObjectId,
+};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,6 +49,8 @@ pub(crate) struct ServerStream {
     pub(crate) clock: Clock,
     pub(crate) meter: Meter,
     pub(crate) renewed: Option<Instant>,
+    /// How storage is.
+    pub(crate) storage: watch::Receiver<Option<Seen>>,
 }
 
 /// Why a connection ended.
@@ -120,10 +125,15 @@ impl ServerStream {
         let mut renew_at = self.renew_at();
         let mut last = None;
         let mut ahead = self.ahead();
+        let mut held = None;
         loop {
             tokio::select! {
                 update = updates.message() => match update {
-                    Ok(Some(update)) => self.update(update).await,
+                    Ok(Some(update)) => {
+                        if let Err(error) = self.update(update, &mut held).await {
+                            return Ended::Lost(format!("{error}: asking for all of it"));
+                        }
+                    }
                     Ok(None) => return Ended::Lost("the server closed the stream".to_owned()),
                     Err(status) => return ended(&status),
                 },
@@ -148,6 +158,12 @@ impl ServerStream {
                         if reports.send(self.report()).await.is_err() {
                             return Ended::Lost("the stream broke".to_owned());
                         }
+                    }
+                }
+                // Where no storage runs there is nobody who would say so.
+                Ok(()) = self.storage.changed() => {
+                    if reports.send(self.report()).await.is_err() {
+                        return Ended::Lost("the stream broke".to_owned());
                     }
                 }
                 () = sleep_until(renew_at) => {
@@ -216,10 +232,19 @@ impl ServerStream {
         }
         let mut report = v1::HostReport::from(&status);
         report.underlay_mtu = view.underlay.mtu.get().into();
+        report.takes_changes = true;
+        let storage = self.storage.borrow_and_update();
+        report.storage = storage.as_ref().map(|seen| seen.report.clone());
         report
     }
 
-    async fn update(&mut self, update: v1::HostUpdate) {
+    /// Takes what the server sent. `held` is the configuration that it sent last on this stream, if that could
+    /// be read: what a change is a change of.
+    async fn update(
+        &mut self,
+        update: v1::HostUpdate,
+        held: &mut Option<Arc<HostConfig>>,
+    ) -> Result<(), NotTheBase> {
         if !update.servers.is_empty() && update.servers != self.credential.servers {
             self.credential.servers = update.servers;
             if let Err(error) = self.credential.save(&self.credential_file) {
@@ -231,12 +256,26 @@ impl ServerStream {
             self.clock
                 .hear(now, SystemTime::now(), update.clock_unix_ms);
         }
-        let Some(config) = update.config else { return };
-        match HostConfig::try_from(config) {
-            Ok(config) => drop(self.events.send(Event::Config(Box::new(config))).await),
-            // A server that is newer than this agent, perhaps: what holds, holds on.
-            Err(error) => error!(%error, "The server sent a configuration that cannot be read"),
+        let read = match (update.config, update.change) {
+            (Some(config), _) => HostConfig::try_from(config),
+            (None, Some(change)) => match HostChange::try_from(change) {
+                Ok(change) => Ok(change.apply(held.take().as_deref())?),
+                Err(error) => Err(error),
+            },
+            (None, None) => return Ok(()),
+        };
+        match read {
+            Ok(config) => {
+                let config = held.insert(Arc::new(config));
+                drop(self.events.send(Event::Config(Arc::clone(config))).await);
+            }
+            Err(error) => {
+                // A server that is newer than this agent, perhaps: what holds, holds on.
+                error!(%error, "The server sent a configuration that cannot be read");
+                *held = None;
+            }
         }
+        Ok(())
     }
 
     async fn renew(&mut self, client: &mut HostSyncClient<Channel>) -> Result<(), String> {

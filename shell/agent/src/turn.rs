@@ -95,7 +95,7 @@ pub(crate) struct Agent {
     /// A configuration is being written to the disk.
     writing: bool,
     /// The newest that came meanwhile.
-    to_write: Option<HostConfig>,
+    to_write: Option<Arc<HostConfig>>,
     counters: Counters,
     server: ServerLink,
     started: UnixMillis,
@@ -109,7 +109,7 @@ pub(crate) struct Agent {
 /// How often things are done.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pace {
-    /// Between full observations, with the insides of namespaces.
+    /// Between full observations, with the insides of NICs' namespaces.
     pub(crate) resync_every: Duration,
     /// A local stack without a NIC is removed after this long.
     pub(crate) unused_stack_after: Duration,
@@ -168,7 +168,7 @@ impl Agent {
         let started = unix_now();
         let view = watch::Sender::new(Arc::new(View {
             started,
-            managed: start.machine.managed().cloned().map(Arc::new),
+            managed: start.machine.managed().cloned(),
             stacks: Arc::default(),
             routers: Arc::default(),
             dhcp_uplinks: Arc::new(start.machine.dhcp_uplinks().to_vec()),
@@ -328,7 +328,7 @@ impl Agent {
 
     async fn handle(&mut self, event: Event) -> Next {
         match event {
-            Event::Config(config) => self.configured(*config).await,
+            Event::Config(config) => self.configured(config).await,
             Event::Kept(kept) => {
                 self.writing = false;
                 match kept {
@@ -391,9 +391,9 @@ impl Agent {
         Next::Turn
     }
 
-    async fn configured(&mut self, config: HostConfig) {
+    async fn configured(&mut self, config: Arc<HostConfig>) {
         let generation = config.generation;
-        match self.machine.offer(config.clone()) {
+        match self.machine.offer(Arc::clone(&config)) {
             Ok(false) => return self.keep_again(config),
             Err(stale) => {
                 warn!(%stale, "Configuration refused");
@@ -419,7 +419,7 @@ impl Agent {
     }
 
     /// The same generation again: after a failed write it is written now.
-    fn keep_again(&mut self, config: HostConfig) {
+    fn keep_again(&mut self, config: Arc<HostConfig>) {
         if self.kept < config.generation {
             self.keep(config);
         }
@@ -429,7 +429,7 @@ impl Agent {
     /// "applied" only when both are done. One at a time, so that an older one never takes the place
     /// of a newer; of those that come meanwhile only the newest is written. What could not be
     /// written is tried again.
-    fn keep(&mut self, config: HostConfig) {
+    fn keep(&mut self, config: Arc<HostConfig>) {
         if self.writing {
             self.to_write = Some(config);
             return;
@@ -904,7 +904,6 @@ impl Agent {
     }
 
     fn publish(&mut self) {
-        let held = self.held();
         let before = Arc::clone(&self.view.borrow());
         let applied = self.made_true.min(self.kept);
         let same_input = before.asked == self.asked;
@@ -920,10 +919,7 @@ impl Agent {
         }
         let view = View {
             started: self.started,
-            managed: match &before.managed {
-                Some(config) if config.generation == held => Some(Arc::clone(config)),
-                _ => self.machine.managed().cloned().map(Arc::new),
-            },
+            managed: self.machine.managed().cloned(),
             stacks: match same_input && !before.stacks.is_empty() {
                 true => Arc::clone(&before.stacks),
                 false => Arc::new(self.machine.stacks().to_vec()),
@@ -1086,6 +1082,7 @@ fn is_remote_row(step: &Step) -> bool {
     }
 }
 
-fn stack_of(stacks: &[Stack], vpc: model::VpcId) -> Option<&Stack> {
-    stacks.iter().find(|stack| stack.vpc == vpc)
+fn stack_of(stacks: &[Arc<Stack>], vpc: model::VpcId) -> Option<&Stack> {
+    let mut stacks = stacks.iter().map(Arc::as_ref);
+    stacks.find(|stack| stack.vpc == vpc)
 }

@@ -19,9 +19,9 @@ pub(crate) struct View {
     /// The server's configuration, if there is one.
     pub(crate) managed: Option<Arc<HostConfig>>,
     /// Everything desired, of both origins.
-    pub(crate) stacks: Arc<Vec<Stack>>,
+    pub(crate) stacks: Arc<Vec<Arc<Stack>>>,
     /// Routers, of both origins.
-    pub(crate) routers: Arc<Vec<RouterConfig>>,
+    pub(crate) routers: Arc<Vec<Arc<RouterConfig>>>,
     /// Those of them that are to ask for their address outside.
     pub(crate) dhcp_uplinks: Arc<Vec<DhcpUplink>>,
     /// Which of the stacks came from the server.

@@ -13,6 +13,7 @@ use crate::v1::l2_client::L2Client;
 use crate::v1::l3_client::L3Client;
 use crate::v1::management_client::ManagementClient;
 use crate::v1::router_lease_client::RouterLeaseClient;
+use crate::v1::sbs_client::SbsClient;
 use hyper_util::rt::TokioIo;
 use model::{HostId, Name, Role, SpeakerKind};
 use rustls::pki_types::CertificateDer;
@@ -111,6 +112,12 @@ pub async fn connect_l2(socket: &Path) -> Result<L2Client<Channel>, ConnectError
 pub async fn connect_l3(socket: &Path) -> Result<L3Client<Channel>, ConnectError> {
     let channel = connect_unix(socket).await?;
     Ok(L3Client::new(channel).max_decoding_message_size(LARGEST_MESSAGE_BYTES))
+}
+
+/// A client of the SBS service on the socket of the agent of this host.
+pub async fn connect_sbs(socket: &Path) -> Result<SbsClient<Channel>, ConnectError> {
+    let channel = connect_unix(socket).await?;
+    Ok(SbsClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE_BYTES))
 }
 
 /// A client of the agent of this host itself.

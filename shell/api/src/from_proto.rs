@@ -2,23 +2,26 @@
 //! the field.
 
 mod router;
+mod storage;
 mod voting;
 
 pub use router::{port_forward, user_data};
+pub use storage::{disk_room, sized_report};
 pub use voting::{MAX_TRACKED, confirmed, handed_over, replicated};
 
 use crate::v1;
 use ipnet::IpNet;
 use model::{
-    Asn, Attachment, BgpConfig, Capability, Condition, Encoding, Gateway, Generation, HostConfig,
-    HostStatus, IfName, Kind, Liveness, MacAddr, ObjectId, Port, PortRole, Protocol, Reflector,
-    Resources, Role, Routing, Secret, Segment, SourcePolicy, SpeakerKind, Stack, SubnetId,
-    SubnetOptions, Transport, Underlay, UnixMillis, UnknownNeighbours, canonical_cidr,
+    Asn, Attachment, BgpConfig, Capability, Condition, Encoding, Gateway, Generation, HostChange,
+    HostConfig, HostStatus, IfName, Kind, Liveness, MacAddr, ObjectId, Port, PortRole, Protocol,
+    Reflector, Resources, Role, Routing, Secret, Segment, SourcePolicy, SpeakerKind, Stack,
+    SubnetId, SubnetOptions, Transport, Underlay, UnixMillis, UnknownNeighbours, canonical_cidr,
 };
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// Conditions in one report at most; the agent names the most important first.
 pub const MAX_CONDITIONS: usize = 1000;
@@ -190,7 +193,7 @@ macro_rules! closed_enum {
 
 closed_enum!(v1::Kind, Kind, "kind", {
     Account <-> Account, Vpc <-> Vpc, Subnet <-> Subnet, Nic <-> Nic, Host <-> Host,
-    Router <-> Router, External <-> External, PublicIp <-> PublicIp,
+    Router <-> Router, External <-> External, PublicIp <-> PublicIp, Volume <-> Volume,
 });
 closed_enum!(v1::SourcePolicy, SourcePolicy, "source translation", {
     None <-> None, Masquerade <-> Masquerade, Addresses <-> Addresses,
@@ -263,6 +266,7 @@ impl Field<'_> {
             Kind::Router => ObjectId::Router(parse(field, id)?),
             Kind::External => ObjectId::External(parse(field, id)?),
             Kind::PublicIp => ObjectId::PublicIp(parse(field, id)?),
+            Kind::Volume => ObjectId::Volume(parse(field, id)?),
         })
     }
 }
@@ -295,12 +299,17 @@ impl TryFrom<v1::HostConfig> for HostConfig {
                     speaker: bgp.of("speaker").speaker(wire.speaker)?.unwrap_or_default(),
                 }
             },
-            stacks: list(Field::root("stacks"), wire.stacks, MAX_STACKS, stack)?,
+            stacks: list(
+                Field::root("stacks"),
+                wire.stacks,
+                MAX_STACKS,
+                |field, wire| stack(field, wire).map(Arc::new),
+            )?,
             routers: list(
                 Field::root("routers"),
                 wire.routers,
                 MAX_ROUTERS,
-                router::config,
+                |field, wire| router::config(field, wire).map(Arc::new),
             )?,
             voting: wire.voting.map(voting::voting).transpose()?,
             members: list(
@@ -322,6 +331,37 @@ impl TryFrom<v1::HostConfig> for HostConfig {
             )?
             .into_iter()
             .collect(),
+            storage: storage::config(wire.storage.unwrap_or_default())?,
+        })
+    }
+}
+
+impl TryFrom<v1::HostConfigChange> for HostChange {
+    type Error = BadRequest;
+    fn try_from(wire: v1::HostConfigChange) -> Result<Self, BadRequest> {
+        fn ids<T: FromStr + Ord>(
+            name: &'static str,
+            wire: Vec<String>,
+            most: usize,
+        ) -> Result<BTreeSet<T>, BadRequest>
+        where
+            T::Err: fmt::Display,
+        {
+            let ids = list(Field::root(name), wire, most, |field, id| parse(field, &id))?;
+            Ok(ids.into_iter().collect())
+        }
+        const SUBNETS: usize = MAX_STACKS * MAX_SEGMENTS;
+        Ok(Self {
+            base: Generation(wire.base_generation),
+            changed: present(Field::root("changed"), wire.changed)?.try_into()?,
+            gone_stacks: ids("gone_vpc_ids", wire.gone_vpc_ids, MAX_STACKS)?,
+            gone_routers: ids("gone_router_ids", wire.gone_router_ids, MAX_ROUTERS)?,
+            gone_members: ids("gone_subnet_ids", wire.gone_subnet_ids, SUBNETS)?,
+            gone_standby_for: ids(
+                "gone_standby_router_ids",
+                wire.gone_standby_router_ids,
+                MAX_ROUTERS,
+            )?,
         })
     }
 }

@@ -13,13 +13,13 @@ mod token;
 
 pub use client::{
     ConnectError, EnrollError, Enrolled, Enrollment, connect, connect_admin, connect_agent,
-    connect_evpn, connect_host, connect_l2, connect_l3, connect_unix, connect_voter_host,
-    connect_voter_server, enroll, enroll_with, management, renewed,
+    connect_evpn, connect_host, connect_l2, connect_l3, connect_sbs, connect_unix,
+    connect_voter_host, connect_voter_server, enroll, enroll_with, management, renewed,
 };
 pub use credential::{Credential, CredentialError, chain_pem, write_private};
 pub use from_proto::{
-    BadRequest, Field, MAX_CONDITIONS, MAX_TRACKED, bounded, confirmed, handed_over, list, number,
-    parse, port_forward, replicated, subnet_options, user_data,
+    BadRequest, Field, MAX_CONDITIONS, MAX_TRACKED, bounded, confirmed, disk_room, handed_over,
+    list, number, parse, port_forward, replicated, sized_report, subnet_options, user_data,
 };
 pub use reference::{object, split};
 pub use to_proto::{certificate, external, host, nic, without_secrets};

@@ -2,14 +2,16 @@
 
 mod router;
 mod routing;
+mod storage;
 
 pub use routing::external;
 
 use crate::pki::Issued;
 use crate::v1;
 use model::{
-    Account, Attachment, Condition, Host, HostConfig, HostId, HostStatus, Meta, MovePhase, Nic,
-    Port, PortRole, Secret, Segment, Stack, Subnet, SubnetOptions, VoterSet, Voting, Vpc,
+    Account, Attachment, Condition, Host, HostChange, HostConfig, HostId, HostStatus, Meta,
+    MovePhase, Nic, Port, PortRole, Secret, Segment, Stack, Subnet, SubnetOptions, VoterSet,
+    Voting, Vpc,
 };
 use router::texts;
 use std::net::SocketAddr;
@@ -194,7 +196,7 @@ impl From<&HostStatus> for v1::HostStatus {
     }
 }
 
-/// What an agent reports; it adds the underlay's MTU.
+/// What an agent reports; it adds the underlay's MTU, and what it understands.
 impl From<&HostStatus> for v1::HostReport {
     fn from(status: &HostStatus) -> Self {
         let shown = v1::HostStatus::from(status);
@@ -210,7 +212,9 @@ impl From<&HostStatus> for v1::HostReport {
             elsewhere_nic_ids: status.elsewhere.iter().map(ToString::to_string).collect(),
             frr_version: shown.frr_version,
             transport: shown.transport,
+            takes_changes: false,
             routers: Vec::new(),
+            storage: None,
             routing: (!status.voters.is_empty() || !status.heard.is_empty()).then(|| {
                 v1::RoutingReport {
                     voters: texts(&status.voters),
@@ -260,8 +264,8 @@ impl From<&HostConfig> for v1::HostConfig {
                     .collect(),
                 speaker: v1::Speaker::from(config.bgp.speaker).into(),
             }),
-            stacks: config.stacks.iter().map(Into::into).collect(),
-            routers: config.routers.iter().map(Into::into).collect(),
+            stacks: config.stacks.iter().map(|s| s.as_ref().into()).collect(),
+            routers: config.routers.iter().map(|r| r.as_ref().into()).collect(),
             voting: config.voting.as_ref().map(Into::into),
             members: config
                 .members
@@ -279,6 +283,20 @@ impl From<&HostConfig> for v1::HostConfig {
                     name: name.clone(),
                 })
                 .collect(),
+            storage: (!config.storage.is_empty()).then(|| (&config.storage).into()),
+        }
+    }
+}
+
+impl From<&HostChange> for v1::HostConfigChange {
+    fn from(change: &HostChange) -> Self {
+        Self {
+            base_generation: change.base.0,
+            changed: Some((&change.changed).into()),
+            gone_vpc_ids: texts(&change.gone_stacks),
+            gone_router_ids: texts(&change.gone_routers),
+            gone_subnet_ids: texts(&change.gone_members),
+            gone_standby_router_ids: texts(&change.gone_standby_for),
         }
     }
 }

@@ -5,7 +5,9 @@ use crate::cluster::ClusterContext;
 use crate::owner::{Event, GENERATION_MAX, Handle, Push, Session, chain, now, removed};
 use api::tonic::{Request, Response, Status, Streaming};
 use api::{Field, v1};
-use model::{Condition, Generation, HostId, HostStatus, ObjectId, RouterId};
+use model::{
+    Condition, Generation, HostChange, HostConfig, HostId, HostStatus, ObjectId, RouterId,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -21,6 +23,13 @@ pub(crate) struct Service {
 /// Configurations on their way that the host has not reported as received. What HTTP/2 buffers is
 /// out of our hands, so a host that does not keep up is recognised by its reports.
 const UNSEEN: u32 = 4;
+
+/// What a host last said of itself, as far as it matters to what it is sent.
+#[derive(Debug, Clone, Copy, Default)]
+struct Heard {
+    received: Generation,
+    takes_changes: bool,
+}
 
 type Updates = ReceiverStream<Result<v1::HostUpdate, Status>>;
 
@@ -91,7 +100,7 @@ async fn serve(
     mut reports: Streaming<v1::HostReport>,
     out: mpsc::Sender<Result<v1::HostUpdate, Status>>,
 ) {
-    let (heard_in, heard) = watch::channel(Generation(0));
+    let (heard_in, heard) = watch::channel(Heard::default());
     let end = tokio::select! {
         end = take_reports(&owner, host, session.id, &mut reports, heard_in) => end,
         end = push_configs(&cluster, host, &mut session, heard, &out) => end,
@@ -112,7 +121,7 @@ async fn take_reports(
     host: HostId,
     session: u64,
     reports: &mut Streaming<v1::HostReport>,
-    heard: watch::Sender<Generation>,
+    heard: watch::Sender<Heard>,
 ) -> Option<Status> {
     loop {
         let report = match reports.message().await {
@@ -122,18 +131,24 @@ async fn take_reports(
         };
         let mut report = report;
         let underlay_mtu = report.underlay_mtu;
+        let takes_changes = report.takes_changes;
         let figures = figures(std::mem::take(&mut report.routers));
+        let storage = report.storage.take().and_then(api::sized_report);
         let status = match checked(host, report) {
             Ok(status) => status,
             Err(status) => return Some(status),
         };
-        heard.send_replace(status.received);
+        heard.send_replace(Heard {
+            received: status.received,
+            takes_changes,
+        });
         let event = Event::HostReported {
             host,
             session,
             status: Box::new(status),
             underlay_mtu,
             figures,
+            storage,
         };
         if let Err(status) = owner.send(event).await {
             return Some(status);
@@ -194,11 +209,11 @@ async fn push_configs(
     cluster: &ClusterContext,
     host: HostId,
     session: &mut Session,
-    mut heard: watch::Receiver<Generation>,
+    mut heard: watch::Receiver<Heard>,
     out: &mpsc::Sender<Result<v1::HostUpdate, Status>>,
 ) -> Option<Status> {
     session.pushed.mark_changed();
-    let mut sent = Generation(0);
+    let mut last: Option<Arc<HostConfig>> = None;
     let mut room_for = UNSEEN;
     loop {
         if room_for == 0 {
@@ -215,7 +230,8 @@ async fn push_configs(
             room_for = 1;
         }
         // One that speaks, but has not seen the last, gets one more at a time.
-        if *heard.borrow_and_update() >= sent {
+        let sent = last.as_ref().map_or(Generation(0), |last| last.generation);
+        if heard.borrow_and_update().received >= sent {
             room_for = UNSEEN;
         }
         if session.pushed.changed().await.is_err() {
@@ -230,13 +246,21 @@ async fn push_configs(
             Push::Nothing => {}
             Push::Config(config) if config.generation == sent => {}
             Push::Config(config) => {
-                sent = config.generation;
                 room_for -= 1;
-                room.send(Ok(v1::HostUpdate {
-                    config: Some(config.as_ref().into()),
+                let base = last.replace(Arc::clone(&config));
+                let base = base.filter(|_| heard.borrow().takes_changes);
+                let mut update = v1::HostUpdate {
                     servers: cluster.settings.servers.clone(),
                     clock_unix_ms: now().0,
-                }));
+                    ..v1::HostUpdate::default()
+                };
+                match base {
+                    Some(base) => {
+                        update.change = Some((&HostChange::between(&base, &config)).into());
+                    }
+                    None => update.config = Some(config.as_ref().into()),
+                }
+                room.send(Ok(update));
             }
             Push::Replaced => {
                 return Some(Status::aborted(

@@ -129,6 +129,8 @@ async fn default_account(store: &Store) -> Result<(), InitError> {
         seed: rand::random(),
         request: None,
         down: Default::default(),
+        disks: Default::default(),
+        replicas: Default::default(),
         actor: "init".to_owned(),
     };
     let decision = intent

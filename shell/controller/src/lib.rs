@@ -21,6 +21,7 @@ mod routing;
 mod server;
 mod state;
 mod tokens;
+mod volumes;
 mod wait;
 mod watch;
 

@@ -111,7 +111,8 @@ impl Matcher {
             | Object::Host(_)
             | Object::Vpc(_)
             | Object::External(_)
-            | Object::PublicIp(_) => false,
+            | Object::PublicIp(_)
+            | Object::Volume(_) => false,
             Object::Router(router) => intent.vpc(router.vpc).is_none(),
             Object::Subnet(subnet) => intent.vpc(subnet.vpc).is_none(),
             Object::Nic(nic) => intent

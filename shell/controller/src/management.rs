@@ -4,9 +4,9 @@ use crate::cluster::ClusterContext;
 use crate::list::{PageQuery, PageView};
 use crate::owner::{Handle, refused};
 use crate::request::{self, Reference, Unresolved};
-use crate::{auth, routing, tokens, wait, watch};
+use crate::{auth, routing, tokens, volumes, wait, watch};
 use api::tonic::{Request, Response, Status};
-use api::{Field, v1};
+use api::{BadRequest, Field, v1};
 use fleet_plan::RequestId;
 use model::{Kind, Object, ObjectId};
 use std::sync::Arc;
@@ -21,6 +21,19 @@ pub(crate) struct Service {
 impl Service {
     fn actor<T>(&self, request: &Request<T>) -> Result<String, Status> {
         auth::admin(request, &self.cluster.id)
+    }
+
+    /// A change that has a name of the client's, so that it is made once.
+    async fn asked<W>(
+        &self,
+        request: Request<W>,
+        name: fn(&W) -> &str,
+        change: fn(W) -> Result<Unresolved, BadRequest>,
+    ) -> Result<View, Status> {
+        let actor = self.actor(&request)?;
+        let wire = request.into_inner();
+        let id = request::request_id(name(&wire))?;
+        self.change(actor, id, change(wire)?).await
     }
 
     async fn change(
@@ -71,6 +84,18 @@ macro_rules! only {
                 "the answer is an object of another kind: this is a bug",
             )),
         }
+    };
+}
+
+/// A change of one kind that has a name of the client's.
+macro_rules! asked {
+    ($service:ident, $request:ident, $change:path, $kind:ident) => {
+        only!(
+            $service
+                .asked($request, |it| &it.request_id, $change)
+                .await?,
+            $kind
+        )
     };
 }
 
@@ -126,14 +151,7 @@ impl Management for Service {
         &self,
         request: Request<v1::CreateAccountRequest>,
     ) -> Answer<v1::Account> {
-        let actor = self.actor(&request)?;
-        let wire = request.into_inner();
-        let id = request::request_id(&wire.request_id)?;
-        only!(
-            self.change(actor, id, request::create_account(wire)?)
-                .await?,
-            Account
-        )
+        asked!(self, request, request::create_account, Account)
     }
 
     async fn get_account(&self, request: Request<v1::GetRequest>) -> Answer<v1::Account> {
@@ -179,13 +197,7 @@ impl Management for Service {
     }
 
     async fn create_vpc(&self, request: Request<v1::CreateVpcRequest>) -> Answer<v1::Vpc> {
-        let actor = self.actor(&request)?;
-        let wire = request.into_inner();
-        let id = request::request_id(&wire.request_id)?;
-        only!(
-            self.change(actor, id, request::create_vpc(wire)?).await?,
-            Vpc
-        )
+        asked!(self, request, request::create_vpc, Vpc)
     }
 
     async fn get_vpc(&self, request: Request<v1::GetRequest>) -> Answer<v1::Vpc> {
@@ -213,14 +225,7 @@ impl Management for Service {
     }
 
     async fn create_subnet(&self, request: Request<v1::CreateSubnetRequest>) -> Answer<v1::Subnet> {
-        let actor = self.actor(&request)?;
-        let wire = request.into_inner();
-        let id = request::request_id(&wire.request_id)?;
-        only!(
-            self.change(actor, id, request::create_subnet(wire)?)
-                .await?,
-            Subnet
-        )
+        asked!(self, request, request::create_subnet, Subnet)
     }
 
     async fn get_subnet(&self, request: Request<v1::GetRequest>) -> Answer<v1::Subnet> {
@@ -255,13 +260,7 @@ impl Management for Service {
     }
 
     async fn create_nic(&self, request: Request<v1::CreateNicRequest>) -> Answer<v1::Nic> {
-        let actor = self.actor(&request)?;
-        let wire = request.into_inner();
-        let id = request::request_id(&wire.request_id)?;
-        only!(
-            self.change(actor, id, request::create_nic(wire)?).await?,
-            Nic
-        )
+        asked!(self, request, request::create_nic, Nic)
     }
 
     async fn get_nic(&self, request: Request<v1::GetRequest>) -> Answer<v1::Nic> {
@@ -287,10 +286,7 @@ impl Management for Service {
     }
 
     async fn move_nic(&self, request: Request<v1::MoveNicRequest>) -> Answer<v1::Nic> {
-        let actor = self.actor(&request)?;
-        let wire = request.into_inner();
-        let id = request::request_id(&wire.request_id)?;
-        only!(self.change(actor, id, request::move_nic(wire)?).await?, Nic)
+        asked!(self, request, request::move_nic, Nic)
     }
 
     async fn delete_nic(&self, request: Request<v1::DeleteRequest>) -> Answer<v1::DeleteResponse> {
@@ -298,11 +294,7 @@ impl Management for Service {
     }
 
     async fn create_router(&self, request: Request<v1::CreateRouterRequest>) -> Answer<v1::Router> {
-        let actor = self.actor(&request)?;
-        let wire = request.into_inner();
-        let id = request::request_id(&wire.request_id)?;
-        let change = routing::create_router(wire)?;
-        only!(self.change(actor, id, change).await?, Router)
+        asked!(self, request, routing::create_router, Router)
     }
 
     async fn get_router(&self, request: Request<v1::GetRequest>) -> Answer<v1::Router> {
@@ -323,11 +315,7 @@ impl Management for Service {
     }
 
     async fn update_router(&self, request: Request<v1::UpdateRouterRequest>) -> Answer<v1::Router> {
-        let actor = self.actor(&request)?;
-        let wire = request.into_inner();
-        let id = request::request_id(&wire.request_id)?;
-        let change = routing::update_router(wire)?;
-        only!(self.change(actor, id, change).await?, Router)
+        asked!(self, request, routing::update_router, Router)
     }
 
     async fn delete_router(
@@ -341,11 +329,7 @@ impl Management for Service {
         &self,
         request: Request<v1::CreateExternalNetworkRequest>,
     ) -> Answer<v1::ExternalNetwork> {
-        let actor = self.actor(&request)?;
-        let wire = request.into_inner();
-        let id = request::request_id(&wire.request_id)?;
-        let change = routing::create_external(wire)?;
-        only!(self.change(actor, id, change).await?, External)
+        asked!(self, request, routing::create_external, External)
     }
 
     async fn get_external_network(
@@ -380,11 +364,7 @@ impl Management for Service {
         &self,
         request: Request<v1::CreatePublicIpRequest>,
     ) -> Answer<v1::PublicIp> {
-        let actor = self.actor(&request)?;
-        let wire = request.into_inner();
-        let id = request::request_id(&wire.request_id)?;
-        let change = routing::create_public_ip(wire)?;
-        only!(self.change(actor, id, change).await?, PublicIp)
+        asked!(self, request, routing::create_public_ip, PublicIp)
     }
 
     async fn get_public_ip(&self, request: Request<v1::GetRequest>) -> Answer<v1::PublicIp> {
@@ -409,11 +389,7 @@ impl Management for Service {
         &self,
         request: Request<v1::AttachPublicIpRequest>,
     ) -> Answer<v1::PublicIp> {
-        let actor = self.actor(&request)?;
-        let wire = request.into_inner();
-        let id = request::request_id(&wire.request_id)?;
-        let change = routing::attach_public_ip(wire)?;
-        only!(self.change(actor, id, change).await?, PublicIp)
+        asked!(self, request, routing::attach_public_ip, PublicIp)
     }
 
     async fn delete_public_ip(
@@ -421,6 +397,69 @@ impl Management for Service {
         request: Request<v1::DeleteRequest>,
     ) -> Answer<v1::DeleteResponse> {
         self.delete(Kind::PublicIp, request).await
+    }
+
+    async fn create_volume(&self, request: Request<v1::CreateVolumeRequest>) -> Answer<v1::Volume> {
+        asked!(self, request, volumes::create, Volume)
+    }
+
+    async fn get_volume(&self, request: Request<v1::GetRequest>) -> Answer<v1::Volume> {
+        self.actor(&request)?;
+        only!(self.get(Kind::Volume, request.into_inner()).await?, Volume)
+    }
+
+    async fn list_volumes(
+        &self,
+        request: Request<v1::ListRequest>,
+    ) -> Answer<v1::ListVolumesResponse> {
+        self.actor(&request)?;
+        page!(
+            self.list(Kind::Volume, request.into_inner()).await?,
+            Volume,
+            ListVolumesResponse { volumes }
+        )
+    }
+
+    async fn attach_volume(&self, request: Request<v1::AttachVolumeRequest>) -> Answer<v1::Volume> {
+        asked!(self, request, volumes::attach, Volume)
+    }
+
+    async fn restore_volume(
+        &self,
+        request: Request<v1::RestoreVolumeRequest>,
+    ) -> Answer<v1::Volume> {
+        asked!(self, request, volumes::restore, Volume)
+    }
+
+    async fn resize_volume(&self, request: Request<v1::ResizeVolumeRequest>) -> Answer<v1::Volume> {
+        asked!(self, request, volumes::resize, Volume)
+    }
+
+    async fn set_replicas(&self, request: Request<v1::SetReplicasRequest>) -> Answer<v1::Volume> {
+        asked!(self, request, volumes::set_replicas, Volume)
+    }
+
+    async fn move_replica(&self, request: Request<v1::MoveReplicaRequest>) -> Answer<v1::Volume> {
+        asked!(self, request, volumes::move_replica, Volume)
+    }
+
+    async fn recover_volume(
+        &self,
+        request: Request<v1::RecoverVolumeRequest>,
+    ) -> Answer<v1::Volume> {
+        asked!(self, request, volumes::recover, Volume)
+    }
+
+    async fn delete_volume(
+        &self,
+        request: Request<v1::DeleteVolumeRequest>,
+    ) -> Answer<v1::DeleteResponse> {
+        let actor = self.actor(&request)?;
+        let unresolved = volumes::delete(request.into_inner())?;
+        let done = self.owner.change(actor, None, unresolved).await?;
+        Ok(Response::new(v1::DeleteResponse {
+            revision: done.revision.0,
+        }))
     }
 
     async fn get_host(&self, request: Request<v1::GetRequest>) -> Answer<v1::Host> {
@@ -559,6 +598,7 @@ pub(crate) fn concerned(
             .routers_of_external(public.network)
             .map(|router| router.placement.host)
             .collect(),
+        Object::Volume(volume) => volume.hosts().collect(),
         Object::Host(host) => match intent.get(ObjectId::Host(host.id)) {
             Some(_) => [host.id].into(),
             None => Default::default(),

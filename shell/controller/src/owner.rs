@@ -4,6 +4,7 @@
 //! then answered, broadcast and planned. Nobody reads the intent between decision and commit.
 
 mod placing;
+mod tending;
 
 use crate::lease::Votes;
 use crate::state::State;
@@ -27,6 +28,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, error, info, warn};
 
+use self::tending::Tried;
 use crate::request::Unresolved;
 
 /// Changes committed together at most.
@@ -61,6 +63,8 @@ pub(crate) enum Event {
         underlay_mtu: u32,
         /// Of some of its routers.
         figures: BTreeMap<RouterId, v1::RouterFigures>,
+        /// How its storage is; none if no storage process runs.
+        storage: Option<v1::StorageReport>,
     },
     HostDisconnected {
         host: HostId,
@@ -145,6 +149,12 @@ pub(crate) struct Owner {
     announced: Revision,
     contended_until: Instant,
     statuses_at: Instant,
+    /// When volumes were looked at.
+    tended_at: UnixMillis,
+    /// Steps of volumes that could not be taken.
+    tried: Tried,
+    /// How long a replica may be away.
+    replace_after: Duration,
     votes: Votes,
 }
 
@@ -175,6 +185,8 @@ impl Handle {
             seed: rand::random(),
             request,
             down: BTreeSet::new(),
+            disks: BTreeMap::new(),
+            replicas: BTreeMap::new(),
             actor,
         };
         self.send(Event::Change(PendingChange {
@@ -222,6 +234,7 @@ impl Owner {
         store: Arc<Store>,
         shared_store: bool,
         votes: Votes,
+        replace_after: Duration,
     ) -> (Self, Handle, watch::Receiver<BTreeSet<IpAddr>>) {
         let (events_in, events) = mpsc::channel(4096);
         let (live, _) = broadcast::channel(4096);
@@ -247,6 +260,9 @@ impl Owner {
             staleness: Staleness::Current,
             contended_until: Instant::now(),
             statuses_at: Instant::now(),
+            tended_at: UnixMillis(0),
+            tried: Tried::new(),
+            replace_after,
             votes,
         };
         owner.route_hosts_changed();
@@ -298,9 +314,13 @@ impl Owner {
                     status,
                     underlay_mtu,
                     figures,
+                    storage,
                 } => {
                     self.reported(host, session, *status, underlay_mtu);
                     self.counted(host, figures);
+                    if let Some(known) = self.state.hosts.get_mut(&host) {
+                        known.storage = storage;
+                    }
                 }
                 Event::HostDisconnected { host, session } => {
                     if self
@@ -403,6 +423,8 @@ impl Owner {
                     matches!(&command, Command::UpdateHost(update) if update.speaker.is_some());
                 let context = Context {
                     down: &down | &change.context.down,
+                    disks: self.state.disks(),
+                    replicas: self.state.replicas_told(&command),
                     ..change.context.clone()
                 };
                 let decision = intent.decide(command, &context)?;
@@ -435,6 +457,9 @@ impl Owner {
                 Ok((decision, action)) => {
                     if !decision.is_noop() {
                         audit(&change.context.actor, action, &decision, None);
+                    }
+                    if let ("recover volume", Object::Volume(volume)) = (action, &decision.object) {
+                        self.state.audit_recovery(&change.context.actor, volume);
                     }
                     Ok(Done {
                         revision: decision.object.meta().revision,
@@ -488,6 +513,8 @@ impl Owner {
                 seed: rand::random(),
                 request: None,
                 down: BTreeSet::new(),
+                disks: BTreeMap::new(),
+                replicas: BTreeMap::new(),
                 actor: "server".to_owned(),
             },
             // Whoever hears of it hears of it from the store.
@@ -544,6 +571,8 @@ impl Owner {
             seed: rand::random(),
             request: Some(join.request.clone()),
             down: BTreeSet::new(),
+            disks: BTreeMap::new(),
+            replicas: BTreeMap::new(),
             actor: format!("token/{}", join.token.id),
         };
         for _ in 0..CONFLICTS {
@@ -889,6 +918,7 @@ impl Owner {
         }
         self.place_routers().await;
         self.renew_standbys().await;
+        self.tend_volumes().await;
         if self.statuses_at.elapsed() >= STATUS_EVERY {
             self.statuses_at = Instant::now();
             self.save_statuses(false).await;
@@ -970,6 +1000,7 @@ pub(crate) async fn load(
             status,
             underlay_mtu: 0,
             figures: BTreeMap::new(),
+            storage: None,
             unsaved: false,
         };
         state.hosts.insert(host, known);

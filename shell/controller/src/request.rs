@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use model::{
     AccountId, Encoding, ExternalNetworkId, HostId, Kind, Labels, MacAddr, Mtu, Name, NicId,
     ObjectId, PublicIpId, Revision, RouterId, Routing, SubnetId, UnknownNeighbours, VlanId, Vni,
-    VpcId, canonical_cidr,
+    VolumeId, VpcId, canonical_cidr,
 };
 use std::collections::HashMap;
 
@@ -100,6 +100,13 @@ impl Reference {
         match self.resolve(intent)? {
             ObjectId::PublicIp(id) => Ok(id),
             other => Err(self.not_a(Kind::PublicIp, other)),
+        }
+    }
+
+    pub(crate) fn volume(&self, intent: &Intent) -> Result<VolumeId, Refusal> {
+        match self.resolve(intent)? {
+            ObjectId::Volume(id) => Ok(id),
+            other => Err(self.not_a(Kind::Volume, other)),
         }
     }
 

@@ -15,6 +15,7 @@ use api::v1::enrollment_server::EnrollmentServer;
 use api::v1::host_sync_server::HostSyncServer;
 use api::v1::management_server::ManagementServer;
 use api::v1::router_lease_server::RouterLeaseServer;
+use fleet_plan::REPLACE_AFTER_MILLIS;
 use model::{Reflector, Secret};
 use std::collections::BTreeSet;
 use std::io;
@@ -60,6 +61,8 @@ pub struct RunOptions {
     pub sign_bgp: bool,
     /// How long certificates live.
     pub lifetimes: Lifetimes,
+    /// How long a replica of a volume may be away until another takes its place.
+    pub replace_after: Duration,
 }
 
 /// A management server that did not start.
@@ -140,6 +143,7 @@ impl RunOptions {
             reflectors: Vec::new(),
             sign_bgp: true,
             lifetimes: Lifetimes::default(),
+            replace_after: Duration::from_millis(REPLACE_AFTER_MILLIS),
         }
     }
 }
@@ -230,7 +234,13 @@ impl Server {
             },
         });
         let votes = Votes::new();
-        let (owner, handle, peers) = Owner::new(state, Arc::clone(&store), shared, votes.clone());
+        let (owner, handle, peers) = Owner::new(
+            state,
+            Arc::clone(&store),
+            shared,
+            votes.clone(),
+            options.replace_after,
+        );
         let services = Services {
             handle,
             votes,

@@ -2,13 +2,13 @@
 
 use api::v1;
 use fleet_plan::{
-    Electorate, Intent, Issued, MoveStep, Refusal, Rollout, RouterStep, Seat, liveness,
+    DiskRoom, Electorate, Intent, Issued, MoveStep, Refusal, Rollout, RouterStep, Seat, liveness,
     next_router_step, next_step,
 };
 use model::{
     Attachment, Capability, Change, Condition, Encoding, Generation, Host, HostConfig, HostId,
-    HostStatus, Liveness, MovePhase, Nic, NicId, Object, ObjectId, Port, Router, RouterId,
-    SpeakerKind, Transport, UnixMillis,
+    HostStatus, Liveness, MovePhase, Nic, NicId, Object, ObjectId, Port, Router, RouterConfig,
+    RouterId, Segment, SpeakerKind, Stack, Transport, UnixMillis, VolumeId, VpcId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,6 +27,12 @@ pub(crate) struct State {
     left: BTreeMap<(HostId, NicId), Generation>,
     /// What `nic_generations` was computed from.
     planned: BTreeMap<HostId, Arc<HostConfig>>,
+    /// Replicas that something is wrong with, since when.
+    pub(crate) troubled: BTreeMap<(VolumeId, u64), UnixMillis>,
+    /// Why volumes are not as they should be, and what was tried last, when.
+    pub(crate) volume_troubles: BTreeMap<VolumeId, String>,
+    /// By the server's clock, when it was started.
+    pub(crate) started: UnixMillis,
     /// By the server's clock, when the event at hand was taken.
     pub(crate) now: UnixMillis,
 }
@@ -38,6 +44,8 @@ pub(crate) struct Known {
     pub(crate) underlay_mtu: u32,
     /// The newest that it told of its routers. Lost with the server, and told again within seconds.
     pub(crate) figures: BTreeMap<RouterId, v1::RouterFigures>,
+    /// How its storage is. Lost with the server, and told again within seconds.
+    pub(crate) storage: Option<v1::StorageReport>,
     /// As the watchers were told.
     pub(crate) shown: Liveness,
     /// Changed since it was saved.
@@ -51,6 +59,7 @@ impl Default for Known {
             status: HostStatus::default(),
             underlay_mtu: 0,
             figures: BTreeMap::new(),
+            storage: None,
             shown: Liveness::Joining,
             unsaved: false,
             saved_at: UnixMillis(0),
@@ -68,6 +77,9 @@ impl State {
             router_generations: BTreeMap::new(),
             left: BTreeMap::new(),
             planned: BTreeMap::new(),
+            troubled: BTreeMap::new(),
+            volume_troubles: BTreeMap::new(),
+            started: now,
             now,
         }
     }
@@ -85,7 +97,8 @@ impl State {
             if !old.is_some_and(|old| Arc::ptr_eq(old, config)) {
                 note_ports(&mut self.nic_generations, old.map(Arc::as_ref), config);
                 note_routers(&mut self.router_generations, old.map(Arc::as_ref), config);
-                if old.is_none_or(|old| old.generation < config.generation) {
+                let newer = old.is_none_or(|old| old.generation < config.generation);
+                if newer && !self.left.is_empty() {
                     // A NIC that comes back and leaves again leaves anew.
                     for port in config.stacks.iter().flat_map(|stack| &stack.ports) {
                         self.left.remove(&(host, port.nic));
@@ -139,6 +152,15 @@ impl State {
             .collect()
     }
 
+    /// Disks that hosts told of.
+    pub(crate) fn disks(&self) -> BTreeMap<HostId, DiskRoom> {
+        let disks = self.hosts.iter().filter_map(|(host, known)| {
+            let (id, bytes) = api::disk_room(known.storage.as_ref()?)?;
+            Some((*host, DiskRoom { id, bytes }))
+        });
+        disks.collect()
+    }
+
     /// An object as clients see it.
     pub(crate) fn view(&self, object: &Object) -> v1::change::Object {
         use v1::change::Object as View;
@@ -151,6 +173,7 @@ impl State {
             Object::Router(router) => View::Router(self.router_view(router, None)),
             Object::External(network) => View::External(api::external(network)),
             Object::PublicIp(public) => View::PublicIp(self.public_ip_view(public)),
+            Object::Volume(volume) => View::Volume(self.volume_view(volume, false)),
         }
     }
 
@@ -163,6 +186,7 @@ impl State {
             Object::Router(router) => {
                 View::Router(self.router_view(router, Some(self.router_status(router))))
             }
+            Object::Volume(volume) => View::Volume(self.volume_view(volume, true)),
             Object::Account(_)
             | Object::Vpc(_)
             | Object::Subnet(_)
@@ -192,6 +216,7 @@ impl State {
             Object::Router(router) => below(ObjectId::Vpc(router.vpc), &router.name),
             Object::External(network) => network.name.to_string(),
             Object::PublicIp(public) => below(ObjectId::Account(public.account), &public.name),
+            Object::Volume(volume) => below(ObjectId::Account(volume.account), &volume.name),
         }
     }
 
@@ -447,28 +472,35 @@ impl State {
     }
 }
 
-/// Gives the new generation to every NIC whose port or segment differs, and forgets those gone.
+/// Stacks of a configuration by their VPC.
+fn stacks(config: &HostConfig) -> BTreeMap<VpcId, &Arc<Stack>> {
+    let stacks = config.stacks.iter();
+    stacks.map(|stack| (stack.vpc, stack)).collect()
+}
+
+/// Gives the new generation to every NIC whose port or segment differs, and forgets those gone. Stacks that
+/// both configurations share are not looked into.
 fn note_ports(
     generations: &mut BTreeMap<(HostId, NicId), Generation>,
     old: Option<&HostConfig>,
     new: &HostConfig,
 ) {
-    fn ports(config: &HostConfig) -> BTreeMap<NicId, (&Port, Option<&model::Segment>)> {
-        config
-            .stacks
-            .iter()
-            .flat_map(|stack| {
-                let segments: BTreeMap<_, _> =
-                    stack.segments.iter().map(|s| (s.subnet, s)).collect();
-                stack
-                    .ports
-                    .iter()
-                    .map(move |port| (port.nic, (port, segments.get(&port.subnet).copied())))
-            })
-            .collect()
+    fn ports<'a>(
+        stacks: impl Iterator<Item = &'a Arc<Stack>>,
+    ) -> BTreeMap<NicId, (&'a Port, Option<&'a Segment>)> {
+        let ports = |stack: &'a Arc<Stack>| {
+            let segments: BTreeMap<_, _> = stack.segments.iter().map(|s| (s.subnet, s)).collect();
+            let ports = stack.ports.iter();
+            ports.map(move |port| (port.nic, (port, segments.get(&port.subnet).copied())))
+        };
+        stacks.flat_map(ports).collect()
     }
-    let before = old.map(ports).unwrap_or_default();
-    let after = ports(new);
+    let (mut before, mut after) = (old.map(stacks).unwrap_or_default(), stacks(new));
+    before.retain(|vpc, stack| match after.get(vpc) {
+        Some(other) if Arc::ptr_eq(stack, other) => after.remove(vpc).is_none(),
+        _ => true,
+    });
+    let (before, after) = (ports(before.into_values()), ports(after.into_values()));
     for nic in before.keys().filter(|nic| !after.contains_key(nic)) {
         generations.remove(&(new.host, *nic));
     }
@@ -485,28 +517,23 @@ fn note_routers(
     old: Option<&HostConfig>,
     new: &HostConfig,
 ) {
-    type Seen<'a> = (&'a model::RouterConfig, Vec<&'a model::Segment>);
-    fn routers(config: &HostConfig) -> BTreeMap<RouterId, Seen<'_>> {
-        let segments = || config.stacks.iter().flat_map(|stack| &stack.segments);
-        config
-            .routers
-            .iter()
-            .map(|router| {
-                let has_leg = |segment: &&model::Segment| {
-                    router.legs.iter().any(|leg| leg.subnet == segment.subnet)
-                };
-                (router.id, (router, segments().filter(has_leg).collect()))
-            })
-            .collect()
-    }
-    let before = old.map(routers).unwrap_or_default();
-    let after = routers(new);
-    for router in before.keys().filter(|router| !after.contains_key(router)) {
-        generations.remove(&(new.host, *router));
-    }
-    for (router, seen) in after {
-        if before.get(&router) != Some(&seen) {
-            generations.insert((new.host, router), new.generation);
+    let (before, after) = (old.map(stacks).unwrap_or_default(), stacks(new));
+    let old = old.iter().flat_map(|config| &config.routers);
+    let mut gone: BTreeMap<RouterId, &Arc<RouterConfig>> =
+        old.map(|router| (router.id, router)).collect();
+    for router in &new.routers {
+        let held = gone.remove(&router.id);
+        let (then, now) = (before.get(&router.vpc), after.get(&router.vpc));
+        let segments = |stack: Option<&&Arc<Stack>>| -> Vec<Option<Segment>> {
+            let of = |leg: &model::RouterLeg| stack?.segment(leg.subnet).cloned();
+            router.legs.iter().map(of).collect()
+        };
+        let same = held == Some(router) && (then == now || segments(then) == segments(now));
+        if !same {
+            generations.insert((new.host, router.id), new.generation);
         }
+    }
+    for router in gone.into_keys() {
+        generations.remove(&(new.host, router));
     }
 }

@@ -137,7 +137,10 @@ fn measure(
             match event {
                 Event::Durable { ticket, .. } => writes += u64::from(under_way.remove(&ticket)),
                 Event::Dead { cause } => return Err(cause.into()),
-                Event::Read { .. } | Event::Entry { .. } | Event::Checkpointed { .. } => {}
+                Event::Read { .. }
+                | Event::Entry { .. }
+                | Event::Chunk { .. }
+                | Event::Checkpointed { .. } => {}
             }
         }
         let durable = disk.store.volume(V).expect("it was made").durable;

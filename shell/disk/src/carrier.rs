@@ -5,9 +5,10 @@ use crate::file::Target;
 use crate::ring::Ring;
 use crate::threads::Threads;
 use blocks::{Done, Io, Token};
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 /// Which way IO is carried out.
@@ -32,67 +33,115 @@ impl fmt::Debug for Fault {
     }
 }
 
-/// IO in, completions out. Dropped, it waits for what is under way.
+/// IO in, completions out, by one thread that waits here. Dropped, it waits for what is under way.
 #[derive(Debug)]
 pub struct Carrier {
-    // Dropped first: its thread or threads end when they have nothing more to do.
     way: Way,
-    done: Receiver<(Token, Done)>,
-    failed: Sender<(Token, Done)>,
-    fault: Option<std::sync::Mutex<Fault>>,
+    fault: Option<Fault>,
+    /// What failed by [`Options::fault`].
+    failed: VecDeque<(Token, Done)>,
+    /// Begun, and not taken.
+    under_way: usize,
 }
 
 #[derive(Debug)]
 enum Way {
-    Ring(Ring),
+    Ring(Box<Ring>),
     Threads(Threads),
 }
 
 impl Carrier {
     /// Begins to work on a file.
     pub(crate) fn start(target: Target, options: Options) -> io::Result<Self> {
-        let (sender, done) = channel();
-        let failed = sender.clone();
         let way = match options.engine {
-            Engine::Threads => Way::Threads(Threads::start(target, sender)?),
-            Engine::Best => match Ring::start(target, sender.clone()) {
-                Ok(ring) => Way::Ring(ring),
-                Err((_, target)) => Way::Threads(Threads::start(target, sender)?),
+            Engine::Threads => Way::Threads(Threads::start(target)?),
+            Engine::Best => match Ring::start(target) {
+                Ok(ring) => Way::Ring(Box::new(ring)),
+                Err((_, target)) => Way::Threads(Threads::start(target)?),
             },
         };
         Ok(Self {
             way,
-            done,
-            failed,
-            fault: options.fault.map(std::sync::Mutex::new),
+            fault: options.fault,
+            failed: VecDeque::new(),
+            under_way: 0,
         })
     }
 
-    pub(crate) fn submit(&self, token: Token, io: Io) {
-        let fault = self.fault.as_ref().and_then(|fault| {
-            let mut fault = fault.lock().expect("nothing panics that holds it");
-            (fault.0)(&io)
-        });
-        if let Some(error) = fault {
-            let told = self.failed.send((token, Done::Failed(error.to_string())));
-            return told.expect("the receiver is ours");
-        }
+    /// Readable when something is done that was not heard of yet; see [`Self::has_done`], too.
+    pub fn done_fd(&self) -> BorrowedFd<'_> {
         match &self.way {
+            Way::Ring(ring) => ring.done_fd(),
+            Way::Threads(threads) => threads.done_fd(),
+        }
+    }
+
+    /// After [`Self::done_fd`] was readable, before [`Self::take`].
+    pub fn heard(&self) {
+        if let Way::Threads(threads) = &self.way {
+            threads.heard();
+        }
+    }
+
+    /// [`Self::take`] gives something, which [`Self::done_fd`] need not tell of: IO that failed before the kernel had it.
+    pub fn has_done(&self) -> bool {
+        let carried = match &self.way {
+            Way::Ring(ring) => ring.has_done(),
+            Way::Threads(_) => false,
+        };
+        carried || !self.failed.is_empty()
+    }
+
+    /// Begins an IO, or has it begin with [`Self::flush`] or the next wait.
+    pub fn submit(&mut self, token: Token, io: Io) {
+        self.under_way += 1;
+        let fault = self.fault.as_mut().and_then(|fault| (fault.0)(&io));
+        if let Some(error) = fault {
+            let failed = Done::Failed(error.to_string());
+            return self.failed.push_back((token, failed));
+        }
+        match &mut self.way {
             Way::Ring(ring) => ring.submit(token, io),
             Way::Threads(threads) => threads.submit(token, io),
         }
     }
 
-    pub(crate) fn wait(&self) -> (Token, Done) {
-        self.done.recv().expect("a sender is ours")
+    /// All that was submitted begins.
+    pub fn flush(&mut self) {
+        if let Way::Ring(ring) = &mut self.way {
+            ring.flush();
+        }
     }
 
-    pub(crate) fn wait_for(&self, time: Duration) -> Option<(Token, Done)> {
-        // A sender is ours, so there is nothing but a timeout.
-        self.done.recv_timeout(time).ok()
+    /// What is done, without a wait.
+    pub fn take(&mut self) -> Option<(Token, Done)> {
+        let failed = self.failed.pop_front();
+        let done = failed.or_else(|| match &mut self.way {
+            Way::Ring(ring) => ring.take(),
+            Way::Threads(threads) => threads.take(),
+        });
+        self.under_way -= usize::from(done.is_some());
+        done
     }
 
-    pub(crate) const fn is_ring(&self) -> bool {
+    /// Waits until something is done, or the time is over.
+    pub fn wait(&mut self, time: Duration) {
+        if !self.failed.is_empty() {
+            return;
+        }
+        match &mut self.way {
+            Way::Ring(ring) => ring.wait(time),
+            Way::Threads(threads) => threads.wait(time),
+        }
+    }
+
+    /// Nothing is under way, or done and not taken.
+    pub(crate) const fn is_idle(&self) -> bool {
+        self.under_way == 0
+    }
+
+    /// Whether io_uring carries out the IO.
+    pub const fn is_ring(&self) -> bool {
         matches!(self.way, Way::Ring(_))
     }
 }

@@ -48,7 +48,13 @@ impl Target {
         let mut options = OpenOptions::new();
         Self::open_with(
             path,
-            options.read(true).write(true).create(true).truncate(false),
+            // What tenants keep is nobody else's to read.
+            options
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600),
         )
     }
 

@@ -2,13 +2,16 @@
 
 use crate::file::{FileError, Target};
 use crate::threads::{read_at, write_at};
+use blocks::format::superblock::Superblock;
 use blocks::{BadLayout, BadSuperblock, Buffer, Formatted, Identity};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 
 /// Blocks written at once.
 const STEP_BLOCKS: u64 = 1024;
+/// Where file systems and partition tables have what they are known by.
+const LOOKED_AT_BYTES: usize = 4 << 20;
 
 /// Why there is no new disk.
 #[derive(Debug, thiserror::Error)]
@@ -95,16 +98,55 @@ pub fn format(
 }
 
 fn has_superblock(target: &Target) -> io::Result<bool> {
+    let found = superblocks(target)?;
+    Ok(found.iter().any(|one| *one != Err(BadSuperblock::Absent)))
+}
+
+/// All copies that the file is long enough for.
+fn superblocks(target: &Target) -> io::Result<Vec<Result<Superblock, BadSuperblock>>> {
+    let mut found = Vec::new();
     for copy in 0..4 {
         let at = blocks::Layout::superblock_at(u64::from(copy));
         if at + blocks::BLOCK_BYTES as u64 > target.bytes() {
-            return Ok(false);
+            break;
         }
         let page = read_at(&target.file, at, 1)?;
-        let found = blocks::format::superblock::Superblock::decode(&page.pages()[0], copy);
-        if found != Err(BadSuperblock::Absent) {
-            return Ok(true);
+        found.push(Superblock::decode(&page.pages()[0], copy));
+    }
+    Ok(found)
+}
+
+/// Whose disk a file or device is, as the newest superblock that can be read has it; none if it never was one, or
+/// is not there. Tells nothing of whether it can be opened.
+pub fn identify(path: &Path) -> Result<Option<Identity>, FileError> {
+    if !path.try_exists().unwrap_or(true) {
+        return Ok(None);
+    }
+    let target = Target::open(path)?;
+    let failed = |source| FileError::Open {
+        path: path.display().to_string(),
+        source,
+    };
+    let found = superblocks(&target).map_err(failed)?;
+    let readable = found.into_iter().filter_map(Result::ok);
+    let newest = readable.max_by_key(|superblock| superblock.sequence);
+    Ok(newest.map(|superblock| superblock.identity))
+}
+
+/// Whether there is nothing in a file or device but zeroes, as far as its beginning tells: somebody's file system
+/// is not made a disk of by mistake.
+pub fn is_blank(path: &Path) -> Result<bool, FileError> {
+    let failed = |source| FileError::Open {
+        path: path.display().to_string(),
+        source,
+    };
+    let mut first = vec![0; LOOKED_AT_BYTES];
+    let mut file = File::open(path).map_err(failed)?;
+    let mut filled = 0;
+    loop {
+        match file.read(&mut first[filled..]).map_err(failed)? {
+            0 => return Ok(first[..filled].iter().all(|byte| *byte == 0)),
+            count => filled += count,
         }
     }
-    Ok(false)
 }

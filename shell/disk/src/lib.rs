@@ -15,7 +15,7 @@ mod threads;
 
 pub use carrier::{Carrier, Engine, Fault, FaultOf};
 pub use file::{FileError, Target};
-pub use format::{FormatError, format};
+pub use format::{FormatError, format, identify, is_blank};
 
 use blocks::{Event, Identity, OpenError, Opening, Recovered, Store};
 use std::path::Path;
@@ -64,6 +64,9 @@ pub enum DiskError {
     },
 }
 
+/// Something is under way all the while a disk is opened; a wait is long enough, and begins again.
+const OPENING_WAIT: Duration = Duration::from_secs(1);
+
 impl Disk {
     /// Opens what has to be this disk, and plays its log again.
     pub fn open(
@@ -74,7 +77,7 @@ impl Disk {
         let target = Target::open(path)?;
         let bytes = target.bytes();
         let name = || path.display().to_string();
-        let carrier = Carrier::start(target, options).map_err(|source| DiskError::Carrier {
+        let mut carrier = Carrier::start(target, options).map_err(|source| DiskError::Carrier {
             path: name(),
             source,
         })?;
@@ -83,8 +86,10 @@ impl Disk {
             while let Some((token, io)) = opening.poll_io() {
                 carrier.submit(token, io);
             }
-            let (token, done) = carrier.wait();
-            opening.handle_done(token, done);
+            carrier.wait(OPENING_WAIT);
+            while let Some((token, done)) = carrier.take() {
+                opening.handle_done(token, done);
+            }
         }
         let opened = opening.finish().expect("it says that it is finished");
         let (store, recovered) = opened.map_err(|source| DiskError::Open {
@@ -98,22 +103,34 @@ impl Disk {
     /// is, and gives the store's events.
     pub fn turn(&mut self, wait: Duration) -> Vec<Event> {
         self.hand_out();
-        let mut done = self.carrier.wait_for(Duration::ZERO);
+        let mut done = self.carrier.take();
         if done.is_none() && !self.store.is_idle() {
-            done = self.carrier.wait_for(wait);
+            self.carrier.wait(wait);
+            done = self.carrier.take();
         }
         while let Some((token, result)) = done {
             self.store.handle_done(token, result);
-            done = self.carrier.wait_for(Duration::ZERO);
+            done = self.carrier.take();
         }
         self.hand_out();
         std::iter::from_fn(|| self.store.poll_event()).collect()
+    }
+
+    /// Its parts, for a caller that waits for more than IO ([`Carrier::done_fd`]). What the store wants done by then, as
+    /// a disk whose log is nearly full does at once, it gives to that caller.
+    ///
+    /// # Panics
+    /// After [`Self::turn`] has begun IO that is not done.
+    pub fn into_parts(self) -> (Store, Carrier) {
+        assert!(self.carrier.is_idle(), "no IO is under way yet");
+        (self.store, self.carrier)
     }
 
     fn hand_out(&mut self) {
         while let Some((token, io)) = self.store.poll_io() {
             self.carrier.submit(token, io);
         }
+        self.carrier.flush();
     }
 
     /// Whether io_uring carries out the IO.

@@ -1,108 +1,40 @@
-//! IO by io_uring, in a thread of its own.
+//! IO by io_uring, driven by whoever waits for it: no thread of its own, so nothing is handed from thread to thread on
+//! its way to the kernel or back.
 //!
 //! The only unsafe code of the crate: buffers are lent to the kernel by address. What is lent belongs to
-//! an [`Operation`], and these stay in the thread's table, boxed, until the kernel said that it is done.
+//! an [`Operation`], and these stay in the table, boxed, until the kernel said that it is done.
 
 use crate::file::Target;
 use crate::threads::whole_blocks;
 use blocks::{BLOCK_BYTES, Buffer, Done, Io, Page, Token};
-use io_uring::types::{Fd, FsyncFlags};
+use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
-use nix::sys::eventfd::{EfdFlags, EventFd};
-use std::collections::HashMap;
+use nix::errno::Errno;
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
-use std::thread::JoinHandle;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::time::Duration;
 
-/// IO under way at most; more waits in the channel.
+/// IO under way at most is half as much; more waits.
 const ENTRIES: u32 = 128;
 /// Slices of one operation at most (`IOV_MAX`).
 const MOST_SLICES: usize = 1024;
-/// Tells the thread's own read of the bell from operations.
-const BELL: u64 = u64::MAX;
 
-#[derive(Debug)]
 pub(crate) struct Ring {
-    requests: Option<Sender<(Token, Io)>>,
-    bell: Arc<EventFd>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Ring {
-    /// Gives the target back if the kernel refuses a ring.
-    pub(crate) fn start(
-        target: Target,
-        done: Sender<(Token, Done)>,
-    ) -> Result<Self, (io::Error, Target)> {
-        let ring = match IoUring::new(ENTRIES) {
-            Ok(ring) => ring,
-            Err(error) => return Err((error, target)),
-        };
-        let bell = match EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC) {
-            Ok(bell) => Arc::new(bell),
-            Err(error) => return Err((error.into(), target)),
-        };
-        let (requests, waiting) = channel();
-        let worker = Worker {
-            ring,
-            target,
-            bell: Arc::clone(&bell),
-            rung: Box::new(0),
-            armed: false,
-            waiting,
-            open: true,
-            operations: HashMap::new(),
-            done,
-        };
-        let thread = std::thread::Builder::new().name("disk-ring".to_owned());
-        let thread = thread
-            .spawn(move || worker.run())
-            .expect("the system starts a thread");
-        Ok(Self {
-            requests: Some(requests),
-            bell,
-            thread: Some(thread),
-        })
-    }
-
-    pub(crate) fn submit(&self, token: Token, io: Io) {
-        let requests = self.requests.as_ref().expect("open until it is dropped");
-        requests
-            .send((token, io))
-            .expect("the thread lives until this is dropped");
-        self.ring_bell();
-    }
-
-    fn ring_bell(&self) {
-        self.bell
-            .write(1)
-            .expect("a counter of 64 bits does not overflow");
-    }
-}
-
-impl Drop for Ring {
-    fn drop(&mut self) {
-        self.requests = None;
-        self.ring_bell();
-        if let Some(thread) = self.thread.take() {
-            thread.join().expect("it does not panic");
-        }
-    }
-}
-
-struct Worker {
     ring: IoUring,
     target: Target,
-    bell: Arc<EventFd>,
-    /// What the bell's counter was.
-    rung: Box<u64>,
-    armed: bool,
-    waiting: Receiver<(Token, Io)>,
-    open: bool,
+    waiting: VecDeque<(Token, Io)>,
     operations: HashMap<u64, Box<Operation>>,
-    done: Sender<(Token, Done)>,
+    done: VecDeque<(Token, Done)>,
+    /// The ring itself failed: so does all IO from then on.
+    broken: Option<String>,
+}
+
+impl fmt::Debug for Ring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Ring({} under way)", self.operations.len())
+    }
 }
 
 /// IO under way, and the memory that it is about.
@@ -118,8 +50,16 @@ struct Operation {
 unsafe impl Send for Operation {}
 
 enum Kind {
-    Read { at: u64, pages: Vec<Page> },
-    Write { at: u64, buffers: Vec<Buffer> },
+    Read {
+        at: u64,
+        pages: Vec<Page>,
+    },
+    Write {
+        at: u64,
+        buffers: Vec<Buffer>,
+        /// Of `pwritev2`.
+        flags: i32,
+    },
     Sync,
 }
 
@@ -130,7 +70,16 @@ impl Operation {
                 at,
                 pages: vec![Page::ZERO; blocks],
             },
-            Io::Write { at, buffers } => Kind::Write { at, buffers },
+            Io::Write { at, buffers } => Kind::Write {
+                at,
+                buffers,
+                flags: 0,
+            },
+            Io::WriteSync { at, buffers } => Kind::Write {
+                at,
+                buffers,
+                flags: libc::RWF_DSYNC,
+            },
             Io::Sync => Kind::Sync,
         };
         Self {
@@ -154,8 +103,9 @@ impl Operation {
             Kind::Read { at, .. } => opcode::Readv::new(Fd(file), slices, number)
                 .offset(at + done)
                 .build(),
-            Kind::Write { at, .. } => opcode::Writev::new(Fd(file), slices, number)
+            Kind::Write { at, flags, .. } => opcode::Writev::new(Fd(file), slices, number)
                 .offset(at + done)
+                .rw_flags(*flags)
                 .build(),
             Kind::Sync => opcode::Fsync::new(Fd(file))
                 .flags(FsyncFlags::DATASYNC)
@@ -213,30 +163,90 @@ fn slices(buffers: &[Buffer], mut skip: usize) -> Vec<libc::iovec> {
     slices
 }
 
-impl Worker {
-    fn run(mut self) {
-        loop {
-            self.take_requests();
-            if !self.open && self.operations.is_empty() {
-                return;
+impl Ring {
+    /// Gives the target back if the kernel refuses a ring.
+    pub(crate) fn start(target: Target) -> Result<Self, (io::Error, Target)> {
+        let ring = match IoUring::new(ENTRIES) {
+            // Without waits that end (Linux 5.11) it is of no use.
+            Ok(ring) if !ring.params().is_feature_ext_arg() => {
+                return Err((io::ErrorKind::Unsupported.into(), target));
             }
-            self.arm_bell();
-            if let Err(error) = self.ring.submit_and_wait(1)
-                && error.kind() != io::ErrorKind::Interrupted
-            {
-                return self.give_up(&error);
-            }
-            self.take_completions();
+            Ok(ring) => ring,
+            Err(error) => return Err((error, target)),
+        };
+        Ok(Self {
+            ring,
+            target,
+            waiting: VecDeque::new(),
+            operations: HashMap::new(),
+            done: VecDeque::new(),
+            broken: None,
+        })
+    }
+
+    /// Readable when the kernel has said of something that it is done.
+    pub(crate) fn done_fd(&self) -> BorrowedFd<'_> {
+        let fd = self.ring.as_raw_fd();
+        // SAFETY: it is the ring's, which is open for as long as this borrows it.
+        unsafe { BorrowedFd::borrow_raw(fd) }
+    }
+
+    pub(crate) fn has_done(&self) -> bool {
+        !self.done.is_empty()
+    }
+
+    pub(crate) fn submit(&mut self, token: Token, io: Io) {
+        self.waiting.push_back((token, io));
+        self.begin_waiting();
+    }
+
+    /// Tells the kernel of what was submitted; a wait does so, too.
+    pub(crate) fn flush(&mut self) {
+        if self.ring.submission().is_empty() {
+            return;
+        }
+        if let Err(error) = self.ring.submit()
+            && !may_be_tried_again(&error)
+        {
+            self.give_up(&error);
         }
     }
 
-    fn take_requests(&mut self) {
-        while self.operations.len() < ENTRIES as usize / 2 {
-            match self.waiting.try_recv() {
-                Ok((token, io)) => self.push(Box::new(Operation::new(token, io))),
-                Err(TryRecvError::Empty) => return,
-                Err(TryRecvError::Disconnected) => return self.open = false,
+    /// What is done, without a wait.
+    pub(crate) fn take(&mut self) -> Option<(Token, Done)> {
+        if self.done.is_empty() {
+            self.take_completions();
+        }
+        self.done.pop_front()
+    }
+
+    /// Waits until something is done, or the time is over.
+    pub(crate) fn wait(&mut self, time: Duration) {
+        if !self.done.is_empty() || self.broken.is_some() {
+            return;
+        }
+        let timespec = Timespec::from(time);
+        let arguments = SubmitArgs::new().timespec(&timespec);
+        if let Err(error) = self.ring.submitter().submit_with_args(1, &arguments)
+            && error.raw_os_error() != Some(Errno::ETIME as i32)
+            && !may_be_tried_again(&error)
+        {
+            return self.give_up(&error);
+        }
+        self.take_completions();
+    }
+
+    fn begin_waiting(&mut self) {
+        if let Some(why) = &self.broken {
+            for (token, _) in self.waiting.drain(..) {
+                self.done.push_back((token, Done::Failed(why.clone())));
             }
+            return;
+        }
+        while self.operations.len() < ENTRIES as usize / 2
+            && let Some((token, io)) = self.waiting.pop_front()
+        {
+            self.push(Box::new(Operation::new(token, io)));
         }
     }
 
@@ -250,22 +260,10 @@ impl Worker {
     }
 
     fn push_entry(&mut self, entry: &squeue::Entry) {
-        // SAFETY: what the entry refers to is in a box in `operations`, or in `rung`, and is neither
-        // moved nor freed before its completion was taken.
+        // SAFETY: what the entry refers to is in a box in `operations`, and is neither moved nor freed before its
+        // completion was taken.
         let pushed = unsafe { self.ring.submission().push(entry) };
         pushed.expect("at most half as much is under way as there are entries");
-    }
-
-    /// A read of the bell is always under way: it ends the wait when there are requests.
-    fn arm_bell(&mut self) {
-        if self.armed || !self.open {
-            return;
-        }
-        let rung: *mut u64 = &raw mut *self.rung;
-        let bell = Fd(self.bell.as_raw_fd());
-        let entry = opcode::Read::new(bell, rung.cast(), size_of::<u64>() as u32).build();
-        self.push_entry(&entry.user_data(BELL));
-        self.armed = true;
     }
 
     fn take_completions(&mut self) {
@@ -275,10 +273,6 @@ impl Worker {
             .map(|entry| (entry.user_data(), entry.result()))
             .collect();
         for (number, result) in completions {
-            if number == BELL {
-                self.armed = false;
-                continue;
-            }
             let mut operation = self.operations.remove(&number).expect("it was pushed once");
             let done = match operation.advance(result) {
                 Ok(false) => {
@@ -291,31 +285,43 @@ impl Worker {
                 }
                 Err(error) => (operation.token, Done::Failed(error.to_string())),
             };
-            if self.done.send(done).is_err() {
-                self.open = false;
-            }
+            self.done.push_back(done);
         }
+        self.begin_waiting();
     }
 
     /// The ring itself fails: nothing can be said of what is under way, so its memory stays where it is.
-    fn give_up(mut self, error: &io::Error) {
+    fn give_up(&mut self, error: &io::Error) {
+        let why = format!("io_uring: {error}");
         for (_, operation) in self.operations.drain() {
-            let failed = Done::Failed(format!("io_uring: {error}"));
-            let told = self.done.send((operation.token, failed));
+            let failed = Done::Failed(why.clone());
+            self.done.push_back((operation.token, failed));
             std::mem::forget(operation);
-            if told.is_err() {
-                break;
-            }
         }
-        for (token, _) in self.waiting {
-            if self
-                .done
-                .send((token, Done::Failed(format!("io_uring: {error}"))))
-                .is_err()
+        self.broken = Some(why);
+        self.begin_waiting();
+    }
+}
+
+/// A signal came, or the kernel has no room until completions were taken.
+fn may_be_tried_again(error: &io::Error) -> bool {
+    let again = [Errno::EINTR, Errno::EAGAIN, Errno::EBUSY];
+    again
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(*errno as i32))
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.waiting.clear();
+        // Memory that is lent has to stay until it is given back.
+        while !self.operations.is_empty() {
+            if let Err(error) = self.ring.submit_and_wait(1)
+                && !may_be_tried_again(&error)
             {
-                break;
+                return self.give_up(&error);
             }
+            self.take_completions();
         }
-        std::mem::forget(self.rung);
     }
 }

@@ -2,12 +2,15 @@
 
 use crate::file::Target;
 use blocks::{BLOCK_BYTES, Buffer, Done, Io, Page, Token};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::uio::{preadv, pwritev};
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// As much IO at once as a disk's queue profits from.
 const THREADS: usize = 8;
@@ -18,23 +21,48 @@ const MOST_SLICES: usize = 1024;
 pub(crate) struct Threads {
     requests: Option<Sender<(Token, Io)>>,
     threads: Vec<JoinHandle<()>>,
+    done: Receiver<(Token, Done)>,
+    /// Counts what is said to be done, for who waits for more than that.
+    count: Arc<EventFd>,
+    /// Waited for, and not taken yet.
+    first: Option<(Token, Done)>,
 }
 
 impl Threads {
-    pub(crate) fn start(target: Target, done: Sender<(Token, Done)>) -> io::Result<Self> {
+    pub(crate) fn start(target: Target) -> io::Result<Self> {
         let (requests, waiting) = channel();
+        let (say, done) = channel();
         let waiting = Arc::new(Mutex::new(waiting));
         let target = Arc::new(target);
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let count = Arc::new(EventFd::from_value_and_flags(0, flags)?);
         let thread = |number| {
-            let (waiting, target, done) = (Arc::clone(&waiting), Arc::clone(&target), done.clone());
+            let (waiting, target, say) = (Arc::clone(&waiting), Arc::clone(&target), say.clone());
+            let count = Arc::clone(&count);
             let name = format!("disk-{number}");
             std::thread::Builder::new()
                 .name(name)
-                .spawn(move || work(&waiting, &target, &done))
+                .spawn(move || work(&waiting, &target, &say, &count))
         };
         let threads = (0..THREADS).map(thread).collect::<io::Result<_>>()?;
         let requests = Some(requests);
-        Ok(Self { requests, threads })
+        Ok(Self {
+            requests,
+            threads,
+            done,
+            count,
+            first: None,
+        })
+    }
+
+    /// Readable when something is done, until it is [`Self::heard`].
+    pub(crate) fn done_fd(&self) -> BorrowedFd<'_> {
+        self.count.as_fd()
+    }
+
+    pub(crate) fn heard(&self) {
+        // Nothing to read: it was heard before.
+        self.count.read().ok();
     }
 
     pub(crate) fn submit(&self, token: Token, io: Io) {
@@ -42,6 +70,18 @@ impl Threads {
         requests
             .send((token, io))
             .expect("threads live until this is dropped");
+    }
+
+    pub(crate) fn take(&mut self) -> Option<(Token, Done)> {
+        let first = self.first.take();
+        first.or_else(|| self.done.try_recv().ok())
+    }
+
+    pub(crate) fn wait(&mut self, time: Duration) {
+        if self.first.is_none() {
+            // Threads live as long as this, so there is nothing but a timeout.
+            self.first = self.done.recv_timeout(time).ok();
+        }
     }
 }
 
@@ -54,19 +94,28 @@ impl Drop for Threads {
     }
 }
 
-fn work(waiting: &Mutex<Receiver<(Token, Io)>>, target: &Target, done: &Sender<(Token, Done)>) {
+fn work(
+    waiting: &Mutex<Receiver<(Token, Io)>>,
+    target: &Target,
+    say: &Sender<(Token, Done)>,
+    count: &EventFd,
+) {
     loop {
         let request = waiting.lock().expect("nothing panics that holds it").recv();
         let Ok((token, io)) = request else { return };
         let result = match io {
             Io::Read { at, blocks } => read_at(&target.file, at, blocks).map(Done::Read),
             Io::Write { at, buffers } => write_at(&target.file, at, &buffers).map(|()| Done::Ok),
+            Io::WriteSync { at, buffers } => write_at(&target.file, at, &buffers)
+                .and_then(|()| target.file.sync_data())
+                .map(|()| Done::Ok),
             Io::Sync => target.file.sync_data().map(|()| Done::Ok),
         };
         let result = result.unwrap_or_else(|error| Done::Failed(error.to_string()));
-        if done.send((token, result)).is_err() {
-            return;
-        }
+        // Nobody may wait any more, when the disk is dropped.
+        drop(say.send((token, result)));
+        // A counter that is full is readable already.
+        count.write(1).ok();
     }
 }
 

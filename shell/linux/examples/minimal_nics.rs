@@ -20,6 +20,8 @@ mod attr;
 mod error;
 #[path = "../src/fdb.rs"]
 mod fdb;
+#[path = "../src/kept.rs"]
+mod kept;
 #[path = "../src/link.rs"]
 mod link;
 #[path = "../src/netns.rs"]

@@ -281,7 +281,7 @@ mod tests {
             let create = link::create_bridge(&bridge, mac, mtu, false);
             socket.request(create).unwrap();
             let (vni, local) = (Vni::new(7).unwrap(), "192.0.2.1".parse().unwrap());
-            let create = link::create_vxlan(&tunnel, vni, local, 4789, mac, mtu);
+            let create = link::create_vxlan(&tunnel, vni, local, host_plan::VXLAN_PORT, mac, mtu);
             socket.request(create).unwrap();
             let index = |name: &IfName| nix::net::if_::if_nametoindex(name.as_str()).unwrap();
             socket

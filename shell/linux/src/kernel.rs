@@ -21,6 +21,7 @@ use std::io;
 use std::mem::discriminant;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 /// Interfaces that are about to go are put together under the first free number from here: "vpc",
 /// which nobody would choose by hand.
@@ -42,7 +43,10 @@ pub struct Kernel {
     changes: Changes,
     looks: Looks,
     /// Insides of routers as they were when last looked at.
-    routers: BTreeMap<NetnsName, RouterState>,
+    routers: BTreeMap<NetnsName, Arc<RouterState>>,
+    /// When each of them was, by the number of looks before.
+    looked_at: BTreeMap<NetnsName, u64>,
+    router_looks: u64,
     /// Those of which we changed the rules since, and nothing else.
     other_rules: BTreeSet<NetnsName>,
     /// What is known of their rules.
@@ -96,6 +100,8 @@ impl Kernel {
             changes: Changes::default(),
             looks: Looks::default(),
             routers: BTreeMap::new(),
+            looked_at: BTreeMap::new(),
+            router_looks: 0,
             other_rules: BTreeSet::new(),
             rules: BTreeMap::new(),
             on_this_thread: std::marker::PhantomData,
@@ -131,17 +137,22 @@ impl Kernel {
             .retain(|name, _| scope.routers.contains(name) && ours.contains(name));
         self.rules
             .retain(|name, _| scope.routers.contains(name) && ours.contains(name));
+        self.looked_at
+            .retain(|name, _| scope.routers.contains(name) && ours.contains(name));
         let other_rules = std::mem::take(&mut self.other_rules);
         for name in scope.routers.intersection(ours) {
             let mut held = self.rules.remove(name);
             match self.routers.get_mut(name) {
                 None => {
+                    self.router_looks += 1;
+                    self.looked_at.insert(name.clone(), self.router_looks);
                     let looked = router::look(name, &mut held)?;
                     self.routers
-                        .extend(looked.map(|state| (name.clone(), state)));
+                        .extend(looked.map(|state| (name.clone(), Arc::new(state))));
                 }
                 Some(known) if other_rules.contains(name) => {
-                    known.firewall = router::look_at_rules(name, &mut held)?;
+                    let firewall = router::look_at_rules(name, &mut held)?;
+                    Arc::make_mut(known).firewall = firewall;
                 }
                 Some(_) => {}
             }
@@ -164,8 +175,42 @@ impl Kernel {
     /// Forgets what is known, so that the next look is a whole one: for changes that the kernel does
     /// not tell of.
     pub fn forget(&mut self) {
-        self.changes.doubt();
+        self.forget_host();
         self.routers.clear();
+    }
+
+    /// The same for the host's own namespace.
+    pub fn forget_host(&mut self) {
+        self.changes.doubt();
+    }
+
+    /// Routers of which it is known how they are.
+    pub fn routers(&self) -> usize {
+        self.routers.len()
+    }
+
+    /// Looks again into that router of those known that was looked into longest ago, as the kernel does not tell of
+    /// changes there. True if it is other than it was known to be, or gone.
+    ///
+    /// After an error nothing is known of it.
+    pub fn look_at_a_router(&mut self) -> Result<bool, Error> {
+        let age = |name: &&NetnsName| self.looked_at.get(*name).copied();
+        let Some(name) = self.routers.keys().min_by_key(age).cloned() else {
+            return Ok(false);
+        };
+        let known = self.routers.remove(&name);
+        let mut held = self.rules.remove(&name);
+        self.router_looks += 1;
+        self.looked_at.insert(name.clone(), self.router_looks);
+        let Some(now) = router::look(&name, &mut held)? else {
+            return Ok(true);
+        };
+        let same = known.filter(|known| **known == now);
+        let differs = same.is_none();
+        let now = same.unwrap_or_else(|| Arc::new(now));
+        self.routers.insert(name.clone(), now);
+        self.rules.extend(held.map(|held| (name, held)));
+        Ok(differs)
     }
 
     /// Takes in what the kernel told since the last time. True if anything is other than it was
@@ -268,7 +313,8 @@ impl Kernel {
             }
             Action::DeleteLinks(names) => {
                 names.iter().for_each(|name| changes.touch(name));
-                let has = |router: &RouterState| names.iter().any(|n| router.links.contains_key(n));
+                let has =
+                    |router: &Arc<RouterState>| names.iter().any(|n| router.links.contains_key(n));
                 self.routers.retain(|_, router| !has(router));
             }
             Action::CreateNetns(name) | Action::DeleteNetns(name) => {

@@ -19,6 +19,7 @@ mod fence;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod host;
+mod kept;
 mod kernel;
 mod link;
 mod log;

@@ -6,6 +6,7 @@
 //! and made anew is not taken for ours.
 
 use crate::error::{Cause, Doing, Error};
+use crate::kept;
 use crate::sys;
 use model::NetnsName;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -16,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -312,7 +314,9 @@ impl Marks {
                 path.display()
             )));
         }
+        let namespace = fs::metadata(&path)?.ino();
         umount2(&path, MntFlags::MNT_DETACH)?;
+        kept::forget(namespace);
         self.marked().remove(name);
         remove_if_there(&path)?;
         remove_if_there(&marker)

@@ -7,6 +7,7 @@ use crate::netns::in_new_netns;
 use crate::nft;
 use crate::socket::Socket;
 use crate::{bpf, sys, tap};
+use host_plan::VXLAN_PORT;
 use model::{Capability, IfName, MacAddr, Mtu, VlanId, Vni};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -64,7 +65,7 @@ fn vxlan(socket: &mut Socket) -> Result<(), Cause> {
         &name("probe-x"),
         vni,
         local,
-        4789,
+        VXLAN_PORT,
         MAC,
         mtu(),
     ))

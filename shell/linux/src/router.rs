@@ -22,6 +22,7 @@ pub use outer::OuterSocket;
 
 use crate::error::{Cause, Doing, Error};
 use crate::fdb::{self, RawNeighbour};
+use crate::kept::with_netfilter;
 use crate::link::{self, RawLink};
 use crate::netns::{Netns, on_own_thread};
 use crate::observe;
@@ -65,7 +66,7 @@ pub(crate) fn look_at_rules(
     };
     let found = on_own_thread(|| {
         netns.enter()?;
-        rules::installed(&mut Socket::netfilter()?, held)
+        with_netfilter(|socket| rules::installed(socket, held))
     });
     found.doing(|| format!("look at the rules of namespace {name}"))
 }
@@ -108,7 +109,7 @@ fn look_here(held: &mut Option<Held>) -> Result<RouterState, Cause> {
     state.routes = route::all(&mut socket, &names)?;
     state.rules = route::rules(&mut socket)?;
     state.next_hops = next_hops(&mut socket, &names)?;
-    state.firewall = rules::installed(&mut Socket::netfilter()?, held)?;
+    state.firewall = with_netfilter(|socket| rules::installed(socket, held))?;
     Ok(state)
 }
 
@@ -174,7 +175,7 @@ impl Inside<'_> {
                 }
                 RouterChange::SetFirewall(firewall) => {
                     self.send(&mut requests)?;
-                    rules::install(&mut Socket::netfilter()?, firewall, self.held)?;
+                    with_netfilter(|socket| rules::install(socket, firewall, self.held))?;
                 }
                 other => requests.push(self.request(other)?),
             }

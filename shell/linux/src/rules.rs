@@ -1,9 +1,11 @@
 //! The wording of our nftables tables. What goes into their sets is `nft`'s.
 
 use crate::sys;
+use datapath::{ANNOUNCEMENTS, VXLAN_PORT};
 use std::fmt::Write as _;
 
-/// The rules. Each chain says yes to what it knows and ends in a counter and a drop, so that a
+/// The rules, in which `$vxlan` and `$announcements` stand for what others than these tables hold to as
+/// well ([`spelt`]). Each chain says yes to what it knows and ends in a counter and a drop, so that a
 /// frame too short for the bytes that a rule looks at is dropped as well.
 const BRIDGE_RULES: &[(&str, &[&str])] = &[
     (
@@ -15,7 +17,7 @@ const BRIDGE_RULES: &[(&str, &[&str])] = &[
             "iifname \"rx-*\" accept",
             "iifname \"x-*\" accept",
             "meta pkttype != { broadcast, multicast } accept",
-            "update @announcing { iifname limit rate over 10/second burst 20 packets } counter name \"announced-too-often\" accept",
+            "update @announcing { iifname limit rate over $announcements } counter name \"announced-too-often\" accept",
             "counter name \"announced\" log group 118 accept",
         ],
     ),
@@ -217,7 +219,7 @@ const INET_RULES: &[(&str, &[&str])] = &[(
     &[
         "ip saddr @vteps4 accept",
         "ip6 saddr @vteps6 accept",
-        "udp dport 4789 counter name \"foreign-tunnel\" drop",
+        "udp dport $vxlan counter name \"foreign-tunnel\" drop",
     ],
 )];
 
@@ -230,10 +232,10 @@ const UNTRACKED_RULES: &[(&str, &[&str])] = &[
             // Where bridge-nf-call-iptables is on, tenants' frames pass here. They are not the
             // host's: their addresses overlap, so they must not meet in its connection tracking.
             "iifname \"b-*\" notrack accept",
-            "udp dport 4789 notrack",
+            "udp dport $vxlan notrack",
         ],
     ),
-    ("output", &["udp dport 4789 notrack"]),
+    ("output", &["udp dport $vxlan notrack"]),
 ];
 
 const COUNTERS: &[&str] = &[
@@ -311,8 +313,15 @@ fn chains(text: &mut String, family: u8, chains: &[(&str, &[&str])]) {
         writeln!(text, "\tchain {chain} {{ {}", hook(family, chain))
             .expect("a String takes everything");
         for rule in *rules {
-            writeln!(text, "\t\t{rule}").expect("a String takes everything");
+            writeln!(text, "\t\t{}", spelt(rule)).expect("a String takes everything");
         }
         text.push_str("\t}\n");
     }
+}
+
+fn spelt(rule: &str) -> String {
+    let (per_s, burst) = (ANNOUNCEMENTS.per_s, ANNOUNCEMENTS.burst);
+    let announcements = format!("{per_s}/second burst {burst} packets");
+    rule.replace("$vxlan", &VXLAN_PORT.to_string())
+        .replace("$announcements", &announcements)
 }

@@ -165,7 +165,7 @@ impl Seen {
         let mut seen = Self {
             state: HostState {
                 capabilities: sources.capabilities.clone(),
-                owned_netns: sources.marks.ours(),
+                owned_netns: sources.marks.ours().into(),
                 ..HostState::default()
             },
             raw: raw.into_iter().map(|raw| (raw.index, raw)).collect(),
@@ -247,7 +247,7 @@ impl Seen {
                         None => self.state.guards.remove(&name),
                     };
                 }
-                self.state.vteps = known.tunnel_sources();
+                self.state.vteps = known.tunnel_sources().into();
                 differs = true;
             }
         }
@@ -497,8 +497,8 @@ impl Seen {
         let doing = || "read our nftables tables".to_owned();
         self.state.firewall = nft.is_installed().doing(doing)?;
         let elements = nft.elements().doing(doing)?;
-        self.state.guards = elements.guards();
-        self.state.vteps = elements.tunnel_sources();
+        self.state.guards = elements.guards().into();
+        self.state.vteps = elements.tunnel_sources().into();
         Ok(())
     }
 }

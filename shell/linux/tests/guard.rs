@@ -586,13 +586,13 @@ fn a_router_behind_the_tunnel_is_answered_for_as_one() {
         const ROUTER: u8 = 0x80;
         lab.act_twice([row(8, false), row(9, true)].map(Action::SetNeighbour));
         assert_eq!([flags_of(8), flags_of(9)].map(|f| f & ROUTER), [0, ROUTER]);
-        let known: BTreeSet<_> = lab.observe().neighbours;
+        let known: BTreeSet<_> = lab.observe().neighbours.iter().cloned().collect();
         assert_eq!(known, [row(8, false), row(9, true)].into());
         // It goes, and comes, with the route's flag.
         lab.act_twice([row(8, true), row(9, false)].map(Action::SetNeighbour));
         assert_eq!([flags_of(8), flags_of(9)].map(|f| f & ROUTER), [ROUTER, 0]);
         assert_eq!(
-            lab.observe().neighbours,
+            *lab.observe().neighbours,
             [row(8, true), row(9, false)].into()
         );
     });
@@ -823,7 +823,7 @@ fn what_is_tracked_for_others_is_not_ours() {
         lab.act_twice([Action::InstallFirewall]);
         assert!(lab.observe().firewall);
         assert_eq!(one_more(), [1, 1]);
-        assert_eq!(lab.observe().vteps, [ip("127.0.0.1")].into());
+        assert_eq!(*lab.observe().vteps, [ip("127.0.0.1")].into());
     });
 }
 

@@ -326,7 +326,7 @@ fn a_namespace_is_ours_by_its_marker() {
         tool("ip netns add theirs");
         lab.act([Action::CreateNetns(netns("theirs"))]);
         let state = lab.observe();
-        assert_eq!(state.owned_netns, [netns("web"), netns("db")].into());
+        assert_eq!(*state.owned_netns, [netns("web"), netns("db")].into());
         assert!(state.netns.contains_key(&netns("theirs")));
         let error = lab.fail(Action::DeleteNetns(netns("theirs")));
         assert!(
@@ -336,7 +336,7 @@ fn a_namespace_is_ours_by_its_marker() {
         // Somebody makes ours anew: it is theirs now.
         tool("ip netns del db");
         tool("ip netns add db");
-        assert_eq!(lab.observe().owned_netns, [netns("web")].into());
+        assert_eq!(*lab.observe().owned_netns, [netns("web")].into());
         lab.fail(Action::DeleteNetns(netns("db")));
         // A kernel may give theirs the inode number that ours had: the marker knows more than that.
         let marker = format!("{STATE_DIR}/netns/db");
@@ -351,13 +351,13 @@ fn a_namespace_is_ours_by_its_marker() {
             lab.observe().owned_netns
         };
         std::fs::write(&marker, format!("{theirs} {cookie}")).unwrap();
-        assert_eq!(reopen(lab), [netns("web")].into());
+        assert_eq!(*reopen(lab), [netns("web")].into());
         std::fs::write(&marker, format!("{inode} {cookie}")).unwrap();
         // An agent that knew inode numbers only made this one.
         let marker = format!("{STATE_DIR}/netns/web");
         let whole = std::fs::read_to_string(&marker).unwrap();
         std::fs::write(&marker, whole.split_once(' ').unwrap().0).unwrap();
-        assert_eq!(reopen(lab), [netns("web")].into());
+        assert_eq!(*reopen(lab), [netns("web")].into());
         assert_eq!(std::fs::read_to_string(&marker).unwrap(), whole);
         lab.act_twice([
             Action::DeleteNetns(netns("web")),
@@ -574,11 +574,9 @@ fn to_vtep(mac: MacAddr, vtep: &str) -> FdbRow {
 }
 
 fn rows_of(lab: &mut Lab, wanted: MacAddr) -> Vec<FdbRow> {
-    lab.observe()
-        .fdb
-        .into_iter()
-        .filter(|row| row.mac == wanted)
-        .collect()
+    let rows = lab.observe().fdb;
+    let of_mac = rows.iter().filter(|row| row.mac == wanted);
+    of_mac.cloned().collect()
 }
 
 #[test]
@@ -747,11 +745,8 @@ fn neighbours_carry_our_protocol() {
         lab.act_twice([Action::SetNeighbour(moved.clone())]);
         assert!(lab.observe().neighbours.contains(&moved));
         tool("ip neigh add 10.0.0.77 lladdr 02:00:00:00:00:77 dev b-1 nud permanent");
-        let theirs = lab
-            .observe()
-            .neighbours
-            .into_iter()
-            .find(|n| n.ip == ip("10.0.0.77"));
+        let neighbours = lab.observe().neighbours;
+        let theirs = neighbours.iter().find(|n| n.ip == ip("10.0.0.77"));
         assert!(!theirs.unwrap().ours);
         lab.act_twice(rows.iter().cloned().map(Action::DeleteNeighbour));
         assert_eq!(lab.observe().neighbours.len(), 1);
@@ -917,6 +912,6 @@ fn everything_made_is_observed_by_a_second_reader() {
         assert_eq!(kernel.observe(&scope).unwrap(), one);
         assert!(one.firewall);
         assert_eq!(one.guards[&ifname("n-a")], guard(1));
-        assert_eq!(one.owned_netns, [netns("a"), netns("c")].into());
+        assert_eq!(*one.owned_netns, [netns("a"), netns("c")].into());
     });
 }

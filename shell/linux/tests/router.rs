@@ -8,7 +8,7 @@
 
 mod lab;
 
-use host_plan::{Desired, HostState, OwnedName, Readiness, Scope, plan};
+use host_plan::{Desired, OwnedName, Readiness, Scope, plan};
 use lab::*;
 use model::{
     Attachment, Encoding, Forwarding, Gateway, IpVrfForwarding, MacAddr, NatConfig, NicId,
@@ -22,12 +22,13 @@ use std::io::{BufRead, BufReader, Write};
 use std::num::NonZeroU16;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// What a host is to have: VPCs with two subnets each, all with the same prefixes.
 struct Wish {
-    stacks: Vec<Stack>,
-    routers: Vec<RouterConfig>,
+    stacks: Vec<Arc<Stack>>,
+    routers: Vec<Arc<RouterConfig>>,
     forwarding: Forwarding,
 }
 
@@ -128,7 +129,10 @@ fn net(text: &str) -> ipnet::IpNet {
 
 impl Wish {
     fn of(vpcs: &[u8]) -> Self {
-        let (stacks, routers) = vpcs.iter().map(|v| vpc(*v)).unzip();
+        let parts = vpcs.iter().map(|v| vpc(*v));
+        let (stacks, routers) = parts
+            .map(|(stack, router)| (stack.into(), router.into()))
+            .unzip();
         Self {
             stacks,
             routers,
@@ -191,11 +195,6 @@ impl Wish {
         let anew = plan(&self.desired(), &other.observe(&self.scope()).unwrap());
         assert!(anew.steps.is_empty(), "still to do, anew:\n{anew}");
         left.readiness(&self.stacks, &self.routers)
-    }
-
-    fn look(&self, lab: &mut Lab) -> HostState {
-        lab.kernel.forget();
-        lab.kernel.observe(&self.scope()).unwrap()
     }
 }
 
@@ -436,7 +435,7 @@ fn a_name_that_is_no_namespace_yet_is_none() {
 fn an_anycast_gateway_is_for_its_own_host() {
     lab(|lab| {
         let mut wish = Wish::of(&[1]);
-        let router = &mut wish.routers[0];
+        let router = Arc::make_mut(&mut wish.routers[0]);
         router.anycast = true;
         router.uplink = None;
         router.nat = NatConfig::default();
@@ -480,7 +479,7 @@ fn an_anycast_gateway_is_for_its_own_host() {
             "{home}"
         );
         // It is a router as any other from now on.
-        wish.routers[0].anycast = false;
+        Arc::make_mut(&mut wish.routers[0]).anycast = false;
         wish.make(lab);
         assert!(pings("v1a", "10.1.2.10"));
         assert_eq!(tool("ip neigh show 10.1.1.1 nud permanent"), "");
@@ -533,14 +532,19 @@ fn tenants_with_the_same_addresses_do_not_meet() {
     });
 }
 
+/// Looks at two routers, one after the other: which of them is other than it was known to be.
+fn each_differs(lab: &mut Lab) -> [bool; 2] {
+    [(); 2].map(|()| lab.kernel.look_at_a_router().unwrap())
+}
+
 #[test]
 fn what_others_change_in_a_router_is_put_right() {
     lab(|lab| {
         outside();
-        let mut wish = Wish::of(&[1]);
+        let mut wish = Wish::of(&[1, 2]);
         let leg = OwnedName::router_leg(wish.stacks[0].segments[0].subnet);
         let outer = OwnedName::router_outer(wish.routers[0].id);
-        wish.routers[0].routes = vec![
+        Arc::make_mut(&mut wish.routers[0]).routes = vec![
             StaticRoute {
                 table: None,
                 prefix: net("203.0.113.0/24"),
@@ -572,8 +576,11 @@ fn what_others_change_in_a_router_is_put_right() {
             "nft delete table inet vpc".to_owned(),
         ];
         for line in damage {
+            assert_eq!(each_differs(lab), [false, false], "before {line}");
             tool(&format!("{inside} {line}"));
-            let state = wish.look(lab);
+            let differs = each_differs(lab);
+            assert!(differs[0] != differs[1], "{line}: {differs:?}");
+            let state = lab.kernel.observe(&wish.scope()).unwrap();
             let steps = plan(&wish.desired(), &state).steps;
             assert!(!steps.is_empty(), "{line} is not seen");
             wish.make(lab);
@@ -595,7 +602,11 @@ fn packets_that_are_too_big_are_answered_and_tcp_keeps_below() {
     lab(|lab| {
         outside();
         let mut wish = Wish::of(&[1]);
-        wish.routers[0].uplink.as_mut().unwrap().mtu = model::Mtu::new(1300).ok();
+        Arc::make_mut(&mut wish.routers[0])
+            .uplink
+            .as_mut()
+            .unwrap()
+            .mtu = model::Mtu::new(1300).ok();
         tool("ip -n out link set eth0 mtu 1300");
         wish.make(lab);
         gateways(1);
@@ -651,11 +662,11 @@ fn public_addresses_and_ports_lead_in_and_nothing_else_does() {
             public: ip(public),
             private: ip(private),
         };
-        wish.routers[0].nat.public = vec![
+        Arc::make_mut(&mut wish.routers[0]).nat.public = vec![
             one("192.0.2.50", "10.1.2.10"),
             one("2001:db8::50", "fd00:2::10"),
         ];
-        wish.routers[0].nat.forwards = vec![
+        Arc::make_mut(&mut wish.routers[0]).nat.forwards = vec![
             forward(None, "8000-8002", "10.1.1.10", 7000),
             forward(None, "9000-9100", "10.1.1.10", 9000),
             forward(Some("2001:db8::51"), "80", "fd00:1::10", 7000),
@@ -694,7 +705,7 @@ fn public_addresses_and_ports_lead_in_and_nothing_else_does() {
         // A route to an inner address does not lead in, either, unless it was opened.
         tool("ip -n out route add 10.1.0.0/16 via 192.0.2.11");
         assert_eq!(seen_by("out", "10.1.1.10", 7000), None);
-        wish.routers[0]
+        Arc::make_mut(&mut wish.routers[0])
             .nat
             .public
             .push(one("10.1.1.10", "10.1.1.10"));
@@ -807,7 +818,7 @@ fn connections_are_followed_from_their_beginning_to_their_end() {
         );
 
         // Taken back, it is ended by the kernel.
-        wish.routers[0].nat.source = None;
+        Arc::make_mut(&mut wish.routers[0]).nat.source = None;
         wish.make(lab);
         assert!(stream.ends_cut());
         follow(&|known| {
@@ -827,7 +838,7 @@ fn flows_survive_changes_of_rules_but_for_those_that_were_revoked() {
             public: ip(public),
             private: ip(private),
         };
-        wish.routers[0].nat.public = vec![
+        Arc::make_mut(&mut wish.routers[0]).nat.public = vec![
             one("192.0.2.50", "10.1.1.10"),
             one("192.0.2.51", "10.1.2.10"),
         ];
@@ -844,11 +855,11 @@ fn flows_survive_changes_of_rules_but_for_those_that_were_revoked() {
             stream.works();
         }
         // More is opened, a source is added, one address is taken back.
-        wish.routers[0].nat.public = vec![
+        Arc::make_mut(&mut wish.routers[0]).nat.public = vec![
             one("192.0.2.50", "10.1.1.10"),
             one("192.0.2.52", "10.1.2.10"),
         ];
-        wish.routers[0].nat.source = Some(SourceNat::Addresses(vec![
+        Arc::make_mut(&mut wish.routers[0]).nat.source = Some(SourceNat::Addresses(vec![
             ip("192.0.2.11"),
             ip("192.0.2.60"),
         ]));
@@ -858,7 +869,7 @@ fn flows_survive_changes_of_rules_but_for_those_that_were_revoked() {
         }
         assert!(gone.ends_cut(), "what was taken back goes on");
         // The address of what goes out is taken back.
-        wish.routers[0].nat.public.clear();
+        Arc::make_mut(&mut wish.routers[0]).nat.public.clear();
         wish.make(lab);
         across.works();
         assert!(into.ends_cut() && out.ends_cut());
@@ -889,7 +900,7 @@ fn a_rule_more_or_less_is_told_the_kernel_as_that() {
             private: ip(private),
         };
         // Something in each map, of both families.
-        let nat = &mut wish.routers[0].nat;
+        let nat = &mut Arc::make_mut(&mut wish.routers[0]).nat;
         nat.public = vec![
             one("192.0.2.50", "10.1.1.10"),
             one("2001:db8::50", "fd00:1::10"),
@@ -912,7 +923,7 @@ fn a_rule_more_or_less_is_told_the_kernel_as_that() {
         stays.works();
 
         // More of each sort, and one range elsewhere.
-        let nat = &mut wish.routers[0].nat;
+        let nat = &mut Arc::make_mut(&mut wish.routers[0]).nat;
         nat.public.extend([
             one("192.0.2.51", "10.1.2.10"),
             one("2001:db8::51", "fd00:2::10"),
@@ -941,7 +952,7 @@ fn a_rule_more_or_less_is_told_the_kernel_as_that() {
         let so_far = counted("192.0.2.11", "7001");
 
         // Where a forward leads changes, others go: with their flows.
-        let nat = &mut wish.routers[0].nat;
+        let nat = &mut Arc::make_mut(&mut wish.routers[0]).nat;
         nat.forwards
             .retain(|forward| forward.ports.to_string() != "7002");
         nat.forwards[1].to = ip("10.1.2.10");
@@ -969,13 +980,13 @@ fn a_rule_more_or_less_is_told_the_kernel_as_that() {
         tool(&format!(
             "ip netns exec {router} nft flush set inet vpc open4"
         ));
-        wish.routers[0].nat.forwards.pop();
+        Arc::make_mut(&mut wish.routers[0]).nat.forwards.pop();
         wish.make(lab);
         let again = numbered(&router);
         assert_ne!(again, anew, "what others did was built on");
         tool(&format!("ip netns exec {router} nft add table inet other"));
         wish.settled(lab);
-        wish.routers[0].nat.forwards.pop();
+        Arc::make_mut(&mut wish.routers[0]).nat.forwards.pop();
         wish.make(lab);
         assert_eq!(numbered(&router), again, "all was put there anew");
         stays.works();

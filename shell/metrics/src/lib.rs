@@ -8,6 +8,6 @@ mod page;
 mod speaker;
 
 pub use endpoint::{Source, may_listen, serve};
-pub use page::{Labels, Page};
+pub use page::{Counted, Labels, Page};
 pub use prometheus_client::metrics::histogram::Histogram;
 pub use speaker::{Session, evpn, of_speaker, sessions};

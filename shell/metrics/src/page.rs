@@ -12,6 +12,15 @@ use std::fmt;
 /// Names and values that tell the samples of one metric apart.
 pub type Labels = Vec<(&'static str, String)>;
 
+/// How often a value was how large.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Counted {
+    /// All together.
+    pub sum: f64,
+    /// The upper end of each bucket, and how many were in it; the last ends at infinity.
+    pub buckets: Vec<(f64, u64)>,
+}
+
 /// Metrics with their values at one moment.
 #[derive(Debug, Default)]
 pub struct Page(Vec<Metric>);
@@ -28,6 +37,7 @@ enum Samples {
     Gauge(Vec<(Labels, i64)>),
     Counter(Vec<(Labels, u64)>),
     Histogram(Histogram),
+    Histograms(Vec<(Labels, Counted)>),
     Info(Labels),
 }
 
@@ -61,6 +71,19 @@ impl Page {
     /// How often a value was how large.
     pub fn histogram(&mut self, name: &'static str, help: &'static str, histogram: Histogram) {
         self.add(name, help, Samples::Histogram(histogram));
+    }
+
+    /// The same, of what was counted elsewhere.
+    pub fn histograms(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        samples: impl IntoIterator<Item = (Labels, Counted)>,
+    ) {
+        let samples: Vec<_> = samples.into_iter().collect();
+        if !samples.is_empty() {
+            self.add(name, help, Samples::Histograms(samples));
+        }
     }
 
     /// Which program this is: `vpc_build_info`.
@@ -97,7 +120,7 @@ impl Collector for Page {
             let kind = match &metric.samples {
                 Samples::Gauge(_) => MetricType::Gauge,
                 Samples::Counter(_) => MetricType::Counter,
-                Samples::Histogram(_) => MetricType::Histogram,
+                Samples::Histogram(_) | Samples::Histograms(_) => MetricType::Histogram,
                 Samples::Info(_) => MetricType::Info,
             };
             let mut encoder = encoder.encode_descriptor(metric.name, metric.help, None, kind)?;
@@ -113,6 +136,13 @@ impl Collector for Page {
                     })?;
                 }
                 Samples::Histogram(histogram) => histogram.encode(encoder)?,
+                Samples::Histograms(samples) => {
+                    each(&mut encoder, samples, |encoder, counted| {
+                        let Counted { sum, buckets } = counted;
+                        let count = buckets.iter().map(|(_, count)| count).sum();
+                        encoder.encode_histogram::<NoLabelSet>(*sum, count, buckets, None)
+                    })?;
+                }
                 Samples::Info(labels) => encoder.encode_info(labels)?,
             }
         }
@@ -149,6 +179,12 @@ mod tests {
         let histogram = Histogram::new([0.5]);
         histogram.observe(0.25);
         page.histogram("vpc_seconds", "Time.", histogram);
+        let counted = Counted {
+            sum: 3.5,
+            buckets: vec![(1.0, 2), (f64::INFINITY, 1)],
+        };
+        let labels = vec![("kind", "sync".to_owned())];
+        page.histograms("vpc_disk_seconds", "IO.", [(labels, counted)]);
         let expected = r#"# HELP vpc_build The part that answers, and its version.
 # TYPE vpc_build info
 vpc_build_info{component="agent",version="1.2.3"} 1
@@ -164,6 +200,12 @@ vpc_seconds_sum 0.25
 vpc_seconds_count 1
 vpc_seconds_bucket{le="0.5"} 1
 vpc_seconds_bucket{le="+Inf"} 1
+# HELP vpc_disk_seconds IO.
+# TYPE vpc_disk_seconds histogram
+vpc_disk_seconds_sum{kind="sync"} 3.5
+vpc_disk_seconds_count{kind="sync"} 3
+vpc_disk_seconds_bucket{le="1.0",kind="sync"} 2
+vpc_disk_seconds_bucket{le="+Inf",kind="sync"} 3
 # EOF
 "#;
         assert_eq!(page.text().unwrap(), expected);

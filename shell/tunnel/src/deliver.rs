@@ -22,6 +22,7 @@ pub(crate) struct Left {
 /// What was not sent.
 #[derive(Debug, Default)]
 pub(crate) struct LeftOut {
+    /// In their order.
     pub(crate) messages: Vec<Left>,
     /// The kernel would not split one.
     pub(crate) refused: bool,

@@ -1,12 +1,11 @@
 //! The sockets of one worker.
 
+use datapath::VXLAN_PORT;
 use linux::TunnelSocket;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
-/// UDP port of VXLAN (RFC 7348 §4).
-pub(crate) const VXLAN_PORT: u16 = 4789;
 /// Flows are shared among so many source ports: as many ways as any underlay has, and queues as any
 /// network card.
 pub(crate) const SOURCE_PORTS: usize = 64;

@@ -2,12 +2,12 @@
 //! the others and is told by messages what changes.
 
 use crate::capture::{Outer, Watcher};
-use crate::deliver::{Left, deliver};
-use crate::sockets::{SOURCE_PORTS, Sockets, VXLAN_PORT};
+use crate::deliver::deliver;
+use crate::sockets::{SOURCE_PORTS, Sockets};
 use crate::wire::{Figures, FlowFigures};
 use datapath::{
     Bounds, Change, Direction, Engine, Fate, Inbox, Message, OFFLOAD_BYTES, Offload, Outbox,
-    Reason, Received, Span, vni_of,
+    Reason, Received, Span, VXLAN_PORT, vni_of,
 };
 use linux::{Got, Receiver, Sender, TUNNEL_PACKETS_MAX, TapQueue, ToSend};
 use model::IfName;
@@ -442,8 +442,12 @@ impl Body {
             let full = &mut self.full[port];
             let socket = &sockets.sending[port];
             let left_out = deliver(&mut self.sender, socket, &ready, full);
-            for Left { at, reason } in &left_out.messages {
-                self.engine.count_many(*reason, run[*at].packets());
+            let mut left = left_out.messages.iter().peekable();
+            for (number, message) in run.iter().enumerate() {
+                match left.next_if(|left| left.at == number) {
+                    Some(left) => self.engine.count_many(left.reason, message.packets()),
+                    None => self.engine.count_sent(message),
+                }
             }
             self.splits &= !left_out.refused;
         }

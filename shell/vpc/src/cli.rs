@@ -2,7 +2,7 @@
 
 use crate::commands::{
     account, agent, capture, completion, datapath, doctor, evpn, external, host, l2, nic,
-    public_ip, route, router, server, subnet, vpc, watch,
+    public_ip, route, router, server, storage, subnet, volume, vpc, watch,
 };
 use crate::failure::Outcome;
 use crate::lab;
@@ -73,6 +73,9 @@ enum Command {
     /// Public addresses
     #[command(subcommand, name = "publicip")]
     PublicIp(public_ip::PublicIp),
+    /// Replicated disks
+    #[command(subcommand)]
+    Volume(volume::Volume),
     /// Networks outside of the cluster
     #[command(subcommand)]
     External(external::External),
@@ -84,6 +87,9 @@ enum Command {
     /// The userspace transport of this host
     #[command(subcommand)]
     Datapath(datapath::Datapath),
+    /// The replicas and attached volumes of this host
+    #[command(subcommand)]
+    Storage(storage::Storage),
     /// Frames of NICs of this host, as they pass
     Capture(capture::Capture),
     /// What this host can do, what is missing and the remedy
@@ -120,10 +126,12 @@ impl Cli {
             Command::Route(command) => command.run(&global),
             Command::Nat(command) => command.run(&global),
             Command::PublicIp(command) => command.run(&global),
+            Command::Volume(command) => command.run(&global),
             Command::External(command) => command.run(&global),
             Command::Watch(command) => command.run(&global),
             Command::Evpn(command) => command.run(&global),
             Command::Datapath(command) => command.run(&global),
+            Command::Storage(command) => command.run(&global),
             Command::Capture(command) => command.run(&global),
             Command::Doctor(command) => command.run(&global),
             Command::Lab(command) => command.run(&global),

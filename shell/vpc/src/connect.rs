@@ -12,6 +12,7 @@ use api::v1::evpn_client::EvpnClient;
 use api::v1::l2_client::L2Client;
 use api::v1::l3_client::L3Client;
 use api::v1::management_client::ManagementClient;
+use api::v1::sbs_client::SbsClient;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -153,6 +154,13 @@ impl AgentAccess {
     /// A client of the agent's L3 service.
     pub(crate) async fn l3(&self) -> Outcome<L3Client<Channel>> {
         api::connect_l3(&self.socket)
+            .await
+            .map_err(|error| self.unreachable(&error))
+    }
+
+    /// A client of the agent's SBS service.
+    pub(crate) async fn sbs(&self) -> Outcome<SbsClient<Channel>> {
+        api::connect_sbs(&self.socket)
             .await
             .map_err(|error| self.unreachable(&error))
     }

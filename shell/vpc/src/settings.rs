@@ -4,7 +4,7 @@
 use crate::connect::{AGENT_SOCKET, HOST_CREDENTIAL};
 use crate::failure::{Doing, Failure, Outcome};
 use datapath::Limits;
-use model::{Asn, Capability, Name, Role, Transport};
+use model::{Asn, Capability, Name, Role, Transport, VolumeSize};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -20,7 +20,7 @@ pub(crate) const SERVER_CONFIG: &str = "/etc/vpc/server.toml";
 /// Where the server keeps the cluster, unless it is told otherwise.
 pub(crate) const SERVER_DATA: &str = "/var/lib/vpc/server";
 /// The server's run directory, unless it is told otherwise.
-const RUN_DIR: &str = "/run/vpc";
+pub(crate) const RUN_DIR: &str = "/run/vpc";
 /// The port of BGP (RFC 4271 §8.2.1).
 const BGP_PORT: u16 = 179;
 /// The port of DNS.
@@ -68,6 +68,10 @@ pub(crate) struct AgentSettings {
     pub(crate) metrics: Option<SocketAddr>,
     /// Whom routers of this host ask for names outside of their VPC.
     pub(crate) resolvers: Option<Vec<SocketAddr>>,
+    /// The disk for replicas of volumes: a file, which is made, or a block device.
+    pub(crate) storage_path: Option<PathBuf>,
+    /// The size of the file that is made.
+    pub(crate) storage_size: Option<VolumeSize>,
     /// What to log, as `RUST_LOG` has it: `info`, `agent=debug`.
     pub(crate) log: String,
 }
@@ -96,6 +100,8 @@ pub(crate) struct ServerSettings {
     /// AS of the fabric.
     pub(crate) asn: Option<Asn>,
     /// BGP sessions are signed.
+    /// How long a replica of a volume may be away.
+    pub(crate) replace_replicas: Option<Duration>,
     pub(crate) sign_bgp: bool,
     /// Where metrics are given out.
     pub(crate) metrics: Option<SocketAddr>,
@@ -193,6 +199,8 @@ pub(crate) const AGENT: Schema = Schema {
         ("run_dir", Word::Text),
         ("socket", Word::Text),
         ("state_dir", Word::Text),
+        ("storage_path", Word::Text),
+        ("storage_size", Word::Text),
         ("subnet_flood_per_s", Word::Number),
         ("transport", Word::Text),
         ("underlay_address", Word::Text),
@@ -218,6 +226,7 @@ pub(crate) const SERVER: Schema = Schema {
         ("reflector", Word::Text),
         ("reflector_kind", Word::Text),
         ("reflectors", Word::List),
+        ("replace_replicas_secs", Word::Number),
         ("run_dir", Word::Text),
         ("sign_bgp", Word::Flag),
     ],
@@ -250,6 +259,8 @@ router_flows = 65536                 # flows that a router here tracks, at most
 metrics = "127.0.0.1:9476"           # for Prometheus, over HTTP; without it none
 metrics_public = false               # true: metrics may be at an address that others reach
 resolvers = ["192.0.2.53"]           # asked by routers here for other names; [] for none, without it those of /etc/resolv.conf
+storage_path = "/var/lib/vpc/storage/disk"  # replicas of volumes: a file, or a block device
+storage_size = "100GiB"              # of the file, which is written through once; without it no file is made
 log = "info"                         # as RUST_LOG has it"#;
 
 /// A file with every key, for `--help`.
@@ -264,6 +275,7 @@ reflectors = ["192.0.2.1:179"]       # every route reflector, for the hosts; els
 run_dir = "/run/vpc"
 asn = 65000                          # of the fabric, as `init` was told
 sign_bgp = true                      # TCP-MD5 with the cluster's secret
+replace_replicas_secs = 600          # a replica of a volume that is away for so long gives way to another
 metrics = "127.0.0.1:9475"           # for Prometheus, over HTTP; without it none
 metrics_public = false               # true: metrics may be at an address that others reach
 log = "info"                         # as RUST_LOG has it"#;
@@ -384,6 +396,8 @@ impl Sources {
             router_flows: reader.router_flows(),
             metrics: reader.metrics(),
             resolvers: reader.list("resolvers", parse_resolver),
+            storage_path: reader.path("storage_path"),
+            storage_size: reader.checked("storage_size", parse_size),
             log: reader.text("log").unwrap_or_else(|| "info".to_owned()),
         };
         reader.done(settings)
@@ -415,6 +429,7 @@ impl Sources {
                 .list("reflectors", parse_reflector)
                 .unwrap_or_default(),
             asn: reader.asn("asn"),
+            replace_replicas: reader.seconds("replace_replicas_secs"),
             sign_bgp: reader.flag("sign_bgp").unwrap_or(true),
             metrics: reader.metrics(),
             log: reader.text("log").unwrap_or_else(|| "info".to_owned()),
@@ -449,6 +464,11 @@ pub(crate) fn parse_role(text: &str) -> Result<Role, String> {
             "{text:?} is not a role: compute, route, management or storage"
         )),
     }
+}
+
+fn parse_size(text: &str) -> Result<VolumeSize, String> {
+    text.parse()
+        .map_err(|error: model::BadVolumeSize| error.to_string())
 }
 
 fn parse_transport(text: &str) -> Result<Transport, String> {

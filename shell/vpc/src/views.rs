@@ -3,9 +3,11 @@
 
 mod router_figures;
 mod routing;
+mod volume;
 
 pub(crate) use router_figures::FiguresView;
 pub(crate) use routing::{ExternalView, PublicIpView, RouterView};
+pub(crate) use volume::VolumeView;
 
 use crate::commands::subnet_options::OptionsView;
 use crate::output::{Row, ago, time};

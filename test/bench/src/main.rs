@@ -1,6 +1,6 @@
 //! What `make bench` prints: our figures beside baselines measured in the same run.
 //!
-//! `bench [--quick] [latency|many|path|reflect|fdb|move|router|scale|dhcp|transport]...` as root. Everything happens in labs of its own. Parts of
+//! `bench [--quick] [latency|many|path|reflect|fdb|move|router|scale|dhcp|transport|storage]...` as root. Everything happens in labs of its own. Parts of
 //! it run inside lab hosts: there this binary is started again as `bench inside`.
 #![expect(clippy::print_stdout, reason = "it prints its figures")]
 
@@ -15,6 +15,7 @@ mod path;
 mod reflect;
 mod remote;
 mod routers;
+mod storage;
 mod transport;
 mod wire;
 
@@ -58,7 +59,7 @@ const QUICK: Effort = Effort {
     moves: 50,
 };
 
-const PARTS: [&str; 10] = [
+const PARTS: [&str; 11] = [
     "latency",
     "many",
     "path",
@@ -69,6 +70,7 @@ const PARTS: [&str; 10] = [
     "scale",
     "dhcp",
     "transport",
+    "storage",
 ];
 
 fn main() -> ExitCode {
@@ -100,7 +102,7 @@ fn main() -> ExitCode {
             part if PARTS.contains(&part) => parts.push(part),
             other => {
                 println!(
-                    "{other:?}: bench [--quick] [latency|many|path|reflect|fdb|move|router|scale|dhcp|transport]..."
+                    "{other:?}: bench [--quick] [latency|many|path|reflect|fdb|move|router|scale|dhcp|transport|storage]..."
                 );
                 return ExitCode::from(2);
             }
@@ -142,6 +144,9 @@ fn main() -> ExitCode {
     }
     if wanted("transport") {
         transport::measure(effort, &mut table);
+    }
+    if wanted("storage") {
+        storage::measure(effort, effort.creates < FULL.creates, &mut table);
     }
     figures::machine();
     table.print();

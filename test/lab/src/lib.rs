@@ -4,6 +4,8 @@
 //! stopped by a signal is taken down, too.
 
 pub mod client;
+pub mod disk;
+pub mod faults;
 pub mod machine;
 pub mod outer;
 mod ping;

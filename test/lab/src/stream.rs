@@ -15,6 +15,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const PORT: u16 = 7007;
+/// As many as a sender that had no processor for a while sends at once to catch up: what is steady must not
+/// become a burst that no queue on the way takes.
+const BEHIND: u32 = 50;
 /// How long a receiver waits before it looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(50);
 /// Answers that are still under way at the end.
@@ -99,7 +102,8 @@ pub struct Received {
 }
 
 impl Stream {
-    /// From a workload to an address where an [`Echo`] answers, one datagram each `interval`.
+    /// From a workload to an address where an [`Echo`] answers, one datagram each `interval`, or
+    /// fewer where the machine has no time for more.
     pub fn start(lab: &Lab, place: &str, to: Ipv4Addr, interval: Duration) -> Self {
         let socket = Arc::new(lab.inside(place, || open(0)));
         let port = socket.local_addr().expect("it is bound").port();
@@ -107,14 +111,15 @@ impl Stream {
         let to = SocketAddrV4::new(to, PORT);
         let (out, ends) = (Arc::clone(&socket), Arc::clone(&stop));
         let sender = std::thread::spawn(move || {
-            let begin = Instant::now();
+            let mut next = Instant::now();
             let mut number: u64 = 0;
             while !ends.load(Ordering::Relaxed) {
                 // One that could not be sent is one that does not come.
                 drop(out.send_to(&number.to_be_bytes(), to));
                 number += 1;
-                let next = begin + interval * u32::try_from(number).unwrap_or(u32::MAX);
-                std::thread::park_timeout(next.saturating_duration_since(Instant::now()));
+                let now = Instant::now();
+                next = (next + interval).max(now - interval * BEHIND);
+                std::thread::park_timeout(next.saturating_duration_since(now));
             }
             number
         });

@@ -2,6 +2,7 @@
 
 mod dump;
 mod golden;
+pub mod history;
 mod keeper;
 mod wait;
 

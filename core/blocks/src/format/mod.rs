@@ -3,6 +3,7 @@
 pub(crate) mod codec;
 pub mod layout;
 pub mod pages;
+pub mod record;
 pub mod superblock;
 pub mod wal;
 

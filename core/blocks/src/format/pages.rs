@@ -15,7 +15,7 @@
 //! a parent extent (snapshots and clones: blocks that are not valid here are read there).
 
 use super::codec::{Put, Take};
-use super::wal::HardState;
+use super::record::HardState;
 use super::{PageRef, VERSION};
 use crate::{BLOCK_BYTES, Digest, EXTENT_BLOCKS, MOST_CONFIG_BYTES, Page, VolumeId};
 use std::sync::Arc;

@@ -1,10 +1,12 @@
 //! From blocks of the log to the chain of batches that counts.
 
-use super::{OpenError, TornTail};
+use super::OpenError;
 use crate::format::layout::Layout;
+use crate::format::record::{ChunkRecord, NotTaken, Record};
 use crate::format::superblock::Superblock;
-use crate::format::wal::{BodyRecord, EntryRecord, Header, Link, Record, Start};
-use crate::{Buffer, EXTENT_BLOCKS, Page, block_crc};
+use crate::format::wal::{Header, Link, Start};
+use crate::map::{blocks_of, chunk_extents};
+use crate::{BLOCK_BYTES, Buffer, EXTENT_BLOCKS, Page, block_crc};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Headers read at once.
@@ -236,65 +238,61 @@ impl Chain {
         damaged.map(|link| link.link.seq).collect()
     }
 
-    /// What the last batch has beside its header: only there it is open whether it was ever durable.
-    pub(super) fn last_payload(&self) -> Vec<(u64, usize)> {
+    /// What chunks of the last batch are: only there it is open whether they were ever durable.
+    pub(super) fn last_chunks(&self) -> Vec<(u64, usize)> {
+        let layout = &self.superblock.layout;
+        let last = self.last_in_doubt().into_iter();
+        let chunks = last.flat_map(|last| chunks(&last.records));
+        let runs = chunks.flat_map(|chunk| runs_of(layout, chunk));
+        runs.map(|(at, run)| (at, run.len())).collect()
+    }
+
+    /// Those of these chunks that are not what the batch says. The log goes on after a chunk only when it
+    /// is durable, so without them the volume is as it was.
+    pub(super) fn bad_chunks(&self, results: &[Option<Buffer>]) -> Vec<NotTaken> {
         let Some(last) = self.last_in_doubt() else {
             return Vec::new();
         };
-        let entries = entries(&last.records);
-        entries
-            .flat_map(|entry| payload_of(&self.superblock.layout, last.link, entry))
-            .collect()
-    }
-
-    /// Drops the last batch if it is not whole. What cannot be read at all is damaged, not torn.
-    pub(super) fn judge_last(
-        &mut self,
-        results: &[Option<Buffer>],
-    ) -> Result<Option<TornTail>, OpenError> {
-        let Some(last) = self.last_in_doubt() else {
-            return Ok(self.hidden());
-        };
-        let layout = self.superblock.layout;
         let mut results = results.iter();
-        let mut whole = true;
-        for entry in entries(&last.records) {
-            let (lba, crcs) = match &entry.body {
-                BodyRecord::Write {
-                    lba,
-                    crcs,
-                    payload: Some(_),
-                } => (*lba, crcs),
-                BodyRecord::Redirected { lba, crcs, .. } => (*lba, crcs),
-                _ => continue,
-            };
-            let reads = payload_of(&layout, last.link, entry).len();
-            let parts: Vec<_> = results.by_ref().take(reads).collect();
-            if parts.iter().any(|part| part.is_none()) {
-                continue;
+        let mut bad = Vec::new();
+        for chunk in chunks(&last.records) {
+            let mut whole = true;
+            for (_, run) in runs_of(&self.superblock.layout, chunk) {
+                let data = results.next().and_then(Option::as_ref);
+                let right = |((lba, crc), page): (&(u64, u32), &Page)| {
+                    block_crc(chunk.volume, *lba, page) == *crc
+                };
+                whole &= data.is_some_and(|data| run.iter().zip(data.pages()).all(right));
             }
-            let pages = parts.into_iter().flatten().flat_map(|part| part.pages());
-            let right = |((lba, page), crc): ((u64, &Page), &u32)| {
-                block_crc(entry.volume, lba, page) == *crc
-            };
-            whole &= (lba..).zip(pages).zip(crcs.iter()).all(right);
+            if !whole {
+                bad.push(NotTaken {
+                    volume: chunk.volume,
+                    seq: last.link.seq,
+                    number: chunk.number,
+                    changed: chunk.changed,
+                });
+            }
         }
-        if whole {
-            return Ok(self.hidden());
-        }
-        let last = self.links.pop().expect("there is one in doubt");
-        let named = entries(&last.records).map(|entry| (entry.volume, entry.index, entry.term));
-        Ok(Some(TornTail {
-            seq: last.link.seq,
-            entries: named.collect(),
-        }))
+        bad
     }
 
-    fn hidden(&self) -> Option<TornTail> {
-        self.hides.then(|| TornTail {
-            seq: self.next_seq - 1,
-            entries: Vec::new(),
+    /// Chunks that were found not to be whole before.
+    pub(super) fn not_taken(&self) -> impl Iterator<Item = NotTaken> {
+        let records = self.links.iter().flat_map(|link| &link.records);
+        records.filter_map(|record| match record {
+            Record::NotTaken(chunk) => Some(*chunk),
+            _ => None,
         })
+    }
+
+    /// The last batch's number, if it may never have been durable.
+    pub(super) fn in_doubt(&self) -> Option<u64> {
+        self.last_in_doubt().map(|last| last.link.seq)
+    }
+
+    /// The number of a batch whose header there is no more, if there may be one.
+    pub(super) fn hidden(&self) -> Option<u64> {
+        self.hides.then_some(self.next_seq - 1)
     }
 
     /// The last batch, unless it is the tail's, which was durable before the superblock named it.
@@ -305,29 +303,28 @@ impl Chain {
     }
 }
 
-fn entries(records: &[Record]) -> impl Iterator<Item = &EntryRecord> {
+fn chunks(records: &[Record]) -> impl Iterator<Item = &ChunkRecord> {
     records.iter().filter_map(|record| match record {
-        Record::Entry(entry) => Some(entry),
+        Record::Chunk(chunk) => Some(chunk),
         _ => None,
     })
 }
 
-/// Where an entry's payload is. An extent that the disk has not is none of the last batch's doing.
-pub(super) fn payload_of(layout: &Layout, link: Link, entry: &EntryRecord) -> Vec<(u64, usize)> {
-    match &entry.body {
-        BodyRecord::Write {
-            payload: Some(offset),
-            crcs,
-            ..
-        } if *offset < link.blocks => {
-            let blocks = crcs.len().min((link.blocks - *offset) as usize);
-            vec![(layout.wal_at(link.position + offset), blocks)]
+/// Where a chunk's blocks are, each run with the blocks' numbers and CRCs.
+fn runs_of(layout: &Layout, chunk: &ChunkRecord) -> Vec<(u64, Vec<(u64, u32)>)> {
+    let mut runs: Vec<(u64, Vec<(u64, u32)>)> = Vec::new();
+    for extent in chunk.extents.iter().filter(|it| it.at < layout.extents) {
+        let number = chunk_extents(chunk.number).start + u64::from(extent.number);
+        for (block, crc) in blocks_of(extent.valid).zip(&extent.crcs) {
+            let at = layout.extent_at(extent.at, block as u32);
+            let here = (number * u64::from(EXTENT_BLOCKS) + block, *crc);
+            match runs.last_mut() {
+                Some((start, run)) if *start + (run.len() * BLOCK_BYTES) as u64 == at => {
+                    run.push(here);
+                }
+                _ => runs.push((at, vec![here])),
+            }
         }
-        BodyRecord::Redirected { extents, .. } => extents
-            .iter()
-            .filter(|extent| **extent < layout.extents)
-            .map(|extent| (layout.extent_at(*extent, 0), EXTENT_BLOCKS as usize))
-            .collect(),
-        _ => Vec::new(),
     }
+    runs
 }

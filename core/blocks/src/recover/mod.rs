@@ -5,6 +5,8 @@
 
 mod chain;
 mod format;
+mod maps;
+mod payloads;
 mod replay;
 
 pub use format::Formatted;
@@ -23,7 +25,7 @@ use std::collections::{BTreeMap, VecDeque};
 const SCAN_BLOCKS: u32 = 256;
 const SCAN_READS: u32 = 16;
 
-/// Why a disk cannot be opened. Nothing was written to it.
+/// Why a disk cannot be opened. Nothing was written to it but payloads of the log that were damaged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
     /// It never was one of ours.
@@ -109,6 +111,12 @@ pub enum OpenError {
         /// What.
         what: String,
     },
+    /// The disk does not write.
+    #[error("writing damaged blocks of the log anew, from their other copy: {why}")]
+    Mend {
+        /// What it said.
+        why: String,
+    },
     /// The disk does not sync.
     #[error("syncing the disk: {why}")]
     Sync {
@@ -128,26 +136,22 @@ pub struct Recovered {
     pub batches: usize,
     /// Batches whose header was damaged, and known from the next one.
     pub damaged_headers: Vec<u64>,
-    /// Entries whose payload is damaged. A peer's copy has to be submitted, or, where it took effect
-    /// already, its blocks be repaired.
+    /// Entries whose payload is damaged, or was never written: those of the last batch may never have been
+    /// told to be durable. A peer's copy has to be submitted, or, where it took effect already, its blocks
+    /// be repaired.
     pub damaged: Vec<DamagedEntry>,
-    /// The last batch, if it was not whole and so was dropped.
-    pub torn: Option<TornTail>,
+    /// The number of a last batch whose header cannot be read: it was never told to be durable, unless the
+    /// disk damaged it since. One disk cannot tell, so who relies on this replica's word compares with its
+    /// peers.
+    pub torn: Option<u64>,
+    /// Chunks of peers that were on their way and are not whole: they are not there, and are asked for
+    /// again.
+    pub not_taken: Vec<(VolumeId, u64)>,
     /// Volumes that cannot be used, and why.
     pub broken: Vec<(VolumeId, String)>,
 }
 
-/// A last batch that is not whole, or cannot be read at all (no entries are named then). It was never told to be durable, unless the disk damaged it since:
-/// one disk cannot tell. So who relies on this replica's word compares with its peers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TornTail {
-    /// Its number.
-    pub seq: u64,
-    /// The entries that it names: volume, index, term.
-    pub entries: Vec<(VolumeId, u64, u64)>,
-}
-
-/// A disk that is being opened: hands out reads until it has a store, or says why there is none.
+/// A disk that is being opened: hands out IO until it has a store, or says why there is none.
 #[derive(Debug)]
 pub struct Opening {
     expected: Identity,
@@ -155,6 +159,8 @@ pub struct Opening {
     next_token: u64,
     pending: BTreeMap<Token, usize>,
     results: Vec<Option<Buffer>>,
+    /// An IO that failed, of those under way.
+    failed: Option<String>,
     out: VecDeque<(Token, Io)>,
     stage: Stage,
     recovered: Recovered,
@@ -178,7 +184,7 @@ enum Stage {
     Headers {
         candidates: Candidates,
     },
-    LastPayload {
+    LastChunks {
         chain: Chain,
     },
     Directory {
@@ -192,6 +198,10 @@ enum Stage {
         replay: Replay,
     },
     Payloads {
+        replay: Replay,
+    },
+    /// Payloads of which the newest copy is damaged and another is not are written to the newest anew.
+    Mend {
         replay: Replay,
     },
     Sync {
@@ -212,6 +222,7 @@ impl Opening {
             next_token: 0,
             pending: BTreeMap::new(),
             results: Vec::new(),
+            failed: None,
             out: VecDeque::new(),
             stage: Stage::Over,
             recovered: Recovered::default(),
@@ -241,11 +252,10 @@ impl Opening {
             .pending
             .remove(&token)
             .expect("completions are of IO that was handed out");
-        let mut failed = None;
         match done {
             Done::Read(data) => self.results[number] = Some(data),
             Done::Ok => {}
-            Done::Failed(why) => failed = Some(why),
+            Done::Failed(why) => _ = self.failed.get_or_insert(why),
         }
         if !self.pending.is_empty() {
             return;
@@ -254,7 +264,8 @@ impl Opening {
         loop {
             let results = std::mem::take(&mut self.results);
             let stage = std::mem::replace(&mut self.stage, Stage::Over);
-            match self.advance(stage, results, failed.take()) {
+            let failed = self.failed.take();
+            match self.advance(stage, results, failed) {
                 Ok((Stage::Over, _)) => return,
                 Ok(next) => self.ask(next),
                 Err(error) => return self.finished = Some(Err(error)),
@@ -278,12 +289,17 @@ impl Opening {
 
     fn ask(&mut self, (stage, reads): Next) {
         let sync = matches!(stage, Stage::Sync { .. });
+        let mends = match &stage {
+            Stage::Mend { replay } => replay.mends(),
+            _ => Vec::new(),
+        };
         self.stage = stage;
         self.results = vec![None; reads.len()];
         let ios = reads
             .into_iter()
             .map(|(at, blocks)| Io::Read { at, blocks });
-        for (number, io) in ios.chain(sync.then_some(Io::Sync)).enumerate() {
+        let ios = ios.chain(mends).chain(sync.then_some(Io::Sync));
+        for (number, io) in ios.enumerate() {
             self.next_token += 1;
             let token = Token(self.next_token);
             self.pending.insert(token, number);
@@ -341,14 +357,17 @@ impl Opening {
                     return Ok(headers(candidates));
                 }
                 let chain = candidates.chain()?;
-                let reads = chain.last_payload();
-                Ok((Stage::LastPayload { chain }, reads))
+                let reads = chain.last_chunks();
+                Ok((Stage::LastChunks { chain }, reads))
             }
-            Stage::LastPayload { mut chain } => {
-                self.recovered.torn = chain.judge_last(&results)?;
+            Stage::LastChunks { chain } => {
+                let bad = chain.bad_chunks(&results);
+                let named = bad.iter().map(|chunk| (chunk.volume, chunk.number));
+                self.recovered.not_taken = named.collect();
+                self.recovered.torn = chain.hidden();
                 self.recovered.damaged_headers = chain.damaged_headers();
                 self.recovered.batches = chain.batches();
-                let replay = Replay::new(chain);
+                let replay = Replay::new(chain, bad);
                 let reads = replay.directory_page()?;
                 Ok((Stage::Directory { replay }, reads))
             }
@@ -392,13 +411,17 @@ impl Opening {
                 if !reads.is_empty() {
                     return Ok((Stage::Payloads { replay }, reads));
                 }
-                Ok((Stage::Sync { replay }, Vec::new()))
+                Ok((Stage::Mend { replay }, Vec::new()))
             }
+            Stage::Mend { replay } => match failed {
+                Some(why) => Err(OpenError::Mend { why }),
+                None => Ok((Stage::Sync { replay }, Vec::new())),
+            },
             Stage::Sync { replay } => {
                 if let Some(why) = failed {
                     return Err(OpenError::Sync { why });
                 }
-                let store = replay.into_store(&mut self.recovered)?;
+                let store = replay.into_store(&mut self.recovered);
                 self.finished = Some(Ok(Box::new(store)));
                 Ok((Stage::Over, Vec::new()))
             }

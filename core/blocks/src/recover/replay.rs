@@ -1,21 +1,23 @@
 //! From the newest checkpoint and the log after it to a store.
 
 use super::chain::{Chain, ChainLink};
-use super::{OpenError, Recovered, page_of};
+use super::maps::MapPage;
+use super::payloads::Payloads;
+use super::{OpenError, Recovered};
 use crate::format::PageRef;
 use crate::format::layout::Layout;
-use crate::format::pages::{Leaf, PageBody};
-use crate::format::wal::{BodyRecord, EntryRecord, Record};
+use crate::format::record::{BodyRecord, ChunkRecord, EntryRecord, NotTaken, Record};
 use crate::log::{Kind, Logged, Payload};
+use crate::map::chunk_extents;
+use crate::refused::check_size;
 use crate::ring::Ring;
 use crate::space::{Need, Space};
-use crate::store::Counters;
 use crate::volume::Volume;
-use crate::{Buffer, Digest, EXTENT_BLOCKS, Store, VolumeId, block_crc};
+use crate::{Buffer, CHUNK_BLOCKS, Counters, Digest, EXTENT_BLOCKS, Io, Store, VolumeId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Pages, or payloads, read at once.
-const AT_ONCE: usize = 256;
+pub(super) const AT_ONCE: usize = 256;
 
 /// An entry whose payload cannot be read, or is not what was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,34 +37,32 @@ pub struct DamagedEntry {
 /// A store in the making.
 #[derive(Debug)]
 pub(super) struct Replay {
-    chain: Chain,
-    space: Space,
-    volumes: BTreeMap<VolumeId, Volume>,
-    next_directory: Option<PageRef>,
-    directory: Vec<u32>,
-    directory_changed: bool,
-    listed: Vec<(VolumeId, PageRef)>,
-    pages: VecDeque<MapPage>,
-    pages_asked: Vec<MapPage>,
-    digests: BTreeMap<VolumeId, Digest>,
-    payloads: VecDeque<(VolumeId, u64)>,
-    payloads_asked: Vec<(VolumeId, u64)>,
-    born: u64,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct MapPage {
-    volume: VolumeId,
-    level: u32,
-    number: u64,
-    page: PageRef,
+    pub(super) chain: Chain,
+    pub(super) space: Space,
+    pub(super) volumes: BTreeMap<VolumeId, Volume>,
+    pub(super) next_directory: Option<PageRef>,
+    pub(super) directory: Vec<u32>,
+    pub(super) directory_changed: bool,
+    pub(super) listed: Vec<(VolumeId, PageRef)>,
+    pub(super) pages: VecDeque<MapPage>,
+    pub(super) pages_asked: Vec<MapPage>,
+    pub(super) digests: BTreeMap<VolumeId, Digest>,
+    pub(super) payloads: Payloads,
+    /// Chunks that are not taken, and those of them of which the log does not say so yet.
+    pub(super) not_taken: BTreeSet<NotTaken>,
+    pub(super) untold: Vec<NotTaken>,
+    pub(super) ring: Option<Ring>,
+    pub(super) born: u64,
 }
 
 impl Replay {
-    pub(super) fn new(chain: Chain) -> Self {
+    /// Without the chunks of the last batch that are bad.
+    pub(super) fn new(chain: Chain, bad: Vec<NotTaken>) -> Self {
         let layout = chain.superblock.layout;
         Self {
             next_directory: chain.superblock.directory,
+            not_taken: chain.not_taken().chain(bad.iter().copied()).collect(),
+            untold: bad,
             chain,
             space: Space::new(layout.extents, layout.map_pages),
             volumes: BTreeMap::new(),
@@ -72,8 +72,8 @@ impl Replay {
             pages: VecDeque::new(),
             pages_asked: Vec::new(),
             digests: BTreeMap::new(),
-            payloads: VecDeque::new(),
-            payloads_asked: Vec::new(),
+            payloads: Payloads::default(),
+            ring: None,
             born: 0,
         }
     }
@@ -82,178 +82,7 @@ impl Replay {
         self.chain.superblock.layout
     }
 
-    /// The next page of the directory, if there is one.
-    pub(super) fn directory_page(&self) -> Result<Vec<(u64, usize)>, OpenError> {
-        let Some(next) = self.next_directory else {
-            return Ok(Vec::new());
-        };
-        if next.page >= self.layout().map_pages {
-            return Err(OpenError::Directory { page: next.page });
-        }
-        Ok(vec![(self.layout().page_at(next.page), 1)])
-    }
-
-    pub(super) fn take_directory(&mut self, result: Option<&Buffer>) -> Result<(), OpenError> {
-        let Some(wanted) = self.next_directory else {
-            return Ok(());
-        };
-        let damaged = OpenError::Directory { page: wanted.page };
-        let (none, number) = (VolumeId::new(0), self.directory.len() as u64);
-        let body = page_of(&self.chain.superblock, wanted, none, 0, number, result);
-        let Some(PageBody::Directory { next, volumes }) = body else {
-            return Err(damaged);
-        };
-        // A page that is on the list already is no next one.
-        if !self.space.pages.mark(wanted.page) {
-            return Err(damaged);
-        }
-        self.directory.push(wanted.page);
-        self.listed.extend(volumes);
-        self.next_directory = next;
-        Ok(())
-    }
-
-    /// The pages of the volumes.
-    pub(super) fn volume_pages(&mut self) -> Result<Vec<(VolumeId, PageRef)>, OpenError> {
-        let pages = std::mem::take(&mut self.listed);
-        for (volume, page) in &pages {
-            if !self.space.pages.mark(page.page) {
-                let what = format!("page {} of volume {volume} is in use", page.page);
-                return Err(OpenError::Inconsistent { what });
-            }
-        }
-        Ok(pages)
-    }
-
-    pub(super) fn take_volume(&mut self, volume: VolumeId, page: PageRef, result: Option<&Buffer>) {
-        self.born += 1;
-        let body = page_of(&self.chain.superblock, page, volume, 0, 0, result);
-        let Some(PageBody::Volume(state)) = body else {
-            let mut held = Volume::new(volume, self.born, 1);
-            (held.page, held.changed, held.announced) = (Some(page), false, true);
-            held.broken = Some(format!("its page {} of the map is damaged", page.page));
-            self.volumes.insert(volume, held);
-            return;
-        };
-        let held = Volume::restored(volume, self.born, &state, Some(page));
-        let fits = held.map.levels() == state.levels;
-        self.volumes.insert(volume, held);
-        if !fits {
-            self.break_volume(
-                volume,
-                "its map has another height than its size asks for".to_owned(),
-            );
-        } else if let Some(page) = state.root {
-            self.want(MapPage {
-                volume,
-                level: state.levels,
-                number: 0,
-                page,
-            });
-        }
-    }
-
-    fn want(&mut self, wanted: MapPage) {
-        let page = wanted.page.page;
-        if self.space.pages.mark(page) {
-            self.pages.push_back(wanted);
-        } else {
-            let why = format!("page {page} of the map has two uses, or is none");
-            self.break_volume(wanted.volume, why);
-        }
-    }
-
-    /// The next pages of maps.
-    pub(super) fn map_pages(&mut self) -> Vec<(u64, usize)> {
-        let number = self.pages.len().min(AT_ONCE);
-        self.pages_asked = self.pages.drain(..number).collect();
-        let layout = self.layout();
-        self.pages_asked
-            .iter()
-            .map(|asked| (layout.page_at(asked.page.page), 1))
-            .collect()
-    }
-
-    pub(super) fn take_map_pages(&mut self, results: &[Option<Buffer>]) {
-        for (asked, result) in std::mem::take(&mut self.pages_asked)
-            .into_iter()
-            .zip(results)
-        {
-            let MapPage {
-                volume,
-                level,
-                number,
-                page,
-            } = asked;
-            let body = page_of(
-                &self.chain.superblock,
-                page,
-                volume,
-                level,
-                number,
-                result.as_ref(),
-            );
-            let held = self.volumes.get_mut(&volume).expect("asked for a volume");
-            match body {
-                Some(PageBody::Node(children)) if level > 0 => {
-                    held.map.restore_node(level, number, page);
-                    let first = number * children.len() as u64;
-                    for (number, page) in (first..).zip(children) {
-                        if let Some(page) = page {
-                            let level = level - 1;
-                            self.want(MapPage {
-                                volume,
-                                level,
-                                number,
-                                page,
-                            });
-                        }
-                    }
-                }
-                Some(PageBody::Leaf(leaf)) if level == 0 => {
-                    let sound = self.take_leaf(volume, number, &leaf);
-                    let held = self.volumes.get_mut(&volume).expect("asked for a volume");
-                    held.map.restore_leaf(number, leaf, page);
-                    if let Err(why) = sound {
-                        self.break_volume(volume, why);
-                    }
-                }
-                _ => self.break_volume(volume, format!("page {} of its map is damaged", page.page)),
-            }
-        }
-    }
-
-    fn take_leaf(&mut self, volume: VolumeId, number: u64, leaf: &Leaf) -> Result<(), String> {
-        let digest = self.digests.entry(volume).or_default();
-        let first = number * leaf.extents.len() as u64;
-        for (number, extent) in (first..).zip(&leaf.extents) {
-            let Some(at) = extent.at else { continue };
-            if !self.space.extents.mark(at) {
-                return Err(format!("extent {at} has two uses, or is none"));
-            }
-            let lbas = number * u64::from(EXTENT_BLOCKS)..;
-            for (block, (lba, crc)) in lbas.zip(extent.crcs).enumerate() {
-                if extent.valid & 1 << block != 0 {
-                    digest.add(lba, crc);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// I6: what was read is what the digest was of.
-    pub(super) fn check_maps(&mut self) {
-        let differs = |(id, held): (&VolumeId, &Volume)| {
-            let read = self.digests.get(id).copied().unwrap_or_default();
-            (held.broken.is_none() && held.digest != read).then_some(*id)
-        };
-        let wrong: Vec<VolumeId> = self.volumes.iter().filter_map(differs).collect();
-        for volume in wrong {
-            self.break_volume(volume, "its map is not what its digest says".to_owned());
-        }
-    }
-
-    fn break_volume(&mut self, volume: VolumeId, why: String) {
+    pub(super) fn break_volume(&mut self, volume: VolumeId, why: String) {
         if let Some(held) = self.volumes.get_mut(&volume) {
             held.broken.get_or_insert(why);
             held.changed = false;
@@ -273,12 +102,22 @@ impl Replay {
             }
         }
         self.take_extents();
+        let doubt = self.chain.in_doubt();
         for held in self.volumes.values().filter(|held| held.broken.is_none()) {
-            let entries = held.log.after(held.folded.0);
-            let stored = entries.filter(|(_, entry)| matches!(entry.kind, Kind::Write { .. }));
-            self.payloads
-                .extend(stored.map(|(index, _)| (held.id, index)));
+            for (index, entry) in held.log.after(held.folded.0) {
+                // What a committed one lacks in its extents is lacking in the blocks.
+                let open = index > held.hard.commit || Some(entry.batch) == doubt;
+                let stored = match entry.kind {
+                    Kind::Write { .. } => true,
+                    Kind::Redirected { .. } => open,
+                    _ => false,
+                };
+                if stored {
+                    self.payloads.want(held.id, index);
+                }
+            }
         }
+        self.ring = Some(ring(&self.chain)?);
         Ok(())
     }
 
@@ -336,6 +175,30 @@ impl Replay {
                     held.changed = true;
                 }
             }
+            Record::Chunk(chunk) => {
+                let named = NotTaken {
+                    volume: chunk.volume,
+                    seq,
+                    number: chunk.number,
+                    changed: chunk.changed,
+                };
+                if self.not_taken.contains(&named) {
+                    return;
+                }
+                if let Err(why) = self.play_chunk(chunk) {
+                    self.break_volume(chunk.volume, why);
+                }
+            }
+            Record::Base { volume, base } => {
+                if let Some(held) = self.volumes.get_mut(volume)
+                    && held.broken.is_none()
+                    && (base.index > held.folded.0 || held.is_new())
+                {
+                    // Extents of entries that are gone were never taken.
+                    drop(held.rebase(base, &mut self.space));
+                }
+            }
+            Record::NotTaken(_) => {}
             Record::LogEnd { volume, last } => {
                 if let Some(held) = self.volumes.get_mut(volume)
                     && held.broken.is_none()
@@ -350,6 +213,36 @@ impl Replay {
                 }
             }
         }
+    }
+
+    /// A chunk of a peer: its extents were taken since the checkpoint, so nobody else has them.
+    fn play_chunk(&mut self, chunk: &ChunkRecord) -> Result<(), String> {
+        let Some(held) = self.volumes.get_mut(&chunk.volume) else {
+            return Ok(());
+        };
+        if held.broken.is_some() || chunk.changed <= held.map.changed(chunk.number) {
+            return Ok(());
+        }
+        // It may have grown by an entry whose commit is not known to be durable.
+        let (number, blocks) = (chunk.number, held.blocks_in_log());
+        let last = chunk.extents.last().map_or(0, |it| {
+            let extent = chunk_extents(number).start + u64::from(it.number);
+            extent * u64::from(EXTENT_BLOCKS) + u64::from(it.valid.ilog2()) + 1
+        });
+        if last > blocks || number * u64::from(CHUNK_BLOCKS) >= blocks {
+            return Err(format!("chunk {number} is beyond its {blocks} blocks"));
+        }
+        for extent in &chunk.extents {
+            if !self.space.extents.mark(extent.at) {
+                let at = extent.at;
+                return Err(format!(
+                    "extent {at} of chunk {number} has two uses, or is none"
+                ));
+            }
+        }
+        held.map.grow(blocks, &mut self.space);
+        held.install(chunk, Vec::new(), 0, &mut self.space);
+        Ok(())
     }
 
     fn usable(&mut self, volume: VolumeId) -> Option<&mut Volume> {
@@ -376,9 +269,16 @@ impl Replay {
                 held.log.last() + 1
             ));
         }
-        let logged = logged(entry, held.blocks, seq, position)?;
+        let logged = logged(entry, held.blocks_in_log(), seq, position)?;
         let old = held.log.get(index).filter(|old| old.term == entry.term);
-        if old.is_some() {
+        if let Some(old) = old {
+            if let Kind::Write {
+                at: Payload::At(at),
+                ..
+            } = old.kind
+            {
+                self.payloads.another((entry.volume, index, entry.term), at);
+            }
             held.refill(index, logged);
         } else {
             held.forget_after(index - 1);
@@ -390,71 +290,21 @@ impl Replay {
     /// The next payloads.
     pub(super) fn payloads(&mut self) -> Vec<(u64, usize)> {
         let layout = self.layout();
-        self.payloads_asked.clear();
-        let mut reads = Vec::new();
-        while reads.len() < AT_ONCE
-            && let Some((volume, index)) = self.payloads.pop_front()
-        {
-            let held = self
-                .volumes
-                .get(&volume)
-                .and_then(|held| held.log.get(index));
-            if let Some(Kind::Write {
-                at: Payload::At(at),
-                crcs,
-                ..
-            }) = held.map(|it| &it.kind)
-            {
-                self.payloads_asked.push((volume, index));
-                reads.push((layout.wal_at(*at), crcs.len()));
-            }
-        }
-        reads
+        self.payloads.next(&self.volumes, &layout)
     }
 
     pub(super) fn take_payloads(&mut self, results: &[Option<Buffer>]) {
-        for ((volume, index), result) in self.payloads_asked.drain(..).zip(results) {
-            let held = self
-                .volumes
-                .get_mut(&volume)
-                .expect("asked for one that is there");
-            let (before, id) = (held.live, held.id);
-            let entry = held
-                .log
-                .get_mut(index)
-                .expect("asked for one that is there");
-            let cost = entry.cost(id);
-            let Kind::Write {
-                lba,
-                crcs,
-                at,
-                data,
-            } = &mut entry.kind
-            else {
-                continue;
-            };
-            let right = |offset: &u32| {
-                let page = result
-                    .as_ref()
-                    .and_then(|data| data.pages().get(*offset as usize));
-                let crc = page.map(|page| block_crc(volume, *lba + u64::from(*offset), page));
-                crc == Some(crcs[*offset as usize])
-            };
-            let lost: Vec<u32> = (0..crcs.len() as u32)
-                .filter(|offset| !right(offset))
-                .collect();
-            data.clone_from(result);
-            if !lost.is_empty() {
-                *at = Payload::Lost(lost);
-                entry.durable = false;
-            }
-            let entry = held.log.get(index).expect("it was there");
-            held.live = before - cost + entry.cost(id);
-        }
+        self.payloads.take(&mut self.volumes, results);
+    }
+
+    /// What is written anew.
+    pub(super) fn mends(&self) -> Vec<Io> {
+        self.payloads.mends(&self.layout())
     }
 
     /// Lets committed entries take effect, and makes the store.
-    pub(super) fn into_store(mut self, recovered: &mut Recovered) -> Result<Store, OpenError> {
+    pub(super) fn into_store(mut self, recovered: &mut Recovered) -> Store {
+        let doubt = self.chain.in_doubt();
         let ids: Vec<VolumeId> = self.volumes.keys().copied().collect();
         self.space.pages_needed = 1 + ids.len() as u32;
         self.space.pages_needed += self
@@ -465,7 +315,7 @@ impl Replay {
         for id in &ids {
             let held = self.volumes.get_mut(id).expect("just listed");
             if held.broken.is_none()
-                && let Err(why) = apply(held, &mut self.space, &mut recovered.damaged)
+                && let Err(why) = apply(held, doubt, &mut self.space, &mut recovered.damaged)
             {
                 self.break_volume(*id, why);
             }
@@ -475,24 +325,31 @@ impl Replay {
             .values_mut()
             .filter(|held| held.broken.is_none())
         {
-            promise(held, &mut self.space);
+            held.reckon(&mut self.space);
         }
         let broken = self.volumes.values();
         let broken = broken.filter_map(|held| Some((held.id, held.broken.clone()?)));
         recovered.broken = broken.collect();
-        let ring = ring(&self.chain)?;
+        let ring = self.ring.expect("the log was played");
         let carries = self
             .chain
             .links
             .iter()
             .map(|link| link.link)
             .rfind(|link| link.carries);
+        let live = self.volumes.values().map(|held| held.live).sum();
+        let hard_changed = self.volumes.values().filter(|held| held.hard_changed);
+        let hard_changed = hard_changed.map(|held| held.id).collect();
         let mut store = Store {
             superblock: self.chain.superblock,
             volumes: self.volumes,
             space: self.space,
             ring,
             queue: VecDeque::new(),
+            queued_bytes: 0,
+            not_taken: self.untold,
+            live,
+            hard_changed,
             batch: None,
             checkpoint: None,
             checkpoint_wanted: false,
@@ -512,7 +369,7 @@ impl Replay {
         {
             store.begin_checkpoint_again(carries);
         }
-        Ok(store)
+        store
     }
 }
 
@@ -539,16 +396,24 @@ fn logged(
                 extents: extents.clone(),
                 crcs: crcs.clone(),
                 data: None,
+                lost: Vec::new(),
             };
             (kind, lba + crcs.len() as u64)
         }
         BodyRecord::Zero { lba, blocks } => {
             let (lba, blocks) = (*lba, *blocks);
+            if blocks == 0 {
+                return Err(format!("entry {} empties no blocks", entry.index));
+            }
             (Kind::Zero { lba, blocks }, lba + blocks)
         }
         BodyRecord::Attach => (Kind::Attach, 0),
         BodyRecord::Config(bytes) => (Kind::Config(bytes.clone()), 0),
         BodyRecord::Empty => (Kind::Empty, 0),
+        BodyRecord::Grow { blocks } => {
+            check_size(*blocks).map_err(|error| error.to_string())?;
+            (Kind::Grow { blocks: *blocks }, 0)
+        }
     };
     if end > volume_blocks {
         return Err(format!(
@@ -569,27 +434,38 @@ fn logged(
     Ok(logged)
 }
 
-/// Lets the entries up to the commit take effect. Those without payload leave their blocks damaged.
+/// Lets the entries up to the commit take effect. Those without payload leave their blocks damaged, but
+/// for those of a batch that may never have been durable: the others have them, and the commit is told
+/// again.
 fn apply(
     held: &mut Volume,
+    doubt: Option<u64>,
     space: &mut Space,
     damaged: &mut Vec<DamagedEntry>,
 ) -> Result<(), String> {
+    let mut entries = held.log.after(held.folded.0);
+    let lost = entries.find(|(_, entry)| entry.is_lost() && Some(entry.batch) == doubt);
+    let lost = lost.map(|(index, _)| index);
+    drop(entries);
+    if let Some(first) = lost
+        && first <= held.hard.commit
+    {
+        held.hard.commit = first - 1;
+        (held.hard_changed, held.changed) = (true, true);
+    }
     let commit = held.hard.commit;
     held.sealed = held.log.last();
     for (index, entry) in held.log.after(held.folded.0) {
-        if let Kind::Write {
-            lba,
-            at: Payload::Lost(lost),
-            ..
-        } = &entry.kind
+        if entry.is_lost()
+            && let Kind::Write { lba, .. } | Kind::Redirected { lba, .. } = &entry.kind
         {
+            let lbas = entry.lost().iter().map(|offset| lba + u64::from(*offset));
             damaged.push(DamagedEntry {
                 volume: held.id,
                 index,
                 term: entry.term,
                 applied: index <= commit,
-                lbas: lost.iter().map(|offset| lba + u64::from(*offset)).collect(),
+                lbas: lbas.collect(),
             });
         }
     }
@@ -608,28 +484,6 @@ fn apply(
     held.log.advance_durable();
     held.settle();
     Ok(())
-}
-
-/// Promises what entries that are yet to be committed may take, as when they were accepted.
-fn promise(held: &mut Volume, space: &mut Space) {
-    let mut emptied = false;
-    let mut needs = Vec::new();
-    for (index, entry) in held.log.after(held.folded.0) {
-        let mut need = Need::default();
-        match &entry.kind {
-            Kind::Write { lba, crcs, .. } => need = held.need(*lba, crcs.len() as u64, emptied),
-            Kind::Redirected { lba, crcs, .. } => {
-                need.pages = held.need(*lba, crcs.len() as u64, false).pages;
-            }
-            Kind::Zero { .. } => emptied = true,
-            Kind::Attach | Kind::Config(_) | Kind::Empty => {}
-        }
-        needs.push((index, need));
-    }
-    for (index, need) in needs {
-        held.log.get_mut(index).expect("just seen").need = need;
-        space.promise(need);
-    }
 }
 
 fn ring(chain: &Chain) -> Result<Ring, OpenError> {

@@ -1,7 +1,7 @@
 //! A disk with a volatile cache: what no sync covered may be there after a crash, or not, or in part.
 
 use crate::rng::Rng;
-use blocks::{BLOCK_BYTES, Buffer, Page};
+use blocks::{BLOCK_BYTES, Buffer, Done, Io, Page};
 use std::collections::BTreeMap;
 
 /// Sectors that a disk writes whole.
@@ -73,6 +73,33 @@ impl Disk {
         }
     }
 
+    /// The newest versions of these are durable, and nothing else by that.
+    pub(crate) fn sync_blocks(&mut self, at: u64, buffers: &[Buffer]) {
+        let blocks: usize = buffers.iter().map(Buffer::blocks).sum();
+        let first = at / BLOCK_BYTES as u64;
+        for (_, versions) in self.blocks.range_mut(first..first + blocks as u64) {
+            if let Some((_, page)) = versions.cached.drain(..).next_back() {
+                versions.durable = page;
+            }
+        }
+    }
+
+    /// A sync fails: what was to be written is durable, or is not and will not be, or is in the cache as
+    /// it was.
+    pub(crate) fn fail_sync(&mut self, rng: &mut Rng) {
+        for versions in self.blocks.values_mut() {
+            match rng.below(3) {
+                0 => versions.cached.clear(),
+                1 => {
+                    if let Some((_, page)) = versions.cached.drain(..).next_back() {
+                        versions.durable = page;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// The blocks that a loss of power may change, and how many versions each may have.
     pub(crate) fn open_blocks(&self) -> Vec<(u64, usize)> {
         let open = self
@@ -100,7 +127,7 @@ impl Disk {
             if versions.cached.is_empty() {
                 continue;
             }
-            let torn = rng.one_in(6);
+            let torn = rng.one_in(3);
             let whole = rng.below(versions.cached.len() as u64 + 1) as usize;
             let mut page = versions.version(whole).clone();
             if torn {
@@ -162,6 +189,29 @@ impl Versions {
         match number.checked_sub(1) {
             None => &self.durable,
             Some(cached) => &self.cached[cached].1,
+        }
+    }
+}
+
+/// Carries out an IO; what a sync reaches is what was written up to the mark.
+pub(crate) fn carry_out(disk: &mut Disk, io: &Io, mark: u64) -> Done {
+    match io {
+        Io::Read { at, blocks } => match disk.read(*at, *blocks) {
+            Ok(data) => Done::Read(data),
+            Err(why) => Done::Failed(why),
+        },
+        Io::Write { at, buffers } => {
+            disk.write(*at, buffers);
+            Done::Ok
+        }
+        Io::WriteSync { at, buffers } => {
+            disk.write(*at, buffers);
+            disk.sync_blocks(*at, buffers);
+            Done::Ok
+        }
+        Io::Sync => {
+            disk.sync(mark);
+            Done::Ok
         }
     }
 }

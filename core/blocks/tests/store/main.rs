@@ -2,10 +2,16 @@
 
 #![expect(clippy::print_stdout, reason = "a seed that fails has to be told")]
 
+mod chunks;
 mod crash;
 mod disk;
 mod faults;
+mod last;
+mod machine;
 mod model;
+mod pages;
 mod random;
 mod rng;
+mod room;
+mod sick;
 mod world;

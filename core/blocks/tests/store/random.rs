@@ -1,9 +1,10 @@
 //! Volumes written, cut, committed and read at random, on a disk that loses power now and then.
 
+use crate::machine::open_in_part;
 use crate::model::data;
 use crate::rng::Rng;
 use crate::world::World;
-use blocks::{Body, Entry, Refused, Submission, VolumeId};
+use blocks::{Body, Entry, Io, Refused, Submission, VolumeId};
 
 const MIB: u64 = 1 << 20;
 const OPERATIONS: u64 = 220;
@@ -13,6 +14,7 @@ const OPERATIONS: u64 = 220;
 pub(crate) struct Outcome {
     pub(crate) crashes: u64,
     pub(crate) torn: u64,
+    pub(crate) lost: u64,
     pub(crate) checkpoints: u64,
     pub(crate) full: u64,
     pub(crate) busy: u64,
@@ -37,6 +39,9 @@ pub(crate) fn run(seed: u64) -> Outcome {
         hurry: 1 + rng.below(12),
         cut: 4 + rng.below(20),
         spread: [24, 80, 2000][rng.below(3) as usize],
+        lingers: rng.below(3),
+        burst: [1, 1, 8][rng.below(3) as usize],
+        local: [3, 12][rng.below(2) as usize],
     };
     for number in 1..=1 + rng.below(3) {
         world
@@ -44,11 +49,20 @@ pub(crate) fn run(seed: u64) -> Outcome {
             .expect("there is room");
     }
     for _ in 0..OPERATIONS {
-        step(&mut world, &mix, &mut rng, &mut outcome);
+        // Sometimes much comes at once: more than a batch takes.
+        let steps = if rng.one_in(6) { mix.burst } else { 1 };
+        for _ in 0..steps {
+            step(&mut world, &mix, &mut rng, &mut outcome);
+        }
         for _ in 0..rng.below(mix.hurry * 2) {
             world.poll();
             if !world.ios.is_empty() {
-                world.complete(rng.below(world.ios.len() as u64) as usize);
+                let next = rng.below(world.ios.len() as u64) as usize;
+                // A reader may be slow, and much may be written meanwhile.
+                let lingers = matches!(world.ios[next].1, Io::Read { .. }) && mix.lingers > 0;
+                if !lingers || rng.one_in(mix.lingers * 12) {
+                    world.complete(next);
+                }
             }
         }
         if rng.one_in(mix.crash) {
@@ -56,6 +70,8 @@ pub(crate) fn run(seed: u64) -> Outcome {
         }
     }
     world.read_all(&mut rng);
+    world.mend(&mut rng);
+    world.check_room(&mut rng);
     outcome.checkpoints += world.store.counters().checkpoints;
     crash(&mut world, &mut rng, &mut outcome);
     outcome.trace = world.trace;
@@ -69,17 +85,50 @@ pub(crate) struct Mix {
     pub(crate) hurry: u64,
     pub(crate) cut: u64,
     pub(crate) spread: u64,
+    /// How slow reads are.
+    pub(crate) lingers: u64,
+    /// Operations that come at once.
+    pub(crate) burst: u64,
+    /// How rarely volumes come, go and grow.
+    pub(crate) local: u64,
+}
+
+impl Mix {
+    pub(crate) const PLAIN: Self = Self {
+        large: 3,
+        zero: 4,
+        crash: u64::MAX,
+        hurry: 1,
+        cut: 5,
+        spread: 40,
+        lingers: 0,
+        burst: 1,
+        local: 12,
+    };
 }
 
 fn crash(world: &mut World, rng: &mut Rng, outcome: &mut Outcome) {
     outcome.checkpoints += world.store.counters().checkpoints;
     let power = !rng.one_in(3);
     world.crash(power, rng);
+    if rng.one_in(3) {
+        let (bytes, most) = (world.bytes, rng.below(40));
+        open_in_part(&mut world.disk, bytes, most, rng);
+    }
     let recovered = world.reopen(rng).expect("a crash damages nothing");
-    assert_eq!(recovered.damaged, Vec::new());
-    assert_eq!(recovered.damaged_headers, Vec::<u64>::new());
     outcome.crashes += 1;
     outcome.torn += u64::from(recovered.torn.is_some());
+    outcome.lost += recovered.damaged.len() as u64;
+    // What was only in the disk's cache when it was opened was told to be durable.
+    if rng.one_in(3) {
+        world.crash(true, rng);
+        let again = world.reopen(rng).expect("a crash damages nothing");
+        assert_eq!(again.damaged, recovered.damaged);
+    }
+    // The others are not always there at once.
+    if !rng.one_in(4) {
+        world.mend(rng);
+    }
 }
 
 pub(crate) fn step(world: &mut World, mix: &Mix, rng: &mut Rng, outcome: &mut Outcome) {
@@ -105,7 +154,7 @@ pub(crate) fn step(world: &mut World, mix: &Mix, rng: &mut Rng, outcome: &mut Ou
                 .expect("votes are always taken in");
         }
         17 if rng.one_in(4) => world.store.checkpoint(),
-        18 if rng.one_in(12) => local(world, volume, rng),
+        18 if rng.one_in(mix.local) => local(world, volume, rng),
         19 => {
             let info = world.store.volume(volume).expect("it is there");
             if info.last >= info.first {
@@ -203,7 +252,7 @@ fn submit(world: &mut World, volume: VolumeId, mix: &Mix, rng: &mut Rng, outcome
     }
 }
 
-fn body(uid: u64, size: u64, mix: &Mix, rng: &mut Rng, most: u64) -> Body {
+pub(crate) fn body(uid: u64, size: u64, mix: &Mix, rng: &mut Rng, most: u64) -> Body {
     if rng.one_in(mix.large + 2) && size >= 16 {
         let extents = (1 + rng.below(2)).min(most / 16).min(size / 16);
         let lba = rng.below(size / 16 - extents + 1) * 16;
@@ -277,6 +326,7 @@ fn whatever_happens_what_was_acknowledged_is_there() {
         let outcome = run(seed);
         sum.crashes += outcome.crashes;
         sum.torn += outcome.torn;
+        sum.lost += outcome.lost;
         sum.checkpoints += outcome.checkpoints;
         sum.full += outcome.full;
         sum.busy += outcome.busy;
@@ -287,6 +337,7 @@ fn whatever_happens_what_was_acknowledged_is_there() {
     let all = [
         sum.crashes,
         sum.torn,
+        sum.lost,
         sum.checkpoints,
         sum.full,
         sum.busy,

@@ -1,83 +1,46 @@
 //! A store on a disk, and what it has to be.
 
 use crate::disk::Disk;
+use crate::machine::{Machine, formatted};
 use crate::model::{Model, Volume, range};
 use crate::rng::Rng;
 use blocks::{
-    Body, Buffer, Digest, Done, Entry, EntryError, Event, Formatted, Identity, Io, OpenError,
-    Opening, Page, ReadError, Recovered, Refused, Store, Submission, Ticket, Token, VolumeId,
+    BLOCK_BYTES, Body, Buffer, Digest, Done, Entry, EntryError, Event, Io, OpenError, Page,
+    ReadError, Recovered, Refused, Store, Submission, Ticket, VolumeId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-pub(crate) const IDENTITY: Identity = Identity {
-    cluster: 0xc1,
-    host: 0x01,
-    disk: 0xd1,
-};
-
 pub(crate) struct World {
-    pub(crate) disk: Disk,
-    pub(crate) bytes: u64,
-    pub(crate) store: Store,
+    machine: Machine,
     pub(crate) model: Model,
-    /// IO that was handed out and is not done; for a sync, what it reaches.
-    pub(crate) ios: Vec<(Token, Io, u64)>,
     tickets: BTreeMap<Ticket, u64>,
-    reads: BTreeMap<Ticket, (VolumeId, u64, Vec<Page>)>,
+    reads: BTreeMap<Ticket, (VolumeId, u64, Vec<Buffer>)>,
     entries: BTreeMap<Ticket, (VolumeId, u64)>,
     /// Volumes with damage of which the test knows: reads may say so.
     pub(crate) may_be_damaged: bool,
     pub(crate) damaged_seen: u64,
+    /// Batches that were handed out since it was opened.
+    batches: u64,
+    /// Of these, those that are not on the disk, with what was durable before each.
+    lost_batches: BTreeMap<u64, u64>,
+    /// How often the disk was full.
+    pub(crate) full: u64,
     pub(crate) dead: Option<String>,
     /// What happened, to be compared with another run of the same seed.
     pub(crate) trace: u64,
 }
 
-/// Makes an empty disk.
-pub(crate) fn formatted(bytes: u64, wal_bytes: u64) -> Disk {
-    let formatted = Formatted::new(IDENTITY, 0x5eed, bytes, wal_bytes).expect("it is large enough");
-    let mut disk = Disk::default();
-    for (at, buffer) in formatted.log.iter().chain(&formatted.superblocks) {
-        disk.write(*at, std::slice::from_ref(buffer));
-        disk.sync(disk.mark());
-    }
-    disk
-}
+impl std::ops::Deref for World {
+    type Target = Machine;
 
-/// Opens it, doing its IO in some order.
-pub(crate) fn open(
-    disk: &mut Disk,
-    bytes: u64,
-    rng: &mut Rng,
-) -> Result<(Store, Recovered), OpenError> {
-    let mut opening = Opening::new(IDENTITY, bytes);
-    let mut ios = Vec::new();
-    loop {
-        ios.extend(std::iter::from_fn(|| opening.poll_io()));
-        if ios.is_empty() {
-            return opening
-                .finish()
-                .expect("nothing is under way: it is finished");
-        }
-        let (token, io) = ios.swap_remove(rng.below(ios.len() as u64) as usize);
-        opening.handle_done(token, carry_out(disk, &io, u64::MAX));
+    fn deref(&self) -> &Machine {
+        &self.machine
     }
 }
 
-fn carry_out(disk: &mut Disk, io: &Io, mark: u64) -> Done {
-    match io {
-        Io::Read { at, blocks } => match disk.read(*at, *blocks) {
-            Ok(data) => Done::Read(data),
-            Err(why) => Done::Failed(why),
-        },
-        Io::Write { at, buffers } => {
-            disk.write(*at, buffers);
-            Done::Ok
-        }
-        Io::Sync => {
-            disk.sync(mark);
-            Done::Ok
-        }
+impl std::ops::DerefMut for World {
+    fn deref_mut(&mut self) -> &mut Machine {
+        &mut self.machine
     }
 }
 
@@ -98,17 +61,18 @@ impl World {
 
     /// Takes new IO and events.
     pub(crate) fn poll(&mut self) {
-        while let Some((token, io)) = self.store.poll_io() {
-            let mark = self.disk.mark();
+        while let Some((token, io)) = self.machine.take_io() {
             self.note(
                 token.0
-                    ^ if let Io::Write { at, .. } | Io::Read { at, .. } = &io {
+                    ^ if let Io::Write { at, .. } | Io::WriteSync { at, .. } | Io::Read { at, .. } =
+                        &io
+                    {
                         *at
                     } else {
                         1
                     },
             );
-            self.ios.push((token, io, mark));
+            self.batches += u64::from(self.is_batch(&io));
         }
         while let Some(event) = self.store.poll_event() {
             self.event(event);
@@ -123,6 +87,7 @@ impl World {
                 self.model.durable = self.model.durable.max(operation);
             }
             Event::Read { ticket, result } => self.read_done(ticket, result),
+            Event::Chunk { .. } => panic!("no chunk was asked for"),
             Event::Entry { ticket, result } => self.entry_done(ticket, result),
             Event::Checkpointed { sequence } => self.note(sequence),
             Event::Dead { cause } => self.dead = Some(cause),
@@ -133,9 +98,10 @@ impl World {
         let (volume, lba, expected) = self.reads.remove(&ticket).expect("reads end once");
         match result {
             Ok(buffers) => {
-                let pages: Vec<Page> = buffers.iter().flat_map(Buffer::pages).cloned().collect();
+                let pages: Vec<&Page> = buffers.iter().flat_map(Buffer::pages).collect();
                 assert_eq!(pages.len(), expected.len());
-                for (lba, (page, expected)) in (lba..).zip(pages.iter().zip(&expected)) {
+                for (lba, (page, expected)) in (lba..).zip(pages.into_iter().zip(&expected)) {
+                    let expected = &expected.pages()[0];
                     assert!(
                         page == expected,
                         "wrong-bytes: block {lba} of {volume} is {page:?} and was to be {expected:?}"
@@ -164,8 +130,9 @@ impl World {
             }
             Err(EntryError::Compacted { .. }) => {}
             Err(EntryError::Damaged { .. }) => {
+                let known = self.model.is_damaged(volume, index);
                 assert!(
-                    self.may_be_damaged,
+                    self.may_be_damaged || known,
                     "false-damage: entry {index} of {volume}"
                 );
             }
@@ -174,10 +141,8 @@ impl World {
 
     /// Carries out one IO that was handed out.
     pub(crate) fn complete(&mut self, number: usize) {
-        let (token, io, mark) = self.ios.remove(number);
-        let done = carry_out(&mut self.disk, &io, mark);
+        let token = self.machine.carry_out(number);
         self.note(token.0);
-        self.store.handle_done(token, done);
         self.poll();
     }
 
@@ -185,6 +150,41 @@ impl World {
         let (token, ..) = self.ios.remove(number);
         self.store.handle_done(token, Done::Failed(why.to_owned()));
         self.poll();
+    }
+
+    /// Whether it is a batch of the log.
+    fn is_batch(&self, io: &Io) -> bool {
+        let layout = self.store.layout();
+        let log = layout.wal_at(0)..layout.extent_at(0, 0);
+        matches!(io, Io::Write { at, .. } | Io::WriteSync { at, .. } if log.contains(at))
+    }
+
+    /// A write is reported as done, and is not there; or it is in another place.
+    pub(crate) fn lose_write(&mut self, number: usize, elsewhere: Option<u64>) {
+        let (token, io, _) = self.ios.remove(number);
+        let (Io::Write { buffers, .. } | Io::WriteSync { buffers, .. }) = &io else {
+            panic!("only writes are lost");
+        };
+        if self.is_batch(&io) {
+            self.lost_batches.insert(self.batches, self.model.durable);
+        }
+        if let Some(block) = elsewhere {
+            self.disk.write(block * BLOCK_BYTES as u64, buffers);
+        }
+        self.store.handle_done(token, Done::Ok);
+        self.poll();
+    }
+
+    /// What nothing on the disk tells of any more: batches that are not there, and none after them.
+    pub(crate) fn forget_lost_batches(&mut self) {
+        let mut batch = self.batches;
+        let mut durable = self.lost_batches.get(&batch).copied();
+        // The last one may not be there, as it was under way.
+        while let Some(before) = self.lost_batches.get(&(batch.wrapping_sub(1))) {
+            durable = Some(*before);
+            batch -= 1;
+        }
+        self.model.durable = self.model.durable.min(durable.unwrap_or(u64::MAX));
     }
 
     /// Carries out all there is, and what comes of it.
@@ -240,7 +240,13 @@ impl World {
         volume: VolumeId,
         submission: Submission,
     ) -> Result<(), Refused> {
-        let ticket = self.store.submit(volume, submission.clone())?;
+        let ticket = match self.store.submit(volume, submission.clone()) {
+            Err(Refused::NoSpace { free, needed }) => {
+                self.no_space(volume, &submission.entries);
+                return Err(Refused::NoSpace { free, needed });
+            }
+            other => other?,
+        };
         let operation = self.model.next();
         let held = self
             .model
@@ -251,10 +257,94 @@ impl World {
             held.hard.push((operation, hard));
         }
         for entry in submission.entries {
+            let name = (entry.index, entry.term);
+            if held
+                .term(entry.index)
+                .is_some_and(|term| term != entry.term)
+            {
+                let cut = held.cut_while_damaged(entry.index - 1, self.model.durable);
+                let cut = cut.into_iter().map(|(index, term)| (volume, index, term));
+                self.model.damaged.extend(cut);
+            }
+            if self.model.damaged.remove(&(volume, name.0, name.1)) {
+                held.refilled.insert(name);
+                held.made.insert(name, operation);
+            }
             held.append(operation, entry);
         }
         self.ticket(ticket, operation);
         Ok(())
+    }
+
+    /// A disk is called full only when there would be no room even if all that was accepted took effect.
+    fn no_space(&mut self, volume: VolumeId, entries: &[Entry]) {
+        let held = &self.model.volumes[&volume];
+        if entries[0].index <= held.last() {
+            return;
+        }
+        let takes = held.takes(entries);
+        let used = self.used(Volume::last);
+        let extents = self.store.space().extents;
+        assert!(
+            used + takes > extents,
+            "full-too-early: {used} of {extents} extents are used, {takes} are needed; {:?}",
+            self.store.space()
+        );
+        self.full += 1;
+    }
+
+    /// Extents that volumes have once their entries up to one took effect.
+    fn used(&self, last: impl Fn(&Volume) -> u64) -> u32 {
+        let held = self.model.volumes.values();
+        held.map(|held| held.extents(last(held)).len() as u32).sum()
+    }
+
+    /// All room that nothing has is there, once all is at its place.
+    pub(crate) fn check_room(&mut self, rng: &mut Rng) {
+        let volumes: Vec<VolumeId> = self.model.volumes.keys().copied().collect();
+        for volume in volumes {
+            let last = self.model.volumes[&volume].last();
+            if last > self.model.volumes[&volume].commit {
+                self.commit(volume, last);
+            }
+        }
+        // What is freed while a checkpoint is under way is free after the next one.
+        for _ in 0..2 {
+            self.store.checkpoint();
+            self.settle(rng);
+        }
+        let space = self.store.space();
+        let used = self.used(|held| held.commit);
+        assert_eq!(
+            (space.free, space.promised, space.freed_soon),
+            (space.extents - used, 0, 0),
+            "room-lost: {used} of {} extents are used",
+            space.extents
+        );
+    }
+
+    /// Peers' copies of entries that are damaged, or another leader's entries instead.
+    pub(crate) fn mend(&mut self, rng: &mut Rng) {
+        while let Some((volume, index, term)) = self.model.first_damaged() {
+            if self.commit_of(volume) < index && rng.one_in(4) {
+                self.truncate(volume, index - 1)
+                    .expect("it is not committed");
+                continue;
+            }
+            let entry = self.model.volumes[&volume].all[&(index, term)].clone();
+            let entries = vec![entry];
+            let hard = None;
+            let submission = Submission { hard, entries };
+            match self.submit(volume, submission) {
+                Ok(()) => {}
+                Err(Refused::Busy { .. }) => self.settle(rng),
+                Err(error) => panic!("entry {index} of {volume} has its promise: {error}"),
+            }
+        }
+    }
+
+    fn commit_of(&self, volume: VolumeId) -> u64 {
+        self.model.volumes[&volume].commit
     }
 
     pub(crate) fn truncate(&mut self, volume: VolumeId, last: u64) -> Result<(), Refused> {
@@ -265,7 +355,10 @@ impl World {
             .volumes
             .get_mut(&volume)
             .expect("the store has it");
+        let cut = held.cut_while_damaged(last, self.model.durable);
         held.truncate(operation, last);
+        let cut = cut.into_iter().map(|(index, term)| (volume, index, term));
+        self.model.damaged.extend(cut);
         self.ticket(ticket, operation);
         Ok(())
     }
@@ -276,9 +369,12 @@ impl World {
             .volumes
             .get_mut(&volume)
             .expect("the store has it");
-        let fenced = match self.store.committed(volume, index) {
+        let fenced = match self.machine.store.committed(volume, index) {
             Ok(fenced) => fenced,
-            Err(Refused::Lost { .. }) => return assert!(self.may_be_damaged),
+            Err(Refused::Lost { index }) => {
+                let known = self.model.is_damaged(volume, index);
+                return assert!(self.may_be_damaged || known, "entry {index} is not lost");
+            }
             Err(error) => panic!("committing {index}: {error}"),
         };
         let before = held.commit;
@@ -329,60 +425,70 @@ impl World {
         self.poll();
     }
 
-    /// The process ends. What was handed out may be carried out or not; power may be lost too.
-    pub(crate) fn crash(&mut self, power: bool, rng: &mut Rng) {
-        for (_, io, _) in std::mem::take(&mut self.ios) {
-            if let Io::Write { at, buffers } = &io
-                && rng.one_in(2)
-            {
-                self.disk.write(*at, buffers);
-            }
-        }
-        if power {
-            self.disk.lose_power(rng);
-        }
-    }
-
     /// Opens again, and compares all there is with all there has to be.
     pub(crate) fn reopen(&mut self, rng: &mut Rng) -> Result<Recovered, OpenError> {
-        let (disk, model) = (
-            std::mem::take(&mut self.disk),
-            std::mem::take(&mut self.model),
-        );
+        let disk = std::mem::take(&mut self.disk);
+        let model = std::mem::take(&mut self.model);
         let (mut world, recovered) =
             Self::of_disk(disk, model, self.bytes, self.may_be_damaged, rng)?;
         world.trace = self.trace;
         world.damaged_seen += self.damaged_seen;
+        world.full += self.full;
         *self = world;
         Ok(recovered)
     }
 
     /// What a disk has after a crash, compared with what it has to have.
     pub(crate) fn of_disk(
-        mut disk: Disk,
+        disk: Disk,
         model: Model,
         bytes: u64,
         may_be_damaged: bool,
         rng: &mut Rng,
     ) -> Result<(Self, Recovered), OpenError> {
-        let (store, recovered) = open(&mut disk, bytes, rng)?;
+        let (machine, recovered) = Machine::open(disk, bytes, rng)?;
         let mut world = Self {
-            disk,
-            bytes,
-            store,
+            machine,
             model,
-            ios: Vec::new(),
             tickets: BTreeMap::new(),
             reads: BTreeMap::new(),
             entries: BTreeMap::new(),
             may_be_damaged,
             damaged_seen: 0,
+            batches: 0,
+            lost_batches: BTreeMap::new(),
+            full: 0,
             dead: None,
             trace: 0,
         };
+        world.check_damaged(&recovered);
         world.check_volumes();
         world.read_all(rng);
         Ok((world, recovered))
+    }
+
+    /// A loss of power damages what was never told to be durable, and nothing else.
+    fn check_damaged(&mut self, recovered: &Recovered) {
+        let known = std::mem::take(&mut self.model.damaged);
+        for entry in &recovered.damaged {
+            let name = (entry.volume, entry.index, entry.term);
+            if !self.may_be_damaged {
+                let held = self.model.volumes.get(&entry.volume);
+                let deleted = self.model.deleted.get(&entry.volume).map(|(_, held)| held);
+                let made = held
+                    .or(deleted)
+                    .and_then(|it| it.made.get(&(name.1, name.2)));
+                let open = made.is_some_and(|made| *made > self.model.durable);
+                assert!(open || known.contains(&name), "false-damage: {entry:?}");
+                assert!(!entry.applied, "false-damage: {entry:?}");
+            }
+            if !entry.applied {
+                self.model.damaged.insert(name);
+            }
+        }
+        if !self.may_be_damaged {
+            assert_eq!(recovered.damaged_headers, Vec::<u64>::new());
+        }
     }
 
     fn check_volumes(&mut self) {
@@ -428,7 +534,7 @@ impl World {
             return;
         }
         let held = self.model.volumes.get_mut(&volume).expect("known");
-        let (terms, since) = surviving_log(&self.store, volume, held, durable);
+        let (terms, since) = surviving_log(&self.machine.store, volume, held, durable);
         assert!(
             since.is_some(),
             "log-lost: {volume} has {terms:?}; durable operation {durable}, history {:?}",

@@ -2,8 +2,8 @@
 
 use super::{Work, limits};
 use crate::intent::scope_below;
-use crate::{Expect, Refusal};
-use model::{Kind, Object, ObjectId, PublicTarget};
+use crate::{DeleteVolume, Expect, KEEP_DELETED_MILLIS, Refusal};
+use model::{Kind, Object, ObjectId, PublicTarget, Volume};
 
 type Blockers<'a> = Box<dyn Iterator<Item = ObjectId> + 'a>;
 
@@ -13,11 +13,21 @@ impl Work<'_> {
         if let Object::PublicIp(public) = &object {
             self.check_unattached(public)?;
         }
+        if let Object::Volume(volume) = object {
+            return self.delete_volume(DeleteVolume {
+                volume: volume.id,
+                expect,
+                keep_millis: KEEP_DELETED_MILLIS,
+            });
+        }
         for (what, blockers) in self.standing_on(id) {
             let mut blockers = blockers.peekable();
             if blockers.peek().is_some() {
                 return Err(self.in_use(id, "be deleted", what, blockers));
             }
+        }
+        if let Object::Host(host) = &object {
+            self.forget_replicas_on(host.id);
         }
         Ok(self.remove(object))
     }
@@ -60,6 +70,7 @@ impl Work<'_> {
             ObjectId::Account(_) => vec![
                 children("VPCs", Kind::Vpc),
                 children("public addresses", Kind::PublicIp),
+                children("volumes", Kind::Volume),
             ],
             ObjectId::Vpc(_) => vec![
                 children("subnets", Kind::Subnet),
@@ -83,9 +94,16 @@ impl Work<'_> {
                 let routers = intent.routers_of_host(host);
                 let routers = routers.chain(intent.routers_prepared_on(host));
                 let routers = routers.map(|router| ObjectId::Router(router.id));
-                vec![("NICs", Box::new(nics)), ("routers", Box::new(routers))]
+                let has = move |volume: &&Volume| volume.hosts_in_use().any(|other| other == host);
+                let volumes = intent.volumes().filter(has);
+                let volumes = volumes.map(|volume| ObjectId::Volume(volume.id));
+                vec![
+                    ("NICs", Box::new(nics)),
+                    ("routers", Box::new(routers)),
+                    ("volumes", Box::new(volumes)),
+                ]
             }
-            ObjectId::PublicIp(_) => Vec::new(),
+            ObjectId::PublicIp(_) | ObjectId::Volume(_) => Vec::new(),
         }
     }
 }

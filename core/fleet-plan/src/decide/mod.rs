@@ -8,9 +8,11 @@ mod moving;
 mod nic;
 mod placement;
 mod public_ip;
+mod recovery;
 mod router;
 mod router_rules;
 mod subnet;
+mod volume;
 mod vpc;
 
 pub use placement::standbys_to_renew;
@@ -59,6 +61,19 @@ pub(crate) fn decide(
         Command::UpdateRouter(update) => work.update_router(update),
         Command::CreatePublicIp(create) => work.create_public_ip(create),
         Command::AttachPublicIp(attach) => work.attach_public_ip(attach),
+        Command::CreateVolume(create) => work.create_volume(create),
+        Command::AttachVolume(asked) => work.attach_volume(asked),
+        Command::ResizeVolume(asked) => work.resize_volume(asked),
+        Command::SetReplicas(asked) => work.set_replicas(asked),
+        Command::MoveReplica(asked) => work.move_replica(asked),
+        Command::RecoverVolume(asked) => work.recover_volume(asked),
+        Command::DeleteVolume(asked) => work.delete_volume(asked),
+        Command::AdvanceVolume {
+            volume,
+            expect,
+            step,
+        } => work.advance_volume(volume, expect, step),
+        Command::RestoreVolume { volume, expect } => work.restore_volume(volume, expect),
         Command::SetLabels {
             object,
             expect,

@@ -136,7 +136,7 @@ impl Work<'_> {
         }
     }
 
-    fn host_name(&self, host: HostId) -> String {
+    pub(super) fn host_name(&self, host: HostId) -> String {
         self.intent.path(ObjectId::Host(host))
     }
 }

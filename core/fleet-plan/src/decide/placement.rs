@@ -173,6 +173,8 @@ pub fn standbys_to_renew<'a>(intent: &'a Intent, down: &BTreeSet<HostId>) -> Vec
         seed: 0,
         request: None,
         down: down.clone(),
+        disks: BTreeMap::new(),
+        replicas: BTreeMap::new(),
         actor: String::new(),
     };
     let work = Work::new(intent, &context);

@@ -42,7 +42,7 @@ fn router(world: &World, host: &str) -> RouterConfig {
     let [router] = &config(world, host).routers[..] else {
         panic!("{host}: {:#?}", config(world, host).routers);
     };
-    router.clone()
+    router.as_ref().clone()
 }
 
 fn legs(router: &RouterConfig) -> Vec<String> {

@@ -299,7 +299,7 @@ fn handed_out(rows: &Rows) -> Handed {
                 format!("address {} of {}", public.address, public.network),
                 object,
             ),
-            Object::Account(_) | Object::Host(_) | Object::External(_) => {}
+            Object::Account(_) | Object::Host(_) | Object::External(_) | Object::Volume(_) => {}
         }
     }
     devices_are_not_shared(rows);
@@ -371,6 +371,10 @@ fn nothing_is_orphaned(rows: &Rows) {
                 .into_iter()
                 .chain(target)
                 .collect()
+            }
+            Object::Volume(volume) => {
+                let hosts = volume.hosts().map(ObjectId::Host);
+                hosts.chain([ObjectId::Account(volume.account)]).collect()
             }
             Object::Vpc(vpc) => vec![ObjectId::Account(vpc.account)],
             Object::Subnet(subnet) => vec![ObjectId::Vpc(subnet.vpc)],

@@ -12,4 +12,6 @@ mod refused_routing;
 mod routing;
 mod script;
 mod speed;
+mod volumes;
 mod vpc_names;
+mod zones;

@@ -1,15 +1,16 @@
 //! A small language for tests: one command a line, in the words of the command line.
 
-use crate::routing;
+use crate::{routing, volumes};
 use fleet_plan::{
     Command, Context, CreateAccount, CreateHost, CreateNic, CreateSubnet, CreateVpc, Decision,
-    Expect, Intent, IssuedRow, MoveNic, MoveStep, Refusal, RequestId, Rollout, UpdateHost,
-    UpdateSubnet, UpdateVpc,
+    DiskRoom, Expect, Intent, IssuedRow, MoveNic, MoveStep, Refusal, ReplicaTold, RequestId,
+    Rollout, UpdateHost, UpdateSubnet, UpdateVpc,
 };
 use model::{
-    AccountId, Asn, Change, Cluster, Encoding, ExternalNetworkId, HostConfig, HostId, Kind, Labels,
-    MacAddr, Mtu, Name, NicId, Object, ObjectId, Port, PortRole, PublicIpId, Reflector, Revision,
-    Role, RouterId, SpeakerKind, SubnetId, SubnetOptions, UnixMillis, UserData, VlanId, Vni, VpcId,
+    AccountId, Asn, Change, Cluster, DiskId, Encoding, ExternalNetworkId, HostConfig, HostId, Kind,
+    Labels, MacAddr, Mtu, Name, NicId, Object, ObjectId, Port, PortRole, PublicIpId, Reflector,
+    Revision, Role, RouterId, SpeakerKind, SubnetId, SubnetOptions, UnixMillis, UserData, VlanId,
+    Vni, VolumeId, VpcId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -22,6 +23,9 @@ pub(crate) struct World {
     pub(crate) now: UnixMillis,
     /// Hosts that are not heard of.
     down: BTreeSet<HostId>,
+    disks: BTreeMap<HostId, DiskRoom>,
+    /// What is known of replicas of the volume that is to be recovered.
+    pub(crate) told: BTreeMap<u64, ReplicaTold>,
     issued: BTreeMap<HostId, IssuedRow>,
     seed: u64,
     last: Option<Command>,
@@ -29,7 +33,7 @@ pub(crate) struct World {
 
 /// Words of one line: what is before the first known key, then key and value pairs.
 pub(crate) struct Line<'a> {
-    words: Vec<&'a str>,
+    pub(crate) words: Vec<&'a str>,
 }
 
 impl<'a> Line<'a> {
@@ -121,6 +125,8 @@ impl World {
             intent,
             now: UnixMillis(1_000_000),
             down: BTreeSet::new(),
+            disks: Default::default(),
+            told: Default::default(),
             seed: 0,
             last: None,
         }
@@ -142,6 +148,33 @@ impl World {
                 let host = self.host(host).expect("the script names a host");
                 self.down.insert(host);
                 return String::new();
+            }
+            ["disk", host, number, mib] => {
+                let host = self.host(host).expect("the script names a host");
+                let room = DiskRoom {
+                    id: DiskId(parsed(number)),
+                    bytes: parsed::<u64>(mib) << 20,
+                };
+                self.disks.insert(host, room);
+                return String::new();
+            }
+            ["up", host] => {
+                let host = self.host(host).expect("the script names a host");
+                self.down.remove(&host);
+                return String::new();
+            }
+            ["told", ..] => {
+                let line = Line {
+                    words: line.split_whitespace().collect(),
+                };
+                volumes::told(self, &line);
+                return String::new();
+            }
+            ["tend", ..] => {
+                let line = Line {
+                    words: line.split_whitespace().collect(),
+                };
+                return volumes::tend(self, &line);
             }
             ["mtu", mtu] => {
                 *self = Self::with_mtu(parsed(mtu));
@@ -185,13 +218,33 @@ impl World {
             _ => self.command(&line)?,
         };
         self.last = Some(command.clone());
+        let actor = line.get("actor").unwrap_or_else(|| "admin".to_owned());
+        self.decide(command, line.get::<RequestId>("request"), actor)
+    }
+
+    /// As [`Self::run`], of a command that has no line.
+    pub(crate) fn command_and_show(&mut self, command: Command) -> String {
+        match self.decide(command, None, "server".to_owned()) {
+            Ok(decision) => self.show_decision(&decision),
+            Err(refusal) => format!("refused, {}: {refusal}\n", refusal.code()),
+        }
+    }
+
+    fn decide(
+        &mut self,
+        command: Command,
+        request: Option<RequestId>,
+        actor: String,
+    ) -> Result<Decision, Refusal> {
         self.seed += 1;
         let context = Context {
             now: self.now,
             seed: self.seed,
-            request: line.get::<RequestId>("request"),
+            request,
             down: self.down.clone(),
-            actor: line.get("actor").unwrap_or_else(|| "admin".to_owned()),
+            disks: self.disks.clone(),
+            replicas: self.told.clone(),
+            actor,
         };
         let decision = self.intent.decide(command, &context)?;
         self.intent.apply(&decision);
@@ -303,6 +356,8 @@ impl World {
                 expect: expect(line),
                 labels: line.labels(),
             },
+            "volume" | "attach-volume" | "restore-volume" | "resize-volume" | "set-replicas"
+            | "move-replica" | "recover-volume" | "delete-volume" => volumes::command(self, line)?,
             "delete" => Command::Delete {
                 object: self.intent.resolve(kind(path), None, line.arg(2))?,
                 expect: expect(line),
@@ -356,6 +411,7 @@ impl World {
     fn show_config(&self, config: &HostConfig) -> String {
         let host = self.intent.path(ObjectId::Host(config.host));
         let mut out = format!("{host} generation {}\n", config.generation);
+        out += &volumes::show_config(&self.intent, &config.storage);
         for stack in &config.stacks {
             writeln!(out, "  {} vni {} {}", stack.name, stack.vni, stack.encoding).unwrap();
             for segment in &stack.segments {
@@ -486,6 +542,7 @@ fn show(intent: &Intent, object: &Object) -> String {
         Object::Router(router) => routing::show_router(intent, router),
         Object::External(network) => routing::show_external(network),
         Object::PublicIp(public) => routing::show_public_ip(intent, public),
+        Object::Volume(volume) => volumes::show(intent, volume),
     };
     text + &labels
 }
@@ -529,6 +586,7 @@ fn kind(text: &str) -> Kind {
         "router" => Kind::Router,
         "external" => Kind::External,
         "publicip" => Kind::PublicIp,
+        "volume" => Kind::Volume,
         other => panic!("no kind {other}"),
     }
 }
@@ -560,5 +618,5 @@ macro_rules! from_object {
 
 from_object!(
     Account AccountId, Vpc VpcId, Subnet SubnetId, Nic NicId, Host HostId, Router RouterId,
-    External ExternalNetworkId, PublicIp PublicIpId
+    External ExternalNetworkId, PublicIp PublicIpId, Volume VolumeId
 );

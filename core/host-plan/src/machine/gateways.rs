@@ -9,9 +9,10 @@ use crate::greeting::gateway_frames;
 use crate::{Action, Greeting, HostState, Step, Subject};
 use model::{Gateway, Segment, Stack, SubnetId};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Each subnet here, and its gateway.
-pub(super) fn gateways(stacks: &[Stack]) -> BTreeMap<SubnetId, Option<Gateway>> {
+pub(super) fn gateways(stacks: &[Arc<Stack>]) -> BTreeMap<SubnetId, Option<Gateway>> {
     let segments = stacks.iter().flat_map(|stack| &stack.segments);
     segments
         .map(|segment| (segment.subnet, segment.gateway.clone()))

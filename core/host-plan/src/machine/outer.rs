@@ -6,6 +6,7 @@ use ipnet::{IpNet, Ipv4Net};
 use model::{IfName, MacAddr, RouterConfig, RouterId, Uplink, UplinkAddress};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 /// What a DHCP server gave a router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +53,7 @@ impl HostMachine {
             let leg_of = |outer: &OuterAddress| overlap(router, outer);
             let given = self.outer.get(&router.id);
             let refused = given.and_then(|outer| Some((*outer, leg_of(outer)?)));
-            let Some(uplink) = router.uplink.as_mut() else {
+            let Some(uplink) = router.uplink.as_ref() else {
                 continue;
             };
             // It is asked for by where the router runs.
@@ -75,7 +76,10 @@ impl HostMachine {
                         router.name, uplink.bridge, outer.address
                     ),
                 }),
-                (Some(outer), None) => put_in(uplink, outer),
+                (Some(outer), None) => {
+                    let uplink = Arc::make_mut(router).uplink.as_mut();
+                    put_in(uplink.expect("it was looked up just now"), outer);
+                }
                 (None, None) => {}
             }
         }

@@ -3,6 +3,7 @@
 use super::{HostMachine, Refused};
 use model::{Gateway, RouterConfig, RouterId, RouterLeg, Stack};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 impl HostMachine {
     /// Adds a router through the local API; with `replace` it takes the place of what the router was.
@@ -83,6 +84,7 @@ impl HostMachine {
             let Some(stack) = stack.filter(|_| local && !known) else {
                 continue;
             };
+            let stack = Arc::make_mut(stack);
             for leg in &router.legs {
                 let segments = stack.segments.iter_mut();
                 for segment in segments.filter(|segment| segment.subnet == leg.subnet) {
@@ -92,7 +94,7 @@ impl HostMachine {
                     });
                 }
             }
-            self.routers.push(router.clone());
+            self.routers.push(Arc::new(router.clone()));
         }
     }
 }
@@ -186,17 +188,22 @@ mod tests {
         machine
     }
 
+    fn held(machine: &HostMachine) -> Vec<RouterConfig> {
+        let routers = machine.routers().iter();
+        routers.map(|router| router.as_ref().clone()).collect()
+    }
+
     #[test]
     fn a_local_router_is_its_segments_gateway_and_keeps_its_stack() {
         let mut machine = machine();
         let mut one = router(1, &[(1, "10.4.1.1/24"), (2, "10.4.2.1/24")]);
         machine.add_router(one.clone(), false).unwrap();
         machine.add_router(one.clone(), false).unwrap();
-        assert_eq!(machine.routers(), [one.clone()]);
+        assert_eq!(held(&machine), [one.clone()]);
         let gateway = machine.stacks()[0].segments[0].gateway.clone().unwrap();
         assert_eq!(gateway.addresses, [IpAddr::from([10, 4, 1, 1])]);
         let again = HostMachine::new(machine.underlay(), None, machine.local().clone());
-        assert_eq!(again.routers(), [one.clone()]);
+        assert_eq!(held(&again), [one.clone()]);
         // It changes by its whole, and goes before its stack does.
         one.legs.pop();
         let taken = machine.add_router(one.clone(), false).unwrap_err();
@@ -266,10 +273,10 @@ mod tests {
         );
         machine.offer(config).unwrap();
         // As it starts it takes nothing away that is there.
-        assert_eq!(machine.routers(), [ready.clone(), runs.clone()]);
+        assert_eq!(held(&machine), [ready.clone(), runs.clone()]);
         machine.set_leased(None);
-        assert_eq!(machine.routers(), std::slice::from_ref(&runs));
+        assert_eq!(held(&machine), std::slice::from_ref(&runs));
         machine.set_leased(Some([runs.id].into()));
-        assert_eq!(machine.routers(), [ready, runs]);
+        assert_eq!(held(&machine), [ready, runs]);
     }
 }

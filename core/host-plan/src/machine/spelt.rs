@@ -1,11 +1,16 @@
 //! What should be on the host, spelt out once for as long as it is made of the same: most passes only see
 //! that all of it is there.
 
+use crate::plan::Calm;
 use crate::want::{Facts, Want};
 use crate::{Desired, HostState, Plan, plan};
 use datapath::Limits;
-use model::{Forwarding, RouterConfig, Stack, Transport, Underlay};
+use model::{Forwarding, RouterConfig, RouterId, Stack, Transport, Underlay, VpcId};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// Changes of more VPCs at once are spelt out with all the rest.
+const FEW: usize = 16;
 
 /// The last, with what it was made of.
 #[derive(Debug)]
@@ -13,17 +18,20 @@ struct Spelt {
     underlay: Underlay,
     transport: Transport,
     limits: Limits,
-    stacks: Vec<Stack>,
-    routers: Vec<RouterConfig>,
+    stacks: Vec<Arc<Stack>>,
+    routers: Vec<Arc<RouterConfig>>,
     forwarding: Arc<Forwarding>,
     local_neighbours: bool,
     facts: Facts,
     want: Want,
 }
 
-/// Keeps the last.
+/// Keeps the last, and what was found to be as it should.
 #[derive(Debug, Default)]
-pub(super) struct Speller(Option<Spelt>);
+pub(super) struct Speller {
+    last: Option<Spelt>,
+    calm: Calm,
+}
 
 impl Speller {
     /// As [`crate::plan()`]. `forwarding` is what `desired` has.
@@ -34,8 +42,14 @@ impl Speller {
         observed: &HostState,
     ) -> Plan {
         let facts = Facts::of(desired, observed);
-        let last = self.0.take();
-        let last = last.filter(|last| last.is_of(desired, forwarding, &facts));
+        let mut last = self.last.take();
+        let fits = last
+            .as_mut()
+            .is_some_and(|last| last.become_of(desired, forwarding, &facts));
+        let last = last.filter(|_| fits);
+        if last.is_none() {
+            self.calm.host_is_other();
+        }
         let spelt = last.unwrap_or_else(|| Spelt {
             underlay: desired.underlay,
             transport: desired.transport,
@@ -47,14 +61,20 @@ impl Speller {
             want: Want::of(desired, &facts),
             facts,
         });
-        let plan = plan::difference(desired, &spelt.want, observed);
-        self.0 = Some(spelt);
+        let plan = plan::difference(desired, &spelt.want, observed, &mut self.calm);
+        self.last = Some(spelt);
         plan
     }
 }
 
 impl Spelt {
-    fn is_of(&self, desired: &Desired<'_>, forwarding: &Arc<Forwarding>, facts: &Facts) -> bool {
+    /// True if this is what `desired` comes to, or could be made so in the insides of a few routers.
+    fn become_of(
+        &mut self,
+        desired: &Desired<'_>,
+        forwarding: &Arc<Forwarding>,
+        facts: &Facts,
+    ) -> bool {
         // Each by its name, so that none can be forgotten.
         let Desired {
             underlay,
@@ -73,7 +93,58 @@ impl Spelt {
             && self.local_neighbours == *local_neighbours
             && self.facts == *facts
             && self.stacks == *stacks
-            && self.routers == *routers
+            && (self.routers == *routers || self.take_insides(desired))
+    }
+
+    /// Takes in routers that are others only inside: in their rules and routes, as most changes of a router
+    /// are. False, and nothing done, if something else follows from the change.
+    fn take_insides(&mut self, desired: &Desired<'_>) -> bool {
+        let ids = |routers: &[Arc<RouterConfig>]| -> Vec<RouterId> {
+            routers.iter().map(|router| router.id).collect()
+        };
+        if ids(&self.routers) != ids(desired.routers) {
+            return false;
+        }
+        let pairs = self.routers.iter().zip(desired.routers);
+        let others = pairs.filter(|(was, is)| was != is);
+        let vpcs: BTreeSet<VpcId> = others.flat_map(|(was, is)| [was.vpc, is.vpc]).collect();
+        if vpcs.len() > FEW {
+            return false;
+        }
+        let of_vpcs = |routers: &[Arc<RouterConfig>]| -> Vec<Arc<RouterConfig>> {
+            let routers = routers.iter();
+            let routers = routers.filter(|router| vpcs.contains(&router.vpc));
+            routers.cloned().collect()
+        };
+        let stacks = self.stacks.iter();
+        let stacks = stacks.filter(|stack| vpcs.contains(&stack.vpc));
+        let stacks: Vec<Arc<Stack>> = stacks.cloned().collect();
+        let spell = |routers: &[Arc<RouterConfig>]| {
+            let routers = of_vpcs(routers);
+            let some = Desired {
+                stacks: &stacks,
+                routers: &routers,
+                ..desired.clone()
+            };
+            Want::of_some(&some, &self.facts)
+        };
+        let (before, after) = (spell(&self.routers), spell(desired.routers));
+        if !before.is_but_for_insides(&after) {
+            return false;
+        }
+        let held = self.want.routers.iter().enumerate();
+        let places: BTreeMap<RouterId, usize> =
+            held.map(|(place, router)| (router.id, place)).collect();
+        // One that is not there was refused for what is elsewhere.
+        let spelt = after.routers.iter();
+        if !spelt.clone().all(|router| places.contains_key(&router.id)) {
+            return false;
+        }
+        for router in spelt {
+            self.want.routers[places[&router.id]] = Arc::clone(router);
+        }
+        self.routers = desired.routers.to_vec();
+        true
     }
 }
 
@@ -83,7 +154,8 @@ mod tests {
     use crate::sample::{router, segment, stack, subnet, underlay};
     use crate::{Link, LinkKind};
     use model::{
-        Attachment, Capability, IfName, MacAddr, Mtu, NicId, Port, PortRole, Uplink, UplinkAddress,
+        Attachment, Capability, IfName, MacAddr, Mtu, NicId, OneToOne, Port, PortRole, StaticRoute,
+        Uplink, UplinkAddress, Via,
     };
 
     /// All that a plan is made from.
@@ -92,8 +164,8 @@ mod tests {
         underlay: Underlay,
         transport: Transport,
         limits: Limits,
-        stacks: Vec<Stack>,
-        routers: Vec<RouterConfig>,
+        stacks: Vec<Arc<Stack>>,
+        routers: Vec<Arc<RouterConfig>>,
         forwarding: Arc<Forwarding>,
         local_neighbours: bool,
         observed: HostState,
@@ -171,8 +243,8 @@ mod tests {
             underlay: underlay(),
             transport: Transport::Kernel,
             limits: Limits::default(),
-            stacks: vec![stack],
-            routers: vec![router],
+            stacks: vec![stack.into()],
+            routers: vec![router.into()],
             forwarding: Arc::default(),
             local_neighbours: false,
             observed,
@@ -186,10 +258,26 @@ mod tests {
             ("nothing", |_| {}),
             ("the underlay", |i| i.underlay.mtu = Mtu::new(1400).unwrap()),
             ("the transport", |i| i.transport = Transport::Tap),
-            ("a stack", |i| i.stacks[0].segments.push(segment(2))),
-            ("a router", |i| {
-                i.routers[0].legs[0].mac = MacAddr([2, 0, 0, 0, 0, 7])
+            ("a stack", |i| {
+                Arc::make_mut(&mut i.stacks[0]).segments.push(segment(2))
             }),
+            ("a router", |i| {
+                Arc::make_mut(&mut i.routers[0]).legs[0].mac = MacAddr([2, 0, 0, 0, 0, 7])
+            }),
+            ("a router's routes", |i| {
+                Arc::make_mut(&mut i.routers[0]).routes = vec![StaticRoute {
+                    table: None,
+                    prefix: "10.9.0.0/16".parse().unwrap(),
+                    via: Via::Blackhole,
+                }]
+            }),
+            ("a router's rules", |i| {
+                Arc::make_mut(&mut i.routers[0]).nat.public = vec![OneToOne {
+                    public: "198.51.100.7".parse().unwrap(),
+                    private: "10.4.1.7".parse().unwrap(),
+                }]
+            }),
+            ("a router more", |i| i.routers.push(router(2, &[]).into())),
             ("the neighbours", |i| i.local_neighbours = true),
             ("what is heard", |i| {
                 let mut heard = Forwarding::default();

@@ -1,7 +1,7 @@
 //! Routers: what is inside of their namespaces. Sysctls and rules are there before the first
 //! interface is; an interface comes up when it has all its addresses; what is stale goes last.
 
-use super::{Phase, Planner};
+use super::{Calm, Phase, Planner};
 use crate::router::{
     NextHop, Route, RouterChange, RouterChanges, RouterLink, RouterState, Way, base_sysctls,
     device_sysctls,
@@ -11,34 +11,54 @@ use crate::{Action, Subject};
 use ipnet::IpNet;
 use model::IfName;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 impl Planner<'_> {
-    pub(super) fn routers(&mut self) {
-        let nothing = RouterState::default();
+    /// Those that had nothing left to do, and are as they were then, are not looked into again.
+    pub(super) fn routers(&mut self, calm: &mut Calm) {
+        calm.begin(self.want.routers.len());
         for router in &self.want.routers {
-            let subject = Subject::Router(router.id);
-            if !self.observed.owned_netns.contains(&router.netns) {
-                let create = Action::CreateNetns(router.netns.clone());
-                self.step(Phase::Netns, subject, create);
-            }
+            let there = self.observed.owned_netns.contains(&router.netns)
+                && router.links.keys().all(|name| self.stays(name));
             let state = self.observed.routers.get(&router.netns);
-            let changes = base(router, state);
-            self.change(Phase::RouterBase, router, changes);
-            let changes = self.inside(router, state.unwrap_or(&nothing));
-            // Whatever there is with the other routers: the legs do not wait for it.
-            let (others, own): (Vec<_>, Vec<_>) =
-                changes.into_iter().partition(|c| router.is_of_transit(c));
-            // The NICs that a gateway has as neighbours come and go while it is what it is.
-            let (near, own): (Vec<_>, Vec<_>) =
-                own.into_iter().partition(RouterChange::is_neighbour);
-            self.change(Phase::Inside, router, own);
-            self.change(Phase::Inside, router, near);
-            // Steps of their own, so that what others announce says nothing of our own leg.
-            let (ways, leg): (Vec<_>, Vec<_>) = others.into_iter().partition(RouterChange::is_way);
-            for changes in [leg, ways] {
-                self.change_for(Subject::Transit(router.vpc), Phase::Ways, router, changes);
+            let state = state.filter(|_| there);
+            if calm.has(router, state) {
+                continue;
+            }
+            if !self.router(router) {
+                calm.keep(router, state);
             }
         }
+    }
+
+    /// True if there is something left to do.
+    fn router(&mut self, router: &WantRouter) -> bool {
+        let subject = Subject::Router(router.id);
+        let mut left = false;
+        if !self.observed.owned_netns.contains(&router.netns) {
+            let create = Action::CreateNetns(router.netns.clone());
+            self.step(Phase::Netns, subject, create);
+            left = true;
+        }
+        let state = self.observed.routers.get(&router.netns).map(Arc::as_ref);
+        let base = base(router, state);
+        let nothing = RouterState::default();
+        let inside = self.inside(router, state.unwrap_or(&nothing));
+        left |= !base.is_empty() || !inside.is_empty();
+        self.change(Phase::RouterBase, router, base);
+        // Whatever there is with the other routers: the legs do not wait for it.
+        let (others, own): (Vec<_>, Vec<_>) =
+            inside.into_iter().partition(|c| router.is_of_transit(c));
+        // The NICs that a gateway has as neighbours come and go while it is what it is.
+        let (near, own): (Vec<_>, Vec<_>) = own.into_iter().partition(RouterChange::is_neighbour);
+        self.change(Phase::Inside, router, own);
+        self.change(Phase::Inside, router, near);
+        // Steps of their own, so that what others announce says nothing of our own leg.
+        let (ways, leg): (Vec<_>, Vec<_>) = others.into_iter().partition(RouterChange::is_way);
+        for changes in [leg, ways] {
+            self.change_for(Subject::Transit(router.vpc), Phase::Ways, router, changes);
+        }
+        left
     }
 
     fn change(&mut self, phase: Phase, router: &WantRouter, changes: Vec<RouterChange>) {
@@ -157,7 +177,7 @@ fn base(router: &WantRouter, state: Option<&RouterState>) -> Vec<RouterChange> {
     let mut changes = Vec::new();
     // The rules first: with them comes the tracking of connections, which has sysctls of its own.
     let held = state.and_then(|state| state.firewall);
-    if held != Some(router.firewall.fingerprint()) {
+    if held != Some(router.fingerprint) {
         changes.push(RouterChange::SetFirewall(Box::new(router.firewall.clone())));
     }
     if state.is_none_or(|state| !state.wrong_sysctls.is_empty()) {

@@ -5,7 +5,7 @@ use super::{
     segment_bridge,
 };
 use super::{tap, transit};
-use crate::router::{Hop, MAIN_TABLE, NextHop, Route, RouteRule, RouterFirewall, Way};
+use crate::router::{Fingerprint, Hop, MAIN_TABLE, NextHop, Route, RouteRule, RouterFirewall, Way};
 use crate::{
     BridgePortFlags, Desired, FdbRow, FdbState, FdbTarget, Guard, LinkKind, Neighbour, OwnedName,
     Service, Stamp, Subject,
@@ -18,6 +18,7 @@ use model::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// The outer leg's port on the operator's bridge: as any other port of it.
 const OUTER_FLAGS: BridgePortFlags = BridgePortFlags {
@@ -34,6 +35,8 @@ pub(crate) struct WantRouter {
     pub(crate) vpc: VpcId,
     pub(crate) netns: NetnsName,
     pub(crate) firewall: RouterFirewall,
+    /// Of the rules.
+    pub(crate) fingerprint: Fingerprint,
     pub(crate) links: BTreeMap<IfName, WantInside>,
     pub(crate) routes: BTreeSet<Route>,
     pub(crate) rules: BTreeSet<RouteRule>,
@@ -81,6 +84,7 @@ impl Want {
             vpc: config.vpc,
             netns,
             firewall: RouterFirewall::default(),
+            fingerprint: RouterFirewall::default().fingerprint(),
             links: BTreeMap::new(),
             routes: BTreeSet::new(),
             rules: BTreeSet::new(),
@@ -137,13 +141,17 @@ impl Want {
         let others = match transit {
             Some(transit) => {
                 let beside = self.places.routers.get(&transit.vni);
-                let beside = beside.into_iter().flatten().map(|at| &desired.routers[*at]);
+                let beside = beside
+                    .into_iter()
+                    .flatten()
+                    .map(|at| desired.routers[*at].as_ref());
                 transit::ways(desired, &mut router, config, transit, beside)
             }
             None => BTreeMap::new(),
         };
         self.routes(&mut router, config, outside.as_ref(), others);
-        self.routers.push(router);
+        router.fingerprint = router.firewall.fingerprint();
+        self.routers.push(Arc::new(router));
     }
 
     pub(super) fn trouble(&mut self, subject: Subject, blocks: bool, message: String) {

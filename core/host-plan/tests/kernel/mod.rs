@@ -7,12 +7,13 @@ use host_plan::{
 };
 use model::{IfName, MacAddr};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Does to `state` what `shell/linux` does to a host.
 pub(crate) fn apply(state: &mut HostState, action: &Action) {
     match action {
         Action::InstallFirewall => state.firewall = true,
-        Action::SetVteps(vteps) => state.vteps = vteps.clone(),
+        Action::SetVteps(vteps) => state.vteps = vteps.clone().into(),
         Action::CreateBridge {
             name,
             mac,
@@ -102,7 +103,9 @@ pub(crate) fn apply(state: &mut HostState, action: &Action) {
                     ipv6_disabled: true,
                     addresses: Default::default(),
                 };
-                router.links.insert(veth.device.clone(), link);
+                Arc::make_mut(router)
+                    .links
+                    .insert(veth.device.clone(), link);
                 return;
             }
             let inside = state.netns.get_mut(&veth.netns).expect("made before");
@@ -345,12 +348,13 @@ fn change_router(state: &mut HostState, router: &RouterChanges) {
                 ipv6_disabled: false,
                 addresses: Default::default(),
             };
-            host_plan::RouterState {
+            Arc::new(host_plan::RouterState {
                 wrong_sysctls: host_plan::base_sysctls().map(|(path, _)| path).collect(),
                 links: [(IfName::new("lo").unwrap(), lo)].into(),
                 ..Default::default()
-            }
+            })
         });
+    let inside = Arc::make_mut(inside);
     let safe = |inside: &host_plan::RouterState| {
         inside.firewall.is_some() && inside.wrong_sysctls.is_empty()
     };
@@ -461,7 +465,7 @@ pub(crate) fn remove(state: &mut HostState, name: &IfName) {
     let Some(link) = state.links.remove(name) else {
         return;
     };
-    for router in state.routers.values_mut() {
+    for router in state.routers.values_mut().map(Arc::make_mut) {
         router.links.remove(name);
         router.rules.retain(|rule| rule.device != *name);
         router.next_hops.retain(|hop| hop.device != *name);
@@ -476,7 +480,7 @@ pub(crate) fn remove(state: &mut HostState, name: &IfName) {
         .trunks
         .retain(|outer, trunk| outer != name && trunk.vxlan != *name);
     let mut after = Vec::new();
-    for (other, there) in &mut state.links {
+    for (other, there) in state.links.iter_mut() {
         if there.port.as_ref().is_some_and(|port| port.bridge == *name) {
             there.port = None;
             state

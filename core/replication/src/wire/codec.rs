@@ -9,6 +9,10 @@ impl Put {
         self.0.push(value);
     }
 
+    pub(super) fn u16(&mut self, value: u16) {
+        self.0.extend(value.to_le_bytes());
+    }
+
     pub(super) fn u32(&mut self, value: u32) {
         self.0.extend(value.to_le_bytes());
     }
@@ -49,6 +53,10 @@ impl<'a> Take<'a> {
             1 => Ok(true),
             _ => Err(malformed("neither yes nor no")),
         }
+    }
+
+    pub(super) fn u16(&mut self) -> Result<u16, BadFrame> {
+        Ok(u16::from_le_bytes(self.array()?))
     }
 
     pub(super) fn u32(&mut self) -> Result<u32, BadFrame> {

@@ -6,16 +6,19 @@ use super::{
     PREFIX_COVERED, Prefix, VERSION, malformed,
 };
 use crate::message::{
-    Answer, Answered, Echo, Envelope, Failure, Frame, Message, Op, Place, Request, Step, VoteKind,
+    Answer, Answered, Care, Echo, Envelope, Failure, Frame, Message, Op, Place, Request, Step,
+    VoteKind,
 };
-use crate::{HostId, ReplicaId, SessionId, Stamp, Time};
-use blocks::{Body, Buffer, Entry, MOST_CONFIG_BYTES, VolumeId};
+use crate::{HostId, Members, ReplicaId, SessionId, Stamp, Time};
+use blocks::{Base, Body, Buffer, Chunk, Digest, Entry, MOST_CONFIG_BYTES, Run, VolumeId};
+use std::sync::Arc;
 
 /// The fewest bytes of a message, with its volume.
-const MESSAGE_BYTES: usize = 42;
+const MESSAGE_BYTES: usize = 33;
 /// The fewest bytes of an entry.
 const ENTRY_BYTES: usize = 25;
 const LBA_BYTES: usize = 8;
+const RUN_BYTES: usize = 9;
 
 /// What comes after these bytes.
 pub fn decode_prefix(bytes: &[u8; PREFIX_BYTES]) -> Result<Prefix, BadFrame> {
@@ -84,7 +87,8 @@ struct Parts<'a> {
 impl Parts<'_> {
     fn frame(&mut self) -> Result<Frame, BadFrame> {
         let take = &mut self.take;
-        let (incarnation, sent) = (take.u64()?, Time(take.u64()?));
+        let (incarnation, disk) = (take.u64()?, take.u128()?);
+        let sent = Time(take.u64()?);
         let echo = match take.flag()? {
             true => Some(Echo {
                 incarnation: take.u64()?,
@@ -101,6 +105,7 @@ impl Parts<'_> {
         }
         Ok(Frame {
             incarnation,
+            disk,
             sent,
             echo,
             messages,
@@ -118,8 +123,151 @@ impl Parts<'_> {
             }),
             2 => Ok(Message::Request(self.request()?)),
             3 => Ok(Message::Answer(self.answer()?)),
+            4 => Ok(Message::Care {
+                from: ReplicaId(take.u64()?),
+                to: ReplicaId(take.u64()?),
+                care: self.care()?,
+            }),
+            5 => Ok(Message::Join {
+                from: ReplicaId(take.u64()?),
+                to: ReplicaId(take.u64()?),
+                blocks: take.u64()?,
+                config: take.u64()?,
+                members: self.config()?,
+            }),
+            6 => Ok(Message::Removed {
+                replica: ReplicaId(take.u64()?),
+                config: take.u64()?,
+            }),
             _ => Err(malformed("a message of no kind that is known")),
         }
+    }
+
+    fn config(&mut self) -> Result<Arc<[u8]>, BadFrame> {
+        match self.take.bytes()? {
+            bytes if bytes.len() <= MOST_CONFIG_BYTES => Ok(bytes.into()),
+            _ => Err(malformed("a configuration that is too large")),
+        }
+    }
+
+    fn care(&mut self) -> Result<Care, BadFrame> {
+        let take = &mut self.take;
+        Ok(match take.u8()? {
+            1 => Care::Behind { first: take.u64()? },
+            2 => Care::Changes {
+                since: take.u64()?,
+                from: take.u64()?,
+            },
+            3 => self.changed()?,
+            4 => Care::WantChunk {
+                number: take.u64()?,
+            },
+            5 => Care::Chunk(self.chunk()?),
+            6 => Care::WantEntry {
+                place: self.place()?,
+                question: self.take.u64()?,
+            },
+            13 => Care::NoEntry {
+                place: self.place()?,
+                question: self.take.u64()?,
+            },
+            7 => Care::Entry(self.entry()?),
+            8 => Care::WantBlock { lba: take.u64()? },
+            9 => Care::Block {
+                lba: take.u64()?,
+                data: match take.flag()? {
+                    true => Some(self.blocks()?),
+                    false => None,
+                },
+            },
+            10 => self.compare()?,
+            11 => self.compared()?,
+            12 => Care::Still {
+                answer: take.flag()?,
+            },
+            _ => return Err(malformed("care of no kind that is known")),
+        })
+    }
+
+    fn changed(&mut self) -> Result<Care, BadFrame> {
+        let take = &mut self.take;
+        let (since, from) = (take.u64()?, take.u64()?);
+        let base = self.base()?;
+        let take = &mut self.take;
+        let more = take.flag()?;
+        let count = take.count(2 * LBA_BYTES)?;
+        let chunks: Result<_, BadFrame> =
+            (0..count).map(|_| Ok((take.u64()?, take.u64()?))).collect();
+        Ok(Care::Changed {
+            since,
+            from,
+            base,
+            chunks: chunks?,
+            more,
+        })
+    }
+
+    fn base(&mut self) -> Result<Base, BadFrame> {
+        let take = &mut self.take;
+        Ok(Base {
+            index: take.u64()?,
+            term: take.u64()?,
+            epoch: take.u64()?,
+            blocks: take.u64()?,
+            config: (take.u64()?, self.config()?),
+        })
+    }
+
+    fn chunk(&mut self) -> Result<Chunk, BadFrame> {
+        let take = &mut self.take;
+        let (number, changed) = (take.u64()?, take.u64()?);
+        let mut written = [0; 16];
+        for valid in &mut written {
+            *valid = take.u16()?;
+        }
+        let mut chunk = Chunk {
+            number,
+            changed,
+            written,
+            digest: Digest(take.u128()?),
+            data: Vec::new(),
+        };
+        let blocks = chunk.blocks();
+        if blocks > 0 {
+            chunk.data.push(self.next_blocks(blocks)?);
+        }
+        Ok(chunk)
+    }
+
+    fn compare(&mut self) -> Result<Care, BadFrame> {
+        let take = &mut self.take;
+        let (index, digest, from) = (take.u64()?, Digest(take.u128()?), take.u64()?);
+        let count = take.count(2 * LBA_BYTES)?;
+        let chunks: Result<_, BadFrame> = (0..count).map(|_| Ok(Digest(take.u128()?))).collect();
+        Ok(Care::Compare {
+            index,
+            digest,
+            from,
+            chunks: chunks?,
+        })
+    }
+
+    fn compared(&mut self) -> Result<Care, BadFrame> {
+        let take = &mut self.take;
+        let index = take.u64()?;
+        let same = match take.u8()? {
+            0 => Some(false),
+            1 => Some(true),
+            2 => None,
+            _ => return Err(malformed("neither the same nor another")),
+        };
+        let count = take.count(LBA_BYTES)?;
+        let differ: Result<_, BadFrame> = (0..count).map(|_| take.u64()).collect();
+        Ok(Care::Compared {
+            index,
+            same,
+            differ: differ?,
+        })
     }
 
     fn place(&mut self) -> Result<Place, BadFrame> {
@@ -196,11 +344,11 @@ impl Parts<'_> {
                 blocks: take.u64()?,
             },
             3 => Body::Attach,
-            4 => match take.bytes()? {
-                bytes if bytes.len() <= MOST_CONFIG_BYTES => Body::Config(bytes.into()),
-                _ => return Err(malformed("a configuration that is too large")),
-            },
+            4 => Body::Config(self.config()?),
             5 => Body::Empty,
+            6 => Body::Grow {
+                blocks: take.u64()?,
+            },
             _ => return Err(malformed("an entry of no kind that is known")),
         };
         Ok(Entry {
@@ -214,6 +362,10 @@ impl Parts<'_> {
     /// The next blocks of the payload, shared with it.
     fn blocks(&mut self) -> Result<Buffer, BadFrame> {
         let blocks = self.take.u32()? as usize;
+        self.next_blocks(blocks)
+    }
+
+    fn next_blocks(&mut self, blocks: usize) -> Result<Buffer, BadFrame> {
         if blocks > self.payload.blocks() - self.used {
             return Err(malformed("more blocks than its payload has"));
         }
@@ -230,7 +382,7 @@ impl Parts<'_> {
             stamp: Stamp::from_entry(take.u64()?),
             floor: take.u64()?,
             op: match take.u8()? {
-                1 => Op::Attach,
+                1 => Op::Attach { claim: take.u64()? },
                 2 => Op::Write {
                     lba: take.u64()?,
                     data: self.blocks()?,
@@ -240,6 +392,24 @@ impl Parts<'_> {
                     blocks: take.u64()?,
                 },
                 4 => Op::Read {
+                    lba: take.u64()?,
+                    blocks: take.u64()?,
+                },
+                5 => Op::Grow {
+                    blocks: take.u64()?,
+                },
+                6 => {
+                    let number = take.u64()?;
+                    let bytes = take.bytes()?;
+                    let members = Members::decode(bytes).ok();
+                    // There is one way to write them.
+                    let members = members.filter(|members| members.encode() == bytes);
+                    Op::Change {
+                        number,
+                        members: members.ok_or(malformed("members that are none"))?,
+                    }
+                }
+                7 => Op::Allocation {
                     lba: take.u64()?,
                     blocks: take.u64()?,
                 },
@@ -258,6 +428,20 @@ impl Parts<'_> {
                 1 => Ok(Answered::Done),
                 2 => Ok(Answered::Attached { epoch: take.u64()? }),
                 3 => Ok(Answered::Data(vec![self.blocks()?])),
+                4 => {
+                    let count = take.count(RUN_BYTES)?;
+                    let run = |_| {
+                        Ok(Run {
+                            blocks: take.u64()?,
+                            written: take.flag()?,
+                        })
+                    };
+                    Ok(Answered::Allocation((0..count).map(run).collect::<Result<
+                        _,
+                        BadFrame,
+                    >>(
+                    )?))
+                }
                 kind => Err(self.failure(kind)?),
             },
         })

@@ -3,9 +3,9 @@
 use super::codec::Put;
 use super::{KIND_FRAME, MAGIC, PREFIX_BYTES, PREFIX_COVERED, VERSION};
 use crate::message::{
-    Answer, Answered, Envelope, Failure, Frame, Message, Op, Place, Request, Step, VoteKind,
+    Answer, Answered, Care, Envelope, Failure, Frame, Message, Op, Place, Request, Step, VoteKind,
 };
-use blocks::{Body, Buffer, Entry};
+use blocks::{Base, Body, Buffer, Chunk, Entry};
 
 /// A frame to be sent: the head, and then the blocks of the payload, from where they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,7 @@ pub fn encode_frame(frame: &Frame) -> Encoded {
     let mut put = Put(vec![0; PREFIX_BYTES]);
     let mut payload = Vec::new();
     put.u64(frame.incarnation);
+    put.u128(frame.disk);
     put.u64(frame.sent.0);
     put.u8(u8::from(frame.echo.is_some()));
     if let Some(echo) = &frame.echo {
@@ -71,7 +72,146 @@ fn put_message(put: &mut Put, payload: &mut Vec<Buffer>, message: &Message) {
             put.u8(3);
             put_answer(put, payload, answer);
         }
+        Message::Care { from, to, care } => {
+            put.u8(4);
+            put.u64(from.0);
+            put.u64(to.0);
+            put_care(put, payload, care);
+        }
+        Message::Join {
+            from,
+            to,
+            blocks,
+            config,
+            members,
+        } => {
+            put.u8(5);
+            put.u64(from.0);
+            put.u64(to.0);
+            put.u64(*blocks);
+            put.u64(*config);
+            put.bytes(members);
+        }
+        Message::Removed { replica, config } => {
+            put.u8(6);
+            put.u64(replica.0);
+            put.u64(*config);
+        }
     }
+}
+
+/// `| care 1 | .. |`
+fn put_care(put: &mut Put, payload: &mut Vec<Buffer>, care: &Care) {
+    match care {
+        Care::Behind { first } => {
+            put.u8(1);
+            put.u64(*first);
+        }
+        Care::Changes { since, from } => {
+            put.u8(2);
+            put.u64(*since);
+            put.u64(*from);
+        }
+        Care::Changed {
+            since,
+            from,
+            base,
+            chunks,
+            more,
+        } => {
+            put.u8(3);
+            put.u64(*since);
+            put.u64(*from);
+            put_base(put, base);
+            put.u8(u8::from(*more));
+            put.u32(chunks.len() as u32);
+            for (number, changed) in chunks {
+                put.u64(*number);
+                put.u64(*changed);
+            }
+        }
+        Care::WantChunk { number } => {
+            put.u8(4);
+            put.u64(*number);
+        }
+        Care::Chunk(chunk) => {
+            put.u8(5);
+            put_chunk(put, payload, chunk);
+        }
+        Care::WantEntry { place, question } => {
+            put.u8(6);
+            put_place(put, *place);
+            put.u64(*question);
+        }
+        Care::NoEntry { place, question } => {
+            put.u8(13);
+            put_place(put, *place);
+            put.u64(*question);
+        }
+        Care::Entry(entry) => {
+            put.u8(7);
+            put_entry(put, payload, entry);
+        }
+        Care::WantBlock { lba } => {
+            put.u8(8);
+            put.u64(*lba);
+        }
+        Care::Block { lba, data } => {
+            put.u8(9);
+            put.u64(*lba);
+            put.u8(u8::from(data.is_some()));
+            if let Some(data) = data {
+                put_blocks(put, payload, data);
+            }
+        }
+        Care::Compare {
+            index,
+            digest,
+            from,
+            chunks,
+        } => {
+            put.u8(10);
+            put.u64(*index);
+            put.u128(digest.0);
+            put.u64(*from);
+            put.u32(chunks.len() as u32);
+            chunks.iter().for_each(|digest| put.u128(digest.0));
+        }
+        Care::Still { answer } => {
+            put.u8(12);
+            put.u8(u8::from(*answer));
+        }
+        Care::Compared {
+            index,
+            same,
+            differ,
+        } => {
+            put.u8(11);
+            put.u64(*index);
+            put.u8(same.map_or(2, u8::from));
+            put.u32(differ.len() as u32);
+            differ.iter().for_each(|number| put.u64(*number));
+        }
+    }
+}
+
+/// `| index 8 | term 8 | epoch 8 | blocks 8 | config's index 8 | length 4 | bytes |`
+fn put_base(put: &mut Put, base: &Base) {
+    put.u64(base.index);
+    put.u64(base.term);
+    put.u64(base.epoch);
+    put.u64(base.blocks);
+    put.u64(base.config.0);
+    put.bytes(&base.config.1);
+}
+
+/// `| number 8 | changed 8 | written 2, of 16 extents | digest 16 |`; blocks are in the payload.
+fn put_chunk(put: &mut Put, payload: &mut Vec<Buffer>, chunk: &Chunk) {
+    put.u64(chunk.number);
+    put.u64(chunk.changed);
+    chunk.written.iter().for_each(|valid| put.u16(*valid));
+    put.u128(chunk.digest.0);
+    payload.extend(chunk.data.iter().cloned());
 }
 
 fn put_place(put: &mut Put, place: Place) {
@@ -162,6 +302,10 @@ fn put_entry(put: &mut Put, payload: &mut Vec<Buffer>, entry: &Entry) {
             put.bytes(bytes);
         }
         Body::Empty => put.u8(5),
+        Body::Grow { blocks } => {
+            put.u8(6);
+            put.u64(*blocks);
+        }
     }
 }
 
@@ -178,7 +322,10 @@ fn put_request(put: &mut Put, payload: &mut Vec<Buffer>, request: &Request) {
     put.u64(request.stamp.to_entry());
     put.u64(request.floor);
     match &request.op {
-        Op::Attach => put.u8(1),
+        Op::Attach { claim } => {
+            put.u8(1);
+            put.u64(*claim);
+        }
         Op::Write { lba, data } => {
             put.u8(2);
             put.u64(*lba);
@@ -193,6 +340,20 @@ fn put_request(put: &mut Put, payload: &mut Vec<Buffer>, request: &Request) {
             put.u8(4);
             put.u64(*lba);
             put.u64(*blocks);
+        }
+        Op::Allocation { lba, blocks } => {
+            put.u8(7);
+            put.u64(*lba);
+            put.u64(*blocks);
+        }
+        Op::Grow { blocks } => {
+            put.u8(5);
+            put.u64(*blocks);
+        }
+        Op::Change { number, members } => {
+            put.u8(6);
+            put.u64(*number);
+            put.bytes(&members.encode());
         }
     }
 }
@@ -212,6 +373,14 @@ fn put_answer(put: &mut Put, payload: &mut Vec<Buffer>, answer: &Answer) {
             put.u8(3);
             put.u32(buffers.iter().map(Buffer::blocks).sum::<usize>() as u32);
             payload.extend(buffers.iter().cloned());
+        }
+        Ok(Answered::Allocation(runs)) => {
+            put.u8(4);
+            put.u32(runs.len() as u32);
+            for run in runs {
+                put.u64(run.blocks);
+                put.u8(u8::from(run.written));
+            }
         }
         Err(failure) => put_failure(put, failure),
     }

@@ -1,12 +1,18 @@
 //! Clients that write, read, lose patience and go elsewhere; and readers that look on.
 
+use crate::random::is_settled;
 use crate::register::Register;
 use crate::world::{Event, MILLIS, World};
 use blocks::{Buffer, Page, VolumeId};
-use replication::{Answered, Failure, Op, RequestId, SessionId};
-use std::collections::BTreeMap;
+use replication::{
+    Answered, Failure, HostId, Member, Members, Op, ReplicaId, RequestId, SessionId,
+};
+use std::collections::{BTreeMap, BTreeSet};
 
-pub(crate) const BLOCKS: u64 = 24;
+/// Of a volume: four chunks, of which each has some blocks that are used.
+pub(crate) const BLOCKS: u64 = 1024;
+pub(crate) const CHUNK: u64 = 256;
+const USED: u64 = 6;
 
 #[derive(Debug, Clone)]
 enum Doing {
@@ -54,6 +60,19 @@ pub(crate) struct Clients {
     pub(crate) moves: u64,
     pub(crate) fenced: u64,
     pub(crate) still: bool,
+    /// Reads that were told that blocks are damaged, as those who have them were out of reach.
+    pub(crate) damaged: u64,
+    pub(crate) no_room: u64,
+    /// The last number that a replica was given, and a change of replicas.
+    replica: u64,
+    change: u64,
+    /// Who asked for a change of a volume's replicas, and by which number.
+    admin: BTreeMap<SessionId, Option<(VolumeId, u64)>>,
+    /// All changes that were asked for, and the last that was answered as done.
+    targets: BTreeMap<(VolumeId, u64), Vec<Member>>,
+    changed: BTreeMap<VolumeId, u64>,
+    /// Replicas whose disk is gone for good, and that are to be replaced.
+    pub(crate) lost: BTreeSet<(VolumeId, ReplicaId)>,
 }
 
 pub(crate) fn page(value: u64) -> Page {
@@ -128,7 +147,7 @@ impl Clients {
             let at = &self.clients[main];
             let (volume, members, life) = (at.volume, at.members.clone(), world.nodes[node].life);
             let id = world.nodes[node].id;
-            let others = members.iter().map(|member| world.nodes[*member].id);
+            let others = world.nodes.iter().map(|node| node.id);
             let hosts = std::iter::once(id)
                 .chain(others.filter(|other| *other != id))
                 .collect();
@@ -151,6 +170,167 @@ impl Clients {
             });
             let client = self.clients.len() - 1;
             (0..4).for_each(|_| self.something(world, client));
+        }
+    }
+
+    /// Somebody wants other replicas of a volume: some host instead of another.
+    pub(crate) fn change_members(&mut self, world: &mut World) {
+        let volume = self.some_volume(world);
+        let Some(mut wanted) = world.wanted(volume) else {
+            return;
+        };
+        let hosts = world.nodes.len();
+        let free: Vec<usize> = (0..hosts).filter(|it| !wanted.contains(it)).collect();
+        let Some(come) = free.get(world.rng.below(free.len() as u64) as usize) else {
+            return;
+        };
+        let out = world.rng.below(wanted.len() as u64) as usize;
+        let gone = world.nodes[wanted.swap_remove(out)].id;
+        let Some(old) = world.members_of(volume) else {
+            return;
+        };
+        let gone = old.wanted().into_iter().find(|it| it.host == gone);
+        world.faults.changes += 1;
+        if let Some(gone) = gone {
+            self.replace(world, volume, &old, gone.replica, *come);
+        }
+    }
+
+    /// Asks for another replica instead of one.
+    fn replace(
+        &mut self,
+        world: &mut World,
+        volume: VolumeId,
+        old: &Members,
+        gone: ReplicaId,
+        come: usize,
+    ) {
+        let stay = old.wanted().into_iter().filter(|it| it.replica != gone);
+        self.replica = self.replica.max(100) + 1;
+        let new = Member {
+            replica: ReplicaId(self.replica),
+            host: world.nodes[come].id,
+        };
+        let members = Members::new(stay.chain([new]).collect()).expect("they differ");
+        // Some numbers are left out: a change that was thought of, and is asked for later on.
+        self.change += 1 + world.rng.below(2);
+        let number = self.change;
+        self.targets.insert((volume, number), members.wanted());
+        self.administer(world, volume, Op::Change { number, members });
+        if number > 1 && world.rng.one_in(4) {
+            self.change_late(world, volume, number);
+        }
+    }
+
+    /// What was wanted before is asked for now: by its number, if it has one.
+    fn change_late(&mut self, world: &mut World, volume: VolumeId, number: u64) {
+        let earlier = self.targets.range((volume, 0)..(volume, number));
+        let earlier: Vec<(u64, Vec<Member>)> = earlier
+            .map(|((_, number), members)| (*number, members.clone()))
+            .collect();
+        if earlier.is_empty() {
+            return;
+        }
+        let (number, members) = &earlier[world.rng.below(earlier.len() as u64) as usize];
+        let (number, members) = (*number, members.clone());
+        let members = Members::new(members).expect("it was asked for");
+        world.faults.old_changes += 1;
+        self.administer(world, volume, Op::Change { number, members });
+    }
+
+    /// Checks that a volume's members are those that were asked for by the number that they have.
+    pub(crate) fn members_are_those_asked_for(&self, world: &World, volume: VolumeId) {
+        for host in world.nodes.iter().filter_map(|node| node.host.as_ref()) {
+            let Some(members) = host.group(volume).map(|group| group.members) else {
+                continue;
+            };
+            let asked = self.targets.get(&(volume, members.change()));
+            assert!(
+                members.change() == 0 || asked == Some(&members.wanted()),
+                "the members of {volume} are of no change, or of another: {members:?}"
+            );
+        }
+    }
+
+    /// Checks that no change holds that came before one which was answered as done.
+    pub(crate) fn later_changes_hold(&self, world: &World) {
+        for (volume, changed) in &self.changed {
+            let members = world.members_of(*volume).expect("somebody leads");
+            assert!(
+                members.change() >= *changed,
+                "change {changed} of {volume} was done, and {members:?} hold"
+            );
+        }
+    }
+
+    /// A host's disk is gone for good, if all volumes can do without.
+    pub(crate) fn lose_host(&mut self, world: &mut World, node: usize) {
+        let volumes: BTreeSet<VolumeId> = self.clients.iter().map(|it| it.volume).collect();
+        let settled = volumes.iter().all(|volume| is_settled(world, *volume));
+        let whole = world.victim.is_none_or(|victim| victim == node);
+        let up = world.nodes[node].host.is_some() && !world.nodes[node].harm.fails;
+        if !settled || !whole || !up || !self.lost.is_empty() {
+            return;
+        }
+        for volume in volumes {
+            let members = world.members_of(volume).expect("it is settled");
+            if let Some(replica) = members.replica(world.nodes[node].id) {
+                self.lost.insert((volume, replica));
+            }
+        }
+        world.faults.gone += 1;
+        world.kill(node, true);
+        world.wipe(node, world.wal_bytes);
+        world.start(node);
+    }
+
+    /// Replicas that are gone for good are replaced.
+    pub(crate) fn manage(&mut self, world: &mut World) {
+        for (volume, gone) in self.lost.clone() {
+            let Some(members) = world.members_of(volume) else {
+                continue;
+            };
+            let wanted = members.wanted();
+            if let Some(gone) = wanted.iter().find(|it| it.replica == gone) {
+                let node = world.nodes.iter().position(|node| node.id == gone.host);
+                let node = node.expect("hosts are known");
+                self.replace(world, volume, &members, gone.replica, node);
+            } else if is_settled(world, volume) {
+                self.lost.remove(&(volume, gone));
+            }
+        }
+        world.after(500 * MILLIS, Event::Manage);
+    }
+
+    /// Somebody wants a larger volume.
+    pub(crate) fn grow(&mut self, world: &mut World) {
+        let volume = self.some_volume(world);
+        let blocks = BLOCKS + world.rng.below(200_000);
+        world.faults.grows += 1;
+        self.administer(world, volume, Op::Grow { blocks });
+    }
+
+    fn some_volume(&self, world: &mut World) -> VolumeId {
+        let client = world.rng.below(self.clients.len() as u64) as usize;
+        self.clients[client].volume
+    }
+
+    /// Asks for something of which nobody waits for the answer.
+    fn administer(&mut self, world: &mut World, volume: VolumeId, op: Op) {
+        let node = world.rng.below(world.nodes.len() as u64) as usize;
+        let session = SessionId(u128::from(self.next()) | 1 << 100);
+        let hosts = world.nodes.iter().map(|node| node.id).collect();
+        let now = world.clock(node);
+        let frozen = world.nodes[node].paused_until > world.now;
+        if let Some(host) = world.nodes[node].host.as_mut().filter(|_| !frozen) {
+            let change = match &op {
+                Op::Change { number, .. } => Some((volume, *number)),
+                _ => None,
+            };
+            host.open_session(session, volume, hosts);
+            host.ask(session, op, now);
+            self.admin.insert(session, change);
+            world.drain(node);
         }
     }
 
@@ -212,18 +392,19 @@ impl Clients {
         let session = SessionId(u128::from(self.next()));
         let at = &mut self.clients[client];
         (at.node, at.session, at.life) = (node, Some(session), world.nodes[node].life);
-        let hosts = at
-            .members
-            .iter()
-            .map(|member| world.nodes[*member].id)
-            .collect();
+        // Members first: others may have a replica by now.
+        let first = at.members.iter().map(|member| world.nodes[*member].id);
+        let mut hosts: Vec<HostId> = first.collect();
+        let others = world.nodes.iter().map(|node| node.id);
+        let others: Vec<HostId> = others.filter(|host| !hosts.contains(host)).collect();
+        hosts.extend(others);
         let (volume, looks_on) = (at.volume, at.looks_on);
         let host = world.nodes[node].host.as_mut().expect("it is up");
         host.open_session(session, volume, hosts);
         if looks_on {
             self.clients[client].attached = true;
         } else {
-            self.ask(world, client, Doing::Attach, Op::Attach);
+            self.ask(world, client, Doing::Attach, Op::Attach { claim: 0 });
         }
     }
 
@@ -233,7 +414,7 @@ impl Clients {
         } else {
             0
         };
-        let lba = world.rng.below(BLOCKS - blocks + 1);
+        let lba = world.rng.below(BLOCKS / CHUNK) * CHUNK + world.rng.below(USED - blocks + 1);
         let at = &self.clients[client];
         let overlaps = |asked: &Asked| match asked.doing {
             Doing::Write {
@@ -301,6 +482,14 @@ impl Clients {
 
     pub(crate) fn take_replies(&mut self, world: &mut World) {
         for (_, reply) in std::mem::take(&mut world.replies) {
+            if let Some(change) = self.admin.get(&reply.request.session) {
+                let done = reply.outcome == Ok(Answered::Done);
+                if let Some((volume, number)) = change.filter(|_| done) {
+                    let changed = self.changed.entry(volume).or_default();
+                    *changed = number.max(*changed);
+                }
+                continue;
+            }
             let whose = |client: &Client| client.session == Some(reply.request.session);
             let Some(client) = self.clients.iter().position(whose) else {
                 continue;
@@ -339,6 +528,24 @@ impl Clients {
                         read.unwrap_or_else(|error| panic!("block {lba} of {volume}: {error}"));
                     }
                 }
+                (Doing::Read { lba, blocks }, Err(Failure::Damaged { lbas })) => {
+                    assert!(
+                        !self.still,
+                        "blocks {lbas:?} of {volume} are damaged everywhere"
+                    );
+                    self.damaged += 1;
+                    for lba in lba..lba + blocks {
+                        let register = self.registers.entry((volume, lba)).or_default();
+                        register.forget_read(asked.op);
+                    }
+                }
+                (Doing::Write { lba, blocks, .. }, Err(Failure::NoSpace)) => {
+                    self.no_room += 1;
+                    for lba in lba..lba + blocks {
+                        let register = self.registers.entry((volume, lba)).or_default();
+                        register.over(asked.op);
+                    }
+                }
                 (doing, Err(failure)) => {
                     self.fenced += u64::from(failure == Failure::Fenced);
                     assert!(
@@ -375,16 +582,18 @@ impl Clients {
             .filter(|at| !self.clients[*at].once)
             .collect::<Vec<_>>()
         {
-            let (lba, blocks) = (0, BLOCKS);
-            let volume = self.clients[client].volume;
-            let op = self.ask(
-                world,
-                client,
-                Doing::Read { lba, blocks },
-                Op::Read { lba, blocks },
-            );
-            for lba in lba..lba + blocks {
-                self.registers.entry((volume, lba)).or_default().read(op);
+            for chunk in 0..BLOCKS / CHUNK {
+                let (lba, blocks) = (chunk * CHUNK, USED);
+                let volume = self.clients[client].volume;
+                let op = self.ask(
+                    world,
+                    client,
+                    Doing::Read { lba, blocks },
+                    Op::Read { lba, blocks },
+                );
+                for lba in lba..lba + blocks {
+                    self.registers.entry((volume, lba)).or_default().read(op);
+                }
             }
         }
     }

@@ -1,6 +1,8 @@
 //! What goes wrong, and when.
 
-use crate::world::{Event, MILLIS, Weather, World};
+use crate::clients::Clients;
+use crate::world::{Event, MILLIS, SECONDS, Weather, World};
+use replication::MOST_JUMP_MICROS;
 
 /// Each seed has its own mix: what is rare in one is common in another.
 #[derive(Debug, Clone, Copy)]
@@ -10,6 +12,17 @@ pub(crate) struct Mix {
     pause: u64,
     isolate: u64,
     one_way: u64,
+    /// Of one host's disk only: what is committed stays whole elsewhere.
+    damage: u64,
+    /// Of any host's disk: its writes and syncs fail.
+    fail: u64,
+    /// Of any host's disk: others take all room.
+    full: u64,
+    /// A host loses its disk for good, while all others are whole.
+    gone: u64,
+    jump: u64,
+    change: u64,
+    grow: u64,
     every: u64,
 }
 
@@ -23,8 +36,20 @@ impl Mix {
             pause: some(5),
             isolate: some(6),
             one_way: some(8),
+            damage: some(8),
+            fail: some(5),
+            full: some(6),
+            gone: some(3),
+            jump: some(4),
+            change: some(4),
+            grow: some(2),
             every: 150 * MILLIS,
         };
+        if mix.damage > 0 {
+            let hosts = world.nodes.len() as u64;
+            world.victim = Some(world.rng.below(hosts) as usize);
+        }
+        world.scrubs = [0, 0, 20, 200][world.rng.below(4) as usize];
         let pick = |rng: &mut crate::rng::Rng, most: u64| {
             if rng.one_in(2) {
                 0
@@ -46,10 +71,12 @@ impl Mix {
     }
 
     /// Something goes wrong, or nothing, and the next thing later.
-    pub(crate) fn strike(&self, world: &mut World) {
+    pub(crate) fn strike(&self, world: &mut World, clients: &mut Clients) {
         let hosts = world.nodes.len() as u64;
         let node = world.rng.below(hosts) as usize;
-        let all = self.kill + self.power + self.pause + self.isolate + self.one_way + 1;
+        let disks = self.damage + self.fail + self.full + self.gone;
+        let rare = disks + self.jump + self.change + self.grow;
+        let all = self.kill + self.power + self.pause + self.isolate + self.one_way + rare + 1;
         let mut choice = world.rng.below(all);
         let mut chosen = |weight: u64| match choice.checked_sub(weight) {
             None => true,
@@ -59,12 +86,14 @@ impl Mix {
             }
         };
         let long = 50 * MILLIS + world.rng.below(2500 * MILLIS);
+        // While a replica is gone for good no other one may lose anything.
+        let spares = clients.lost.is_empty();
         if chosen(self.kill) || chosen(self.power) {
             let power = world.rng.below(self.kill + self.power) >= self.kill;
             // Together, so that what only one of them had on disk is missed.
             let all = power && world.rng.one_in(2);
             for at in 0..hosts as usize {
-                if (at == node || all) && world.nodes[at].host.is_some() {
+                if spares && (at == node || all) && world.nodes[at].host.is_some() {
                     world.kill(at, power);
                     let most = if world.rng.one_in(2) {
                         20 * MILLIS
@@ -91,6 +120,26 @@ impl Mix {
             let to = world.rng.below(hosts) as usize;
             world.block(node, to);
             world.after(long, Event::Heal { from: node, to });
+        } else if chosen(self.damage) {
+            if spares {
+                world.damage_extents();
+            }
+        } else if chosen(self.fail) {
+            if spares {
+                world.fail_disk(node, SECONDS / 2 + long);
+            }
+        } else if chosen(self.full) {
+            world.fill_disk(node, SECONDS + long);
+        } else if chosen(self.gone) {
+            clients.lose_host(world, node);
+        } else if chosen(self.jump) {
+            let forward = world.rng.one_in(2);
+            let far = world.rng.below(MOST_JUMP_MICROS);
+            world.jump(node, forward, far);
+        } else if chosen(self.change) {
+            clients.change_members(world);
+        } else if chosen(self.grow) {
+            clients.grow(world);
         }
         let next = self.every / 2 + world.rng.below(self.every);
         world.after(next, Event::Fault);

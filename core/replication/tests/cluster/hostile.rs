@@ -103,7 +103,7 @@ fn message(rng: &mut Rng, from: u64, to: u64, term: u64) -> Message {
     if rng.one_in(5) {
         let (lba, blocks) = (number(rng), number(rng));
         let op = match rng.below(4) {
-            0 => Op::Attach,
+            0 => Op::Attach { claim: 0 },
             1 => Op::Write {
                 lba,
                 data: Buffer::zeroed(rng.below(3) as usize),
@@ -148,6 +148,7 @@ fn nothing_that_a_peer_says_stops_the_program() {
             };
             let frame = Frame {
                 incarnation: 1,
+                disk: 0x5eed + u128::from(from),
                 sent: Time(rng.below(1 << 40)),
                 echo: None,
                 messages: vec![Envelope {

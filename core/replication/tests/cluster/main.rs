@@ -6,7 +6,10 @@
     reason = "which seeds is the tester's affair"
 )]
 
+mod care;
+mod changes;
 mod clients;
+mod clocks;
 #[path = "../../../blocks/tests/store/disk.rs"]
 #[allow(
     dead_code,
@@ -14,10 +17,13 @@ mod clients;
     reason = "another crate's tests have more use for it"
 )]
 mod disk;
+mod doubt;
 mod faults;
+mod harm;
 mod hostile;
 mod idle;
 mod random;
+mod recovery;
 mod register;
 #[path = "../../../blocks/tests/store/rng.rs"]
 mod rng;

@@ -2,7 +2,7 @@
 
 use crate::clients::page;
 use crate::world::{SECONDS, World};
-use blocks::{Buffer, VolumeId};
+use blocks::{Buffer, Run, VolumeId};
 use replication::{Answered, Failure, Op, Outcome, RequestId, SessionId};
 
 const VOLUME: VolumeId = VolumeId::new(7);
@@ -12,21 +12,20 @@ fn world() -> World {
     let mut world = World::new(1, 3, 64 * MIB, 16 * MIB);
     world.create(VOLUME, 64, &[0, 1, 2]);
     assert!(
-        world.run_until(5 * SECONDS, |world| world.is_level(VOLUME, &[0, 1, 2])
-            == Some(0)),
+        world.run_until(5 * SECONDS, |world| world.is_level(VOLUME, &[0, 1, 2])),
         "somebody leads"
     );
     world
 }
 
-fn write(lba: u64, value: u64) -> Op {
+pub(crate) fn write(lba: u64, value: u64) -> Op {
     Op::Write {
         lba,
         data: Buffer::from_pages(vec![page(value)]),
     }
 }
 
-fn session(world: &mut World, node: usize, number: u128) -> SessionId {
+pub(crate) fn session(world: &mut World, node: usize, number: u128) -> SessionId {
     let hosts = world.nodes.iter().map(|node| node.id).collect();
     let session = SessionId(number);
     let host = world.nodes[node].host.as_mut().expect("it is up");
@@ -34,7 +33,7 @@ fn session(world: &mut World, node: usize, number: u128) -> SessionId {
     session
 }
 
-fn ask(world: &mut World, node: usize, session: SessionId, op: Op) -> RequestId {
+pub(crate) fn ask(world: &mut World, node: usize, session: SessionId, op: Op) -> RequestId {
     let now = world.clock(node);
     let host = world.nodes[node].host.as_mut().expect("it is up");
     let request = host.ask(session, op, now).expect("it is open");
@@ -42,7 +41,7 @@ fn ask(world: &mut World, node: usize, session: SessionId, op: Op) -> RequestId 
     request
 }
 
-fn reply(world: &mut World, request: RequestId) -> Option<Outcome> {
+pub(crate) fn reply(world: &mut World, request: RequestId) -> Option<Outcome> {
     let of = |world: &World| {
         world
             .replies
@@ -54,21 +53,23 @@ fn reply(world: &mut World, request: RequestId) -> Option<Outcome> {
     Some(world.replies.remove(at).1.outcome)
 }
 
-fn done(world: &mut World, node: usize, session: SessionId, op: Op) -> Answered {
+#[track_caller]
+pub(crate) fn done(world: &mut World, node: usize, session: SessionId, op: Op) -> Answered {
     let request = ask(world, node, session, op);
     reply(world, request)
         .expect("it is answered")
         .expect("it is done")
 }
 
-fn value_at(world: &mut World, node: usize, session: SessionId, lba: u64) -> Buffer {
+#[track_caller]
+pub(crate) fn value_at(world: &mut World, node: usize, session: SessionId, lba: u64) -> Buffer {
     match done(world, node, session, Op::Read { lba, blocks: 1 }) {
         Answered::Data(buffers) => buffers[0].clone(),
         other => panic!("{other:?}"),
     }
 }
 
-fn isolate(world: &mut World, node: usize) {
+pub(crate) fn isolate(world: &mut World, node: usize) {
     for other in (0..3).filter(|other| *other != node) {
         world.block(node, other);
         world.block(other, node);
@@ -80,7 +81,7 @@ fn an_old_endpoint_does_not_overwrite_what_came_after_it() {
     let mut world = world();
     let a = session(&mut world, 0, 1);
     assert_eq!(
-        done(&mut world, 0, a, Op::Attach),
+        done(&mut world, 0, a, Op::Attach { claim: 0 }),
         Answered::Attached { epoch: 1 }
     );
     assert!(
@@ -93,7 +94,7 @@ fn an_old_endpoint_does_not_overwrite_what_came_after_it() {
     // The client goes elsewhere, sends it again, and writes something newer.
     let b = session(&mut world, 1, 2);
     assert_eq!(
-        done(&mut world, 1, b, Op::Attach),
+        done(&mut world, 1, b, Op::Attach { claim: 0 }),
         Answered::Attached { epoch: 2 }
     );
     assert_eq!(done(&mut world, 1, b, write(5, 101)), Answered::Done);
@@ -105,10 +106,7 @@ fn an_old_endpoint_does_not_overwrite_what_came_after_it() {
         value_at(&mut world, 1, b, 5),
         Buffer::from_pages(vec![page(202)])
     );
-    assert!(
-        world.run_until(5 * SECONDS, |world| world.is_level(VOLUME, &[0, 1, 2])
-            == Some(0))
-    );
+    assert!(world.run_until(5 * SECONDS, |world| world.is_level(VOLUME, &[0, 1, 2])));
     let digests: Vec<_> = world
         .nodes
         .iter()
@@ -130,12 +128,46 @@ fn an_old_endpoint_does_not_overwrite_what_came_after_it() {
     assert_eq!(reply(&mut world, again), Some(Err(Failure::Fenced)));
 }
 
+/// A host that was cut off from management, or whose endpoint was started anew, asks again for what was given
+/// to another since.
+#[test]
+fn an_earlier_claim_that_comes_later_takes_nothing_back() {
+    let mut world = world();
+    let by = |claim| Op::Attach { claim };
+    let a = session(&mut world, 0, 1);
+    done(&mut world, 0, a, by(1));
+    let b = session(&mut world, 1, 2);
+    done(&mut world, 1, b, by(2));
+    done(&mut world, 1, b, write(5, 1));
+    let again = session(&mut world, 0, 3);
+    let asked = ask(&mut world, 0, again, by(1));
+    assert_eq!(reply(&mut world, asked), Some(Err(Failure::Fenced)));
+    done(&mut world, 1, b, write(5, 2));
+    // Its own endpoint that is started anew has it, and what the one before left under way is over.
+    let anew = session(&mut world, 1, 4);
+    done(&mut world, 1, anew, by(2));
+    done(&mut world, 1, anew, write(5, 3));
+    let late = ask(&mut world, 1, b, write(5, 4));
+    assert_eq!(reply(&mut world, late), Some(Err(Failure::Fenced)));
+    assert_eq!(
+        value_at(&mut world, 1, anew, 5),
+        Buffer::from_pages(vec![page(3)])
+    );
+    let large = session(&mut world, 2, 5);
+    let asked = ask(&mut world, 2, large, by(1 << 16));
+    let refused = reply(&mut world, asked);
+    assert!(
+        matches!(refused, Some(Err(Failure::Invalid { .. }))),
+        "{refused:?}"
+    );
+}
+
 #[test]
 fn the_leader_follows_the_attachment() {
     let mut world = world();
     for (number, node) in [(1, 2), (2, 0), (3, 1)] {
         let session = session(&mut world, node, number);
-        done(&mut world, node, session, Op::Attach);
+        done(&mut world, node, session, Op::Attach { claim: 0 });
         assert!(
             world.run_until(SECONDS, |world| world.leader(VOLUME) == Some(node)),
             "{node} leads"
@@ -151,7 +183,7 @@ fn the_leader_follows_the_attachment() {
 fn a_leader_without_a_majority_stops_reading() {
     let mut world = world();
     let a = session(&mut world, 0, 1);
-    done(&mut world, 0, a, Op::Attach);
+    done(&mut world, 0, a, Op::Attach { claim: 0 });
     assert!(world.run_until(5 * SECONDS, |world| world.leader(VOLUME) == Some(0)));
     done(&mut world, 0, a, write(3, 33));
     isolate(&mut world, 0);
@@ -177,7 +209,7 @@ fn a_leader_without_a_majority_stops_reading() {
 fn all_hosts_lose_power() {
     let mut world = world();
     let a = session(&mut world, 0, 1);
-    done(&mut world, 0, a, Op::Attach);
+    done(&mut world, 0, a, Op::Attach { claim: 0 });
     for value in 1..40 {
         assert_eq!(
             done(&mut world, 0, a, write(value % 8, value)),
@@ -204,7 +236,7 @@ fn what_cannot_be_is_said() {
         reply(&mut world, early),
         Some(Err(Failure::Invalid { .. }))
     ));
-    done(&mut world, 0, a, Op::Attach);
+    done(&mut world, 0, a, Op::Attach { claim: 0 });
     for op in [
         write(64, 1),
         Op::Zero { lba: 0, blocks: 65 },
@@ -224,4 +256,25 @@ fn what_cannot_be_is_said() {
         Answered::Done
     );
     assert_eq!(value_at(&mut world, 0, a, 63), Buffer::zeroed(1));
+}
+
+#[test]
+fn what_has_something_is_told_as_it_is_read() {
+    let mut world = world();
+    let a = session(&mut world, 0, 1);
+    done(&mut world, 0, a, Op::Attach { claim: 0 });
+    done(&mut world, 0, a, write(3, 301));
+    done(&mut world, 0, a, write(5, 302));
+    done(&mut world, 0, a, Op::Zero { lba: 5, blocks: 2 });
+    let asked = Op::Allocation { lba: 2, blocks: 62 };
+    let run = |blocks, written| Run { blocks, written };
+    let runs = vec![run(1, false), run(1, true), run(60, false)];
+    let told = Answered::Allocation(runs);
+    assert_eq!(done(&mut world, 0, a, asked.clone()), told);
+    // Who was attached elsewhere since knows nothing any more.
+    let b = session(&mut world, 1, 2);
+    done(&mut world, 1, b, Op::Attach { claim: 0 });
+    let stale = ask(&mut world, 0, a, asked.clone());
+    assert_eq!(reply(&mut world, stale), Some(Err(Failure::Fenced)));
+    assert_eq!(done(&mut world, 1, b, asked), told);
 }

@@ -1,12 +1,16 @@
 //! Hosts, what is between them, and time.
 
-use crate::disk::Disk;
+use crate::disk::{Disk, carry_out};
+use crate::harm::Harm;
 use crate::rng::Rng;
 use blocks::{
-    BLOCK_BYTES, Buffer, Done, Formatted, Identity, Io, Opening, Page, Store, Token, VolumeId,
+    BLOCK_BYTES, Buffer, EntryKind, Formatted, Identity, Io, OpenError, Opening, Page, Recovered,
+    Store, Token, VolumeId,
 };
 use replication::wire::{PREFIX_BYTES, decode_frame, decode_prefix, encode_frame};
-use replication::{Frame, GroupInfo, Host, HostId, Member, Members, ReplicaId, Reply, Role, Time};
+use replication::{
+    Frame, GroupInfo, Host, HostId, Member, Members, ReplicaId, Reply, Role, SessionId, Time,
+};
 use std::collections::BTreeMap;
 
 pub(crate) const MIB: u64 = 1 << 20;
@@ -39,6 +43,14 @@ pub(crate) enum Event {
     Resume { node: usize },
     /// The next thing goes wrong.
     Fault,
+    /// A disk that failed works again.
+    Replug { node: usize },
+    /// Somebody else's volume takes more room of a disk.
+    Fill { node: usize, session: SessionId },
+    /// That volume goes.
+    Empty { node: usize },
+    /// Management looks for replicas that are gone for good.
+    Manage,
     /// A link is as it was.
     Heal { from: usize, to: usize },
 }
@@ -47,6 +59,7 @@ pub(crate) struct Node {
     pub(crate) id: HostId,
     pub(crate) host: Option<Host>,
     pub(crate) disk: Disk,
+    pub(crate) harm: Harm,
     pub(crate) life: u64,
     ios: BTreeMap<Token, (Io, u64)>,
     /// Its clock: what it shows at the beginning, and its speed in thousandths.
@@ -73,6 +86,18 @@ pub(crate) struct Faults {
     pub(crate) power_losses: u64,
     pub(crate) pauses: u64,
     pub(crate) partitions: u64,
+    pub(crate) flipped: u64,
+    pub(crate) unreadable: u64,
+    pub(crate) misdirected: u64,
+    pub(crate) log_damaged: u64,
+    pub(crate) forgotten: u64,
+    pub(crate) failed_disks: u64,
+    pub(crate) full: u64,
+    pub(crate) gone: u64,
+    pub(crate) jumps: u64,
+    pub(crate) changes: u64,
+    pub(crate) old_changes: u64,
+    pub(crate) grows: u64,
     pub(crate) lost: u64,
     pub(crate) twice: u64,
     pub(crate) damaged: u64,
@@ -89,9 +114,22 @@ pub(crate) struct World {
     pub(crate) replies: Vec<(usize, Reply)>,
     pub(crate) faults: Faults,
     pub(crate) frames: u64,
-    bytes: u64,
+    pub(crate) bytes: u64,
+    pub(crate) wal_bytes: u64,
     /// What each volume had at each index, on whoever had it.
     digests: BTreeMap<(VolumeId, u64), blocks::Digest>,
+    chunks_before: u64,
+    pub(crate) formats: u128,
+    /// Sessions of those who fill disks.
+    pub(crate) sessions: u128,
+    jumped_at: u64,
+    /// Frames may be for hosts that do not exist.
+    pub(crate) ignores_unknown: bool,
+    /// The one host whose disk goes bad.
+    pub(crate) victim: Option<usize>,
+    /// How fast hosts scrub.
+    pub(crate) scrubs: u64,
+    mended_before: u64,
     pub(crate) trace: u64,
 }
 
@@ -103,7 +141,7 @@ pub(crate) const FINE: Weather = Weather {
     slow_io: 0,
 };
 
-fn identity(node: usize) -> Identity {
+pub(crate) fn identity(node: usize) -> Identity {
     Identity {
         cluster: 0xc1,
         host: 0x100 + node as u128,
@@ -111,32 +149,28 @@ fn identity(node: usize) -> Identity {
     }
 }
 
-fn carry_out(disk: &mut Disk, io: &Io, mark: u64) -> Done {
-    match io {
-        Io::Read { at, blocks } => disk
-            .read(*at, *blocks)
-            .map_or_else(Done::Failed, Done::Read),
-        Io::Write { at, buffers } => {
-            disk.write(*at, buffers);
-            Done::Ok
-        }
-        Io::Sync => {
-            disk.sync(mark);
-            Done::Ok
-        }
+pub(crate) fn empty_disk(identity: Identity, format: u128, bytes: u64, wal_bytes: u64) -> Disk {
+    let formatted = Formatted::new(identity, format, bytes, wal_bytes).expect("it fits");
+    let mut disk = Disk::default();
+    for (at, buffer) in formatted.log.iter().chain(&formatted.superblocks) {
+        disk.write(*at, std::slice::from_ref(buffer));
+        disk.sync(disk.mark());
     }
+    disk
 }
 
-fn open(disk: &mut Disk, identity: Identity, bytes: u64, rng: &mut Rng) -> Store {
+pub(crate) fn try_open(
+    disk: &mut Disk,
+    identity: Identity,
+    bytes: u64,
+    rng: &mut Rng,
+) -> Result<(Store, Recovered), OpenError> {
     let mut opening = Opening::new(identity, bytes);
     let mut ios = Vec::new();
     loop {
         ios.extend(std::iter::from_fn(|| opening.poll_io()));
         if ios.is_empty() {
-            let opened = opening.finish().expect("nothing is under way");
-            let (store, recovered) = opened.expect("a crash damages nothing");
-            assert_eq!(recovered.damaged, Vec::new());
-            return store;
+            return opening.finish().expect("nothing is under way");
         }
         let (token, io) = ios.swap_remove(rng.below(ios.len() as u64) as usize);
         opening.handle_done(token, carry_out(disk, &io, u64::MAX));
@@ -147,20 +181,15 @@ impl World {
     pub(crate) fn new(seed: u64, hosts: usize, bytes: u64, wal_bytes: u64) -> Self {
         let mut rng = Rng(seed);
         let nodes = (0..hosts).map(|number| {
-            let formatted =
-                Formatted::new(identity(number), 0x5eed, bytes, wal_bytes).expect("it fits");
-            let mut disk = Disk::default();
-            for (at, buffer) in formatted.log.iter().chain(&formatted.superblocks) {
-                disk.write(*at, std::slice::from_ref(buffer));
-                disk.sync(disk.mark());
-            }
+            let disk = empty_disk(identity(number), 0x5eed + number as u128, bytes, wal_bytes);
             Node {
                 id: HostId(identity(number).host),
                 host: None,
                 disk,
+                harm: Harm::default(),
                 life: 0,
                 ios: BTreeMap::new(),
-                offset: rng.below(1000 * SECONDS),
+                offset: (100 + rng.below(1000)) * SECONDS,
                 speed: 920 + rng.below(160),
                 paused_until: 0,
                 timer_at: None,
@@ -179,11 +208,34 @@ impl World {
             faults: Faults::default(),
             frames: 0,
             bytes,
+            wal_bytes,
             digests: BTreeMap::new(),
+            formats: 0,
+            sessions: 0,
+            jumped_at: 0,
+            chunks_before: 0,
+            ignores_unknown: false,
+            victim: None,
+            scrubs: 0,
+            mended_before: 0,
             trace: 0,
         };
         (0..hosts).for_each(|node| world.start(node));
         world
+    }
+
+    /// Lets a host put all that it has to its place.
+    pub(crate) fn settle(&mut self, node: usize) {
+        let host = self.nodes[node].host.as_mut().expect("it is up");
+        let before = host.store().counters().checkpoints;
+        host.checkpoint();
+        self.drain(node);
+        let settled = self.run_until(5 * SECONDS, |world| {
+            let host = world.nodes[node].host.as_ref().expect("it is up");
+            let store = host.store();
+            store.is_idle() && store.counters().checkpoints > before
+        });
+        assert!(settled, "a checkpoint ends");
     }
 
     pub(crate) fn members(&self, nodes: &[usize]) -> Members {
@@ -211,6 +263,30 @@ impl World {
         Time(node.offset + self.now * node.speed / 1000)
     }
 
+    /// A host's clock runs at another speed from now on, in thousandths of what it should.
+    pub(crate) fn run_at(&mut self, node: usize, speed: u64) {
+        let shows = self.clock(node).0;
+        let at = &mut self.nodes[node];
+        at.speed = speed;
+        at.offset = shows.saturating_sub(self.now * speed / 1000);
+        self.drain(node);
+    }
+
+    /// A host's clock jumps, if none did for a while.
+    pub(crate) fn jump(&mut self, node: usize, forward: bool, micros: u64) {
+        if self.jumped_at + SECONDS > self.now {
+            return;
+        }
+        self.jumped_at = self.now;
+        self.faults.jumps += 1;
+        let offset = &mut self.nodes[node].offset;
+        *offset = match forward {
+            true => *offset + micros,
+            false => offset.saturating_sub(micros),
+        };
+        self.drain(node);
+    }
+
     fn note(&mut self, what: u64) {
         self.trace = (self.trace ^ what)
             .wrapping_mul(0x0100_0000_01b3)
@@ -230,51 +306,123 @@ impl World {
         let at = &mut self.nodes[node];
         at.life += 1;
         at.paused_until = 0;
-        let store = open(&mut at.disk, identity(node), self.bytes, &mut self.rng);
+        at.harm.fails = false;
+        let opened = try_open(&mut at.disk, identity(node), self.bytes, &mut self.rng);
+        let (store, _) = opened.expect("what a crash leaves is opened");
         let (id, life) = (at.id, at.life);
         let now = self.clock(node);
-        self.nodes[node].host = Some(Host::new(id, life, store, now));
+        let mut host = Host::new(id, life, store, now);
+        host.scrub(self.scrubs, now);
+        self.nodes[node].host = Some(host);
         self.drain(node);
     }
 
     /// Ends a host's process: what was handed to its disk may have been done, or not.
     pub(crate) fn kill(&mut self, node: usize, power: bool) {
         let at = &mut self.nodes[node];
+        let chunks = at.host.as_ref().map(|host| host.store().counters().chunks);
+        self.chunks_before += chunks.unwrap_or(0);
+        self.mended_before += at
+            .host
+            .as_ref()
+            .map_or(0, |host| host.store().counters().repaired_blocks);
         at.host = None;
         at.life += 1;
         at.timer_at = None;
         for (_, (io, _)) in std::mem::take(&mut at.ios) {
-            if matches!(io, Io::Write { .. }) && self.rng.one_in(2) {
+            if matches!(io, Io::Write { .. } | Io::WriteSync { .. }) && self.rng.one_in(2) {
                 carry_out(&mut at.disk, &io, 0);
             }
         }
         if power {
             at.disk.lose_power(&mut self.rng);
-            at.offset = self.rng.below(1000 * SECONDS);
+            at.offset = (100 + self.rng.below(1000)) * SECONDS;
             self.faults.power_losses += 1;
+            self.forget_writes(node);
         } else {
             self.faults.kills += 1;
         }
+        self.damage_log(node);
     }
 
     /// Takes from a host what it has for others.
     pub(crate) fn drain(&mut self, node: usize) {
+        self.drain_some(node);
+    }
+
+    /// Blocks that came from peers, as a host's own were damaged.
+    pub(crate) fn mended(&self) -> u64 {
+        let hosts = self.nodes.iter().filter_map(|node| node.host.as_ref());
+        let mended = hosts.map(|host| host.store().counters().repaired_blocks);
+        self.mended_before + mended.sum::<u64>()
+    }
+
+    /// Entries that were given up, since the start of each host.
+    pub(crate) fn given_up(&self) -> u64 {
+        let hosts = self.nodes.iter().filter_map(|node| node.host.as_ref());
+        let groups = hosts.flat_map(|host| {
+            let volumes = host.store().volumes();
+            volumes
+                .filter_map(|volume| host.group(volume))
+                .collect::<Vec<_>>()
+        });
+        groups.map(|group| group.entries_given_up).sum()
+    }
+
+    /// Checks that no request of an attachment is in a log twice (R5).
+    pub(crate) fn once_each(&self, volume: VolumeId) {
+        for host in self.nodes.iter().filter_map(|node| node.host.as_ref()) {
+            let Some(info) = host.store().volume(volume) else {
+                continue;
+            };
+            let mut seen = BTreeMap::new();
+            for index in info.first..=info.last {
+                let head = host
+                    .store()
+                    .entry_head(volume, index)
+                    .expect("it is in the log");
+                let writes = matches!(head.kind, EntryKind::Write | EntryKind::Zero);
+                if let Some(other) = writes.then(|| seen.insert(head.epoch, index)).flatten() {
+                    let stamp = replication::Stamp::from_entry(head.epoch);
+                    panic!("request {stamp} of {volume} is twice in the log: {other} and {index}");
+                }
+            }
+        }
+    }
+
+    /// The hosts that are to have a volume, as its leader has it; nothing while that changes.
+    pub(crate) fn wanted(&self, volume: VolumeId) -> Option<Vec<usize>> {
+        let leader = self.nodes[self.leader(volume)?].host.as_ref()?;
+        let members = leader.group(volume)?.members;
+        let node = |member: &Member| self.nodes.iter().position(|it| it.id == member.host);
+        let wanted = members.wanted();
+        let nodes: Option<Vec<usize>> = wanted.iter().map(node).collect();
+        nodes.filter(|_| !members.is_changing())
+    }
+
+    /// A volume's members, as its leader has them.
+    pub(crate) fn members_of(&self, volume: VolumeId) -> Option<Members> {
+        let leader = self.nodes[self.leader(volume)?].host.as_ref()?;
+        Some(leader.group(volume)?.members)
+    }
+
+    fn drain_some(&mut self, node: usize) {
+        let fails = self.nodes[node].harm.fails;
         let Some(host) = self.nodes[node].host.as_mut() else {
             return;
         };
         let frames: Vec<(HostId, Frame)> = std::iter::from_fn(|| host.poll_frame()).collect();
         let ios: Vec<(Token, Io)> = std::iter::from_fn(|| host.poll_io()).collect();
         let replies: Vec<Reply> = std::iter::from_fn(|| host.poll_reply()).collect();
-        assert_eq!(host.dead(), None);
+        assert!(host.dead().is_none() || fails, "{:?}", host.dead());
         assert_eq!(host.unusable(), &[]);
         let timeout = host.poll_timeout();
         for (to, frame) in frames {
-            let to = self
-                .nodes
-                .iter()
-                .position(|it| it.id == to)
-                .expect("hosts are known");
-            self.send(node, to, &frame);
+            let to = self.nodes.iter().position(|it| it.id == to);
+            assert!(to.is_some() || self.ignores_unknown, "hosts are known");
+            if let Some(to) = to {
+                self.send(node, to, &frame);
+            }
         }
         for (token, io) in ios {
             let slow = self.weather.slow_io;
@@ -407,6 +555,9 @@ impl World {
                     self.start(node);
                 }
             }
+            Event::Replug { node } => self.replug(node),
+            Event::Fill { node, session } => self.fill_on(node, session),
+            Event::Empty { node } => self.empty_disk(node),
             other => return Some(other),
         }
         Some(Event::Heal {
@@ -439,8 +590,12 @@ impl World {
             return;
         }
         let (io, mark) = at.ios.remove(&token).expect("it was handed out");
-        let done = carry_out(&mut at.disk, &io, mark);
-        at.host
+        let done = self.failed_io(node, &io).unwrap_or_else(|| {
+            self.perhaps_forget(node, &io);
+            carry_out(&mut self.nodes[node].disk, &io, mark)
+        });
+        self.nodes[node]
+            .host
             .as_mut()
             .expect("it lives")
             .handle_done(token, done, now);
@@ -479,6 +634,15 @@ impl World {
         self.blocked.insert((from, to), self.now);
     }
 
+    /// Chunks that hosts took in since the start of each.
+    pub(crate) fn chunks(&self) -> u64 {
+        let counters = self
+            .nodes
+            .iter()
+            .filter_map(|node| Some(node.host.as_ref()?.store().counters().chunks));
+        self.chunks_before + counters.sum::<u64>()
+    }
+
     /// Checks that no two replicas disagree on what a volume holds at an index.
     pub(crate) fn same_digests(&mut self, volume: VolumeId) {
         for node in &self.nodes {
@@ -486,7 +650,8 @@ impl World {
                 .host
                 .as_ref()
                 .and_then(|host| host.store().volume(volume));
-            if let Some(info) = info {
+            // What is mixed is what no replica ever held.
+            if let Some(info) = info.filter(|info| !info.mixed) {
                 let digest = *self
                     .digests
                     .entry((volume, info.applied))
@@ -500,21 +665,21 @@ impl World {
         }
     }
 
-    /// All members have all there is. Gives how many cannot: those that lack what the leader's log has no
-    /// more, for whom there is no way yet.
-    pub(crate) fn is_level(&self, volume: VolumeId, members: &[usize]) -> Option<usize> {
+    /// All members have all there is.
+    pub(crate) fn is_level(&self, volume: VolumeId, members: &[usize]) -> bool {
         let info = |node: &usize| self.nodes[*node].host.as_ref()?.group(volume);
-        let infos: Vec<_> = members.iter().map(info).collect::<Option<_>>()?;
+        let infos: Option<Vec<_>> = members.iter().map(info).collect();
+        let infos = infos.unwrap_or_default();
         let leaders: Vec<_> = infos
             .iter()
             .filter(|info| info.role == Role::Leader)
             .collect();
-        let [leader] = leaders[..] else { return None };
-        let has_all = |info: &&GroupInfo| (info.applied, info.last) == (leader.last, leader.last);
-        let (level, rest): (Vec<_>, Vec<_>) = infos.iter().partition(|info| has_all(info));
-        let left = |info: &&&GroupInfo| info.last + 1 < leader.first && info.failed.is_none();
-        let majority = level.len() > members.len() / 2;
-        (majority && rest.iter().filter(left).count() == rest.len()).then_some(rest.len())
+        let [leader] = leaders[..] else { return false };
+        let has_all = |info: &GroupInfo| {
+            let all = (info.applied, info.last) == (leader.last, leader.last);
+            all && info.catching_up.is_none() && info.damaged_entries == 0
+        };
+        infos.iter().all(has_all)
     }
 }
 
@@ -527,5 +692,17 @@ impl Faults {
         self.lost += more.lost;
         self.twice += more.twice;
         self.damaged += more.damaged;
+        self.flipped += more.flipped;
+        self.unreadable += more.unreadable;
+        self.misdirected += more.misdirected;
+        self.log_damaged += more.log_damaged;
+        self.forgotten += more.forgotten;
+        self.failed_disks += more.failed_disks;
+        self.full += more.full;
+        self.gone += more.gone;
+        self.jumps += more.jumps;
+        self.old_changes += more.old_changes;
+        self.changes += more.changes;
+        self.grows += more.grows;
     }
 }

@@ -3,16 +3,14 @@
 use super::Endpoint;
 use dns::Zone;
 use ipnet::IpNet;
-use model::{HostConfig, NamedNic, NamedSubnet, NicId, RouterConfig, RouterLeg, SubnetId};
+use model::{NamedNic, NamedSubnet, NicId, RouterConfig, RouterLeg, SubnetId};
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What one router knows of its VPC.
 pub(super) struct Facts {
-    config: Arc<HostConfig>,
-    /// Its place among the configuration's routers.
-    at: usize,
+    router: Arc<RouterConfig>,
     pub(super) zone: Zone,
     /// By each address that a NIC's port lets out: places of a subnet and of a NIC in it.
     who: HashMap<IpAddr, (usize, usize)>,
@@ -26,9 +24,8 @@ pub(super) struct Asker<'a> {
 }
 
 impl Facts {
-    /// Of one of the configuration's routers.
-    pub(super) fn of(config: &Arc<HostConfig>, at: usize) -> Self {
-        let names = &config.routers[at].names;
+    pub(super) fn of(router: &Arc<RouterConfig>) -> Self {
+        let names = &router.names;
         let mut who = HashMap::new();
         for (s, subnet) in names.subnets.iter().enumerate() {
             for (n, nic) in subnet.nics.iter().enumerate() {
@@ -39,15 +36,14 @@ impl Facts {
             }
         }
         Self {
-            config: Arc::clone(config),
-            at,
+            router: Arc::clone(router),
             zone: Zone::of(names),
             who,
         }
     }
 
-    pub(super) fn router(&self) -> &RouterConfig {
-        &self.config.routers[self.at]
+    pub(super) const fn router(&self) -> &Arc<RouterConfig> {
+        &self.router
     }
 
     /// Whose address it is. A port lets no other out, and the router's rules nothing in by a leg that is

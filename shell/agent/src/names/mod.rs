@@ -164,11 +164,11 @@ impl Server {
         let here: BTreeSet<RouterId> = config.routers.iter().map(|router| router.id).collect();
         self.routers.retain(|id, _| here.contains(id));
         self.failed.retain(|(id, _), _| here.contains(id));
-        for (at, router) in config.routers.iter().enumerate() {
+        for router in &config.routers {
             if let Some(served) = self.routers.get(&router.id) {
                 let held = served.router.facts();
-                if *held.router() != *router {
-                    let facts = Arc::new(Facts::of(config, at));
+                if held.router() != router {
+                    let facts = Arc::new(Facts::of(router));
                     moved |= facts.endpoints() != held.endpoints();
                     let mut place =
                         (served.router.facts.write()).unwrap_or_else(PoisonError::into_inner);
@@ -180,7 +180,7 @@ impl Server {
                 netns: OwnedName::router_netns(router.id),
                 inode: 0,
                 router: Arc::new(Router {
-                    facts: RwLock::new(Arc::new(Facts::of(config, at))),
+                    facts: RwLock::new(Arc::new(Facts::of(router))),
                     forwarder: Arc::clone(&self.forwarder),
                     tally: self.tally.clone(),
                     pace: Pace::default(),

@@ -45,7 +45,45 @@ fn config() -> HostConfig {
         )]
         .into(),
         standby_for: [(RouterId::from_random(8), "red/r1".to_owned())].into(),
-        stacks: vec![Stack {
+        storage: model::StorageConfig {
+            peers: [(HostId::from_random(3), "192.0.2.3".parse().unwrap())].into(),
+            volumes: vec![model::VolumeConfig {
+                id: model::VolumeId::from_random(9),
+                name: model::Name::new("data").unwrap(),
+                size: model::VolumeSize::new(1 << 30).unwrap(),
+                replicas: vec![model::Replica {
+                    number: 1,
+                    host: HostId::from_random(3),
+                    disk: model::DiskId(77),
+                }],
+                founding: Some(model::Founding {
+                    size: model::VolumeSize::new(1 << 29).unwrap(),
+                    replicas: vec![model::Replica {
+                        number: 2,
+                        host: HostId::from_random(4),
+                        disk: model::DiskId(78),
+                    }],
+                }),
+                leaving: vec![model::Replica {
+                    number: 2,
+                    host: HostId::from_random(4),
+                    disk: model::DiskId(78),
+                }],
+                numbered: 5,
+                recovery: Some(model::Recovery {
+                    number: 2,
+                    replica: 3,
+                    attachments: 7,
+                }),
+                attachment: Some(model::VolumeAttachment {
+                    number: 4,
+                    read_only: true,
+                    tcp_port: Some(10_809),
+                }),
+            }],
+            deleted: [model::VolumeId::from_random(10)].into(),
+        },
+        stacks: vec![Arc::new(Stack {
             vpc: VpcId::from_random(2),
             name: "default/blue".to_owned(),
             vni: Vni::new(4096).unwrap(),
@@ -92,8 +130,8 @@ fn config() -> HostConfig {
                     sequence: index as u32,
                 })
                 .collect(),
-        }],
-        routers: vec![RouterConfig {
+        })],
+        routers: vec![Arc::new(RouterConfig {
             id: RouterId::from_random(9),
             vpc: VpcId::from_random(2),
             name: "blue/r1".to_owned(),
@@ -162,7 +200,7 @@ fn config() -> HostConfig {
             anycast: true,
             inner: vec![net("10.4.0.0/16"), net("fd00:4::/48")],
             standby: Some(HostId::from_random(2)),
-        }],
+        })],
     }
 }
 
@@ -170,6 +208,31 @@ fn config() -> HostConfig {
 fn a_host_config_survives_the_wire() {
     let wire = v1::HostConfig::from(&config());
     assert_eq!(HostConfig::try_from(wire), Ok(config()));
+}
+
+#[test]
+fn a_change_of_it_survives_the_wire() {
+    let mut old = config();
+    old.generation = Generation(7);
+    let mut new = config();
+    new.generation = Generation(8);
+    Arc::make_mut(&mut new.stacks[0]).vni = Vni::new(9).unwrap();
+    new.routers.clear();
+    new.members.clear();
+    new.standby_for.clear();
+    for (from, to) in [(&old, &new), (&new, &old)] {
+        let change = HostChange::between(from, to);
+        let wire = v1::HostConfigChange::from(&change);
+        assert_eq!(HostChange::try_from(wire.clone()), Ok(change));
+        let told = HostChange::try_from(wire).unwrap();
+        assert_eq!(told.apply(Some(from)).as_ref(), Ok(to));
+    }
+    let bad = v1::HostConfigChange {
+        gone_vpc_ids: vec!["none".to_owned()],
+        ..v1::HostConfigChange::from(&HostChange::between(&old, &new))
+    };
+    let error = HostChange::try_from(bad).unwrap_err().to_string();
+    assert!(error.starts_with("gone_vpc_ids[0]: "), "{error}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use api::v1::management_client::ManagementClient;
 use api::v1::r#ref::By;
 use api::{Credential, Enrollment, v1};
 use controller::{InitOptions, RunOptions, Server, init};
+use model::{HostChange, HostConfig};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -41,6 +42,9 @@ pub(crate) struct Stream {
     pub(crate) reports: mpsc::Sender<v1::HostReport>,
     pub(crate) updates: Streaming<v1::HostUpdate>,
     applied: u64,
+    /// Says that it can be told of what changed; it takes whatever comes.
+    pub(crate) takes_changes: bool,
+    held: Option<HostConfig>,
 }
 
 impl Place {
@@ -256,6 +260,8 @@ impl Agent {
             reports,
             updates,
             applied: 0,
+            takes_changes: true,
+            held: None,
         })
     }
 
@@ -265,7 +271,7 @@ impl Agent {
         stream.report(0, 0).await;
         tokio::spawn(async move {
             while let Ok(Some(update)) = stream.updates.message().await {
-                let generation = update.config.unwrap().generation;
+                let generation = stream.take(update).generation;
                 stream.report(generation, generation).await;
             }
         })
@@ -279,6 +285,7 @@ impl Stream {
             agent_version: "test".to_owned(),
             received_generation: received,
             applied_generation: applied,
+            takes_changes: self.takes_changes,
             ..v1::HostReport::default()
         };
         // The server may have ended the stream.
@@ -287,7 +294,20 @@ impl Stream {
 
     pub(crate) async fn config(&mut self) -> v1::HostConfig {
         let update = self.updates.message().await.unwrap();
-        update.expect("the stream goes on").config.unwrap()
+        self.take(update.expect("the stream goes on"))
+    }
+
+    /// The configuration that an update comes to.
+    pub(crate) fn take(&mut self, update: v1::HostUpdate) -> v1::HostConfig {
+        let held = match (update.config, update.change) {
+            (Some(config), None) => HostConfig::try_from(config).unwrap(),
+            (None, Some(change)) => {
+                let change = HostChange::try_from(change).unwrap();
+                change.apply(self.held.as_ref()).unwrap()
+            }
+            other => panic!("neither a configuration nor a change: {other:?}"),
+        };
+        v1::HostConfig::from(&*self.held.insert(held))
     }
 
     /// Configurations until one has this many NICs.

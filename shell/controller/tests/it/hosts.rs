@@ -96,6 +96,41 @@ pub(crate) async fn a_host_gets_its_configuration_and_reports(place: Place) {
     assert!(config.stacks.is_empty());
 }
 
+/// A host that can be told of what changed is told nothing else, once it has had all of it.
+pub(crate) async fn a_change_is_told_not_everything(place: Place) {
+    let cluster = Cluster::start(place).await;
+    let agent = cluster.join("c1", 11).await;
+    cluster.furnish().await;
+    for (name, takes_changes) in [("a1", true), ("a2", false)] {
+        let mut stream = agent.connect().await;
+        stream.takes_changes = takes_changes;
+        let first = stream.updates.message().await.unwrap().unwrap();
+        assert!(first.config.is_some() && first.change.is_none());
+        let generation = stream.take(first).generation;
+        stream.report(generation, generation).await;
+        // What is asked of the server next is asked after it heard that.
+        eventually("heard", SOON, || async {
+            let status = cluster.get_host("c1").await.status.unwrap();
+            match status.applied_generation == generation {
+                true => Ok(()),
+                false => Err(format!("{status:?}")),
+            }
+        })
+        .await;
+        let made = cluster.nic(name, "c1").await;
+        let second = stream.updates.message().await.unwrap().unwrap();
+        assert_eq!(second.change.is_some(), takes_changes, "{second:?}");
+        assert_eq!(second.config.is_some(), !takes_changes, "{second:?}");
+        if let Some(change) = &second.change {
+            assert_eq!(change.base_generation, generation);
+        }
+        let config = stream.take(second);
+        let ports = &config.stacks[0].ports;
+        assert!(ports.iter().any(|port| port.nic_id == made.id));
+        assert_eq!(config.generation, generation + 1);
+    }
+}
+
 pub(crate) async fn frr_is_refused_where_taps_carry(place: Place) {
     let cluster = Cluster::start(place).await;
     let agent = cluster.join("c1", 11).await;

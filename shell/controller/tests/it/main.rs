@@ -21,6 +21,7 @@ mod postgres;
 mod routing;
 mod servers;
 mod speed;
+mod volumes;
 mod watches;
 
 use cluster::Place;
@@ -46,7 +47,7 @@ cases! {
     enrolment: a_token_works_once, a_lost_answer_can_be_asked_for_again, tokens_expire_and_are_revoked,
         a_token_of_another_cluster_never_leaves_the_host, foreign_certificates_are_refused,
         roles_are_kept_apart, a_removed_host_is_shut_out, certificates_renew_themselves;
-    hosts: a_host_gets_its_configuration_and_reports, a_slow_host_gets_the_newest_only,
+    hosts: a_host_gets_its_configuration_and_reports, a_slow_host_gets_the_newest_only, a_change_is_told_not_everything,
         a_silent_host_is_down_within_ten_seconds, waiting_tells_who_is_late,
         a_host_ahead_of_the_store_is_overtaken, a_newer_stream_replaces_the_older,
         frr_is_refused_where_taps_carry;
@@ -54,6 +55,7 @@ cases! {
     killed: a_killed_server_keeps_what_it_answered;
     routing: routers_live_their_lives, a_router_is_followed_to_its_host,
         a_router_goes_where_a_host_is_heard_of, bad_requests_about_routers_are_named;
+    volumes: a_replica_that_is_away_gives_way_and_what_is_deleted_goes;
     speed: a_thousand_nics_are_made_quickly;
 }
 

@@ -168,6 +168,7 @@ pub(crate) async fn a_snapshot_comes_first(place: Place) {
                     v1::change::Object::Router(router) => router.path,
                     v1::change::Object::External(network) => network.name,
                     v1::change::Object::PublicIp(public) => public.path,
+                    v1::change::Object::Volume(volume) => volume.path,
                 });
             }
             Event::Progress(progress) => break progress,

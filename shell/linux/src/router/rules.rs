@@ -104,15 +104,16 @@ const SETS: &[(&str, &str)] = &[
     ("set untracked", "type ifname;"),
 ];
 
-/// Who asked lately. What is in them is the kernel's.
+/// Who asked lately. What is in them is the kernel's. It has room for `size` from the start (16 bytes each, in every router), and
+/// goes through all of that at each `gc-interval`, a second without one. Who does not fit any more asks without a limit.
 const ASKING: &[(&str, &str)] = &[
     (
         "set asking4",
-        "type ipv4_addr; size 65535; flags dynamic,timeout; timeout 1m;",
+        "type ipv4_addr; size 4096; flags dynamic,timeout; timeout 1m; gc-interval 10s;",
     ),
     (
         "set asking6",
-        "type ipv6_addr; size 65535; flags dynamic,timeout; timeout 1m;",
+        "type ipv6_addr; size 4096; flags dynamic,timeout; timeout 1m; gc-interval 10s;",
     ),
 ];
 

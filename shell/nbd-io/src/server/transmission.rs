@@ -143,7 +143,8 @@ impl Transmission {
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         let mut room = false;
         loop {
-            let mut more = false;
+            // What is full now may leave more behind, which nobody would wake this task for.
+            let mut more = !self.outgoing.wants_more();
             while self.outgoing.wants_more()
                 && let Some(piece) = self.server.poll_transmit()
             {

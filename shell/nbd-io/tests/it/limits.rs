@@ -6,6 +6,7 @@ use nbd::wire::{Chunk, OptionReply, OptionRequest, RefusedOption, command};
 use nbd::{Errno, Limits};
 use nbd_io::Settings;
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 use testkit::eventually;
@@ -274,4 +275,46 @@ fn floods_end_with_the_connection_and_nothing_else() {
     ));
     good.request(R, 0, 2, (0, 1));
     assert!(matches!(good.reply(1), Reply::Data { cookie: 2, .. }));
+}
+
+#[test]
+fn an_answer_of_many_pieces_comes_whole_to_a_client_that_is_slow() {
+    let rig = Rig::with(8 * MIB, settings(), None);
+    let file = fs::File::options().write(true).open(rig.file()).unwrap();
+    // Every other block is a hole, so that each is a chunk of its own.
+    for block in (0..1024).step_by(2) {
+        file.write_all_at(&[7; 4096], block * 4096).unwrap();
+    }
+    let mut slow = Raw::serving(&rig.socket, "disk", true);
+    slow.request(R, 0, 1, (0, 4 * MIB as u32));
+    eventually("the device has answered", LIMIT, || {
+        match rig.control.counts() {
+            (_, 1) => Ok(()),
+            counts => Err(format!("{counts:?}")),
+        }
+    });
+    let (mut data, mut holes) = (0, 0);
+    loop {
+        let done = match slow.reply(0) {
+            Reply::Data {
+                data: bytes, done, ..
+            } => {
+                data += bytes.len();
+                done
+            }
+            Reply::Chunk {
+                chunk: Chunk::Hole { len, .. },
+                done,
+                ..
+            } => {
+                holes += len as usize;
+                done
+            }
+            other => panic!("{other:?}"),
+        };
+        if done {
+            break;
+        }
+    }
+    assert_eq!((data, holes), (2 * MIB as usize, 2 * MIB as usize));
 }

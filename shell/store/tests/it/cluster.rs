@@ -33,6 +33,8 @@ pub(crate) fn context(now: UnixMillis, seed: u64) -> Context {
         seed,
         request: None,
         down: BTreeSet::new(),
+        disks: Default::default(),
+        replicas: Default::default(),
         actor: "admin".to_owned(),
     }
 }

@@ -174,6 +174,11 @@ fn a_send_buffer_that_is_full() {
     world.exec("ta", "ip neigh flush dev eth0");
     world.exec("ta", "arping -q -c 3 -w 5 -I eth0 10.9.0.2");
     assert!(dropped(&world, 0, "socket-full") > full);
+    // What a socket did not take was not sent.
+    let figures = world.client(0).figures().unwrap();
+    let not_taken = ["socket-full", "unreachable"].map(|reason| figures.dropped.get(reason));
+    let not_taken: u64 = not_taken.into_iter().flatten().sum();
+    assert_eq!(figures.out.packets + not_taken, figures.out.frames);
     // The VTEP comes up.
     world.exec("hb", "ip addr add 192.0.2.9/24 dev u0");
     world.tell(1, &[Change::SetLocal(Some([192, 0, 2, 9].into()))]);

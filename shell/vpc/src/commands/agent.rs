@@ -12,11 +12,14 @@ use crate::settings::{AGENT, AGENT_CONFIG, AGENT_EXAMPLE, AgentSettings, Sources
 use crate::views::{ConditionView, capability, condition_lines, role, some, transport};
 use api::v1;
 use clap::{Args, Subcommand};
-use model::Transport;
+use model::{Transport, VolumeSize};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+
+/// Where replicas of volumes are kept, unless another place is named.
+const STORAGE_PATH: &str = "/var/lib/vpc/storage/disk";
 
 /// The agent of this host.
 #[derive(Debug, Subcommand)]
@@ -233,6 +236,13 @@ fn options(settings: AgentSettings) -> Outcome<agent::Options> {
     }
     options.metrics = settings.metrics;
     options.resolvers = settings.resolvers;
+    options.storage = match (settings.storage_path, settings.storage_size) {
+        (None, None) => None,
+        (path, size) => Some(sbs::DiskOptions {
+            path: path.unwrap_or_else(|| PathBuf::from(STORAGE_PATH)),
+            bytes: size.map_or(0, VolumeSize::bytes),
+        }),
+    };
     Ok(options)
 }
 

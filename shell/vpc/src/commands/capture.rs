@@ -8,6 +8,7 @@ use crate::output::{Format, print, remark};
 use crate::views::short;
 use api::v1;
 use clap::Args;
+use datapath::VXLAN_PORT;
 use datapath::filter::Filter;
 use datapath::pcapng::{self, Direction, Packet};
 use linux::{Which, underlay_interface};
@@ -21,8 +22,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// RFC 7348 §5.
-const VXLAN_PORT: u16 = 4789;
 /// How soon it is seen that somebody wants an end.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// The same beside a datapath, which is asked each time.

@@ -1,5 +1,7 @@
 //! `vpc doctor`: needs no server and no agent. If there is an agent, it is asked for its sessions.
 
+mod storage;
+
 use super::host::credential_state;
 use crate::block_on;
 use crate::connect::{AGENT_SOCKET, AgentAccess, EvpnAccess, HOST_CREDENTIAL, refused};
@@ -75,6 +77,7 @@ impl Doctor {
         findings.push(frr());
         findings.extend(rival());
         findings.push(agent_here());
+        findings.extend(storage::findings());
         findings.extend(agent.iter().flat_map(server));
         findings.extend(gateways(&capabilities, transport));
         findings.extend(evpn());

@@ -37,7 +37,7 @@ pub(crate) struct Deletion {
         default_value_t = 0,
         hide_default_value = true
     )]
-    resource_version: u64,
+    pub(super) resource_version: u64,
 }
 
 /// Narrows a list.

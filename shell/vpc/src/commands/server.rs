@@ -375,6 +375,9 @@ async fn serve(settings: ServerSettings) -> Outcome {
     options.names.clone_from(&settings.names);
     options.sign_bgp = settings.sign_bgp;
     options.reflectors = reflector::addresses(&settings)?;
+    if let Some(after) = settings.replace_replicas {
+        options.replace_after = after;
+    }
     let watching = || "watching for signals".to_owned();
     let mut terminate = signal(SignalKind::terminate()).doing(watching)?;
     let mut interrupt = signal(SignalKind::interrupt()).doing(watching)?;

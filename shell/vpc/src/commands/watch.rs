@@ -6,8 +6,8 @@ use crate::failure::{Failure, Outcome};
 use crate::options::Global;
 use crate::output::{remark, time};
 use crate::views::{
-    AccountView, ExternalView, HostView, NicView, PublicIpView, RouterView, SubnetView, VpcView,
-    short, word,
+    AccountView, ExternalView, HostView, NicView, PublicIpView, RouterView, SubnetView, VolumeView,
+    VpcView, short, word,
 };
 use api::tonic::{Code, Status};
 use api::v1;
@@ -47,6 +47,7 @@ enum WatchedKind {
     External,
     #[value(name = "publicip")]
     PublicIp,
+    Volume,
 }
 
 /// One line of the watch.
@@ -83,6 +84,7 @@ enum Object {
     Router(Box<RouterView>),
     External(Box<ExternalView>),
     PublicIp(Box<PublicIpView>),
+    Volume(Box<VolumeView>),
 }
 
 impl Watch {
@@ -182,6 +184,7 @@ impl WatchedKind {
             Self::Router => v1::Kind::Router,
             Self::External => v1::Kind::External,
             Self::PublicIp => v1::Kind::PublicIp,
+            Self::Volume => v1::Kind::Volume,
         }
     }
 }
@@ -226,6 +229,11 @@ fn show(global: &Global, event: v1::watch_event::Event, from: &mut u64) -> Outco
                     "publicip",
                     short(&o.path).to_owned(),
                     Object::PublicIp(Box::new(o.into())),
+                ),
+                Wire::Volume(o) => (
+                    "volume",
+                    short(&o.path).to_owned(),
+                    Object::Volume(Box::new(o.into())),
                 ),
                 Wire::Host(o) => ("host", o.name.clone(), Object::Host(Box::new(o.into()))),
             };

@@ -8,7 +8,7 @@ use super::state::{LabDir, LabHost, LabState};
 use super::status::log_tail;
 use crate::connect::SERVER_PORT;
 use crate::failure::{Doing, Failure, Outcome};
-use crate::settings::ReflectorKind;
+use crate::settings::{AGENT_CONFIG, ReflectorKind};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 const DEADLINE: Duration = Duration::from_secs(30);
 /// What an external reflector reads.
 const GOBGP_CONFIG: &str = "/etc/vpc/gobgpd.toml";
+/// Of a storage host's disk, which is in memory as all of a lab is.
+const STORAGE_SIZE: &str = "128MiB";
 /// Between two looks. Nothing announces what is waited for here to a process on the machine.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -91,6 +93,17 @@ pub(crate) fn form(
         inside.vpc(&management.name, &create)?;
     }
 
+    if state.agents().any(LabHost::is_storage) {
+        progress.step("disks of storage hosts");
+        for host in state.agents().filter(|host| host.is_storage()) {
+            progress.detail(&host.name);
+            inside.eventually(&host.name, DaemonKind::Agent, "its disk", || {
+                let status = inside.json(&host.name, &["storage", "status"])?;
+                Ok(!status["disk"].is_null())
+            })?;
+        }
+    }
+
     progress.step("hosts up, EVPN sessions established");
     let expected = state.agents().count();
     inside.eventually(
@@ -148,7 +161,12 @@ fn join(inside: &Inside<'_>, management: &LabHost, host: &LabHost, server: &str)
     join.extend(["--speaker", &speaker]);
     let transport = host.transport.to_string();
     join.extend(["--transport", &transport]);
-    inside.vpc(&host.name, &join).map(drop)
+    inside.vpc(&host.name, &join)?;
+    if host.is_storage() {
+        let line = format!("echo 'storage_size = \"{STORAGE_SIZE}\"' >> {AGENT_CONFIG}");
+        inside.sh(&host.name, &line)?;
+    }
+    Ok(())
 }
 
 /// Starts a daemon on a host.
@@ -200,7 +218,7 @@ impl Inside<'_> {
     }
 
     /// Runs a shell line without secrets on a host.
-    fn sh(&self, host: &str, line: &str) -> Outcome<String> {
+    pub(super) fn sh(&self, host: &str, line: &str) -> Outcome<String> {
         self.run(host, &["sh", "-c", line], || format!("on {host}: {line}"))
     }
 

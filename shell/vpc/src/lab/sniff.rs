@@ -3,6 +3,7 @@
 use crate::connect::SERVER_PORT;
 use crate::failure::{Doing, Outcome};
 use crate::output::{json, print};
+use datapath::VXLAN_PORT;
 use nix::net::if_::if_nametoindex;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
@@ -15,7 +16,6 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
 /// The destination port of VXLAN (RFC 7348 §8).
-const VXLAN_PORT: u16 = 4789;
 const BGP_PORT: u16 = 179;
 /// `sll_pkttype` of what this machine itself sends: it was seen coming in already.
 const PACKET_OUTGOING: u8 = 4;

@@ -235,6 +235,11 @@ impl LabHost {
         self.roles.iter().any(|role| role == "route")
     }
 
+    /// It has a disk for replicas of volumes.
+    pub(crate) fn is_storage(&self) -> bool {
+        self.roles.iter().any(|role| role == "storage")
+    }
+
     /// The living process that keeps its namespaces.
     pub(crate) fn living_holder(&self) -> Outcome<ProcessId> {
         self.holder

@@ -385,7 +385,7 @@ fn config() -> HostConfig {
             reflectors: REFLECTORS.map(reflector).to_vec(),
             speaker: model::SpeakerKind::Builtin,
         },
-        stacks: vec![Stack {
+        stacks: vec![std::sync::Arc::new(Stack {
             vpc: VpcId::from_random(1),
             name: "main/net".to_owned(),
             vni: Vni::new(VNI - 1).expect("it is a VNI"),
@@ -416,10 +416,11 @@ fn config() -> HostConfig {
                 role: model::PortRole::Settled,
                 sequence: 0,
             }],
-        }],
+        })],
         routers: Vec::new(),
         members: std::collections::BTreeMap::new(),
         standby_for: std::collections::BTreeMap::new(),
+        storage: Default::default(),
     }
 }
 

@@ -573,9 +573,12 @@ fn only_root_gets_in_and_nothing_else_listens() {
             .map(|s| (*s).to_owned())
             .collect::<BTreeSet<_>>()
     };
-    // Tunnels where there are NICs; the server and its reflector where the server is.
+    // Tunnels where there are NICs; the server and its reflector where the server is; storage where there is a disk.
     for (host, address) in [("c1", "100.64.0.2"), ("c2", "100.64.0.3")] {
         let mut open = listening(host);
+        assert!(open.remove(&format!("tcp {address}:7445")), "{open:?}");
+        let socket = lab.sh(host, "stat -c '%a %U' /run/vpc/storage.sock");
+        assert_eq!(socket.trim(), "600 root", "{host}");
         if lab.is_tap(host) {
             // What a datapath sends from: one port for each share of the flows, and nobody reads there.
             let sends = |socket: &str| {
@@ -591,7 +594,8 @@ fn only_root_gets_in_and_nothing_else_listens() {
         }
     }
     assert_eq!(listening("r1"), set(&[]));
-    assert_eq!(listening("m1"), set(&["tcp *:7443", "tcp 100.64.0.1:179"]));
+    let open = ["tcp *:7443", "tcp 100.64.0.1:179", "tcp 100.64.0.1:7445"];
+    assert_eq!(listening("m1"), set(&open));
     assert!(lab.with_admin(|mut client| async move {
         let web = v1::GetRequest {
             object: Some(path("blue/web")),

@@ -21,3 +21,4 @@ mod seeing;
 mod transports;
 mod type5;
 mod userspace;
+mod volumes;

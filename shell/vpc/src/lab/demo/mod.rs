@@ -4,6 +4,7 @@ mod draw;
 mod names;
 mod outside;
 mod reach;
+mod volume;
 
 use super::cli::DaemonKind;
 use super::cluster::Inside;
@@ -66,6 +67,8 @@ struct Report {
     wrong: Vec<String>,
     outside: Outside,
     names: Vec<names::Answer>,
+    /// None where there are no hosts with disks enough, or no client.
+    disk: Option<volume::Disk>,
     underlay: Counts,
     left_out: Vec<String>,
 }
@@ -97,11 +100,19 @@ fn build_and_check(lab: &LabDir, wanted: &Wanted<'_>, format: Format, down: bool
         false => Vec::new(),
     };
     let underlay = sniffer.finish()?;
+    let disk = match volume::can(&inside) {
+        true => {
+            progress.step("a volume: written, its leader killed, read back on another host");
+            Some(volume::look(&inside)?)
+        }
+        false => None,
+    };
     progress.done();
 
     let mut wrong = matrix.wrong();
     wrong.extend(outside.wrong());
     wrong.extend(names.iter().filter_map(names::Answer::wrong));
+    wrong.extend(disk.iter().filter_map(volume::Disk::wrong));
     wrong.extend(wrong_on_underlay(
         &underlay,
         &expected_vnis(&inside, &vpcs)?,
@@ -114,6 +125,7 @@ fn build_and_check(lab: &LabDir, wanted: &Wanted<'_>, format: Format, down: bool
         nics,
         outside,
         names,
+        disk,
         wrong,
         underlay,
         left_out,
@@ -549,6 +561,9 @@ fn show(state: &LabState, report: &Report, matrix: &Matrix) -> Outcome {
         let title = paint.title("Names and metadata");
         print(&format!("\n{title}\n{}", lines.join("\n")))?;
     }
+    if let Some(disk) = &report.disk {
+        print(&format!("\n{}\n{}", paint.title("Volumes"), disk.line()))?;
+    }
     print(&format!(
         "\n{}\n{}",
         paint.title("On the underlay"),
@@ -581,6 +596,7 @@ fn next_steps(lab: &LabDir) -> String {
 The lab is up. To look around:
   vpc lab exec{flag} m1 -- vpc show blue
   vpc lab exec{flag} m1 -- vpc router show blue/gw
+  vpc lab exec{flag} m1 -- vpc volume show data
   vpc lab exec{flag} m1 -- vpc host list
   vpc lab exec{flag} c1 -- vpc evpn routes
   vpc lab exec{flag} c1/blue-web-1 -- ping -c3 10.4.1.12

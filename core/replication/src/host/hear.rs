@@ -1,0 +1,88 @@
+//! What other hosts say.
+
+use super::Host;
+use crate::liveness::Heard;
+use crate::message::{Envelope, Frame, Message};
+use crate::{HostId, ReplicaId, Time};
+use blocks::VolumeId;
+
+impl Host {
+    /// A frame of a peer, who was found to be that host.
+    pub fn handle_frame(&mut self, from: HostId, frame: Frame, now: Time) {
+        self.now = now;
+        let heard = self.links.hear(from, &frame, now);
+        if heard == Heard::Stale {
+            return;
+        }
+        if heard != Heard::Same {
+            self.host_changed(from, heard == Heard::Restarted);
+        }
+        for Envelope { volume, message } in frame.messages {
+            self.deliver(from, volume, message);
+        }
+        self.pump();
+    }
+
+    fn deliver(&mut self, from: HostId, volume: VolumeId, message: Message) {
+        match message {
+            Message::Answer(answer) => self.answered(volume, answer),
+            Message::Request(request) => {
+                self.with(volume, |group, context| {
+                    group.request(context, from, request)
+                });
+            }
+            Message::Consensus { from: replica, .. } => {
+                if self.is_of(volume, from, replica) {
+                    self.with(volume, |group, context| group.message(context, message));
+                }
+            }
+            Message::Care {
+                from: replica,
+                to,
+                care,
+            } => {
+                let mine = self.groups.get(&volume).is_some_and(|group| group.me == to);
+                if self.is_of(volume, from, replica) && mine {
+                    self.with(volume, |group, context| {
+                        group.hear_care(context, replica, care)
+                    });
+                }
+            }
+            Message::Join {
+                to,
+                blocks,
+                config,
+                members,
+                ..
+            } => {
+                // What cannot be made now is asked for again.
+                drop(self.join(volume, from, to, blocks, (config, members)));
+            }
+            Message::Removed { replica, config } => {
+                let group = self.groups.get(&volume);
+                if group.is_some_and(|it| it.me == replica && it.configured < config) {
+                    self.out.gone.push(volume);
+                }
+            }
+        }
+    }
+
+    /// A host speaks for its own replicas only, on the disks that they are on. Who is no member any more is
+    /// told so.
+    fn is_of(&mut self, volume: VolumeId, from: HostId, replica: ReplicaId) -> bool {
+        let Some(group) = self.groups.get(&volume) else {
+            return false;
+        };
+        let seat = group.members.seat(replica);
+        if seat.is_some_and(|seat| seat.member.host == from && self.links.is_on(seat)) {
+            return true;
+        }
+        let other_host = seat.is_some_and(|seat| seat.member.host != from);
+        if !other_host {
+            let config = group.configured;
+            let message = Message::Removed { replica, config };
+            self.out.messages.push((from, Envelope { volume, message }));
+        }
+        false
+    }
+}

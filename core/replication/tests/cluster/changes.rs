@@ -1,0 +1,100 @@
+//! Changes of replicas that come in another order than they were asked for.
+
+use crate::care::{VOLUME, changed, level, members, table, voters, world};
+use crate::scenarios::{ask, done, reply, session};
+use crate::world::{MIB, SECONDS, World};
+use replication::{Answered, Failure, Members, Op};
+
+fn change(number: u64, members: &Members) -> Op {
+    let members = members.clone();
+    Op::Change { number, members }
+}
+
+fn holds(world: &World, number: u64, target: &Members) {
+    let members = world.members_of(VOLUME).expect("somebody leads");
+    assert_eq!(
+        (members.change(), members.wanted()),
+        (number, target.wanted()),
+        "{}",
+        table(world)
+    );
+}
+
+#[test]
+fn a_change_that_was_on_its_way_does_not_undo_a_later_one() {
+    let mut world = world(4, MIB);
+    let leader = world.leader(VOLUME).expect("somebody leads");
+    let others: Vec<usize> = (0..3).filter(|node| *node != leader).collect();
+    let list = |replica: u64, node: usize, out: usize| {
+        let stay = (0..3).filter(|it| *it != out);
+        let stay = stay.map(|it| (it as u64 + 1, it));
+        stay.chain([(replica, node)]).collect::<Vec<_>>()
+    };
+    // The old one is stuck where it was asked for, far from whoever leads.
+    let earlier = members(&list(8, 3, others[0]), &world);
+    let later = members(&list(9, 3, others[1]), &world);
+    for node in 0..3 {
+        world.block(3, node);
+        world.block(node, 3);
+    }
+    let a = session(&mut world, 3, 1);
+    let late = ask(&mut world, 3, a, change(1, &earlier));
+    world.run_until(SECONDS / 2, |_| false);
+    let b = session(&mut world, leader, 2);
+    done(&mut world, leader, b, change(2, &later));
+    world.blocked.clear();
+    let refused = reply(&mut world, late);
+    assert!(
+        matches!(refused, Some(Err(Failure::Invalid { .. }))),
+        "{refused:?}"
+    );
+    changed(&mut world, &later);
+    holds(&world, 2, &later);
+    let there: Vec<usize> = (0..4).filter(|node| *node != others[1]).collect();
+    level(&mut world, &there);
+    // A host that has an old configuration leads, and asks by it.
+    let leader = world.leader(VOLUME).expect("somebody leads");
+    world.kill(leader, false);
+    let c = session(&mut world, 3, 3);
+    for old in [change(1, &earlier), change(2, &earlier), change(0, &later)] {
+        let asked = ask(&mut world, 3, c, old.clone());
+        let refused = reply(&mut world, asked);
+        let invalid = matches!(refused, Some(Err(Failure::Invalid { .. })));
+        assert!(invalid, "{old:?}: {refused:?}");
+    }
+    world.start(leader);
+    level(&mut world, &there);
+    holds(&world, 2, &later);
+    let all = voters(&world);
+    assert!(all.iter().all(|it| it.contains(&9) && !it.contains(&8)));
+}
+
+#[test]
+fn the_same_replicas_by_a_later_change_keep_out_what_was_between() {
+    let mut world = world(4, MIB);
+    let as_is = world.members(&[0, 1, 2]);
+    let between = members(&[(1, 0), (2, 1), (8, 3)], &world);
+    let a = session(&mut world, 0, 1);
+    assert_eq!(done(&mut world, 0, a, change(3, &as_is)), Answered::Done);
+    assert_eq!(done(&mut world, 0, a, change(3, &as_is)), Answered::Done);
+    let asked = ask(&mut world, 0, a, change(2, &between));
+    let refused = reply(&mut world, asked);
+    assert!(
+        matches!(refused, Some(Err(Failure::Invalid { .. }))),
+        "{refused:?}"
+    );
+    holds(&world, 3, &as_is);
+    // It is in the log: who starts anew knows of it.
+    (0..3).for_each(|node| world.kill(node, true));
+    (0..3).for_each(|node| world.start(node));
+    level(&mut world, &[0, 1, 2]);
+    let b = session(&mut world, 1, 2);
+    let asked = ask(&mut world, 1, b, change(2, &between));
+    assert!(matches!(
+        reply(&mut world, asked),
+        Some(Err(Failure::Invalid { .. }))
+    ));
+    done(&mut world, 1, b, change(4, &between));
+    changed(&mut world, &between);
+    holds(&world, 4, &between);
+}
