@@ -51,7 +51,7 @@ fn kill_storage(lab: &Lab, host: &str) {
     let pid = lab.eventually("a storage process runs", || {
         let status = lab.try_sh(host, "vpc storage status -o json");
         let shown: Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
-        shown["pid"].as_u64().ok_or_else(|| lab::text_of(&status))
+        shown["pid"].as_u64().ok_or_else(|| text_of(&status))
     });
     lab.sh(host, &format!("kill -9 {pid}"));
 }
