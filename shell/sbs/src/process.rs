@@ -72,8 +72,8 @@ pub enum StartError {
     },
 }
 
-/// Threads beside those of the replicas and the disk: TLS and NBD.
-const WORKERS: usize = 2;
+/// Threads beside those of the replicas and the disk: for what is asked of and told to the process.
+const WORKERS: usize = 1;
 const LISTEN_RETRY: Duration = Duration::from_secs(1);
 /// For volumes to be detached when the process ends.
 const END_WAIT: Duration = Duration::from_secs(10);
@@ -176,7 +176,7 @@ async fn serve(
     let path = options.run_dir.join(SOCKET_NAME);
     let listener =
         control::bind(&path).map_err(io_error(format!("listening on {}", path.display())))?;
-    let hearing = tokio::spawn(hear(options.underlay, Arc::new(own), owner));
+    let hearing = owner.spawn(hear(options.underlay, Arc::new(own), owner.clone()));
     let (ask, asked) = mpsc::channel(16);
     let mut stewarding = tokio::spawn(steward.run(asked));
     let (stop, mut stopped) = mpsc::channel(1);

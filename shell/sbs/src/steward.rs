@@ -182,7 +182,7 @@ impl Steward {
     }
 
     async fn apply(&mut self) -> Result<(), Ended> {
-        self.outgoing.configure(&self.wanted.peers);
+        self.outgoing.configure(&self.wanted.peers, &self.owner);
         let have = self.have().await?;
         let mut wanted = self.wanted.clone();
         if !self.told {

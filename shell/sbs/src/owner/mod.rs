@@ -3,6 +3,7 @@
 //! The clients of volumes that are attached here are served by the same thread: on the way of a request from a
 //! client's socket to the disk and back no other thread has to wake up, which costs more than the request itself.
 
+mod patience;
 mod running;
 mod seen;
 
@@ -137,16 +138,21 @@ impl Owner {
         self.runtime.spawn(task)
     }
 
+    /// Tells the thread something that it answers.
+    async fn put<T>(&self, event: impl FnOnce(oneshot::Sender<T>) -> Event) -> Result<T, Ended> {
+        let (answer, answered) = oneshot::channel();
+        self.tell(event(answer))?;
+        answered.await.map_err(|_| Ended)
+    }
+
     /// A request of a session. `None`: there is no such session any more.
     pub(crate) async fn ask(&self, session: SessionId, op: Op) -> Option<Outcome> {
-        let (answer, answered) = oneshot::channel();
-        let asked = Event::Ask {
+        let asked = self.put(|answer| Event::Ask {
             session,
             op,
             answer,
-        };
-        self.tell(asked).ok()?;
-        answered.await.ok()
+        });
+        asked.await.ok()
     }
 
     pub(crate) async fn create(
@@ -155,14 +161,13 @@ impl Owner {
         blocks: u64,
         members: Members,
     ) -> Result<Result<(), NotReady>, Ended> {
-        let (answer, answered) = oneshot::channel();
-        self.tell(Event::Create {
+        self.put(|answer| Event::Create {
             volume,
             blocks,
             members,
             answer,
-        })?;
-        answered.await.map_err(|_| Ended)
+        })
+        .await
     }
 
     pub(crate) async fn recover(
@@ -170,19 +175,16 @@ impl Owner {
         volume: VolumeId,
         recovery: Recovery,
     ) -> Result<Result<(), NotRecovered>, Ended> {
-        let (answer, answered) = oneshot::channel();
-        self.tell(Event::Recover {
+        self.put(|answer| Event::Recover {
             volume,
             recovery,
             answer,
-        })?;
-        answered.await.map_err(|_| Ended)
+        })
+        .await
     }
 
     pub(crate) async fn delete(&self, volume: VolumeId) -> Result<Result<(), Refused>, Ended> {
-        let (answer, answered) = oneshot::channel();
-        self.tell(Event::Delete { volume, answer })?;
-        answered.await.map_err(|_| Ended)
+        self.put(|answer| Event::Delete { volume, answer }).await
     }
 
     /// One request by a session of its own, which needs no attachment.
@@ -204,9 +206,7 @@ impl Owner {
     }
 
     pub(crate) async fn look(&self) -> Result<Seen, Ended> {
-        let (answer, answered) = oneshot::channel();
-        self.tell(Event::Look { answer })?;
-        answered.await.map_err(|_| Ended)
+        self.put(|answer| Event::Look { answer }).await
     }
 }
 

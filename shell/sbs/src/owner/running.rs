@@ -1,5 +1,6 @@
 //! What the thread does with what happens.
 
+use super::patience::Patience;
 use super::seen::Marks;
 use super::{Event, time};
 use crate::figures::Figures;
@@ -108,6 +109,7 @@ impl Running {
     pub(super) async fn run(mut self, mut queue: UnboundedReceiver<Event>) {
         // One for all waits: most have the same end, and to tell the runtime of another one is a call of the kernel.
         let mut timer = pin!(sleep(Duration::ZERO));
+        let mut patience = Patience::new();
         loop {
             let mut busy = false;
             for _ in 0..MOST_AT_ONCE {
@@ -135,9 +137,13 @@ impl Running {
                 self.host.handle_time(now);
                 busy = true;
             }
+            let clients_wait = !self.asked.is_empty();
             self.hand_out();
             if busy {
                 // Clients hear of it, and what they want next goes with the rest.
+                yield_now().await;
+                patience.renew(clients_wait);
+            } else if patience.lasts() {
                 yield_now().await;
             } else if !self.rest(&mut queue, timer.as_mut()).await {
                 return;

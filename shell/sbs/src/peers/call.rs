@@ -3,11 +3,12 @@
 use super::tls::{LinkError, agree, connector, server_name};
 use super::{Own, blocks, prepare};
 use crate::look::PeerLook;
+use crate::owner::Owner;
 use ::blocks::Buffer;
 use model::HostId;
 use nix::sys::socket::{setsockopt, sockopt};
-use replication::Frame;
 use replication::wire::{Encoded, encode_frame};
+use replication::{BEAT_MICROS, Frame};
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -28,6 +29,8 @@ const STUCK_MILLIS: u32 = 2000;
 const CONNECT_WAIT: Duration = Duration::from_secs(2);
 /// Between attempts to reach a host: a new leader needs its followers soon.
 const RETRY: Duration = Duration::from_millis(200);
+/// So often at least is a host heard that sends blocks all the time, however long these take on their way.
+const SAY_MICROS: u64 = BEAT_MICROS / 2;
 /// Slices of one write: what TLS takes at once is about that many blocks.
 const SLICES: usize = 32;
 
@@ -40,26 +43,34 @@ pub(super) struct Link {
     words: Lane,
     /// Frames with blocks.
     blocks: Lane,
+    /// When a frame was last sent without blocks, as [`Frame::sent`].
+    said: AtomicU64,
 }
 
 impl Link {
-    pub(super) fn start(host: HostId, address: SocketAddr, own: Arc<Own>) -> Self {
+    pub(super) fn start(host: HostId, address: SocketAddr, own: Arc<Own>, owner: &Owner) -> Self {
         Self {
             address,
-            words: Lane::start(host, address, Arc::clone(&own)),
-            blocks: Lane::start(host, address, own),
+            words: Lane::start(host, address, Arc::clone(&own), owner),
+            blocks: Lane::start(host, address, own, owner),
+            said: AtomicU64::new(0),
         }
     }
 
     pub(super) fn send(&self, frame: Frame) {
+        let now = frame.sent.0;
         if blocks(&frame) == 1 {
+            self.said.store(now, Ordering::Relaxed);
             return self.words.send(frame);
         }
-        // It says the same of this host as the other, and is there sooner.
-        self.words.send(Frame {
-            messages: Vec::new(),
-            ..frame
-        });
+        if now.saturating_sub(self.said.load(Ordering::Relaxed)) >= SAY_MICROS {
+            self.said.store(now, Ordering::Relaxed);
+            // It says the same of this host as the other, and is there sooner.
+            self.words.send(Frame {
+                messages: Vec::new(),
+                ..frame
+            });
+        }
         self.blocks.send(frame);
     }
 
@@ -118,10 +129,10 @@ impl State {
 }
 
 impl Lane {
-    fn start(host: HostId, address: SocketAddr, own: Arc<Own>) -> Self {
+    fn start(host: HostId, address: SocketAddr, own: Arc<Own>, owner: &Owner) -> Self {
         let (frames, queue) = unbounded_channel();
         let state = Arc::new(State::default());
-        let task = tokio::spawn(run(host, address, own, queue, Arc::clone(&state)));
+        let task = owner.spawn(run(host, address, own, queue, Arc::clone(&state)));
         Self {
             frames,
             state,

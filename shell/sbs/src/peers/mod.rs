@@ -12,6 +12,7 @@ pub(crate) use listen::{Listening, listen};
 
 use crate::identity;
 use crate::look::PeerLook;
+use crate::owner::Owner;
 use call::Link;
 use model::{HostId, STORAGE_PORT};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -54,8 +55,8 @@ impl Outgoing {
         }
     }
 
-    /// From now on to these. To be called within a runtime.
-    pub(crate) fn configure(&self, peers: &BTreeMap<HostId, IpAddr>) {
+    /// From now on to these; the thread of the replicas speaks with them, too: nobody else has to wake up for it.
+    pub(crate) fn configure(&self, peers: &BTreeMap<HostId, IpAddr>, owner: &Owner) {
         let mut links = self.links();
         links.retain(|host, link| peers.get(host) == Some(&link.address.ip()));
         for (host, address) in peers {
@@ -64,7 +65,7 @@ impl Outgoing {
             }
             links.entry(*host).or_insert_with(|| {
                 let address = SocketAddr::new(*address, STORAGE_PORT);
-                Link::start(*host, address, Arc::clone(&self.own))
+                Link::start(*host, address, Arc::clone(&self.own), owner)
             });
         }
     }
