@@ -2,7 +2,7 @@
 
 use crate::machine::{Machine, formatted};
 use crate::model::data;
-use crate::random::{Mix, body, seeds};
+use crate::random::{Mix, are_few, body, seeds};
 use crate::rng::Rng;
 use blocks::{
     Base, Body, Buffer, Chunk, Digest, Entry, Event, InstallRefused, Page, Recovered, Refused,
@@ -397,7 +397,10 @@ fn who_lacks_what_the_log_has_no_more_takes_chunks_and_is_the_same() {
         sum.lost,
         sum.not_taken,
     ];
-    assert!(all.iter().all(|number| *number > 0), "{sum:?}");
+    assert!(
+        are_few(40) || all.iter().all(|number| *number > 0),
+        "{sum:?}"
+    );
 }
 
 #[test]

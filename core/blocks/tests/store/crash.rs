@@ -1,7 +1,7 @@
 //! Every state that a loss of power can leave, within bounds, at each sync of short workloads.
 
 use crate::disk::Disk;
-use crate::random::{Mix, Outcome, seeds, step};
+use crate::random::{Mix, Outcome, are_few, seeds, step};
 use crate::rng::Rng;
 use crate::world::World;
 use blocks::{Io, VolumeId};
@@ -24,7 +24,7 @@ fn every_state_that_a_crash_may_leave_is_recovered() {
     }
     println!("{sum:?}");
     assert!(
-        sum.states > 1000 && sum.whole > 10 && sum.lost > 10,
+        are_few(2) || sum.states > 1000 && sum.whole > 10 && sum.lost > 10,
         "{sum:?}"
     );
 }

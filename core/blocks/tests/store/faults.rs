@@ -4,7 +4,7 @@ use crate::disk::Disk;
 use crate::disk::carry_out;
 use crate::machine::{IDENTITY, open};
 use crate::model::{data, page};
-use crate::random::{Mix, Outcome, seeds, step};
+use crate::random::{Mix, Outcome, are_few, seeds, step};
 use crate::rng::Rng;
 use crate::world::World;
 use blocks::format::layout::SUPERBLOCK_STRIDE;
@@ -547,6 +547,7 @@ fn a_log_that_was_gone_round_many_times_gives_what_is_left() {
 #[test]
 fn damage_at_random_never_gives_wrong_bytes() {
     let (mut opened, mut refused, mut damaged, mut in_doubt) = (0, 0, 0, 0);
+    let mut faults = 0;
     for seed in seeds(200) {
         println!("BLOCKS_SEED={seed}");
         let mut rng = Rng(seed ^ 0xfa17);
@@ -578,6 +579,7 @@ fn damage_at_random_never_gives_wrong_bytes() {
                 layout.wal_at(0) / BLOCK_BYTES as u64..layout.extent_at(0, 0) / BLOCK_BYTES as u64;
             for _ in 0..rng.below(3) {
                 let block = blocks[rng.below(blocks.len() as u64) as usize];
+                faults += 1;
                 match rng.below(3) {
                     0 => world.disk.unreadable.push(block),
                     // A write of elsewhere over the last header: one disk cannot tell.
@@ -606,8 +608,10 @@ fn damage_at_random_never_gives_wrong_bytes() {
             damaged += world.damaged_seen as usize;
         }
     }
-    println!("{opened} opened, {refused} refused, {damaged} damaged, {in_doubt} in doubt");
-    assert!(opened > 0 && refused > 0 && damaged > 0);
+    println!(
+        "{faults} faults: {opened} opened, {refused} refused, {damaged} damaged, {in_doubt} in doubt"
+    );
+    assert!(are_few(200) || opened > 0 && refused > 0 && damaged > 0);
 }
 
 /// Puts bytes into a superblock, and its checksum right: a disk that somebody made up.

@@ -32,12 +32,15 @@ pub(crate) struct Volume {
     /// Those that were damaged, and were submitted again.
     pub(crate) refilled: BTreeSet<(u64, u64)>,
     pub(crate) commit: u64,
+    /// A commit that reaches an entry which was found damaged, and at which operation that was: it holds
+    /// again once that one's payload is there, until a later batch says otherwise.
+    doubted: Option<(u64, u64)>,
     /// Term and vote, and since which operation.
     pub(crate) hard: Vec<(u64, (u64, u64))>,
     /// The terms of the log's entries after each operation.
     pub(crate) history: Vec<(u64, Vec<u64>)>,
-    /// Digests seen, by applied index.
-    pub(crate) digests: BTreeMap<u64, Digest>,
+    /// Digests seen, by the last entry that took effect: its index and term.
+    pub(crate) digests: BTreeMap<(u64, u64), Digest>,
 }
 
 /// A block that tells where it is from, in each of its sectors.
@@ -202,24 +205,30 @@ impl Volume {
         takes
     }
 
-    /// Takes what a store had after a crash for what there is.
+    /// As far as entries may have taken effect when a store is opened again.
+    pub(crate) fn most_commit(&self, durable: u64) -> u64 {
+        let doubted = self.doubted.filter(|(since, _)| durable <= *since);
+        doubted.map_or(self.commit, |(_, told)| told.max(self.commit))
+    }
+
+    /// Takes what a store had after a crash for what there is, once it was found to be what may be.
     pub(crate) fn restart(
         &mut self,
         operation: u64,
+        durable: u64,
         terms: &[u64],
         commit: u64,
-        blocks: u64,
-        hard: (u64, u64),
+        is_damaged: impl Fn(u64) -> bool,
     ) {
+        let told = self.most_commit(durable).min(terms.len() as u64);
+        let doubted = (commit + 1..=told).next().filter(|next| is_damaged(*next));
+        self.doubted = doubted.map(|_| (operation, told));
         let entries = (1..)
             .zip(terms)
             .map(|(index, term)| self.all[&(index, *term)].clone());
         self.log = entries.collect();
         self.commit = commit;
-        self.sizes = vec![(operation, blocks)];
-        self.hard = vec![(operation, hard)];
         self.history = vec![(operation, terms.to_vec())];
-        self.digests.retain(|index, _| *index <= commit);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Pages of the map, which go to new places at each checkpoint.
 
 use crate::model::data;
-use crate::random::seeds;
+use crate::random::{are_few, seeds};
 use crate::rng::Rng;
 use crate::world::World;
 use blocks::{Body, Entry, Submission, VolumeId};
@@ -70,5 +70,5 @@ fn a_page_that_a_superblock_may_refer_to_stays_as_it_is() {
         checkpoints += world.store.counters().checkpoints;
     }
     println!("{checkpoints} checkpoints, {crashes} crashes");
-    assert!(checkpoints > 100 && crashes > 10);
+    assert!(are_few(10) || checkpoints > 100 && crashes > 10);
 }

@@ -318,6 +318,12 @@ pub(crate) fn seeds(default: u64) -> std::ops::Range<u64> {
     first..first + number("BLOCKS_SEEDS").unwrap_or(default)
 }
 
+/// Fewer than by default, as when one that failed is run again: these need not get everywhere.
+pub(crate) fn are_few(default: u64) -> bool {
+    let seeds = seeds(default);
+    seeds.end - seeds.start < default
+}
+
 #[test]
 fn whatever_happens_what_was_acknowledged_is_there() {
     let mut sum = Outcome::default();
@@ -343,7 +349,10 @@ fn whatever_happens_what_was_acknowledged_is_there() {
         sum.busy,
         sum.redirected,
     ];
-    assert!(all.iter().all(|number| *number > 0), "{sum:?}");
+    assert!(
+        are_few(60) || all.iter().all(|number| *number > 0),
+        "{sum:?}"
+    );
 }
 
 #[test]

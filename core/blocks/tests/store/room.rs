@@ -1,7 +1,7 @@
 //! Room: each extent is promised once, and a disk is full only when it is.
 
 use crate::model::data;
-use crate::random::{Mix, Outcome, seeds, step};
+use crate::random::{Mix, Outcome, are_few, seeds, step};
 use crate::rng::Rng;
 use crate::world::World;
 use blocks::{Body, Entry, Io, Refused, Submission, VolumeId};
@@ -223,5 +223,5 @@ fn a_disk_is_full_when_it_is() {
         full += world.full;
     }
     println!("{full} times full, {crashes} crashes");
-    assert!(full > 0 && crashes > 0);
+    assert!(are_few(30) || full > 0 && crashes > 0);
 }

