@@ -2,7 +2,7 @@
 //! and is the only one to touch it: nothing is locked and nothing is shared.
 
 use crate::bucket::{Bucket, Buckets, Rate};
-use crate::flows::{Direction, Ends, Flow, FlowKey, Flows, Seen};
+use crate::flows::{Direction, Ends, Flow, FlowKey, Flows, Noted, Seen};
 use crate::merge::{Came, Merged, Merger, To};
 use crate::message::Message;
 use crate::neighbour::{Asked, Reply, Silence, answer};
@@ -501,6 +501,16 @@ impl Engine {
     /// Flows that were no longer counted while they passed, because there was no room.
     pub fn flows_pushed_out(&self) -> u64 {
         self.flows.pushed_out()
+    }
+
+    /// What was noted of flows that pass, for another worker to go on with.
+    pub fn noted(&self, now: Duration) -> impl Iterator<Item = &Noted> + '_ {
+        self.flows.noted(now)
+    }
+
+    /// Goes on with what another worker had noted, as far as there is room.
+    pub fn take_over(&mut self, now: Duration, noted: &[Noted]) {
+        noted.iter().for_each(|noted| self.flows.add(now, noted));
     }
 
     /// Questions for neighbours that were answered.

@@ -93,14 +93,15 @@ const WAYS: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Flows {
     /// Each flow has its place in one of them; none where nothing is counted.
-    sets: Box<[[Option<Entry>; WAYS]]>,
+    sets: Box<[[Option<Noted>; WAYS]]>,
     /// Where the flow is that was noted last.
     latest: (usize, usize),
     pushed_out: u64,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Entry {
+/// What a worker noted of a flow, for itself or another worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Noted {
     hash: u32,
     key: FlowKey,
     vtep: Option<IpAddr>,
@@ -153,22 +154,16 @@ impl Flows {
         if self.sets.is_empty() {
             return;
         }
-        let number = index(&key, hash) & (self.sets.len() - 1);
-        let set = &mut self.sets[number];
-        let is_it = |entry: &Entry| entry.hash == hash && entry.key == key;
-        let found = set
-            .iter()
-            .position(|place| place.as_ref().is_some_and(is_it));
+        let (number, found) = self.find(&key, hash);
         let place = found.unwrap_or_else(|| {
-            let last = |place: &usize| set[*place].as_ref().map(|entry| entry.last);
-            let oldest = (0..WAYS).min_by_key(last).unwrap_or_default();
-            if set[oldest].take().is_some_and(|entry| entry.passes(now)) {
-                self.pushed_out += 1;
-            }
+            let oldest = self.oldest(number);
+            let gone = self.sets[number][oldest].take();
+            self.pushed_out += u64::from(gone.is_some_and(|entry| entry.passes(now)));
             oldest
         });
+        let set = &mut self.sets[number];
         let held = set[place].filter(|entry| entry.passes(now));
-        let entry = set[place].insert(held.unwrap_or(Entry {
+        let entry = set[place].insert(held.unwrap_or(Noted {
             hash,
             key,
             vtep: None,
@@ -182,6 +177,48 @@ impl Flows {
         self.latest = (number, place);
     }
 
+    /// The set of a flow, and where in it the flow is.
+    fn find(&self, key: &FlowKey, hash: u32) -> (usize, Option<usize>) {
+        let number = index(key, hash) & (self.sets.len() - 1);
+        let is_it = |entry: &Noted| entry.hash == hash && entry.key == *key;
+        let mut places = self.sets[number].iter();
+        let found = places.position(|place| place.as_ref().is_some_and(is_it));
+        (number, found)
+    }
+
+    /// What goes first of a set: an empty place, or the flow that was silent for the longest.
+    fn oldest(&self, number: usize) -> usize {
+        let last = |place: &usize| self.sets[number][*place].as_ref().map(|entry| entry.last);
+        (0..WAYS).min_by_key(last).unwrap_or_default()
+    }
+
+    /// Those that pass, for another worker to go on with.
+    pub(crate) fn noted(&self, now: Duration) -> impl Iterator<Item = &Noted> + '_ {
+        let entries = self.sets.iter().flatten().flatten();
+        entries.filter(move |entry| entry.passes(now))
+    }
+
+    /// Goes on with what another worker noted of a flow, unless all that it would take the place of was
+    /// heard of since.
+    pub(crate) fn add(&mut self, now: Duration, noted: &Noted) {
+        if self.sets.is_empty() || !noted.passes(now) {
+            return;
+        }
+        let (number, found) = self.find(&noted.key, noted.hash);
+        let place = found.unwrap_or_else(|| self.oldest(number));
+        let place = &mut self.sets[number][place];
+        let held = place.filter(|entry| entry.passes(now));
+        *place = match held {
+            Some(held) if found.is_some() => Some(held.and(noted)),
+            None => Some(*noted),
+            Some(held) => {
+                self.pushed_out += 1;
+                let newer = if held.last < noted.last { *noted } else { held };
+                Some(newer)
+            }
+        };
+    }
+
     /// Counts one more packet of the flow that was noted last.
     pub(crate) fn one_more(&mut self, now: Duration, bytes: u64) {
         let (number, place) = self.latest;
@@ -192,9 +229,7 @@ impl Flows {
 
     /// Those that pass.
     pub(crate) fn passing(&self, now: Duration) -> impl Iterator<Item = Flow> + '_ {
-        let entries = self.sets.iter().flatten().flatten();
-        let entries = entries.filter(move |entry| entry.passes(now));
-        entries.map(move |entry| Flow {
+        self.noted(now).map(move |entry| Flow {
             key: entry.key,
             vtep: entry.vtep,
             packets: entry.packets,
@@ -210,9 +245,25 @@ impl Flows {
     }
 }
 
-impl Entry {
+impl Noted {
     fn passes(&self, now: Duration) -> bool {
         now.saturating_sub(self.last) < FLOW_IDLE
+    }
+
+    /// The same flow, as two workers noted it.
+    fn and(self, other: &Noted) -> Self {
+        let vtep = match self.last < other.last {
+            true => other.vtep,
+            false => self.vtep,
+        };
+        Self {
+            vtep,
+            packets: self.packets + other.packets,
+            bytes: self.bytes + other.bytes,
+            first: self.first.min(other.first),
+            last: self.last.max(other.last),
+            ..self
+        }
     }
 
     fn count(&mut self, now: Duration, packets: u64, bytes: u64) {

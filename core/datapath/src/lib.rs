@@ -25,7 +25,8 @@ mod vxlan;
 pub use dissect::inner;
 pub use engine::{ANNOUNCEMENTS, Answered, Engine, Fate, Received, Traffic};
 pub use flows::{
-    Direction, Ends, FLOW_IDLE, FLOWS_DEFAULT, FLOWS_MAX, Flow, FlowKey, together as flows_together,
+    Direction, Ends, FLOW_IDLE, FLOWS_DEFAULT, FLOWS_MAX, Flow, FlowKey, Noted,
+    together as flows_together,
 };
 pub use message::{Bounds, Message};
 pub use offload::{OFFLOAD_BYTES, Offload, Partial, SegmentKind, Segmentation};

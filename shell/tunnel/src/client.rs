@@ -5,6 +5,7 @@ use crate::wire::{Figures, FlowFigures, Hello, Request, Response, SOCKET_NAME, r
 use datapath::{Change, Tables};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::de::DeserializeOwned;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
@@ -187,11 +188,16 @@ impl Client {
 
     pub(crate) fn ask(&mut self, request: &Request) -> Result<Response, TunnelError> {
         send(&mut self.stream, request).map_err(TunnelError::Talk)?;
-        match receive(&mut self.stream).map_err(TunnelError::Talk)? {
-            Some(Response::Refused(why)) => Err(TunnelError::Refused(why)),
-            Some(response) => Ok(response),
-            None => Err(TunnelError::Talk(io::ErrorKind::UnexpectedEof.into())),
+        match self.hear()? {
+            Response::Refused(why) => Err(TunnelError::Refused(why)),
+            response => Ok(response),
         }
+    }
+
+    /// What it says next.
+    pub(crate) fn hear<T: DeserializeOwned>(&mut self) -> Result<T, TunnelError> {
+        let heard = receive(&mut self.stream).map_err(TunnelError::Talk)?;
+        heard.ok_or_else(|| TunnelError::Talk(io::ErrorKind::UnexpectedEof.into()))
     }
 
     pub(crate) fn stream(&self) -> &UnixStream {

@@ -2,9 +2,9 @@
 
 use crate::capture::{CaptureRequest, Record, Watcher};
 use crate::sockets::Sockets;
-use crate::wire::{Figures, FlowFigures, Handed};
-use crate::worker::{Gone, Letter, Manner, Taken, Worker};
-use datapath::{Change, Reason, Tables, flows_together};
+use crate::wire::{Figures, FlowFigures, Handed, Tally};
+use crate::worker::{Ended, Gone, Legacy, Letter, Manner, Taken, Worker};
+use datapath::{Change, Noted, Reason, Tables, flows_together};
 use linux::{TapQueue, TunnelSocket};
 use model::IfName;
 use std::collections::BTreeMap;
@@ -33,8 +33,19 @@ pub(crate) struct Control {
     next_watcher: u64,
     /// Frames that TAPs' queues had no room for.
     queues_full: u64,
+    /// What those counted whose place this one took.
+    before: Figures,
+    pushed_out_before: u64,
     /// All is another process's now.
     handed: bool,
+}
+
+/// What a datapath counted until it ended.
+#[derive(Debug)]
+pub(crate) struct Account {
+    pub(crate) tally: Tally,
+    /// What each worker had noted of flows.
+    pub(crate) noted: Vec<Vec<Noted>>,
 }
 
 /// A TAP that is open: its number among the workers, and each one's queue.
@@ -59,6 +70,8 @@ impl Control {
             gone,
             next_watcher: 0,
             queues_full: 0,
+            before: Figures::default(),
+            pushed_out_before: 0,
             handed: false,
         })
     }
@@ -78,7 +91,6 @@ impl Control {
             control.taps.insert(name, tap);
         }
         control.next_tap = control.taps.len();
-        control.count_queues();
         if let Some(local) = handed.local {
             for _ in 0..handed.workers {
                 let some: Vec<OwnedFd> = fds.by_ref().take(handed.sockets).collect();
@@ -129,14 +141,63 @@ impl Control {
         (handed, fds)
     }
 
+    /// Goes on with what another process counted; after one that did not say, begins anew.
+    pub(crate) fn go_on(&mut self, told: Option<Account>) {
+        let (mut overflowed, mut noted) = (Vec::new(), Vec::new());
+        if let Some(Account { tally, noted: told }) = told {
+            self.before = tally.figures;
+            self.pushed_out_before = tally.pushed_out;
+            (overflowed, noted) = (tally.overflowed, told);
+            for (name, not_taken) in tally.not_taken {
+                if let Some(tap) = self.taps.get_mut(&name) {
+                    tap.not_taken = Some(not_taken);
+                }
+            }
+        }
+        self.count_queues();
+        let mut overflowed = overflowed.into_iter();
+        let mut noted = noted.into_iter();
+        for worker in &self.workers {
+            worker.tell(Letter::GoOn(Legacy {
+                overflowed: overflowed.next().flatten(),
+                noted: noted.next().unwrap_or_default(),
+            }));
+        }
+    }
+
     /// It was not taken over after all.
     pub(crate) fn keep(&mut self) {
         self.handed = false;
     }
 
-    /// Ends all workers.
-    pub(crate) fn stop(&mut self) {
-        self.workers.drain(..).for_each(Worker::stop);
+    /// Ends all workers; what was counted until then.
+    pub(crate) fn stop(&mut self) -> Account {
+        let ended: Vec<Option<Ended>> = self.workers.drain(..).map(Worker::stop).collect();
+        self.count_queues();
+        let mut tally = Tally {
+            figures: self.before.clone(),
+            pushed_out: self.pushed_out_before,
+            not_taken: BTreeMap::new(),
+            overflowed: Vec::with_capacity(ended.len()),
+        };
+        let mut noted = Vec::with_capacity(ended.len());
+        for ended in ended {
+            let legacy = match ended {
+                Some(ended) => {
+                    tally.figures = tally.figures.add(ended.figures);
+                    tally.pushed_out += ended.pushed_out;
+                    ended.legacy
+                }
+                None => Legacy::default(),
+            };
+            tally.overflowed.push(legacy.overflowed);
+            noted.push(legacy.noted);
+        }
+        self.add_queues_full(&mut tally.figures);
+        let counted = self.taps.iter();
+        let counted = counted.filter_map(|(name, tap)| Some((name.clone(), tap.not_taken?)));
+        tally.not_taken = counted.collect();
+        Account { tally, noted }
     }
 
     pub(crate) fn dump(&mut self) -> Vec<Change> {
@@ -253,12 +314,16 @@ impl Control {
     pub(crate) fn figures(&mut self) -> Result<Figures, String> {
         self.count_queues();
         let reports = self.ask_all(Letter::Report)?;
-        let mut sum = reports.into_iter().fold(Figures::default(), Figures::add);
+        let mut sum = (reports.into_iter()).fold(self.before.clone(), Figures::add);
+        self.add_queues_full(&mut sum);
+        Ok(sum)
+    }
+
+    fn add_queues_full(&self, figures: &mut Figures) {
         if self.queues_full > 0 {
             let reason = Reason::TapQueueFull.name().to_owned();
-            sum.dropped.insert(reason, self.queues_full);
+            *figures.dropped.entry(reason).or_default() += self.queues_full;
         }
-        Ok(sum)
     }
 
     fn count_queues(&mut self) {
@@ -281,11 +346,11 @@ impl Control {
     /// Which flows pass all workers together.
     pub(crate) fn flows(&self) -> Result<FlowFigures, String> {
         let reports = self.ask_all(Letter::Flows)?;
-        let pushed_out = reports.iter().map(|report| report.pushed_out).sum();
+        let pushed_out = reports.iter().map(|report| report.pushed_out).sum::<u64>();
         let flows = reports.into_iter().flat_map(|report| report.flows);
         Ok(FlowFigures {
             flows: flows_together(flows),
-            pushed_out,
+            pushed_out: self.pushed_out_before + pushed_out,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use crate::capture::{CaptureRequest, WAITING_MAX};
 use crate::client::{Client, TunnelError, program};
-use crate::control::Control;
+use crate::control::{Account, Control};
 use crate::wire::{Hello, Request, Response, SOCKET_NAME, receive, send};
 use crate::worker::Manner;
 use linux::{receive_fds, send_fds};
@@ -50,7 +50,7 @@ pub fn run(options: &Options) -> Result<(), TunnelError> {
         seed: rand::random(),
         flows: options.flows,
     };
-    let (control, before) = match take_over(&options.run_dir, manner) {
+    let (mut control, before) = match take_over(&options.run_dir, manner) {
         Ok(Some((control, before))) => (control, Some(before)),
         Ok(None) => (begin(options, manner)?, None),
         Err(error) => {
@@ -62,11 +62,12 @@ pub fn run(options: &Options) -> Result<(), TunnelError> {
     let listener = listen(&path).map_err(TunnelError::Start)?;
     // Only now: what workers were told they have.
     control.settle().map_err(TunnelError::Refused)?;
-    if let Some(mut before) = before {
-        // It ends before it answers.
-        if let Err(error) = before.ask(&Request::TakenOver) {
-            info!(%error, "The datapath before this one has ended");
-        }
+    if let Some(before) = before {
+        let told = end_it(before).unwrap_or_else(|error| {
+            info!(%error, "The datapath before this one has ended; what is counted begins anew");
+            None
+        });
+        control.go_on(told);
     }
     let pid = std::process::id();
     info!(pid, path = %path.display(), "Datapath runs");
@@ -112,6 +113,17 @@ fn take_over(run_dir: &Path, manner: Manner) -> Result<Option<(Control, Client)>
     );
     let control = Control::take_over(manner, handed, fds).map_err(TunnelError::Start)?;
     Ok(Some((control, before)))
+}
+
+/// Ends the one before, and hears what it counted; one of a version before this does not say.
+fn end_it(mut before: Client) -> Result<Option<Account>, TunnelError> {
+    // It stops counting before it answers.
+    let Response::Counted(tally) = before.ask(&Request::TakenOver)? else {
+        return Ok(None);
+    };
+    let noted = tally.overflowed.iter().map(|_| before.hear());
+    let noted = noted.collect::<Result<_, _>>()?;
+    Ok(Some(Account { tally, noted }))
 }
 
 /// Listens under the name of the one before, in one step.
@@ -228,23 +240,26 @@ fn answer(
         Request::Capture(_) => unreachable!("it is not answered here"),
         Request::TakenOver => {
             info!("Another took over; ending");
-            end(&mut control, stream);
+            let Account { tally, noted } = control.stop();
+            let told = send(stream, &Response::Counted(tally));
+            end(told.and_then(|()| noted.iter().try_for_each(|noted| send(stream, noted))));
         }
         Request::Stop => {
             info!("Told to end");
             if let Err(error) = fs::remove_file(path) {
                 warn!(%error, "The socket stays");
             }
-            end(&mut control, stream);
+            // What is under way is sent first.
+            control.stop();
+            end(send(stream, &Response::Done));
         }
     };
     send(stream, &response)
 }
 
-/// Ends the process, after what is under way was sent.
-fn end(control: &mut Control, stream: &mut UnixStream) -> ! {
-    control.stop();
-    if let Err(error) = send(stream, &Response::Done) {
+/// Ends the process, of which somebody was told.
+fn end(told: io::Result<()>) -> ! {
+    if let Err(error) = told {
         info!(%error, "Nobody waits for the end");
     }
     std::process::exit(0);

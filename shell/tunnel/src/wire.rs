@@ -33,7 +33,7 @@ pub(crate) enum Request {
     Flows,
     /// Hand over all that is open. Nothing is taken in from then on.
     TakeOver,
-    /// All was taken over and is in use: end.
+    /// All was taken over and is in use: end, and say what was counted.
     TakenOver,
     /// Show frames from now on, until the connection ends; records follow the answer.
     Capture(CaptureRequest),
@@ -53,6 +53,8 @@ pub(crate) enum Response {
     Flows(FlowFigures),
     /// The descriptors follow.
     Handed(Handed),
+    /// What each worker noted of flows follows.
+    Counted(Tally),
     Done,
     Refused(String),
 }
@@ -79,7 +81,20 @@ pub(crate) struct Handed {
     pub(crate) sockets: usize,
 }
 
-/// What a datapath counted since it was started.
+/// What was counted until the end, for the process that goes on. What each worker had noted of flows
+/// follows, in a message for each.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Tally {
+    pub(crate) figures: Figures,
+    /// See [`FlowFigures::pushed_out`].
+    pub(crate) pushed_out: u64,
+    /// What each TAP's queues had had no room for when that was last counted. The device counts on.
+    pub(crate) not_taken: BTreeMap<IfName, u64>,
+    /// The same of each worker's receiving socket.
+    pub(crate) overflowed: Vec<Option<u32>>,
+}
+
+/// What a datapath counted since it was started, and those whose place it took over.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Figures {
     /// To other hosts.
@@ -111,8 +126,8 @@ pub struct Counted {
 pub struct FlowFigures {
     /// The largest first.
     pub flows: Vec<Flow>,
-    /// Flows that were no longer counted while they passed, because there was no room, since the
-    /// datapath was started.
+    /// Flows that were no longer counted while they passed, because there was no room; since when, as
+    /// for [`Figures`].
     pub pushed_out: u64,
 }
 

@@ -6,7 +6,7 @@ use crate::deliver::deliver;
 use crate::sockets::{SOURCE_PORTS, Sockets};
 use crate::wire::{Figures, FlowFigures};
 use datapath::{
-    Bounds, Change, Direction, Engine, Fate, Inbox, Message, OFFLOAD_BYTES, Offload, Outbox,
+    Bounds, Change, Direction, Engine, Fate, Inbox, Message, Noted, OFFLOAD_BYTES, Offload, Outbox,
     Reason, Received, Span, VXLAN_PORT, vni_of,
 };
 use linux::{Got, Receiver, Sender, TUNNEL_PACKETS_MAX, TapQueue, ToSend};
@@ -14,6 +14,7 @@ use model::IfName;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::time::{ClockId, clock_gettime};
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
@@ -44,6 +45,8 @@ pub(crate) enum Letter {
     Tap(IfName, usize, TapQueue),
     /// All that another process had, at once: who reads from a TAP knows what to do with the frame.
     TakeOver(Taken),
+    /// Go on with what was counted, now that nobody else counts.
+    GoOn(Legacy),
     /// A TAP is nobody's any more.
     Forget(IfName),
     /// Rows.
@@ -70,6 +73,22 @@ pub(crate) struct Taken {
     pub(crate) sockets: Option<Sockets>,
 }
 
+/// What a worker that has ended leaves to the one that goes on.
+#[derive(Debug, Default)]
+pub(crate) struct Legacy {
+    /// What the receiving socket had dropped when that was last counted.
+    pub(crate) overflowed: Option<u32>,
+    pub(crate) noted: Vec<Noted>,
+}
+
+/// What a worker counted until it ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) figures: Figures,
+    pub(crate) pushed_out: u64,
+    pub(crate) legacy: Legacy,
+}
+
 /// A TAP that a worker can read no more.
 #[derive(Debug)]
 pub(crate) struct Gone(pub(crate) IfName);
@@ -79,7 +98,7 @@ pub(crate) struct Gone(pub(crate) IfName);
 pub(crate) struct Worker {
     letters: Letters<Letter>,
     bell: Arc<EventFd>,
-    thread: Option<JoinHandle<()>>,
+    thread: JoinHandle<Ended>,
 }
 
 /// How workers run.
@@ -105,7 +124,7 @@ impl Worker {
         Ok(Self {
             letters,
             bell,
-            thread: Some(thread),
+            thread,
         })
     }
 
@@ -117,14 +136,14 @@ impl Worker {
         }
     }
 
-    /// Ends it, and waits for that.
-    pub(crate) fn stop(mut self) {
+    /// Ends it, and waits for that; nothing is known of one that panicked.
+    pub(crate) fn stop(self) -> Option<Ended> {
         self.tell(Letter::Stop);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
+        let ended = self.thread.join().ok();
+        if ended.is_none() {
             warn!("A worker had panicked");
         }
+        ended
     }
 }
 
@@ -138,7 +157,6 @@ struct Body {
     bell: Arc<EventFd>,
     gone: Letters<Gone>,
     manner: Manner,
-    started: Instant,
     epoll: Epoll,
     taps: BTreeMap<usize, Tap>,
     sockets: Option<Sockets>,
@@ -151,8 +169,9 @@ struct Body {
     sender: Sender,
     /// Sockets, by their number, that had no room when something was last sent by them.
     full: [bool; SOURCE_PORTS],
-    /// What the receiving socket had dropped when that was last counted.
-    overflowed: u32,
+    /// What the receiving socket had dropped when that was last counted; none while the process before
+    /// counts it.
+    overflowed: Option<u32>,
     /// The kernel splits what is sent. Older ones refuse to where the way out computes no checksums.
     splits: bool,
     watchers: Vec<Watcher>,
@@ -174,7 +193,6 @@ impl Body {
             bell,
             gone,
             manner,
-            started: Instant::now(),
             epoll,
             taps: BTreeMap::new(),
             sockets: None,
@@ -186,13 +204,27 @@ impl Body {
             receiver: Receiver::new(MESSAGES_AT_ONCE),
             sender: Sender::default(),
             full: [false; SOURCE_PORTS],
-            overflowed: 0,
+            overflowed: None,
             splits: true,
             watchers: Vec::new(),
         })
     }
 
-    fn run(mut self) {
+    fn run(mut self) -> Ended {
+        self.work();
+        self.count_overflow();
+        let noted = self.engine.noted(since_boot());
+        Ended {
+            figures: Figures::of(&self.engine),
+            pushed_out: self.engine.flows_pushed_out(),
+            legacy: Legacy {
+                overflowed: self.overflowed,
+                noted: noted.copied().collect(),
+            },
+        }
+    }
+
+    fn work(&mut self) {
         let mut events = [EpollEvent::empty(); 64];
         let mut until: Option<Instant> = None;
         loop {
@@ -245,6 +277,11 @@ impl Body {
                     }
                     taken.rows.iter().for_each(|row| self.engine.apply(row));
                     self.set_sockets(taken.sockets);
+                    self.overflowed = None;
+                }
+                Letter::GoOn(legacy) => {
+                    self.overflowed = legacy.overflowed.or_else(|| self.dropped());
+                    self.engine.take_over(since_boot(), &legacy.noted);
                 }
                 Letter::Forget(name) => {
                     let number = self.taps.iter().find(|(_, tap)| tap.name == name);
@@ -263,7 +300,7 @@ impl Body {
                     drop(to.send(Figures::of(&self.engine)));
                 }
                 Letter::Flows(to) => {
-                    let flows = self.engine.flows(self.started.elapsed());
+                    let flows = self.engine.flows(since_boot());
                     drop(to.send(FlowFigures {
                         flows: flows.collect(),
                         pushed_out: self.engine.flows_pushed_out(),
@@ -288,23 +325,25 @@ impl Body {
 
     /// Counts what the receiving socket had no room for since this was last looked at.
     fn count_overflow(&mut self) {
-        let Some(sockets) = &self.sockets else { return };
-        match sockets.receiving.dropped() {
-            Ok(dropped) => {
-                let more = dropped.wrapping_sub(self.overflowed);
-                self.overflowed = dropped;
-                self.engine
-                    .count_many(Reason::ReceiveBufferFull, more as usize);
-            }
-            Err(error) => debug!(%error, "What a socket dropped is not known"),
-        }
+        let Some((before, now)) = self.overflowed.zip(self.dropped()) else {
+            return;
+        };
+        let more = now.wrapping_sub(before);
+        self.overflowed = Some(now);
+        self.engine
+            .count_many(Reason::ReceiveBufferFull, more as usize);
+    }
+
+    /// What it had no room for since it was made.
+    fn dropped(&self) -> Option<u32> {
+        let dropped = self.sockets.as_ref()?.receiving.dropped();
+        dropped
+            .inspect_err(|error| debug!(%error, "What a socket dropped is not known"))
+            .ok()
     }
 
     fn set_sockets(&mut self, sockets: Option<Sockets>) {
         self.count_overflow();
-        let dropped = sockets.as_ref().map(|some| some.receiving.dropped());
-        // What another process did not read is not ours to count.
-        self.overflowed = dropped.and_then(Result::ok).unwrap_or_default();
         self.full = [false; SOURCE_PORTS];
         if let Some(before) = std::mem::replace(&mut self.sockets, sockets) {
             unwatch(&self.epoll, &before.receiving);
@@ -315,6 +354,7 @@ impl Body {
                 warn!(%error, "The tunnel's socket cannot be watched");
             }
         }
+        self.overflowed = self.dropped();
     }
 
     /// Reads what a TAP has, up to an arena full, and sends it.
@@ -323,7 +363,7 @@ impl Body {
             return;
         };
         self.outbox.clear();
-        let now = self.started.elapsed();
+        let now = since_boot();
         let (mut used, mut frames) = (0, 0);
         let mut gone = None;
         while frames < FRAMES_AT_ONCE && self.arena.len() - used >= FRAME_BYTES {
@@ -504,7 +544,7 @@ impl Body {
                 }
             };
             self.inbox.clear();
-            let now = self.started.elapsed();
+            let now = since_boot();
             let bytes = self.receiver.bytes();
             for got in self.receiver.messages() {
                 if got.truncated {
@@ -597,6 +637,11 @@ impl Body {
             self.lose_tap(number, &error);
         }
     }
+}
+
+/// The clock of all workers, and of those of the process that takes over.
+fn since_boot() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
 
 fn unwatch(epoll: &Epoll, what: &impl AsFd) {

@@ -132,3 +132,56 @@ proptest! {
         prop_assert_eq!(told, model);
     }
 }
+
+/// Goes on with what another noted.
+fn take_over(flows: &mut Flows, before: &Flows, now: Duration) {
+    let noted: Vec<Noted> = before.noted(now).copied().collect();
+    noted.iter().for_each(|noted| flows.add(now, noted));
+}
+
+#[test]
+fn who_takes_over_goes_on_with_what_was_counted() {
+    let (mut before, mut after) = (Flows::new(64), Flows::new(16));
+    before.note(s(10), key(1), 7, seen(3, 300));
+    before.note(s(20), key(2), 8, seen(1, 100));
+    // Both work for a moment.
+    after.note(s(60), key(1), 7, seen(2, 200));
+    before.note(s(61), key(1), 7, seen(1, 100));
+    after.note(s(62), key(3), 9, seen(1, 100));
+    take_over(&mut after, &before, s(65));
+    assert_eq!(counted(&after, s(65)), [(1, 100), (1, 100), (6, 600)]);
+    let of = |after: &Flows, n| {
+        after
+            .passing(s(65))
+            .find(|flow| flow.key == key(n))
+            .unwrap()
+    };
+    assert_eq!((of(&after, 1).age, of(&after, 1).idle), (s(55), s(4)));
+    assert_eq!((of(&after, 2).age, of(&after, 2).idle), (s(45), s(45)));
+    after.note(s(66), key(1), 7, seen(1, 100));
+    assert_eq!(of(&after, 1).packets, 7);
+    // A flow that has ended is not brought back.
+    let mut later = Flows::new(64);
+    take_over(&mut later, &before, s(100));
+    assert_eq!(counted(&later, s(100)), [(4, 400)]);
+    // Who counts none counts none.
+    let mut none = Flows::new(0);
+    take_over(&mut none, &before, s(65));
+    assert_eq!(counted(&none, s(65)), []);
+}
+
+#[test]
+fn where_there_is_no_room_for_all_that_was_counted_the_most_silent_go() {
+    let (mut before, mut after) = (Flows::new(256), Flows::new(WAYS));
+    for n in 1..=6 {
+        before.note(s(n), key(n as u16), n as u32, seen(n, 100));
+    }
+    assert_eq!(before.pushed_out(), 0);
+    after.note(s(4), key(9), 9, seen(9, 100));
+    take_over(&mut after, &before, s(10));
+    assert_eq!(
+        counted(&after, s(10)),
+        [(4, 100), (5, 100), (6, 100), (9, 100)]
+    );
+    assert_eq!(after.pushed_out(), 3);
+}

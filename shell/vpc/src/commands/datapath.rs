@@ -28,7 +28,7 @@ pub(crate) enum Datapath {
     Status(Where),
     /// Which flows pass now, and how much of each
     #[command(
-        after_help = "A flow that was silent for a minute is shown no more; counters begin when the datapath is started.
+        after_help = "A flow that was silent for a minute is shown no more; counters go on when another datapath takes over.
 What is answered here or dropped is no flow: see vpc datapath status.
 
 Examples:
