@@ -8,6 +8,7 @@ use datapath::{
 };
 use model::{IfName, MacAddr, Mtu, VlanId, Vni};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// `| how 1 | a frame |`: bit 0 drops what is unknown; who has an address is in its last byte.
@@ -114,7 +115,7 @@ pub const FILTERS: &[&str] = &[
 
 /// The domain and the TAP of the engines below, and what is behind VTEP 192.0.2.2.
 fn engine() -> Engine {
-    let mut engine = Engine::new(1);
+    let mut engine = Engine::new(1, Arc::default());
     engine.count_flows(4);
     let tap = IfName::new("t-1".to_owned()).expect("it is a name");
     engine.name_tap(tap.clone(), 0, true);

@@ -1,6 +1,7 @@
-//! Token buckets: how much of something may be, on the whole and at once.
+//! Token buckets: how much of something may be, on the whole and at once. All workers of a host take from
+//! the same ones, without a lock: what is limited is what a host lets through, however many threads it has.
 
-use model::MacAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// How often something may be.
@@ -27,69 +28,86 @@ impl Rate {
     }
 }
 
-/// One bucket, as the moment it will be full again: all that there is to know of it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// One bucket, as the moment it will be full again: all that there is to know of it, so that one word is
+/// enough for any number of workers.
+#[derive(Debug, Default)]
 pub struct Bucket {
-    full_at_ns: u64,
+    full_at_ns: AtomicU64,
 }
 
 impl Bucket {
     /// Takes one out, if there is one. `now` is since any moment, the same for all calls; where it goes
-    /// back nothing is gained.
-    pub fn take(&mut self, rate: Rate, now: Duration) -> bool {
+    /// back, as between workers, nothing is gained. A bucket that is empty is only read.
+    pub fn take(&self, rate: Rate, now: Duration) -> bool {
         let Some(interval) = rate.interval() else {
             return false;
         };
         let now = nanoseconds(now);
-        let full_at = self.full_at_ns.max(now).saturating_add(interval);
-        if full_at - now > interval.saturating_mul(rate.burst.into()) {
-            return false;
-        }
-        self.full_at_ns = full_at;
-        true
+        let most = interval.saturating_mul(rate.burst.into());
+        // Nothing else is read by what is written here, so that no order is needed.
+        let taken = self
+            .full_at_ns
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
+                let full_at = full_at.max(now).saturating_add(interval);
+                (full_at - now <= most).then_some(full_at)
+            });
+        taken.is_ok()
     }
 }
 
-/// A bucket for each source MAC, in a table that does not grow: where it is full, the bucket that was
+/// A bucket for each of many, in a table that does not grow: where it is full, the bucket that was
 /// left alone the longest goes. It comes back full, so who has very many MACs has more than one's due;
-/// guards leave a port one.
-#[derive(Debug, Clone)]
+/// guards leave a port one. So it is with what two workers meet for the first time at once.
+#[derive(Debug)]
 pub struct Buckets {
-    rate: Rate,
-    /// Each MAC has its place in one of them.
-    sets: Box<[[(MacAddr, Bucket); WAYS]]>,
+    /// Each has its place in one of them.
+    sets: Box<[Set]>,
 }
 
 const WAYS: usize = 4;
 
+/// Together what a processor takes from memory at once.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Set([Place; WAYS]);
+
+#[derive(Debug, Default)]
+struct Place {
+    whose: AtomicU64,
+    bucket: Bucket,
+}
+
 impl Buckets {
-    /// Room for at least `most` MACs, which is made here and never again.
-    pub fn new(rate: Rate, most: usize) -> Self {
+    /// Room for at least `most`, which is made here and never again.
+    pub fn new(most: usize) -> Self {
         let sets = most.div_ceil(WAYS).max(1).next_power_of_two();
-        let empty = [(MacAddr::ZERO, Bucket::default()); WAYS];
         Self {
-            rate,
-            sets: vec![empty; sets].into(),
+            sets: (0..sets).map(|_| Set::default()).collect(),
         }
     }
 
-    /// Another rate from now on.
-    pub fn set_rate(&mut self, rate: Rate) {
-        self.rate = rate;
-    }
-
-    /// Takes one out of a MAC's bucket, if there is one.
-    pub fn take(&mut self, mac: MacAddr, now: Duration) -> bool {
+    /// Takes one out of somebody's bucket, if there is one.
+    pub fn take(&self, whose: u64, rate: Rate, now: Duration) -> bool {
         let mask = self.sets.len() - 1;
-        let set = &mut self.sets[spread(mac) & mask];
-        let found = set.iter().position(|(whose, _)| *whose == mac);
-        let place = found.unwrap_or_else(|| {
-            let oldest = (0..WAYS).min_by_key(|place| set[*place].1.full_at_ns);
+        let Set(places) = &self.sets[spread(whose) & mask];
+        loop {
+            let is_it = |place: &&Place| place.whose.load(Ordering::Relaxed) == whose;
+            if let Some(place) = places.iter().find(is_it) {
+                return place.bucket.take(rate, now);
+            }
+            let full_at = |place: &&Place| place.bucket.full_at_ns.load(Ordering::Relaxed);
+            let oldest = places.iter().min_by_key(full_at);
             let oldest = oldest.expect("a set has places");
-            set[oldest] = (mac, Bucket::default());
-            oldest
-        });
-        set[place].1.take(self.rate, now)
+            let before = oldest.whose.load(Ordering::Relaxed);
+            // Another worker may have been quicker, with the same or with somebody else's.
+            let is_ours =
+                oldest
+                    .whose
+                    .compare_exchange(before, whose, Ordering::Relaxed, Ordering::Relaxed);
+            if is_ours.is_ok() {
+                oldest.bucket.full_at_ns.store(0, Ordering::Relaxed);
+            }
+        }
     }
 }
 
@@ -98,11 +116,9 @@ fn nanoseconds(now: Duration) -> u64 {
 }
 
 /// MACs that a planner gave out differ in their last bytes, a NIC maker's as well: all of them count.
-fn spread(mac: MacAddr) -> usize {
-    let [a, b, c, d, e, f] = mac.0;
-    let bits = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
+fn spread(whose: u64) -> usize {
     // 2^64 by the golden ratio.
-    (bits.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize
+    (whose.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize
 }
 
 #[cfg(test)]
@@ -121,8 +137,8 @@ mod tests {
 
     #[test]
     fn a_burst_then_the_rate() {
-        let mut bucket = Bucket::default();
-        let mut take = |at| bucket.take(RATE, ms(at));
+        let bucket = Bucket::default();
+        let take = |at| bucket.take(RATE, ms(at));
         assert_eq!(
             [take(0), take(0), take(0), take(0)],
             [true, true, true, false]
@@ -138,7 +154,7 @@ mod tests {
     fn none_is_none_and_no_clock_breaks_it() {
         let none = Rate { per_s: 0, burst: 9 };
         assert!(!Bucket::default().take(none, ms(1)));
-        let mut bucket = Bucket::default();
+        let bucket = Bucket::default();
         assert!(bucket.take(RATE, Duration::MAX));
         assert!(!bucket.take(RATE, Duration::ZERO));
         let no_burst = Rate { per_s: 9, burst: 0 };
@@ -146,33 +162,33 @@ mod tests {
     }
 
     #[test]
-    fn macs_have_a_bucket_each() {
-        let mut buckets = Buckets::new(RATE, 1024);
-        let mac = |n: u16| {
-            let [high, low] = n.to_be_bytes();
-            MacAddr([2, 0, 0, 0, high, low])
-        };
+    fn each_has_a_bucket_of_its_own() {
+        let buckets = Buckets::new(1024);
+        let whose = |n: u64| 0x0200_0000_0000 + n;
         for _ in 0..3 {
             for n in 0..256 {
-                assert!(buckets.take(mac(n), ms(5)), "{n}");
+                assert!(buckets.take(whose(n), RATE, ms(5)), "{n}");
             }
         }
-        assert!((0..256).all(|n| !buckets.take(mac(n), ms(5))));
+        assert!((0..256).all(|n| !buckets.take(whose(n), RATE, ms(5))));
     }
 
     #[test]
     fn a_table_does_not_grow_and_the_oldest_goes() {
-        let mut buckets = Buckets::new(RATE, 1);
-        let mac = |n| MacAddr([2, 0, 0, 0, 0, n]);
+        let buckets = Buckets::new(1);
+        let whose = |n: u64| 0x0200_0000_0000 + n;
         for n in 0..4 {
-            assert!((0..3).all(|_| buckets.take(mac(n), ms(n.into()))));
+            assert!((0..3).all(|_| buckets.take(whose(n), RATE, ms(n))));
         }
-        assert!(!buckets.take(mac(0), ms(4)), "it is known");
+        assert!(!buckets.take(whose(0), RATE, ms(4)), "it is known");
         assert!(
-            buckets.take(mac(9), ms(4)),
+            buckets.take(whose(9), RATE, ms(4)),
             "it comes in place of the first"
         );
-        assert!(!buckets.take(mac(1), ms(4)), "the second is still known");
+        assert!(
+            !buckets.take(whose(1), RATE, ms(4)),
+            "the second is still known"
+        );
         assert_eq!(buckets.sets.len(), 1);
     }
 
@@ -184,7 +200,7 @@ mod tests {
             steps in prop::collection::vec(0..20_000_000_u64, 1..300),
         ) {
             let rate = Rate { per_s, burst };
-            let (mut bucket, mut now, mut taken) = (Bucket::default(), 0, 0_u64);
+            let (bucket, mut now, mut taken) = (Bucket::default(), 0, 0_u64);
             for step in steps {
                 now += step;
                 taken += u64::from(bucket.take(rate, Duration::from_nanos(now)));

@@ -1,7 +1,8 @@
 //! What becomes of a frame of a TAP and of a packet of the tunnel. Each worker has an engine of its own
-//! and is the only one to touch it: nothing is locked and nothing is shared.
+//! and is the only one to touch it: nothing is locked, and nothing is shared but [`Dues`].
 
-use crate::bucket::{Bucket, Buckets, Rate};
+use crate::bucket::Rate;
+use crate::dues::Dues;
 use crate::flows::{Direction, Ends, Flow, FlowKey, Flows, Noted, Seen};
 use crate::merge::{Came, Merged, Merger, To};
 use crate::message::Message;
@@ -18,13 +19,8 @@ use model::{IfName, MacAddr, VlanId, Vni};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
-
-/// Announcements of one port that go to all, whichever transport carries them: a NIC has some when it comes up
-/// or moves.
-pub const ANNOUNCEMENTS: Rate = Rate::of(10);
-/// Ports whose questions are counted at a time.
-const ASKERS: usize = 4_096;
 
 /// What became of a frame of a TAP.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,8 +48,8 @@ pub struct Engine {
     drops: [u64; Reason::ALL.len()],
     answered: Answered,
     traffic: [Traffic; 2],
-    questions: Buckets,
-    announcements: Buckets,
+    dues: Arc<Dues>,
+    questions: Rate,
     flood: Rate,
     flows: Flows,
 }
@@ -100,12 +96,12 @@ struct State {
     neighbours: Map<IpAddr, Neighbour>,
     /// Where it is on this host.
     at: Option<(usize, Option<VlanId>, Binding)>,
-    storm: Bucket,
 }
 
 impl Engine {
-    /// `seed` has tables of hosts differ, so that nobody can choose MACs that meet in them.
-    pub fn new(seed: u64) -> Self {
+    /// `seed` has tables of hosts differ, so that nobody can choose MACs that meet in them. `dues` are those
+    /// of all workers.
+    pub fn new(seed: u64, dues: Arc<Dues>) -> Self {
         let seed = Seed(seed);
         let limits = Limits::default();
         Self {
@@ -118,8 +114,8 @@ impl Engine {
             drops: [0; Reason::ALL.len()],
             answered: Answered::default(),
             traffic: [Traffic::default(); 2],
-            questions: Buckets::new(Rate::of(limits.questions_per_s), ASKERS),
-            announcements: Buckets::new(ANNOUNCEMENTS, ASKERS),
+            dues,
+            questions: Rate::of(limits.questions_per_s),
             flood: Rate::of(limits.flood_per_s),
             flows: Flows::new(0),
         }
@@ -153,7 +149,7 @@ impl Engine {
         match change {
             Change::SetLocal(_) => {}
             Change::SetLimits(limits) => {
-                self.questions.set_rate(Rate::of(limits.questions_per_s));
+                self.questions = Rate::of(limits.questions_per_s);
                 self.flood = Rate::of(limits.flood_per_s);
             }
             Change::Bind { place, binding } => self.bind(place, *binding),
@@ -202,7 +198,6 @@ impl Engine {
             flood: Vec::new(),
             neighbours: Map::with_hasher(seed),
             at: None,
-            storm: Bucket::default(),
         })
     }
 
@@ -244,7 +239,8 @@ impl Engine {
     }
 
     /// A frame of a TAP: `bytes[at..]` is the frame, whose checksum may be completed in place. Packets
-    /// for other hosts are put into `out`, with bodies in `bytes`. `now` is of any clock that goes on.
+    /// for other hosts are put into `out`, with bodies in `bytes`. `now` is of any clock that goes on, and the same
+    /// for all workers.
     pub fn from_tap(
         &mut self,
         now: Duration,
@@ -303,8 +299,8 @@ impl Engine {
         if is_for_many {
             let asked = ask(frame, &ethernet, &state.neighbours, binding.unknown);
             let patience = Patience {
-                questions: &mut self.questions,
-                announcements: &mut self.announcements,
+                dues: &self.dues,
+                questions: self.questions,
             };
             if let Some(reply) = patience.fate_of(asked, ethernet.source, now)? {
                 return Ok(Some(match vlan {
@@ -318,7 +314,7 @@ impl Engine {
             Some(vtep) => std::slice::from_ref(vtep),
             None if !is_for_many => return Err(Reason::UnknownMac),
             None if state.flood.is_empty() => return Err(Reason::NobodyElse),
-            None if !state.storm.take(self.flood, now) => return Err(Reason::Storm),
+            None if !self.dues.may_flood(domain, self.flood, now) => return Err(Reason::Storm),
             None => &state.flood[..],
         };
         let ip = Ip::parse(frame, &ethernet);
@@ -547,8 +543,8 @@ fn ask(
 
 /// How much of a port's business is everybody's.
 struct Patience<'a> {
-    questions: &'a mut Buckets,
-    announcements: &'a mut Buckets,
+    dues: &'a Dues,
+    questions: Rate,
 }
 
 impl Patience<'_> {
@@ -556,10 +552,10 @@ impl Patience<'_> {
     fn fate_of(self, asked: Asked, asker: MacAddr, now: Duration) -> Result<Option<Reply>, Reason> {
         match asked {
             Asked::NotAsked => Ok(None),
-            Asked::Answer(_) | Asked::Keep if !self.questions.take(asker, now) => {
+            Asked::Answer(_) | Asked::Keep if !self.dues.may_ask(asker, self.questions, now) => {
                 Err(Reason::TooManyQuestions)
             }
-            Asked::Announcement if !self.announcements.take(asker, now) => {
+            Asked::Announcement if !self.dues.may_announce(asker, now) => {
                 Err(Reason::TooManyAnnouncements)
             }
             Asked::Keep | Asked::Announcement => Ok(None),

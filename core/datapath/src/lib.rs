@@ -4,6 +4,7 @@
 pub mod bucket;
 pub mod checksum;
 mod dissect;
+mod dues;
 mod engine;
 pub mod filter;
 mod flows;
@@ -23,7 +24,8 @@ mod tables;
 mod vxlan;
 
 pub use dissect::inner;
-pub use engine::{ANNOUNCEMENTS, Answered, Engine, Fate, Received, Traffic};
+pub use dues::{ANNOUNCEMENTS, Dues};
+pub use engine::{Answered, Engine, Fate, Received, Traffic};
 pub use flows::{
     Direction, Ends, FLOW_IDLE, FLOWS_DEFAULT, FLOWS_MAX, Flow, FlowKey, Noted,
     together as flows_together,

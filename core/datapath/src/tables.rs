@@ -69,7 +69,8 @@ pub struct Neighbour {
     pub here: bool,
 }
 
-/// How much of what costs everybody is let through, by each worker. At once it may be twice as much.
+/// How much of what costs everybody is let through, by all workers of a host together. At once it may be twice as
+/// much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Limits {
     /// Questions for addresses from one port that are answered, a second.
@@ -79,7 +80,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The most of either: more than a worker can move.
+    /// The most of either: more than a host can move.
     pub const MOST_PER_S: u32 = 10_000_000;
 }
 

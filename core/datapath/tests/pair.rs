@@ -2,13 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "a helper that panics fails its test")]
 
 use datapath::{
-    Answered, Binding, Change, Direction, Domain, Ends, Engine, Fate, Flow, FlowKey, Inbox, Limits,
-    Neighbour, Offload, Outbox, Partial, Place, Reason, Received, SegmentKind, Segmentation,
-    Unknown, checksum,
+    Answered, Binding, Change, Direction, Domain, Dues, Ends, Engine, Fate, Flow, FlowKey, Inbox,
+    Limits, Neighbour, Offload, Outbox, Partial, Place, Reason, Received, SegmentKind,
+    Segmentation, Unknown, checksum,
 };
 use model::{IfName, MacAddr, Mtu, VlanId, Vni};
 use proptest::prelude::*;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 const MTU: u32 = 1450;
@@ -30,7 +31,12 @@ fn host(tag: Option<VlanId>, at: Option<VlanId>) -> Engine {
 
 /// `datagrams`: its kernel takes super-frames of UDP.
 fn host_on(tag: Option<VlanId>, at: Option<VlanId>, datagrams: bool) -> Engine {
-    let mut engine = Engine::new(7);
+    worker(tag, at, datagrams, &Arc::default())
+}
+
+/// One of a host's, which has those dues.
+fn worker(tag: Option<VlanId>, at: Option<VlanId>, datagrams: bool, dues: &Arc<Dues>) -> Engine {
+    let mut engine = Engine::new(7, Arc::clone(dues));
     let tap = IfName::new("t-1".to_owned()).unwrap();
     let domain = Domain {
         vni: Vni::new(100).unwrap(),
@@ -770,6 +776,41 @@ fn announcements_of_a_port_go_to_all_to_a_degree() {
     assert_eq!(sent(&mut here, A, Duration::from_secs(2)), 10);
     // Somebody else's are not fewer for that.
     assert_eq!(sent(&mut here, B, Duration::from_secs(2)), 20);
+}
+
+/// By which queue a frame comes, and so to which worker, depends on what is in it: who asks for many has
+/// no more answers for that, and a subnet no larger storm.
+#[test]
+fn what_is_let_through_is_so_much_by_all_workers_together() {
+    let dues = Arc::default();
+    let mut workers = [(); 4].map(|()| worker(None, None, true, &dues));
+    let mut passed = |frame: &dyn Fn(usize) -> Vec<u8>| {
+        let passes = |n: &usize| {
+            let (mut bytes, mut out) = ([&[0; 10], &frame(*n)[..]].concat(), Outbox::default());
+            let worker = &mut workers[n % 4];
+            let now = Duration::from_secs(1);
+            let fate = worker.from_tap(now, 0, &mut bytes, 10, Offload::default(), &mut out);
+            !matches!(fate, Fate::Dropped(_))
+        };
+        (0..40_000).filter(passes).count()
+    };
+    let arp = |sender: u8, target: u8| {
+        [
+            &[0xff; 6][..],
+            &A.0,
+            &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1],
+            &A.0,
+            &[10, 0, 0, sender],
+            &[0; 6],
+            &[10, 0, 0, target],
+        ]
+        .concat()
+    };
+    assert_eq!(passed(&|n| arp(1, 2 + n as u8 % 200)), 400);
+    assert_eq!(passed(&|_| arp(1, 1)), 20);
+    let other = [&[0xff; 6][..], &A.0, &[0x88, 0xb5], &[1; 50]].concat();
+    // What the port asked and announced went to all, too.
+    assert_eq!(passed(&|_| other.clone()), 20_000 - 420);
 }
 
 #[test]

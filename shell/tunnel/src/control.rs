@@ -4,7 +4,7 @@ use crate::capture::{CaptureRequest, Record, Watcher};
 use crate::sockets::Sockets;
 use crate::wire::{Figures, FlowFigures, Handed, Tally};
 use crate::worker::{Ended, Gone, Legacy, Letter, Manner, Taken, Worker};
-use datapath::{Change, Noted, Reason, Tables, flows_together};
+use datapath::{Change, Dues, Noted, Reason, Tables, flows_together};
 use linux::{TapQueue, TunnelSocket};
 use model::IfName;
 use std::collections::BTreeMap;
@@ -60,7 +60,9 @@ struct Tap {
 impl Control {
     pub(crate) fn start(workers: usize, manner: Manner) -> io::Result<Self> {
         let (letters, gone) = channel();
-        let workers = (0..workers).map(|number| Worker::start(number, manner, letters.clone()));
+        let dues = Arc::<Dues>::default();
+        let workers = (0..workers)
+            .map(|number| Worker::start(number, manner, Arc::clone(&dues), letters.clone()));
         Ok(Self {
             tables: Tables::default(),
             workers: workers.collect::<io::Result<_>>()?,

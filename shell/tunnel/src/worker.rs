@@ -1,13 +1,13 @@
 //! A worker: one thread, one queue of each TAP, one set of sockets, one engine. It shares nothing with
-//! the others and is told by messages what changes.
+//! the others but what they may let through together, and is told by messages what changes.
 
 use crate::capture::{Outer, Watcher};
 use crate::deliver::deliver;
 use crate::sockets::{SOURCE_PORTS, Sockets};
 use crate::wire::{Figures, FlowFigures};
 use datapath::{
-    Bounds, Change, Direction, Engine, Fate, Inbox, Message, Noted, OFFLOAD_BYTES, Offload, Outbox,
-    Reason, Received, Span, VXLAN_PORT, vni_of,
+    Bounds, Change, Direction, Dues, Engine, Fate, Inbox, Message, Noted, OFFLOAD_BYTES, Offload,
+    Outbox, Reason, Received, Span, VXLAN_PORT, vni_of,
 };
 use linux::{Got, Receiver, Sender, TUNNEL_PACKETS_MAX, TapQueue, ToSend};
 use model::IfName;
@@ -113,11 +113,16 @@ pub(crate) struct Manner {
 }
 
 impl Worker {
-    pub(crate) fn start(number: usize, manner: Manner, gone: Letters<Gone>) -> io::Result<Self> {
+    pub(crate) fn start(
+        number: usize,
+        manner: Manner,
+        dues: Arc<Dues>,
+        gone: Letters<Gone>,
+    ) -> io::Result<Self> {
         let (letters, mailbox) = channel();
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let bell = Arc::new(EventFd::from_value_and_flags(0, flags)?);
-        let body = Body::new(mailbox, Arc::clone(&bell), manner, gone)?;
+        let body = Body::new(mailbox, Arc::clone(&bell), manner, dues, gone)?;
         let thread = thread::Builder::new()
             .name(format!("worker-{number}"))
             .spawn(move || body.run())?;
@@ -182,11 +187,12 @@ impl Body {
         mailbox: Mailbox<Letter>,
         bell: Arc<EventFd>,
         manner: Manner,
+        dues: Arc<Dues>,
         gone: Letters<Gone>,
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&*bell, EpollEvent::new(EpollFlags::EPOLLIN, LETTERS))?;
-        let mut engine = Engine::new(manner.seed);
+        let mut engine = Engine::new(manner.seed, dues);
         engine.count_flows(manner.flows);
         Ok(Self {
             mailbox,

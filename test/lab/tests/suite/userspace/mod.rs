@@ -2,6 +2,7 @@
 
 mod flows;
 mod killed;
+mod limits;
 mod neighbours;
 mod wire;
 

@@ -7,22 +7,22 @@ use lab::Lab;
 use lab::wire::{ARP, BROADCAST, IPV4, IPV6, Mac, Wire, arp, contains, ethernet, mac, nd, udp4};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-const OWN: Ipv4Addr = Ipv4Addr::new(10, 4, 1, 11);
-const KNOWN: Ipv4Addr = Ipv4Addr::new(10, 4, 1, 12);
-const UNKNOWN: Ipv4Addr = Ipv4Addr::new(10, 4, 1, 99);
-const OWN6: Ipv6Addr = Ipv6Addr::new(0xfd00, 4, 0, 1, 0, 0, 0, 0x0b);
+pub(super) const OWN: Ipv4Addr = Ipv4Addr::new(10, 4, 1, 11);
+pub(super) const KNOWN: Ipv4Addr = Ipv4Addr::new(10, 4, 1, 12);
+pub(super) const UNKNOWN: Ipv4Addr = Ipv4Addr::new(10, 4, 1, 99);
+pub(super) const OWN6: Ipv6Addr = Ipv6Addr::new(0xfd00, 4, 0, 1, 0, 0, 0, 0x0b);
 /// Of the MAC (RFC 4291 appendix A).
 const OWN_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0xff, 0xfe00, 0x010b);
-const KNOWN6: Ipv6Addr = Ipv6Addr::new(0xfd00, 4, 0, 1, 0, 0, 0, 0x0c);
-const UNKNOWN6: Ipv6Addr = Ipv6Addr::new(0xfd00, 4, 0, 1, 0, 0, 0, 0x63);
-const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-const ALL_NODES_MAC: Mac = [0x33, 0x33, 0, 0, 0, 1];
-const SOLICITATION: u8 = 135;
+pub(super) const KNOWN6: Ipv6Addr = Ipv6Addr::new(0xfd00, 4, 0, 1, 0, 0, 0, 0x0c);
+pub(super) const UNKNOWN6: Ipv6Addr = Ipv6Addr::new(0xfd00, 4, 0, 1, 0, 0, 0, 0x63);
+pub(super) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+pub(super) const ALL_NODES_MAC: Mac = [0x33, 0x33, 0, 0, 0, 1];
+pub(super) const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 /// Flags of an advertisement (RFC 4861 §4.4).
 const ROUTER: u8 = 0x80;
 const SOLICITED: u8 = 0x40;
-const OVERRIDE: u8 = 0x20;
+pub(super) const OVERRIDE: u8 = 0x20;
 
 /// A workload of c1, and what c1 sends to other hosts meanwhile.
 struct Asker<'a> {
@@ -130,13 +130,13 @@ impl<'a> Asker<'a> {
 }
 
 /// ARP, a solicitation or an advertisement.
-fn is_neighbour_talk(frame: &[u8]) -> bool {
+pub(super) fn is_neighbour_talk(frame: &[u8]) -> bool {
     let nd =
         frame.get(20) == Some(&58) && matches!(frame.get(54), Some(&SOLICITATION | &ADVERTISEMENT));
     frame[12..14] == ARP.to_be_bytes() || (frame[12..14] == IPV6.to_be_bytes() && nd)
 }
 
-fn request(sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
+pub(super) fn request(sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
     ethernet(
         BROADCAST,
         mac(MAC_1),
@@ -160,7 +160,7 @@ fn group(target: Ipv6Addr) -> (Ipv6Addr, Mac) {
     (group.into(), [0x33, 0x33, 0xff, a, b, c])
 }
 
-fn solicitation(target: Ipv6Addr) -> Vec<u8> {
+pub(super) fn solicitation(target: Ipv6Addr) -> Vec<u8> {
     let (to, to_mac) = group(target);
     let message = nd(SOLICITATION, OWN6, to, target, mac(MAC_1));
     ethernet(to_mac, mac(MAC_1), IPV6, &message)
@@ -173,7 +173,12 @@ fn detection(target: Ipv6Addr) -> Vec<u8> {
     ethernet(to_mac, mac(MAC_1), IPV6, &message)
 }
 
-fn advertisement(whose: Mac, target: Ipv6Addr, to: (Mac, Ipv6Addr), flags: u8) -> Vec<u8> {
+pub(super) fn advertisement(
+    whose: Mac,
+    target: Ipv6Addr,
+    to: (Mac, Ipv6Addr),
+    flags: u8,
+) -> Vec<u8> {
     let message = lab::wire::nd_message(ADVERTISEMENT, flags, (target, to.1), target, Some(whose));
     ethernet(to.0, whose, IPV6, &message)
 }
@@ -184,7 +189,7 @@ fn hosts() -> Lab {
     Lab::up_with(&[&["--hosts", "m1,c1,c2,c3,r1"][..], &transports].concat())
 }
 
-fn nics(lab: &Lab, vpc: &str) {
+pub(super) fn nics(lab: &Lab, vpc: &str) {
     for (name, host, number) in [("a1", "c1", 11), ("a2", "c2", 12), ("a3", "c3", 13)] {
         nic(lab, vpc, name, host, number);
     }
