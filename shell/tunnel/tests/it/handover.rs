@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-use testkit::eventually;
+use testkit::{Stops, eventually};
 use tunnel::Figures;
 
 /// Numbers that are sent a thousand a second, and whether each comes back.
@@ -76,6 +76,7 @@ fn a_new_process_takes_over_and_nothing_is_lost() {
     let (mut near, mut far) = stream(&world);
     far.set_read_timeout(Some(SOON)).unwrap();
     thread::scope(|scope| {
+        let stops = Stops(&stop);
         let answers = scope.spawn(answer);
         let asked = scope.spawn(ask);
         scope.spawn(|| {
@@ -110,7 +111,7 @@ fn a_new_process_takes_over_and_nothing_is_lost() {
                 }
             });
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stops);
         answers.join().unwrap();
         let (sent, got) = asked.join().unwrap();
         let numbers = received.join().unwrap();
@@ -162,6 +163,7 @@ fn who_takes_over_goes_on_with_what_was_counted() {
     let (stop, all_asked) = (AtomicBool::new(false), AtomicBool::new(false));
     let (ends, ask, answer) = echoes(&world, &stop, &all_asked);
     let sent = thread::scope(|scope| {
+        let stops = Stops(&stop);
         let answers = scope.spawn(answer);
         let asked = scope.spawn(ask);
         for round in 0..6 {
@@ -182,7 +184,7 @@ fn who_takes_over_goes_on_with_what_was_counted() {
                 }
             });
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stops);
         answers.join().unwrap();
         asked.join().unwrap().0
     });
@@ -257,6 +259,7 @@ fn what_has_no_room_while_another_takes_over_is_counted_once() {
     let before = [0, 1].map(|host| (without_room(&world, host), counted(&world, host)));
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        let stops = Stops(&stop);
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 // Too much for everybody.
@@ -278,7 +281,7 @@ fn what_has_no_room_while_another_takes_over_is_counted_once() {
             drop(frozen);
             world.start(host);
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stops);
     });
     for (host, (kernel_before, ours_before)) in before.into_iter().enumerate() {
         eventually("as often as the kernel says", SOON, || {

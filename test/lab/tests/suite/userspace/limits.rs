@@ -11,6 +11,7 @@ use lab::wire::{ARP, BROADCAST, IPV6, Wire, arp, ethernet, mac, nd};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use testkit::Stops;
 
 const QUESTIONS: &str = "too-many-questions";
 const ANNOUNCEMENTS: &str = "too-many-announcements";
@@ -21,6 +22,7 @@ const QUIET6: Ipv6Addr = Ipv6Addr::new(0xfd00, 4, 0, 1, 0, 0, 0, 0x0e);
 /// How often the other port asks and announces itself, and how often it may (10 announcements a second).
 const TURNS: u32 = 40;
 const EVERY: Duration = Duration::from_millis(125);
+
 /// A due in so many seconds, and what is let through at once.
 fn due(per_s: usize, time: Duration) -> usize {
     2 * per_s + per_s * (time.as_secs() as usize + 1)
@@ -96,6 +98,7 @@ fn who_floods_has_its_due_and_others_are_answered_and_heard() {
     let [arp_question, nd_question, told] = of_the_quiet_one();
     let begin = Instant::now();
     let (answers, mut frames) = std::thread::scope(|scope| {
+        let _stops = Stops(&stop);
         scope.spawn(|| floods(&loud, &stop, &sent));
         lab.eventually("the port has asked and announced too much", || {
             let now = so_far();
@@ -118,11 +121,10 @@ fn who_floods_has_its_due_and_others_are_answered_and_heard() {
             answers.extend(quiet.received());
             frames.extend(underlay.received());
         }
-        stop.store(true, Ordering::Relaxed);
         (answers, frames)
     });
-    let time = begin.elapsed();
-    let sent = sent.into_inner();
+    // It ends with the scope.
+    let (time, sent) = (begin.elapsed(), sent.into_inner());
     let all = lab.eventually("each frame went or is counted", || {
         frames.extend(underlay.received());
         let now = so_far();

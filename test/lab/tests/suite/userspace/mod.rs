@@ -1,5 +1,6 @@
 //! The userspace transport among hosts: what is on the wire, what is answered for, what is killed.
 
+mod duplicates;
 mod flows;
 mod killed;
 mod limits;
