@@ -253,8 +253,12 @@ impl Capture {
 }
 
 /// True if the other side has ended, maybe in the middle of a message.
-fn is_end(error: &io::Error) -> bool {
-    let of_an_end = [io::ErrorKind::UnexpectedEof, io::ErrorKind::ConnectionReset];
+pub(crate) fn is_end(error: &io::Error) -> bool {
+    let of_an_end = [
+        io::ErrorKind::UnexpectedEof,
+        io::ErrorKind::ConnectionReset,
+        io::ErrorKind::BrokenPipe,
+    ];
     of_an_end.contains(&error.kind())
 }
 

@@ -167,6 +167,11 @@ impl Control {
         }
     }
 
+    /// True while another process takes over.
+    pub(crate) fn is_handed(&self) -> bool {
+        self.handed
+    }
+
     /// It was not taken over after all.
     pub(crate) fn keep(&mut self) {
         self.handed = false;

@@ -1,7 +1,7 @@
 //! The process: takes over, listens, answers.
 
 use crate::capture::{CaptureRequest, WAITING_MAX};
-use crate::client::{Client, TunnelError, program};
+use crate::client::{Client, TunnelError, is_end, program};
 use crate::control::{Account, Control};
 use crate::wire::{Hello, Request, Response, SOCKET_NAME, receive, send};
 use crate::worker::Manner;
@@ -18,11 +18,15 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 /// Workers where nobody said how many: one for each processor, but no more than share the work well.
 const WORKERS_MAX: usize = 8;
+
+/// How long another that takes over from the same one is waited for, and how often that is looked into.
+const TURN_WAIT: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// How soon it is noticed that who looks at a capture has gone.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -50,9 +54,11 @@ pub fn run(options: &Options) -> Result<(), TunnelError> {
         seed: rand::random(),
         flows: options.flows,
     };
-    let (mut control, before) = match take_over(&options.run_dir, manner) {
+    let (mut control, before) = match take_turn(&options.run_dir, manner) {
         Ok(Some((control, before))) => (control, Some(before)),
         Ok(None) => (begin(options, manner)?, None),
+        // Both would have all that is open, and the agent would know one of them.
+        Err(error @ TunnelError::Refused(_)) => return Err(error),
         Err(error) => {
             warn!(%error, "Nothing was taken over; the agent will say all anew");
             (begin(options, manner)?, None)
@@ -90,6 +96,20 @@ fn begin(options: &Options, manner: Manner) -> Result<Control, TunnelError> {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let workers = options.workers.unwrap_or(processors.min(WORKERS_MAX));
     Control::start(workers.max(1), manner).map_err(TunnelError::Start)
+}
+
+/// [`take_over`], after others that are at it already.
+fn take_turn(run_dir: &Path, manner: Manner) -> Result<Option<(Control, Client)>, TunnelError> {
+    let until = Instant::now() + TURN_WAIT;
+    loop {
+        match take_over(run_dir, manner) {
+            // It ended while it was asked, because the other was ready: that one is next.
+            Err(TunnelError::Talk(error)) if is_end(&error) && Instant::now() < until => {}
+            Err(TunnelError::Refused(_)) if Instant::now() < until => {}
+            done => return done,
+        }
+        thread::park_timeout(LOOK_AGAIN);
+    }
 }
 
 /// From the one that runs, if one does; both read and send until it is told that all is in use.
@@ -231,6 +251,9 @@ fn answer(
             Ok(flows) => Response::Flows(flows),
             Err(why) => Response::Refused(why),
         },
+        Request::TakeOver if control.is_handed() => {
+            Response::Refused("another process is taking over".to_owned())
+        }
         Request::TakeOver => {
             *handed = true;
             let (parts, fds) = control.hand();

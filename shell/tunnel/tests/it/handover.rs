@@ -333,6 +333,24 @@ fn who_takes_over_and_dies_leaves_the_other_at_work() {
     world.exec("ta", "ping -q -c 3 -i 0.05 10.9.0.2");
 }
 
+/// An upgrade, and somebody who restarts it at the same time: one after the other takes over, and no process
+/// is left that nobody tells anything.
+#[test]
+fn several_that_take_over_at_once_take_turns() {
+    let mut world = World::new(Plan::default());
+    world.exec("ta", "ping -q -c 3 -i 0.05 10.9.0.2");
+    for round in 0..4 {
+        let before = world.client(0).tables().unwrap();
+        let sent = world.client(0).figures().unwrap().out.packets;
+        world.start_at_once(0, 3);
+        let mut client = world.client(0);
+        assert_eq!(client.tables().unwrap(), before, "round {round}");
+        let now = client.figures().unwrap().out.packets;
+        assert!(now >= sent, "round {round}: {sent}, then {now}");
+        world.exec("ta", "ping -q -c 3 -i 0.05 10.9.0.2");
+    }
+}
+
 #[test]
 fn a_tap_that_goes_is_noticed_and_may_come_back() {
     let world = World::new(Plan::default());

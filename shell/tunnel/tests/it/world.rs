@@ -252,6 +252,37 @@ impl World {
 
     /// Starts a datapath on a host, which takes over from the one that runs there.
     pub(crate) fn start(&mut self, host: usize) {
+        let pid = self.spawn_datapath(host);
+        eventually("the datapath answers", SOON, || {
+            match Client::connect(&self.run_dir(host)) {
+                Ok(client) if client.pid() == pid => Ok(()),
+                Ok(client) => Err(format!("process {} still answers", client.pid())),
+                Err(error) => Err(error.to_string()),
+            }
+        });
+    }
+
+    /// Starts several datapaths on a host at once. All but one end; returns when they have.
+    pub(crate) fn start_at_once(&mut self, host: usize, count: usize) {
+        let before = self.client(host).pid();
+        let first = self.processes.len();
+        for _ in 0..count {
+            self.spawn_datapath(host);
+        }
+        eventually("one of them is left, and answers", SOON, || {
+            let children = self.processes[first..].iter_mut();
+            let left: Vec<u32> = children
+                .filter_map(|child| child.try_wait().unwrap().is_none().then(|| child.id()))
+                .collect();
+            let answers = Client::connect(&self.run_dir(host)).map(|client| client.pid());
+            match answers {
+                Ok(pid) if pid != before && left == [pid] => Ok(()),
+                answers => Err(format!("{left:?} are left, {answers:?} answers")),
+            }
+        });
+    }
+
+    fn spawn_datapath(&mut self, host: usize) -> u32 {
         let own = std::env::current_exe().unwrap();
         let built = own.parent().and_then(Path::parent).unwrap();
         let log = std::fs::File::create(self.run_dir(host).join("log")).unwrap();
@@ -262,13 +293,7 @@ impl World {
         let child = linux::spawn_in_netns(&netns, &mut command).unwrap();
         let pid = child.id();
         self.processes.push(child);
-        eventually("the datapath answers", SOON, || {
-            match Client::connect(&self.run_dir(host)) {
-                Ok(client) if client.pid() == pid => Ok(()),
-                Ok(client) => Err(format!("process {} still answers", client.pid())),
-                Err(error) => Err(error.to_string()),
-            }
-        });
+        pid
     }
 
     /// Kills the newest datapath of this world without a word.

@@ -269,9 +269,14 @@ fn datapaths_are_replaced(second: &str) {
     }
     let lost = load.stop(&format!("datapaths replaced, c1=tap c2={second}"));
     let counted = no_room(&lab, second);
+    let dropped = tap_hosts(second).iter().map(|host| {
+        let status = lab.json(host, "vpc -o json datapath status");
+        status["dropped"].to_string()
+    });
     assert!(
         lost < 10 + counted,
-        "{lost} lost, of which {counted} had no room"
+        "{lost} lost, of which {counted} had no room; all that was dropped: {:?}",
+        dropped.collect::<Vec<_>>()
     );
 }
 
