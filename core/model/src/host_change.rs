@@ -2,11 +2,12 @@
 //! change in what the change costs, not in what it has.
 
 use crate::{Generation, HostConfig, RouterId, SubnetId, VpcId};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// How to make a configuration of an earlier one of the same host.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostChange {
     /// The generation that it is a change of.
     pub base: Generation,
@@ -14,12 +15,16 @@ pub struct HostChange {
     /// that the earlier one does not have, or has otherwise.
     pub changed: HostConfig,
     /// Stacks that the newer one does not have.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub gone_stacks: BTreeSet<VpcId>,
     /// Routers that it does not have.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub gone_routers: BTreeSet<RouterId>,
     /// Subnets with members that it does not have.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub gone_members: BTreeSet<SubnetId>,
     /// Routers to stand by for that it does not have.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub gone_standby_for: BTreeSet<RouterId>,
 }
 

@@ -1,4 +1,5 @@
-//! What the agent keeps on disk: the last configuration, the local stacks, its RD indexes.
+//! What the agent keeps on disk: the local stacks, its RD indexes, and more; of the server's configuration see
+//! [`crate::kept_config`].
 //!
 //! A file is `sha256-of-the-rest\n` and JSON. It is replaced as a whole: written beside, synced,
 //! renamed, and the directory synced, so that a crash leaves the old one or the new one.
@@ -70,47 +71,86 @@ impl Disk {
 
     /// Reads a file; none if there is none.
     pub(crate) fn load<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateError> {
-        let path = self.dir.join(name);
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => {
-                return Err(StateError::Io {
-                    doing: "reading",
-                    path,
-                    source,
-                });
-            }
+        let loaded = self.load_with_digest(name)?;
+        Ok(loaded.map(|(value, _)| value))
+    }
+
+    /// The same, with the digest that names what is in it.
+    pub(crate) fn load_with_digest<T: DeserializeOwned>(
+        &self,
+        name: &str,
+    ) -> Result<Option<(T, FileDigest)>, StateError> {
+        let Some(text) = self.read(name)? else {
+            return Ok(None);
         };
-        parse(&text)
+        let parsed = parse(&text);
+        parsed
             .map(Some)
-            .map_err(|reason| StateError::Damaged { path, reason })
+            .map_err(|reason| self.damaged(name, reason))
+    }
+
+    /// What is in a file, whatever it is; none if there is none.
+    pub(crate) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, StateError> {
+        match fs::read(self.path(name)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(self.failed("reading", name, source)),
+        }
     }
 
     /// Replaces a file; on return it is on the disk.
     pub(crate) fn save<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StateError> {
-        let path = self.dir.join(name);
+        self.save_with_digest(name, value).map(drop)
+    }
+
+    /// The same; says the digest that names what is in it now.
+    pub(crate) fn save_with_digest<T: Serialize>(
+        &self,
+        name: &str,
+        value: &T,
+    ) -> Result<FileDigest, StateError> {
         let json = serde_json::to_vec(value).expect("our own types become JSON");
-        let text = [digest(&json).as_bytes(), b"\n", &json].concat();
-        self.replace(&path, &text).map_err(|source| StateError::Io {
-            doing: "writing",
-            path,
+        let digest = FileDigest::of(&json);
+        let text = [&digest.0[..], b"\n", &json].concat();
+        let replaced = self.replace(&self.path(name), &text);
+        replaced
+            .map(|()| digest)
+            .map_err(|source| self.failed("writing", name, source))
+    }
+
+    /// Where a file is.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Has files that were made or renamed be there after a crash.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        File::open(&self.dir)?.sync_all()
+    }
+
+    pub(crate) fn failed(&self, doing: &'static str, name: &str, source: io::Error) -> StateError {
+        StateError::Io {
+            doing,
+            path: self.path(name),
             source,
-        })
+        }
+    }
+
+    pub(crate) fn damaged(&self, name: &str, reason: impl ToString) -> StateError {
+        StateError::Damaged {
+            path: self.path(name),
+            reason: reason.to_string(),
+        }
     }
 
     /// Moves a damaged file aside, where a person can look at it; says where.
     pub(crate) fn set_aside(&self, name: &str) -> Result<PathBuf, StateError> {
-        let path = self.dir.join(name);
         let aside = (0..u32::MAX)
             .map(|n| self.dir.join(format!("{name}.damaged-{n}")))
             .find(|aside| !aside.exists())
             .expect("a directory holds fewer files than that");
-        fs::rename(&path, &aside).map_err(|source| StateError::Io {
-            doing: "moving aside",
-            path,
-            source,
-        })?;
+        fs::rename(self.path(name), &aside)
+            .map_err(|source| self.failed("moving aside", name, source))?;
         Ok(aside)
     }
 
@@ -125,27 +165,41 @@ impl Disk {
         file.write_all(text)?;
         file.sync_all()?;
         fs::rename(&beside, path)?;
-        File::open(&self.dir)?.sync_all()
+        self.sync()
     }
 }
 
-fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
+/// SHA-256 of a file's JSON, in hex: its first line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileDigest(pub(crate) [u8; FileDigest::BYTES]);
+
+impl FileDigest {
+    pub(crate) const BYTES: usize = 64;
+
+    fn of(json: &[u8]) -> Self {
+        let mut hex = [0; Self::BYTES];
+        for (digits, byte) in hex.chunks_exact_mut(2).zip(Sha256::digest(json)) {
+            digits[0] = HEX[usize::from(byte >> 4)];
+            digits[1] = HEX[usize::from(byte & 15)];
+        }
+        Self(hex)
+    }
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<(T, FileDigest), String> {
     let end = text
         .iter()
         .position(|b| *b == b'\n')
         .ok_or("it has no first line")?;
     let (sum, json) = (&text[..end], &text[end + 1..]);
-    if sum != digest(json).as_bytes() {
+    let digest = FileDigest::of(json);
+    if sum != digest.0 {
         return Err("its checksum is wrong".to_owned());
     }
-    serde_json::from_slice(json).map_err(|error| error.to_string())
-}
-
-fn digest(json: &[u8]) -> String {
-    Sha256::digest(json)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    let value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    Ok((value, digest))
 }
 
 #[cfg(test)]

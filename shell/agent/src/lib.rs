@@ -13,6 +13,7 @@ mod disk;
 mod events;
 mod evpn_api;
 mod figures;
+mod kept_config;
 mod kernel;
 mod l3_api;
 mod lease;

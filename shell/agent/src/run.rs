@@ -7,6 +7,7 @@ use crate::dhcp::Dhcp;
 use crate::disk::{Disk, StateError};
 use crate::events::Event;
 use crate::figures::{self, Figures};
+use crate::kept_config;
 use crate::kernel::{KernelThread, chain};
 use crate::lease::{Leases, Orders};
 use crate::local_api::{self, Identity, Knowing};
@@ -217,6 +218,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         machine,
         may_act,
         disk: disk.clone(),
+        keeping: kept_config::start(disk.clone(), events.clone()),
         kernel,
         leases,
         bgp,
@@ -230,7 +232,6 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
             resync_every: options.resync_every,
             unused_stack_after: options.unused_stack_after,
         },
-        events: events.clone(),
     });
     let dhcp = Dhcp::start(view.clone(), &disk)?;
     let resolvers = match &options.resolvers {

@@ -8,6 +8,7 @@ use crate::announce::Announcer;
 use crate::bgp::{self, Bgp, News};
 use crate::disk::{Disk, StateError};
 use crate::events::{Event, Request, ServerLink, status_of};
+use crate::kept_config;
 use crate::kernel::{Job, KernelThread};
 use crate::lease::{Leased, Leases, Orders};
 use crate::meter::Meter;
@@ -28,6 +29,7 @@ use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::mpsc as std_mpsc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep_until;
@@ -42,8 +44,6 @@ const NEWS_FOR: Duration = Duration::from_secs(5);
 const OBSERVE_RETRY: Duration = Duration::from_millis(500);
 /// While no datapath runs that should.
 const DATAPATH_RETRY: Duration = Duration::from_secs(1);
-/// After a failed write of the configuration.
-const KEEP_RETRY: Duration = Duration::from_secs(2);
 
 /// The agent's state, with one owner.
 pub(crate) struct Agent {
@@ -92,10 +92,8 @@ pub(crate) struct Agent {
     kept: Generation,
     /// Why the newest configuration is not on disk.
     unkept: Option<Condition>,
-    /// A configuration is being written to the disk.
-    writing: bool,
-    /// The newest that came meanwhile.
-    to_write: Option<Arc<HostConfig>>,
+    /// Writes configurations to the disk, beside the passes.
+    keeping: std_mpsc::Sender<Arc<HostConfig>>,
     counters: Counters,
     server: ServerLink,
     started: UnixMillis,
@@ -103,7 +101,6 @@ pub(crate) struct Agent {
     announcer: Announcer,
     meter: Meter,
     outside: Outside,
-    events: mpsc::Sender<Event>,
 }
 
 /// How often things are done.
@@ -120,6 +117,7 @@ pub(crate) struct Start {
     pub(crate) machine: HostMachine,
     pub(crate) may_act: bool,
     pub(crate) disk: Disk,
+    pub(crate) keeping: std_mpsc::Sender<Arc<HostConfig>>,
     pub(crate) kernel: KernelThread,
     pub(crate) leases: Leases,
     pub(crate) bgp: Bgp,
@@ -130,7 +128,6 @@ pub(crate) struct Start {
     pub(crate) meter: Meter,
     pub(crate) outside: Outside,
     pub(crate) pace: Pace,
-    pub(crate) events: mpsc::Sender<Event>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -219,8 +216,7 @@ impl Agent {
             ran_for: None,
             kept,
             unkept: None,
-            writing: false,
-            to_write: None,
+            keeping: start.keeping,
             counters: Counters::default(),
             server: ServerLink::default(),
             started,
@@ -228,7 +224,6 @@ impl Agent {
             announcer: start.announcer,
             meter: start.meter,
             outside: start.outside,
-            events: start.events,
         };
         (agent, receiver)
     }
@@ -251,7 +246,7 @@ impl Agent {
                 }
             };
             let event = tokio::select! {
-                event = queue.recv() => event.expect("the loop holds a sender itself"),
+                event = queue.recv() => event.expect("the kernel's thread holds a sender"),
                 news = self.bgp.news() => match news {
                     News::Forwarding(learned) => Event::Forwarding(learned),
                     News::Frr => {
@@ -330,20 +325,12 @@ impl Agent {
         match event {
             Event::Config(config) => self.configured(config).await,
             Event::Kept(kept) => {
-                self.writing = false;
                 match kept {
                     Ok(generation) => {
                         self.kept = self.kept.max(generation);
                         self.unkept = None;
                     }
                     Err(error) => self.not_kept(error),
-                }
-                let unkept = || {
-                    let held = self.machine.managed();
-                    held.filter(|held| held.generation > self.kept).cloned()
-                };
-                if let Some(next) = self.to_write.take().or_else(unkept) {
-                    self.keep(next);
                 }
                 self.publish();
             }
@@ -426,39 +413,20 @@ impl Agent {
     }
 
     /// Writes a configuration to the disk beside the pass, not before it: the report says
-    /// "applied" only when both are done. One at a time, so that an older one never takes the place
-    /// of a newer; of those that come meanwhile only the newest is written. What could not be
-    /// written is tried again.
-    fn keep(&mut self, config: Arc<HostConfig>) {
-        if self.writing {
-            self.to_write = Some(config);
-            return;
-        }
-        self.writing = true;
-        let (disk, events) = (self.disk.clone(), self.events.clone());
-        tokio::task::spawn_blocking(move || {
-            let kept = match disk.save(MANAGED, &config) {
-                Ok(()) => Ok(config.generation),
-                Err(error) => {
-                    error!(%error, "Keeping the configuration failed");
-                    std::thread::park_timeout(KEEP_RETRY);
-                    Err(error.to_string())
-                }
-            };
-            // Refused only when the agent is ending.
-            drop(events.blocking_send(Event::Kept(kept)));
-        });
+    /// "applied" only when both are done.
+    fn keep(&self, config: Arc<HostConfig>) {
+        // Its thread has ended only if the agent is ending.
+        drop(self.keeping.send(config));
     }
 
-    /// A configuration that is not on disk would be lost with a reboot: that is worth a word.
+    /// A configuration that is not on disk would be lost with a reboot: that is worth a word, and it is tried
+    /// again.
     fn not_kept(&mut self, message: String) {
-        let Some(host) = self
-            .machine
-            .managed()
-            .map(|config| ObjectId::Host(config.host))
-        else {
+        let Some(config) = self.machine.managed().cloned() else {
             return;
         };
+        let host = ObjectId::Host(config.host);
+        self.keep(config);
         let before = self.unkept.take();
         self.unkept = Some(Condition {
             object: host,
@@ -956,30 +924,19 @@ impl Agent {
     }
 }
 
-/// Names of the files in the state directory.
-pub(crate) const MANAGED: &str = "host-config";
-/// See [`MANAGED`].
+/// Names of files in the state directory.
 pub(crate) const LOCAL: &str = "local-stacks";
-/// See [`MANAGED`].
+/// See [`LOCAL`].
 pub(crate) const RDS: &str = "route-distinguishers";
-/// See [`MANAGED`].
+/// See [`LOCAL`].
 pub(crate) const SEQUENCES: &str = "mobility-sequences";
 
-/// Reads what an earlier agent kept. A damaged configuration of the server is set aside, because
-/// the server has it; damaged local stacks are nowhere else, so the agent does not start.
+/// Reads what an earlier agent kept. Damaged local stacks are nowhere else, so the agent does not start.
 pub(crate) fn kept(
     disk: &Disk,
 ) -> Result<(Option<HostConfig>, host_plan::LocalStacks, RdIndexes), StateError> {
-    let managed = match disk.load(MANAGED) {
-        Err(damage @ StateError::Damaged { .. }) => {
-            let aside = disk.set_aside(MANAGED)?;
-            warn!(%damage, aside = %aside.display(), "Set aside; waiting for the server's copy");
-            None
-        }
-        other => other?,
-    };
     Ok((
-        managed,
+        kept_config::load(disk)?,
         disk.load(LOCAL)?.unwrap_or_default(),
         or_anew(disk, RDS)?,
     ))
