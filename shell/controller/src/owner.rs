@@ -11,8 +11,8 @@ use crate::state::State;
 use api::tonic::{Code as Grpc, Status};
 use api::v1;
 use fleet_plan::{
-    Code, Command, Context, CreateHost, Decision, Delta, Expect, Issued, JoinToken, MoveStep,
-    Refusal, RequestId, Rollout, RouterChange, RouterStep, TokenSecret, UpdateRouter,
+    Code, Command, Context, CreateHost, Decision, Delta, Expect, Issued, IssuedRow, JoinToken,
+    MoveStep, Refusal, RequestId, Rollout, RouterChange, RouterStep, TokenSecret, UpdateRouter,
 };
 use model::{
     Change, Generation, Host, HostConfig, HostId, HostStatus, Liveness, Object, ObjectId, Revision,
@@ -377,6 +377,12 @@ impl Owner {
                 .filter_map(|outcome| outcome.as_ref().ok())
                 .map(|(decision, _)| decision.clone())
                 .collect();
+            if !self.shared_store {
+                if let Some(last) = decisions.get(applied) {
+                    self.state.intent.apply(last);
+                }
+                return self.commit_alone(changes, outcomes, &decisions).await;
+            }
             match self.store.commit_all(&decisions).await {
                 Ok(()) => {
                     if let Some(last) = decisions.get(applied) {
@@ -401,6 +407,35 @@ impl Owner {
             changes,
             &Status::aborted("other servers changed the store again and again: try again"),
         );
+    }
+
+    /// Commits decisions that are applied. Nobody else writes the store, so what hosts get is planned first and
+    /// saved in the same transaction: a change costs one sync to the disk.
+    async fn commit_alone(
+        &mut self,
+        changes: Vec<PendingChange>,
+        outcomes: Vec<Outcome>,
+        decisions: &[Decision],
+    ) {
+        for decision in decisions {
+            self.state.rollout.note(&self.state.intent, &decision.delta);
+        }
+        self.plan();
+        match self
+            .store
+            .commit_issued(decisions, &self.unsaved_rows())
+            .await
+        {
+            Ok(winners) => {
+                self.saved(winners);
+                self.announce_all(decisions);
+                self.answer(changes, outcomes);
+            }
+            Err(error) => {
+                self.staleness = Staleness::Ahead;
+                answer_all(changes, &self.store_failed(&error));
+            }
+        }
     }
 
     /// What each change comes to. All decisions but the last are applied already; how many that
@@ -628,12 +663,17 @@ impl Owner {
 
     /// Tells everybody what was committed and applied.
     fn committed(&mut self, decisions: &[Decision]) {
-        let mut changes = Vec::new();
         for decision in decisions {
             self.state.rollout.note(&self.state.intent, &decision.delta);
-            changes.extend(decision.delta.changes.iter().cloned());
         }
-        self.announce(changes);
+        self.announce_all(decisions);
+    }
+
+    fn announce_all(&mut self, decisions: &[Decision]) {
+        let changes = decisions
+            .iter()
+            .flat_map(|decision| &decision.delta.changes);
+        self.announce(changes.cloned().collect());
     }
 
     fn announce(&mut self, changes: Vec<Change>) {
@@ -741,28 +781,18 @@ impl Owner {
 
     /// Plans what changed, saves the generations, and only then gives them to the hosts.
     async fn issue(&mut self) {
+        // What was planned may be of decisions that the store does not have: no host may get it.
+        if self.staleness == Staleness::Ahead && self.make_current().await.is_err() {
+            return;
+        }
         // Another server's generations can win a few times over, not for ever.
         for _ in 0..5 {
-            let electorate = self.state.electorate(!self.shared_store);
-            for issued in self.state.replan(electorate) {
-                self.unsaved.insert(issued.row.host, issued);
-            }
+            self.plan();
             if self.unsaved.is_empty() {
                 break;
             }
-            let rows: Vec<_> = self
-                .unsaved
-                .values()
-                .map(|issued| issued.row.clone())
-                .collect();
-            match self.store.save_issued(&rows).await {
-                Ok(winners) => {
-                    self.unsaved.clear();
-                    for winner in winners {
-                        self.state.rollout.adopt(winner);
-                    }
-                    self.progress.send_modify(|count| *count += 1);
-                }
+            match self.store.save_issued(&self.unsaved_rows()).await {
+                Ok(winners) => self.saved(winners),
                 Err(error) => {
                     warn!(
                         error = chain(&error),
@@ -773,6 +803,27 @@ impl Owner {
             }
         }
         self.push();
+    }
+
+    fn plan(&mut self) {
+        let electorate = self.state.electorate(!self.shared_store);
+        for issued in self.state.replan(electorate) {
+            self.unsaved.insert(issued.row.host, issued);
+        }
+    }
+
+    fn unsaved_rows(&self) -> Vec<IssuedRow> {
+        let unsaved = self.unsaved.values();
+        unsaved.map(|issued| issued.row.clone()).collect()
+    }
+
+    /// All that was unsaved is saved, but for what others issued meanwhile.
+    fn saved(&mut self, winners: Vec<IssuedRow>) {
+        self.unsaved.clear();
+        for winner in winners {
+            self.state.rollout.adopt(winner);
+        }
+        self.progress.send_modify(|count| *count += 1);
     }
 
     /// Gives each connected host its newest configuration, if it has another.
@@ -857,7 +908,7 @@ impl Owner {
         if received > wanted && wanted > Generation(0) && received.0 < GENERATION_MAX {
             // The store was restored from a backup: the host refuses what is older than it has.
             warn!(%host, %received, %wanted, "Host holds a newer configuration than ever issued, issuing past it");
-            self.state.rollout.adopt(fleet_plan::IssuedRow {
+            self.state.rollout.adopt(IssuedRow {
                 host,
                 generation: received,
                 digest: fleet_plan::Digest("unknown".to_owned()),

@@ -26,9 +26,10 @@ use std::time::Duration;
 use store::{BadLocation, Location, Store, StoreError};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// The largest request: a report of a thousand conditions is below.
 const LARGEST_REQUEST_BYTES: usize = 4 << 20;
@@ -38,6 +39,8 @@ const STREAMS_PER_CONNECTION: u32 = 1024;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// With a timeout of as much again, a dead agent's stream is gone before the host counts as down.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(4);
+/// How often the store's log is folded.
+const FOLD_EVERY: Duration = Duration::from_secs(5);
 /// How long open streams keep a stopping server.
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -255,10 +258,12 @@ impl Server {
             options.names,
             options.lifetimes.server,
         ));
+        let folding = tokio::spawn(fold_log(Arc::clone(&store)));
         info!(%address, cluster = %cluster.id, store = %location, "Serving");
         let running = tokio::spawn(async move {
             let ended = supervise(owner, serve).await;
             renewal.abort();
+            folding.abort();
             store.close().await;
             ended
         });
@@ -395,6 +400,21 @@ impl Services {
 }
 
 /// Runs owner and API; if one ends, so does the other.
+/// Has the store fold its log, so that no change waits for that.
+async fn fold_log(store: Arc<Store>) {
+    let mut tick = interval(FOLD_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        if let Err(error) = store.fold_log().await {
+            debug!(
+                error = owner::chain(&error),
+                "The store's log stays as long as it is, trying again"
+            );
+        }
+    }
+}
+
 async fn supervise(owner: Owner, mut serving: Serving) -> Result<(), RunError> {
     let mut owner = tokio::spawn(owner.run());
     let mut stopped = serving.stopped;

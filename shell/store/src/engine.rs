@@ -15,13 +15,18 @@ use std::time::Duration;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a caller waits for a connection, at the start and in between.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// With so many pages in SQLite's log a writer folds it into the file itself, and whoever waits for it waits
+/// for that. It does not come to this where [`Engine::fold_log`] is called every so often.
+const LOG_PAGES_AT_MOST: &str = "16384";
 
 #[derive(Debug)]
 pub(crate) enum Engine {
-    /// SQLite knows one writer: a pool of one connection queues them without busy errors.
+    /// SQLite knows one writer: a pool of one connection queues them without busy errors. Its log is folded
+    /// by another, which no writer waits for.
     Sqlite {
         writer: SqlitePool,
         readers: SqlitePool,
+        folder: SqlitePool,
     },
     Postgres(PgPool),
 }
@@ -82,12 +87,21 @@ impl Engine {
             // An idle writer keeps its page cache and prepared statements.
             .idle_timeout(None)
             .max_lifetime(None)
-            .connect_with(options.clone())
+            .connect_with(
+                options
+                    .clone()
+                    .pragma("wal_autocheckpoint", LOG_PAGES_AT_MOST),
+            )
             .await?;
+        let folder = pool().max_connections(1).connect_lazy_with(options.clone());
         let readers = pool()
             .max_connections(4)
             .connect_lazy_with(options.read_only(true));
-        Ok(Self::Sqlite { writer, readers })
+        Ok(Self::Sqlite {
+            writer,
+            readers,
+            folder,
+        })
     }
 
     /// A transaction that will write.
@@ -112,12 +126,28 @@ impl Engine {
 
     pub(crate) async fn close(&self) {
         match self {
-            Self::Sqlite { writer, readers } => {
+            Self::Sqlite {
+                writer,
+                readers,
+                folder,
+            } => {
+                folder.close().await;
                 readers.close().await;
                 writer.close().await;
             }
             Self::Postgres(pool) => pool.close().await,
         }
+    }
+
+    /// Takes what is in SQLite's log into the file, as far as nobody reads it there. PostgreSQL does that by
+    /// itself.
+    pub(crate) async fn fold_log(&self) -> Result<(), sqlx::Error> {
+        if let Self::Sqlite { folder, .. } = self {
+            sqlx::query("PRAGMA wal_checkpoint(PASSIVE)")
+                .execute(folder)
+                .await?;
+        }
+        Ok(())
     }
 }
 

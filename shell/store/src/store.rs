@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fs::{OpenOptions, Permissions};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Changes kept for watches that resume; older ones are compacted away.
@@ -25,6 +26,8 @@ pub struct Store {
     location: String,
     /// [`CHANGES_KEPT`], or less in tests.
     changes_kept: u64,
+    /// Something was written since the log was folded.
+    unfolded: AtomicBool,
 }
 
 /// A stretch of history, for a watch.
@@ -101,6 +104,24 @@ impl Store {
         let kept = self.changes_kept;
         self.write("committing a change", |tx| ops::commit(tx, decisions, kept))
             .await
+    }
+
+    /// Persists decisions and the generations that hosts get with them, in one transaction, for a server that
+    /// is the only one: with others about it would have planned in vain. As [`Store::commit_all`] and
+    /// [`Store::save_issued`].
+    pub async fn commit_issued(
+        &self,
+        decisions: &[Decision],
+        rows: &[IssuedRow],
+    ) -> Result<Vec<IssuedRow>, StoreError> {
+        if decisions.iter().all(Decision::is_noop) {
+            return self.save_issued(rows).await;
+        }
+        let kept = self.changes_kept;
+        self.write("committing a change", |tx| {
+            ops::commit_issued(tx, decisions, rows, kept)
+        })
+        .await
     }
 
     /// Persists the enrolment of a host and spends its token in the same transaction: a token
@@ -281,6 +302,20 @@ impl Store {
         })
     }
 
+    /// Folds SQLite's log into the file, beside whoever reads and writes; to be called every so often. Costs
+    /// nothing if nothing was written since. A log that nobody folds is folded by the change that finds it too
+    /// long, and whoever made that waits for it.
+    pub async fn fold_log(&self) -> Result<(), StoreError> {
+        if !self.unfolded.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let folded = self.engine.fold_log().await;
+        folded.map_err(|source| {
+            self.unfolded.store(true, Ordering::Relaxed);
+            StoreError::engine(&self.location, "folding the log", source)
+        })
+    }
+
     /// Closes all connections; SQLite folds its log into the file.
     pub async fn close(&self) {
         self.engine.close().await;
@@ -295,6 +330,7 @@ impl Store {
             engine,
             location: name,
             changes_kept: CHANGES_KEPT,
+            unfolded: AtomicBool::new(false),
         })
     }
 
@@ -333,7 +369,10 @@ impl Store {
                 },
             };
             match outcome {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    self.unfolded.store(true, Ordering::Relaxed);
+                    return Ok(answer);
+                }
                 Err(Fail::Engine(error)) if repeats < REPEATS && worth_repeating(&error) => {
                     repeats += 1;
                     tokio::time::sleep(Duration::from_millis(u64::from(repeats))).await;

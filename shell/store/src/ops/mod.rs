@@ -16,7 +16,8 @@ use crate::migrate;
 use crate::rows::{Unreadable, body, checked, key, parse, unsigned, verify};
 use crate::store::{History, enrolled};
 use fleet_plan::{
-    Decision, Delta, Hold, Intent, RequestRecord, Resource, Rows, TokenRefusal, TokenSecret,
+    Decision, Delta, Hold, Intent, IssuedRow, RequestRecord, Resource, Rows, TokenRefusal,
+    TokenSecret,
 };
 use model::{Change, Cluster, Object, ObjectId, Revision, UnixMillis};
 
@@ -124,6 +125,17 @@ pub(crate) async fn commit(mut tx: Tx, decisions: &[Decision], kept: u64) -> Don
         compact(&mut tx, first.base, last.revision(), kept).await?;
     }
     Ok((tx, ()))
+}
+
+/// The same, and the generations that hosts get with them.
+pub(crate) async fn commit_issued(
+    tx: Tx,
+    decisions: &[Decision],
+    rows: &[IssuedRow],
+    kept: u64,
+) -> Done<Vec<IssuedRow>> {
+    let (tx, ()) = commit(tx, decisions, kept).await?;
+    save_issued(tx, rows).await
 }
 
 pub(crate) async fn commit_join(

@@ -64,6 +64,26 @@ async fn a_backup_is_a_store() {
 }
 
 #[tokio::test]
+async fn the_log_is_folded_when_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vpc.db");
+    let store = Store::init(&here(&path), &settings()).await.unwrap();
+    let mut server = Server::start(&store, 1).await;
+    let is_in_file = |text: &str| {
+        let bytes = std::fs::read(&path).unwrap();
+        let mut places = bytes.windows(text.len());
+        places.any(|place| place == text.as_bytes())
+    };
+    for name in ["first-of-all", "second-of-all"] {
+        server.run(account(name)).await.unwrap();
+        assert!(!is_in_file(name));
+        store.fold_log().await.unwrap();
+        assert!(is_in_file(name));
+    }
+    store.close().await;
+}
+
+#[tokio::test]
 async fn a_lost_file_is_not_replaced_by_an_empty_one() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("vpc.db");

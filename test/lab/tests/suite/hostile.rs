@@ -359,6 +359,15 @@ fn a_server_whose_disk_is_full_says_so_and_loses_nothing() {
     assert_eq!(listed(), accepted);
     let text = lab.refused("create more --cidr 10.0.0.0/8");
     assert!(text.contains("full"), "{text}");
+    // What is not saved is not told to hosts.
+    let told = || {
+        log(&lab, "c1-agent")
+            .matches("Configuration received")
+            .count()
+    };
+    let before = told();
+    let text = lab.refused("nic create blue/web/b1 --host c1 --attach netns:b1 --ip 10.4.1.21");
+    assert!(text.contains("full"), "{text}");
     lab.sh("m1", "rm /var/lib/vpc/server/fill");
     lab.eventually("the server takes changes again", || {
         let output = lab.try_sh("m1", "vpc create more --cidr 10.0.0.0/8");
@@ -369,6 +378,11 @@ fn a_server_whose_disk_is_full_says_so_and_loses_nothing() {
     });
     accepted.insert("more".to_owned());
     assert_eq!(listed(), accepted);
+    lab.admin("nic create blue/web/b2 --host c1 --attach netns:b2 --ip 10.4.1.22");
+    lab.reaches("c2/a2", "10.4.1.22");
+    // What it had, under another generation, and the NIC.
+    assert!(told() <= before + 2, "{}", log(&lab, "c1-agent"));
+    lab.sh("c1", "! ip netns list | grep -w b1");
     lab.kill("m1", "server");
     lab.start("m1", "server");
     wait_for_server(&lab);
