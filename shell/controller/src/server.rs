@@ -399,7 +399,6 @@ impl Services {
     }
 }
 
-/// Runs owner and API; if one ends, so does the other.
 /// Has the store fold its log, so that no change waits for that.
 async fn fold_log(store: Arc<Store>) {
     let mut tick = interval(FOLD_EVERY);
@@ -415,6 +414,7 @@ async fn fold_log(store: Arc<Store>) {
     }
 }
 
+/// Runs owner and API; if one ends, so does the other.
 async fn supervise(owner: Owner, mut serving: Serving) -> Result<(), RunError> {
     let mut owner = tokio::spawn(owner.run());
     let mut stopped = serving.stopped;
