@@ -256,14 +256,23 @@ fn killed_agents_cost_no_frame_among_mixed_transports() {
     agents_are_killed("kernel");
 }
 
+/// Packets that a host's datapath sent, and those before it.
+fn sent(lab: &Lab, host: &str) -> u64 {
+    let status = lab.json(host, "vpc -o json datapath status");
+    status["sent"]["packets"].as_u64().expect("a count")
+}
+
 fn datapaths_are_replaced(second: &str) {
     let lab = hosts(second);
     let load = Load::start(&lab);
     for host in tap_hosts(second).iter().cycle().take(rounds()) {
         let before = datapath_pid(&lab, host).expect("a datapath");
+        let counted = sent(&lab, host);
         lab.sh(host, "vpc datapath restart");
         let after = datapath_pid(&lab, host).expect("a datapath");
         assert_ne!(before, after);
+        let now = sent(&lab, host);
+        assert!(now >= counted, "{host}: {counted} packets sent, then {now}");
         load.goes_on(&lab);
         settled(&lab);
     }
