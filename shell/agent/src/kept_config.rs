@@ -466,9 +466,10 @@ mod tests {
         assert!(error.starts_with("writing "), "{error}");
         fs::remove_dir(place.changes()).unwrap();
         assert_eq!(place.read().unwrap().unwrap(), *chain[0]);
-        for config in &chain[1..] {
+        for (config, has_changes) in chain[1..].iter().zip([false, true]) {
             kept.save(config).unwrap();
             assert_eq!(place.read().unwrap().unwrap(), **config);
+            assert_eq!(place.changes().exists(), has_changes);
         }
     }
 
