@@ -27,6 +27,7 @@ mod buffer;
 mod checkpoint;
 mod checksum;
 mod chunk;
+mod fold;
 pub mod format;
 mod info;
 mod io;

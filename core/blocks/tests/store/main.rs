@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "a seed that fails has to be told")]
 
+mod checkpoints;
 mod chunks;
 mod crash;
 mod disk;
@@ -9,9 +10,10 @@ mod faults;
 mod last;
 mod machine;
 mod model;
-mod pages;
+mod opening;
 mod random;
 mod rng;
 mod room;
 mod sick;
+mod survives;
 mod world;

@@ -1,5 +1,6 @@
 //! Room: each extent is promised once, and a disk is full only when it is.
 
+use crate::faults;
 use crate::model::data;
 use crate::random::{Mix, Outcome, are_few, seeds, step};
 use crate::rng::Rng;
@@ -177,6 +178,65 @@ fn an_extent_that_a_reader_may_look_at_is_not_used_again() {
     write(&mut world, first * 16, 1).expect("a checkpoint freed it");
     commit_all(&mut world);
     world.check_room(&mut Rng(1));
+}
+
+#[test]
+fn a_full_disk_refuses_what_needs_room_and_nothing_else() {
+    let mut world = World::new(8 * MIB, MIB);
+    world.create(V, 4000).expect("there is room");
+    world.settle(&mut Rng(1));
+    let extents = u64::from(world.store.space().extents);
+    let mut index = 0;
+    for extent in 0..extents {
+        index += 1;
+        faults::write_at(&mut world, index, extent * 16, 1);
+        world.settle(&mut Rng(index));
+        world.commit(V, index);
+    }
+    assert!(world.store.space().is_low());
+    let refused = faults::try_write_at(&mut world, index + 1, extents * 16, 1);
+    assert!(
+        matches!(refused, Err(Refused::NoSpace { free: 0, needed: 1 })),
+        "{refused:?}"
+    );
+    // Overwrites, small and large, go on; so do votes.
+    faults::write_at(&mut world, index + 1, 3, 2);
+    faults::write_at(&mut world, index + 2, 16, 16);
+    let hard = Some((9, 1));
+    let entries = Vec::new();
+    world
+        .submit(V, Submission { hard, entries })
+        .expect("votes are always taken in");
+    faults::submit(&mut world, index + 3, Body::Zero { lba: 0, blocks: 64 }).expect("zeroes free");
+    world.commit(V, index + 3);
+    world.store.checkpoint();
+    world.settle(&mut Rng(1));
+    assert_eq!(world.store.space().free, 4);
+    faults::write_at(&mut world, index + 4, extents * 16, 1);
+    world.settle(&mut Rng(1));
+    world.reopen(&mut Rng(1)).expect("it is whole");
+}
+
+#[test]
+fn what_is_free_after_a_checkpoint_is_not_called_full() {
+    let mut world = World::new(8 * MIB, MIB);
+    world.create(V, 4000).expect("there is room");
+    world.settle(&mut Rng(1));
+    let extents = u64::from(world.store.space().extents);
+    for index in 1..=extents {
+        faults::write_at(&mut world, index, (index - 1) * 16, 1);
+        world.settle(&mut Rng(index));
+        world.commit(V, index);
+    }
+    world.store.checkpoint();
+    world.settle(&mut Rng(1));
+    faults::submit(&mut world, extents + 1, Body::Zero { lba: 0, blocks: 16 })
+        .expect("zeroes free");
+    world.commit(V, extents + 1);
+    let refused = faults::try_write_at(&mut world, extents + 2, extents * 16, 1);
+    assert_eq!(refused, Err(Refused::NotYet { needed: 1 }));
+    world.settle(&mut Rng(1));
+    faults::write_at(&mut world, extents + 2, extents * 16, 1);
 }
 
 /// On small disks, with few blocks that are ever zeroes: the reference says when they are full.
