@@ -35,7 +35,9 @@ plant() { # name, test, and for each place: file, from, to
         missed=1
         return 0
     elif ((ended != 0)); then
-        echo "$name: seen at seed $(grep -oE '^BLOCKS_SEED=[0-9]+' "$copy/run" | tail -1 | cut -d= -f2) of $test: $(grep -m1 -A1 panicked "$copy/run" | tail -1 | cut -c1-90)"
+        local seed
+        seed=$(grep -oE '^BLOCKS_SEED=[0-9]+' "$copy/run" | tail -1 | cut -d= -f2) || seed=
+        echo "$name: seen at ${seed:+seed $seed of }$test: $(grep -m1 -A1 panicked "$copy/run" | tail -1 | cut -c1-90)"
         return 0
     fi
     echo "$name: NOT seen in $most seeds"
@@ -67,7 +69,7 @@ plant superblocks-not-synced $random checkpoint.rs \
     'let data = checkpoint.stage == Stage::Data;' 'let data = checkpoint.stage == Stage::Data; if !data { return self.end_checkpoint(); }'
 plant extents-used-again-under-a-reader $random checkpoint.rs \
     'let oldest = self.oldest_read().unwrap_or(u64::MAX);' 'let oldest = u64::MAX;'
-plant no-checkpoint-when-the-log-is-full $random recover/replay.rs \
+plant no-checkpoint-when-the-log-is-full $random recover/finish.rs \
     '&& !store.ring.fits(0, store.reserve())' '&& false'
 plant checkpoint-without-a-batch-as-of-its-tail $random checkpoint.rs \
     'as_of: self.ring.last.seq,' 'as_of: tail.seq,'
@@ -81,8 +83,10 @@ plant torn-extents-are-taken $random recover/payloads.rs \
     'lost.extend(bad.map(|offset| first + offset));' 'lost.extend(bad.map(|offset| first + offset).take(0));'
 plant torn-batch-is-dropped a_disk_that_fails recover/chain.rs \
     'let (mut header, mut link) = (last, link_of(last, hash));' 'let (mut header, mut link) = (last, link_of(last, hash)); if let Some(before) = find(last.previous).filter(|_| last.seq > tail.seq) { header = before; link = last.previous; }'
-plant lost-entry-is-committed $random recover/replay.rs \
+plant lost-entry-is-committed $random recover/finish.rs \
     '&& first <= held.hard.commit' '&& first == 0'
+plant commit-from-nowhere $random recover/finish.rs \
+    'let commit = held.hard.commit;' 'let more = held.log.get(held.hard.commit + 1).is_some_and(|next| !next.is_lost()); let commit = held.hard.commit + u64::from(more);'
 plant lowered-commit-comes-back $random recover/replay.rs \
     'held.hard = *hard;' 'held.hard = crate::format::record::HardState { commit: hard.commit.max(held.hard.commit), ..*hard };'
 plant carried-copy-stays-damaged $random recover/payloads.rs \
@@ -105,13 +109,13 @@ plant failed-write-is-none a_disk_that_fails store.rs \
     '(_, Done::Failed(why)) => self.die(purpose, &why),' '(Purpose::Batch, Done::Failed(_)) => self.batch_done(purpose), (_, Done::Failed(why)) => self.die(purpose, &why),'
 plant what-is-read-is-believed a_disk_that_fails read.rs \
     'if block_crc(volume, lba, page) != *crc {' 'if block_crc(volume, lba, page) != *crc && false {'
-plant older-entry-over-a-newer-chunk $chunks volume.rs \
+plant older-entry-over-a-newer-chunk $chunks fold.rs \
     'self.map.newest() >= index && self.map.changed(lba / u64::from(CHUNK_BLOCKS)) >= index' 'false && lba < index'
 plant zero-over-a-newer-chunk $chunks map.rs \
     'mask == 0 || newer[chunk as usize]' 'mask == 0 || newer[chunk as usize] && false'
 plant log-goes-on-before-a-checkpoint $chunks chunk.rs \
     'if held.checkpointed < folded {' 'if false {'
-plant chunk-read-from-where-it-is-not-yet $chunks volume.rs \
+plant chunk-read-from-where-it-is-not-yet $chunks fold.rs \
     'self.unwritten.extend(blocks);' 'drop(blocks);'
 plant torn-chunk-is-taken $chunks recover/chain.rs \
     'whole &= data.is_some_and(|data| run.iter().zip(data.pages()).all(right));' '_ = data.is_some_and(|data| run.iter().zip(data.pages()).all(right)); whole &= true;'
