@@ -276,6 +276,8 @@ fn a_process_that_stands_still_for_half_a_minute_says_nothing_old() {
 fn a_host_that_lost_its_disk_has_no_vote_in_its_old_name() {
     let lab = up();
     let clients = clients(&lab, "c1");
+    // It would have another replica made in its stead, within a second or two.
+    lab.kill("m1", "server");
     storage_off(&lab, "c2");
     lab.sh("c2", "rm -r /var/lib/vpc/storage");
     storage_on(&lab, "c2");
@@ -291,11 +293,13 @@ fn a_host_that_lost_its_disk_has_no_vote_in_its_old_name() {
     });
     storage_on(&lab, "m1");
     clients.wait_done(alone, SOME);
+    lab.start("m1", "server");
     tell(
         "a disk was lost",
         clients.longest_gap(alone),
         &clients.finish(),
     );
+    wait_healthy(&lab);
 }
 
 /// With `VPC_SOAK` so often that there is a 99th percentile.
