@@ -187,8 +187,11 @@ pub(crate) fn state_of(members: &Members) -> ConfState {
         let seats = members.seats().iter().filter(|seat| is(seat));
         seats.map(|seat| seat.member.replica.0).collect::<Vec<_>>()
     };
-    let mut state = ConfState::from((of(|seat| seat.votes), of(|seat| !seat.votes && !seat.voted)));
+    let learners = of(|seat| !seat.votes && !seat.voted);
+    let mut state = ConfState::from((of(|seat| seat.votes), learners));
     state.set_voters_outgoing(of(|seat| seat.voted));
+    // Who goes hears what is decided until it is none.
+    state.set_learners_next(of(|seat| seat.voted && !seat.votes));
     state
 }
 
@@ -209,7 +212,7 @@ pub(crate) fn changes(old: &Members, new: &Members) -> Vec<ConfChangeV2> {
         let changed = seats.map(|seat| {
             let kind = match seat.votes {
                 true => ConfChangeType::AddNode,
-                false => ConfChangeType::RemoveNode,
+                false => ConfChangeType::AddLearnerNode,
             };
             one(seat.member.replica, kind)
         });

@@ -169,7 +169,9 @@ impl Group {
             }
             self.leader_gone |= self.followed.is_some_and(|(followed, _)| followed == host);
         }
-        self.unsure |= self.followed.is_some_and(|(followed, _)| followed == host);
+        // What it missed while that host was away may be its own removal, and who remembered that may have forgotten it.
+        let followed = self.followed.is_some_and(|(followed, _)| followed == host);
+        self.unsure |= followed || context.links.is_up(host);
         if self.lead.is_some() && !self.has_majority(context) {
             // Nobody can be asked; who can ask a majority leads from now on.
             let term = self.term();

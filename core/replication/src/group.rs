@@ -70,7 +70,7 @@ pub(crate) struct Group {
     pub(crate) comparing: Option<Comparison>,
     /// It is about to be made anew of what the store has.
     pub(crate) reopens: bool,
-    /// The leader's host was away: whether this is still a replica is to be asked.
+    /// It, or a member's host, was away: whether this is still a replica is to be asked.
     pub(crate) unsure: bool,
     pub(crate) ask_at: Option<Time>,
     /// When to go on with what is not the consensus's affair.
@@ -100,6 +100,15 @@ impl std::fmt::Debug for Group {
     }
 }
 
+/// The last entry with members that another one follows: members are proposed when those before them are in effect, so
+/// they are committed, also where nobody noted that before the power went.
+fn committed_by_the_next(first: u64, heads: &[EntryHead]) -> u64 {
+    let configures = |head: &&(u64, &EntryHead)| Header::of_head(head.1).configures;
+    let heads: Vec<_> = (first..).zip(heads).collect();
+    let mut newest_first = heads.iter().rev().filter(configures);
+    newest_first.nth(1).map_or(0, |(index, _)| *index)
+}
+
 impl Group {
     /// A replica as the store has it. `before`: term of the entry before the log's first; `heads`: all that
     /// are in the log; `entries`: those that did not take effect yet, but for damaged ones.
@@ -114,7 +123,9 @@ impl Group {
     ) -> Result<Self, String> {
         let before = (info.first - 1, before);
         let hard = (info.hard.term, info.hard.vote);
-        let commit = info.hard.commit.clamp(info.applied, info.last);
+        let proven = committed_by_the_next(info.first, heads);
+        let commit = info.hard.commit.max(proven);
+        let commit = commit.clamp(info.applied, info.last);
         let mut log = Log::new(before, state_of(&members), hard, commit);
         let mut doubt = Doubt::default();
         for (index, head) in (info.first..).zip(heads) {

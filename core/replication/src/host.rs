@@ -1,5 +1,6 @@
 //! All groups of a host, and the endpoints on it.
 
+mod dismissed;
 mod hear;
 mod replicas;
 mod sessions;
@@ -15,6 +16,7 @@ use crate::outbox::{ChunkFor, Context, Outbox, ReadFor};
 use crate::scrub::{Scrub, ScrubInfo};
 use crate::{HostId, SessionId, Time};
 use blocks::{CHUNK_BLOCKS, Done, Event, Io, Store, Token, VolumeId};
+use dismissed::Dismissed;
 use replicas::Opening;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -45,6 +47,7 @@ pub struct Host {
     links: Links,
     groups: BTreeMap<VolumeId, Group>,
     opening: BTreeMap<VolumeId, Opening>,
+    dismissed: Dismissed,
     endpoints: BTreeMap<SessionId, Endpoint>,
     out: Outbox,
     outgoing: BTreeMap<HostId, VecDeque<Envelope>>,
@@ -71,6 +74,7 @@ impl Host {
             store,
             groups: BTreeMap::new(),
             opening: BTreeMap::new(),
+            dismissed: Dismissed::default(),
             endpoints: BTreeMap::new(),
             out: Outbox::default(),
             outgoing: BTreeMap::new(),
@@ -123,6 +127,7 @@ impl Host {
             self.wakes.remove(&volume);
             self.with(volume, Group::tick);
         }
+        self.tell_dismissed();
         self.go_on_scrubbing();
         self.pump();
     }
@@ -156,6 +161,7 @@ impl Host {
         let all = [
             wheel,
             endpoints,
+            self.dismissed.deadline(&self.links),
             self.links.deadline(),
             self.scrub.deadline(),
         ];
@@ -214,6 +220,7 @@ impl Host {
         self.dead = Some(cause);
         self.groups.clear();
         self.opening.clear();
+        self.dismissed = Dismissed::default();
         self.wheel.clear();
         self.wakes.clear();
         self.stuck.clear();
@@ -316,6 +323,9 @@ impl Host {
             }
             for volume in std::mem::take(&mut self.out.reopens) {
                 self.reopen(volume);
+            }
+            for (volume, config, seats) in std::mem::take(&mut self.out.dismissed) {
+                self.dismiss(volume, config, seats);
             }
             for volume in std::mem::take(&mut self.out.gone) {
                 // It is asked again by the next word that it says as a member.

@@ -36,6 +36,18 @@ pub(crate) struct Seat {
     pub(crate) wanted: bool,
 }
 
+impl Seat {
+    /// It has no part in any decision any more, and is about to be none.
+    pub(crate) const fn goes(&self) -> bool {
+        !self.votes && !self.voted && !self.wanted
+    }
+
+    /// It takes what the others have, and is to vote then.
+    pub(crate) const fn comes(&self) -> bool {
+        !self.votes && !self.voted && self.wanted
+    }
+}
+
 /// Most replicas of a volume.
 const MOST: usize = 7;
 /// Most while they change.
@@ -321,11 +333,13 @@ impl Members {
     }
 
     /// The next step, if it can be taken: when all that come have what the others have, both majorities
-    /// decide; then the new one alone.
+    /// decide; then the new one alone, while those that go are still there; then they are not.
+    ///
+    /// The last step is an entry of its own because it is proposed when the one before is in effect: whoever has it in
+    /// the log knows that the new majority decides alone, whatever else was lost, and needs none of those that go.
     pub(crate) fn next(&self, has_all: impl Fn(ReplicaId) -> bool) -> Option<Self> {
         if self.is_joint() {
-            let stay = self.seats.iter().filter(|seat| seat.votes);
-            let seats = stay.map(|seat| Seat {
+            let seats = self.seats.iter().map(|seat| Seat {
                 voted: false,
                 ..*seat
             });
@@ -333,6 +347,10 @@ impl Members {
         }
         if !self.is_changing() {
             return None;
+        }
+        if self.seats.iter().any(Seat::goes) {
+            let stay = self.seats.iter().filter(|seat| !seat.goes());
+            return Some(self.with(stay.copied().collect()));
         }
         let ready = |seat: &Seat| !seat.wanted || seat.votes || has_all(seat.member.replica);
         if !self.seats.iter().all(ready) {
@@ -406,7 +424,13 @@ mod tests {
             !quorum(&[1, 4]) && !quorum(&[2, 3]),
             "one majority is not enough"
         );
-        let over = joint.next(|_| false).expect("nothing to wait for");
+        let alone = joint.next(|_| false).expect("nothing to wait for");
+        assert_eq!(
+            (of(&alone).as_str(), alone.is_changing()),
+            ("1vw 2vw 3 4vw", true)
+        );
+        assert!(alone.is_quorum(|it| it.0 != 1 && it.0 != 3) && !alone.votes(replica));
+        let over = alone.next(|_| false).expect("nothing to wait for");
         assert_eq!(
             (of(&over).as_str(), over.is_changing()),
             ("1vw 2vw 4vw", false)
@@ -450,7 +474,10 @@ mod tests {
         // It is the same number until the change is over.
         let (joint, over) = {
             let joint = noted.next(|_| true).expect("it has all");
-            (joint.clone(), joint.next(|_| true).expect("the last step"))
+            (
+                joint.clone(),
+                joint.next(|_| true).expect("nobody goes: the last step"),
+            )
         };
         assert_eq!((joint.change(), over.change()), (9, 9));
         assert_eq!(Members::decode(&over.encode()), Ok(over));

@@ -85,6 +85,11 @@ pub enum Message {
         /// Index of the entry that says so.
         config: u64,
     },
+    /// Of a host that was told so, and has that replica no more.
+    Gone {
+        /// Which.
+        replica: ReplicaId,
+    },
 }
 
 /// What replicas help each other with.

@@ -2,6 +2,7 @@
 
 use crate::group::Asked;
 use crate::liveness::Links;
+use crate::members::Seat;
 use crate::message::{Answer, Envelope, Place};
 use crate::{HostId, Message, ReplicaId, Stamp, Time};
 use blocks::{Store, Ticket, VolumeId};
@@ -41,6 +42,8 @@ pub(crate) struct Outbox {
     pub(crate) reopens: Vec<VolumeId>,
     /// Volumes that have no replica here any more.
     pub(crate) gone: Vec<VolumeId>,
+    /// Replicas elsewhere that are none since these entries, which are in effect.
+    pub(crate) dismissed: Vec<(VolumeId, u64, Vec<Seat>)>,
     /// Hosts of members that came.
     pub(crate) met: Vec<HostId>,
     pub(crate) budget: Budget,

@@ -128,8 +128,15 @@ impl Group {
                 ));
             }
         }
+        let old = std::mem::replace(&mut self.members, members);
         self.configured = index;
-        self.members = members;
+        let stays = |seat: &&Seat| self.members.seat(seat.member.replica).is_some();
+        let gone = old.seats().iter().filter(|seat| !stays(seat));
+        let elsewhere = gone.filter(|seat| seat.member.host != context.me);
+        let elsewhere: Vec<Seat> = elsewhere.copied().collect();
+        if !elsewhere.is_empty() {
+            context.out.dismissed.push((self.volume, index, elsewhere));
+        }
         let hosts = self.members.iter().map(|member| member.host);
         context.out.met.extend(hosts);
         if self.members.seat(self.me).is_none() {
@@ -150,7 +157,7 @@ impl Group {
             let Some(progress) = raft.prs().get(replica.0).filter(|_| there) else {
                 continue;
             };
-            if progress.matched == 0 && !seat.votes && !seat.voted {
+            if progress.matched == 0 && seat.comes() {
                 words.push((replica, None));
             }
             if progress.next_idx < first {
@@ -160,7 +167,7 @@ impl Group {
                 .lead
                 .as_ref()
                 .is_some_and(|lead| !lead.compared.same.contains_key(&replica));
-            if !seat.votes && unproven && progress.matched + 64 > last {
+            if seat.comes() && unproven && progress.matched + 64 > last {
                 let compare = self.comparison(context, 0);
                 words.extend(compare.map(|compare| (replica, Some(compare))));
             }

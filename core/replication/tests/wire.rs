@@ -234,6 +234,9 @@ fn message() -> impl Strategy<Value = Message> {
                 members: members.into(),
             }
         ),
+        any::<u64>().prop_map(|replica| Message::Gone {
+            replica: ReplicaId(replica)
+        }),
         any::<(u64, u64)>().prop_map(|(replica, config)| Message::Removed {
             replica: ReplicaId(replica),
             config,

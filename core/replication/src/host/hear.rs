@@ -58,12 +58,8 @@ impl Host {
                 // What cannot be made now is asked for again.
                 drop(self.join(volume, from, to, blocks, (config, members)));
             }
-            Message::Removed { replica, config } => {
-                let group = self.groups.get(&volume);
-                if group.is_some_and(|it| it.me == replica && it.configured < config) {
-                    self.out.gone.push(volume);
-                }
-            }
+            Message::Removed { replica, config } => self.removed(from, volume, replica, config),
+            Message::Gone { replica } => self.is_gone(from, volume, replica),
         }
     }
 

@@ -209,6 +209,7 @@ impl Host {
     pub(super) fn forget(&mut self, volume: VolumeId) {
         self.groups.remove(&volume);
         self.opening.remove(&volume);
+        self.dismissed.forget(volume);
         self.stuck.remove(&volume);
         self.out.catching.remove(&volume);
         self.out.entries.retain(|_, (whose, _)| *whose != volume);

@@ -14,7 +14,7 @@ use blocks::{Base, Body, Buffer, Chunk, Digest, Entry, MOST_CONFIG_BYTES, Run, V
 use std::sync::Arc;
 
 /// The fewest bytes of a message, with its volume.
-const MESSAGE_BYTES: usize = 33;
+const MESSAGE_BYTES: usize = 25;
 /// The fewest bytes of an entry.
 const ENTRY_BYTES: usize = 25;
 const LBA_BYTES: usize = 8;
@@ -138,6 +138,9 @@ impl Parts<'_> {
             6 => Ok(Message::Removed {
                 replica: ReplicaId(take.u64()?),
                 config: take.u64()?,
+            }),
+            7 => Ok(Message::Gone {
+                replica: ReplicaId(take.u64()?),
             }),
             _ => Err(malformed("a message of no kind that is known")),
         }

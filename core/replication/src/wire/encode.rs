@@ -97,6 +97,10 @@ fn put_message(put: &mut Put, payload: &mut Vec<Buffer>, message: &Message) {
             put.u64(replica.0);
             put.u64(*config);
         }
+        Message::Gone { replica } => {
+            put.u8(7);
+            put.u64(replica.0);
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Changes of replicas that come in another order than they were asked for.
 
-use crate::care::{VOLUME, changed, level, members, table, voters, world};
-use crate::scenarios::{ask, done, reply, session};
+use crate::care::{VOLUME, changed, has, level, members, table, voters, world};
+use crate::scenarios::{ask, done, reply, session, write};
 use crate::world::{MIB, SECONDS, World};
 use replication::{Answered, Failure, Members, Op};
 
@@ -97,4 +97,50 @@ fn the_same_replicas_by_a_later_change_keep_out_what_was_between() {
     done(&mut world, 1, b, change(4, &between));
     changed(&mut world, &between);
     holds(&world, 4, &between);
+}
+
+#[test]
+fn who_misses_its_removal_is_told_by_those_that_saw_it() {
+    let mut world = world(4, MIB);
+    let a = session(&mut world, 0, 1);
+    done(&mut world, 0, a, Op::Attach { claim: 0 });
+    assert!(world.run_until(5 * SECONDS, |world| world.leader(VOLUME) == Some(0)));
+    level(&mut world, &[0, 1, 2]);
+    // It follows node 0, which is there all the time and leads no more; who leads then it does not hear.
+    for node in [1, 3] {
+        world.block(node, 2);
+        world.block(2, node);
+    }
+    let b = session(&mut world, 1, 2);
+    done(&mut world, 1, b, Op::Attach { claim: 1 });
+    assert!(world.run_until(5 * SECONDS, |world| world.leader(VOLUME) == Some(1)));
+    let target = members(&[(1, 0), (2, 1), (4, 3)], &world);
+    done(&mut world, 1, b, change(1, &target));
+    changed(&mut world, &target);
+    let gone = world.run_until(10 * SECONDS, |world| !has(world, 2));
+    assert!(gone, "{}", table(&world));
+}
+
+#[test]
+fn whose_space_is_given_back_nobody_needs_any_more() {
+    for seed in 1..=20 {
+        let mut world = World::new(seed, 4, 64 * MIB, MIB);
+        world.create(VOLUME, 4096, &[0, 1, 2]);
+        level(&mut world, &[0, 1, 2]);
+        let a = session(&mut world, 0, 1);
+        done(&mut world, 0, a, Op::Attach { claim: 0 });
+        done(&mut world, 0, a, write(1, 11));
+        let target = members(&[(1, 0), (2, 1), (4, 3)], &world);
+        done(&mut world, 0, a, change(1, &target));
+        let gone = world.run_until(20 * SECONDS, |world| !has(world, 2));
+        assert!(gone, "seed {seed}: {}", table(&world));
+        // The power goes that very moment, and one host does not come back.
+        [0, 1, 3].iter().for_each(|node| world.kill(*node, true));
+        [1, 3].iter().for_each(|node| world.start(*node));
+        let led = world.run_until(20 * SECONDS, |world| world.leader(VOLUME).is_some());
+        assert!(led, "seed {seed}: {}", table(&world));
+        let b = session(&mut world, 3, 2);
+        done(&mut world, 3, b, Op::Attach { claim: 1 });
+        done(&mut world, 3, b, write(2, 12));
+    }
 }

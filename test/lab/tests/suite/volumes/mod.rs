@@ -56,17 +56,26 @@ fn kill_storage(lab: &Lab, host: &str) {
     lab.sh(host, &format!("kill -9 {pid}"));
 }
 
-/// All replicas work, and have the same contents.
+/// All replicas work, and have the same contents, those of now: the hosts' own processes are asked, since what the
+/// management server knows may be older than the last write.
 fn wait_healthy(lab: &Lab) {
     lab.eventually("all replicas are equal", || {
         let shown = lab.admin("volume show data");
         let replicas = shown["replicas"].as_array().expect("it has replicas");
-        let same = replicas.windows(2).all(|two| {
-            two[0]["applied"] == two[1]["applied"] && two[0]["digest"] == two[1]["digest"]
+        let now = replicas.iter().map(|replica| {
+            let host = replica["host_name"].as_str().unwrap_or_default();
+            let look = lab.try_sh(host, "vpc storage show -o json");
+            let look: Value = serde_json::from_slice(&look.stdout).unwrap_or_default();
+            let volume = shown["id"].as_str().unwrap_or_default();
+            let replica = &look["replicas"][volume];
+            (replica["applied"].as_u64(), replica["digest"].clone())
         });
-        match shown["state"] == "healthy" && same {
+        let now: Vec<_> = now.collect();
+        let same = now.windows(2).all(|two| two[0] == two[1]);
+        let told = now.iter().all(|(applied, _)| applied.is_some());
+        match shown["state"] == "healthy" && same && told {
             true => Ok(()),
-            false => Err(shown.to_string()),
+            false => Err(format!("{shown}, and the hosts say {now:?}")),
         }
     });
 }
