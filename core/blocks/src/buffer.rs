@@ -2,7 +2,7 @@
 
 use crate::BLOCK_BYTES;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// One block, where direct IO wants it.
 #[derive(Clone, PartialEq, Eq)]
@@ -20,6 +20,9 @@ impl fmt::Debug for Page {
     }
 }
 
+/// Blocks of zeroes that are shared: a chunk.
+pub(crate) const SHARED_ZEROES: usize = crate::CHUNK_BLOCKS as usize;
+
 /// Some blocks one after another. A clone or a part of it shares them: what comes from the network goes
 /// to the log, to peers and to readers without a copy.
 #[derive(Clone)]
@@ -33,6 +36,12 @@ impl Buffer {
     /// So many blocks of zeroes.
     pub fn zeroed(blocks: usize) -> Self {
         Self::from_pages(vec![Page::ZERO; blocks])
+    }
+
+    /// So many blocks of zeroes, at most [`SHARED_ZEROES`], which all that are made so share: nothing is written.
+    pub(crate) fn shared_zeroes(blocks: usize) -> Self {
+        static ZEROES: LazyLock<Buffer> = LazyLock::new(|| Buffer::zeroed(SHARED_ZEROES));
+        ZEROES.part(0, blocks)
     }
 
     /// These pages.

@@ -1,5 +1,6 @@
 //! Reads: of blocks, and of entries of the log.
 
+use crate::buffer::SHARED_ZEROES;
 use crate::log::{Body, Entry, Kind, Payload};
 use crate::refused::invalid;
 use crate::store::Purpose;
@@ -52,6 +53,8 @@ pub(crate) struct Reading {
 #[derive(Debug)]
 pub(crate) enum Part {
     Ready(Buffer),
+    /// So many blocks that nothing is stored for; no more than the shared zeroes have.
+    Hole(usize),
     /// On disk at this place; the blocks' CRCs as the map had them.
     Stored {
         at: u64,
@@ -169,6 +172,7 @@ impl Store {
         damaged.sort_unstable();
         let buffers = parts.into_iter().filter_map(|part| match part {
             Part::Ready(buffer) => Some(buffer),
+            Part::Hole(blocks) => Some(Buffer::shared_zeroes(blocks)),
             Part::Stored { .. } => None,
         });
         let result = if damaged.is_empty() {
@@ -342,6 +346,9 @@ pub(crate) fn parts_of(
             {
                 crcs.extend(crc);
             }
+            (Some(Part::Hole(blocks)), Part::Hole(more)) if *blocks + more <= SHARED_ZEROES => {
+                *blocks += more;
+            }
             (_, part) => parts.push(part),
         }
     }
@@ -351,7 +358,7 @@ pub(crate) fn parts_of(
 /// Where a block is: in memory, on disk, or nowhere.
 fn part(held: &Volume, layout: &crate::Layout, lba: u64) -> Part {
     let Some(place) = held.map.place(lba) else {
-        return Part::Ready(Buffer::zeroed(1));
+        return Part::Hole(1);
     };
     let unwritten = || held.unwritten.get(&lba).map(|(_, block)| block);
     match held
