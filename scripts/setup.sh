@@ -86,7 +86,8 @@ if [ ${#wanted[@]} -gt 0 ]; then
         tail -n 5 "$log" >&2
         fail "apt-get update failed (above): check the network and /etc/apt/sources.list*"
     fi
-    if ! "${apt[@]}" install --no-install-recommends "${wanted[@]}" >"$log" 2>&1; then
+    # What is there may be of another release, as from backports, and in the way: that is for its owner to decide.
+    if ! "${apt[@]}" install --no-install-recommends --no-remove "${wanted[@]}" >"$log" 2>&1; then
         tail -n 15 "$log" >&2
         fail "apt-get install failed (above): repair that (often: dpkg --configure -a; apt-get -f install) and run this again"
     fi

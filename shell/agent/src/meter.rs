@@ -11,7 +11,7 @@ use api::v1;
 use host_plan::{NatRule, OwnedName, is_full};
 use linux::{NatCount, RouterCounts, RuleCount};
 use model::{Condition, NetnsName, ObjectId, RouterId, SubnetId, UnixMillis};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -287,8 +287,8 @@ impl Counting {
     fn note(&mut self, routers: &[Router], flows: &BTreeMap<NetnsName, u64>) {
         let mut full = Vec::new();
         let mut book = self.meter.lock();
-        book.routers
-            .retain(|id, _| routers.iter().any(|router| router.id == *id));
+        let there: BTreeSet<RouterId> = routers.iter().map(|router| router.id).collect();
+        book.routers.retain(|id, _| there.contains(id));
         for router in routers {
             let Some(flows) = flows.get(&router.netns).copied() else {
                 book.routers.remove(&router.id);

@@ -66,7 +66,6 @@ fn it_goes_on_from_the_replica_that_is_left() {
     for host in [lost, also_lost] {
         storage_off(&lab, host);
     }
-    lab.sh(left, "nft delete table inet cut");
     shown_until(&lab, "nobody leads", |shown| shown["state"] == "down");
 
     let refused = lab.refused("volume recover data --accept-loss");
@@ -80,6 +79,8 @@ fn it_goes_on_from_the_replica_that_is_left() {
     assert!(refused.contains("Say --accept-loss"), "{refused}");
     let recovered = lab.admin(&format!("volume recover data {dead} --accept-loss --wait"));
     assert_eq!(recovered["recovered"]["number"], 1, "{recovered}");
+    // No sooner: the kernels of the two still have, and send, what their processes gave them.
+    lab.sh(left, "nft delete table inet cut");
     let (kept, known) = (
         &recovered["recovered"]["kept"],
         &recovered["recovered"]["known"],
