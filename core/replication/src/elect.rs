@@ -139,12 +139,15 @@ impl Group {
         let lead = self.lead.as_ref().expect("only leaders wait for followers");
         let lacks = |(id, progress): (&u64, &raft::Progress)| {
             let replica = ReplicaId(*id);
-            let up = self
-                .members
-                .seat(replica)
-                .is_some_and(|seat| context.links.is_there(seat));
+            let seat = self.members.seat(replica);
+            let Some(seat) = seat.filter(|seat| context.links.is_there(seat)) else {
+                return false;
+            };
             let has_all = progress.matched >= last && progress.committed_index >= committed;
-            replica != self.me && up && !(has_all && lead.followers.contains(&replica))
+            let confirmed = lead.followers.get(&replica);
+            let follows =
+                confirmed.is_some_and(|at| context.links.still_follows(seat.member.host, *at));
+            replica != self.me && !(has_all && follows)
         };
         let changes = self.members.is_changing();
         changes || !lead.reads.is_empty() || raft.prs().iter().any(lacks)

@@ -7,7 +7,7 @@ use crate::steps::Compared;
 use crate::timing::UnderWay;
 use crate::{HostId, ReplicaId, SessionId, Stamp, Time};
 use blocks::{Body, Entry, Refused, Submission};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Entries that are not committed yet, at most: what comes then is asked again.
 const MOST_UNCOMMITTED: u64 = 256;
@@ -24,8 +24,8 @@ pub(crate) const TRANSFER_MICROS: u64 = 500_000;
 #[derive(Debug)]
 pub(crate) struct Lead {
     pub(crate) term: u64,
-    /// Followers that are known to follow in this term, since their last start.
-    pub(crate) followers: BTreeSet<ReplicaId>,
+    /// Followers that answered in this term, since their last start: which of this host's frames they had heard then.
+    pub(crate) followers: BTreeMap<ReplicaId, Time>,
     /// Somebody was asked to take over: in this term it may do so at any time.
     pub(crate) no_lease: bool,
     pub(crate) transfer_until: Option<Time>,
@@ -79,7 +79,7 @@ impl Lead {
     pub(crate) fn new(term: u64) -> Self {
         Self {
             term,
-            followers: BTreeSet::new(),
+            followers: BTreeMap::new(),
             no_lease: false,
             transfer_until: None,
             waiting: BTreeMap::new(),
@@ -234,6 +234,11 @@ impl Group {
         }
         let taken = lead.taken.get(&stamp).copied();
         if let Some(index) = taken.or_else(|| self.header_of(stamp)) {
+            // Known until it is answered, also when the log has it no more: a second copy may be on its way, and come
+            // after what follows it.
+            if let Some(lead) = &mut self.lead {
+                lead.taken.insert(stamp, index);
+            }
             return self.wait(context, index, asked);
         }
         if let Some(index) = self.append(context, asked, stamp, body) {
@@ -425,8 +430,9 @@ impl Group {
         };
         let holds = |replica: ReplicaId| {
             let host = self.members.host(replica);
-            lead.followers.contains(&replica)
-                && host.is_some_and(|host| context.links.holds_lease(host, context.now))
+            let confirmed = lead.followers.get(&replica).copied();
+            host.zip(confirmed)
+                .is_some_and(|(host, at)| context.links.holds_lease(host, at, context.now))
         };
         self.members
             .is_quorum(|replica| replica == self.me || holds(replica))

@@ -4,6 +4,10 @@
 //! group over from a leader on the sender's host. The promise is told by an echo of the frame's time, by
 //! the sender's own clock; so the sender knows that it holds for [`LEASE_MICROS`] from when it sent. The
 //! two clocks are never compared, only their speeds have to be alike.
+//!
+//! A promise is about what a replica follows when it is made. So a follower counts as one from an answer in the leader's
+//! term on, and for as long as one lease comes before the last is over. After a gap, as of a leader that was stopped,
+//! it may follow another one, and the next lease says nothing before it answers in that term again.
 
 use crate::members::Seat;
 use crate::message::{Echo, Frame};
@@ -31,6 +35,10 @@ struct Link {
     heard: Option<Time>,
     promised_until: Time,
     leased_until: Time,
+    /// The lease goes on without a gap since this frame was sent.
+    leased_since: Time,
+    /// What the frame says that is being heard: the newest of this host's frames that its sender had heard.
+    echoed: Option<Time>,
     up_until: Time,
     up: bool,
     beat_at: Time,
@@ -99,8 +107,16 @@ impl Links {
         link.promised_until = link.promised_until.max(now + PROMISE_MICROS);
         let echo = frame.echo.filter(|echo| echo.incarnation == mine);
         // Of a time that is not over yet nobody can have heard.
-        if let Some(echo) = echo.filter(|echo| echo.sent <= now) {
-            link.leased_until = link.leased_until.max(echo.sent + LEASE_MICROS);
+        let echo = echo.filter(|echo| echo.sent <= now);
+        link.echoed = echo.map(|echo| echo.sent);
+        if let Some(echo) = echo {
+            let until = echo.sent + LEASE_MICROS;
+            if until > link.leased_until {
+                if link.leased_until < now {
+                    link.leased_since = echo.sent;
+                }
+                link.leased_until = until;
+            }
             link.up_until = link.up_until.max(echo.sent + DOWN_MICROS);
         }
         let came_up = !link.up && link.up_until > now;
@@ -190,12 +206,21 @@ impl Links {
         started && promised.is_none_or(|link| link.promised_until <= now)
     }
 
-    /// Whether that host helps nobody else as of now.
-    pub(crate) fn holds_lease(&self, host: HostId, now: Time) -> bool {
-        host == self.me
-            || self
-                .peers
-                .get(&host)
-                .is_some_and(|link| link.leased_until > now)
+    /// Of the frame of a host that is being heard: which of this host's frames its sender had heard, by the time
+    /// when that was sent.
+    pub(crate) fn echoed(&self, host: HostId) -> Option<Time> {
+        self.peers.get(&host)?.echoed
+    }
+
+    /// Whether a replica on that host follows whom it followed when it had heard the frame sent at `confirmed`.
+    pub(crate) fn still_follows(&self, host: HostId, confirmed: Time) -> bool {
+        let link = self.peers.get(&host);
+        link.is_some_and(|link| confirmed >= link.leased_since)
+    }
+
+    /// Whether it follows, and helps nobody else as of now.
+    pub(crate) fn holds_lease(&self, host: HostId, confirmed: Time, now: Time) -> bool {
+        let link = self.peers.get(&host);
+        link.is_some_and(|link| link.leased_until > now && confirmed >= link.leased_since)
     }
 }

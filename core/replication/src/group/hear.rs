@@ -35,7 +35,7 @@ impl Group {
         };
         let (from, term) = (*from, *term);
         let raw = to_raft(&message).expect("it is between replicas");
-        self.note_follower(from, term, step);
+        self.note_follower(context, from, term, step);
         if let Message::Consensus {
             step: Step::Append { entries, .. },
             ..
@@ -108,18 +108,19 @@ impl Group {
     }
 
     /// A follower's answer in the own term shows that it follows in it.
-    fn note_follower(&mut self, from: ReplicaId, term: u64, step: &Step) {
+    fn note_follower(&mut self, context: &Context<'_>, from: ReplicaId, term: u64, step: &Step) {
         let follows = matches!(
             step,
             // One that has nothing is an answer to another term's.
             Step::Appended { last: 1.., .. } | Step::Rejected { .. } | Step::HeartbeatReply { .. }
         );
-        if let Some(lead) = self
-            .lead
-            .as_mut()
-            .filter(|lead| follows && lead.term == term)
-        {
-            lead.followers.insert(from);
+        let host = self.members.host(from);
+        let heard = host.and_then(|host| context.links.echoed(host));
+        let lead = self.lead.as_mut();
+        let lead = lead.filter(|lead| follows && lead.term == term);
+        if let Some((lead, heard)) = lead.zip(heard) {
+            let confirmed = lead.followers.entry(from).or_insert(heard);
+            *confirmed = (*confirmed).max(heard);
         }
     }
 
