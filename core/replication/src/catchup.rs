@@ -110,8 +110,7 @@ impl Group {
             return;
         };
         let there = self
-            .members
-            .seat(it.from)
+            .seat_of(it.from)
             .is_some_and(|seat| context.links.is_there(seat));
         // Entries came instead; or who has it is gone, and another leader will tell.
         let over = it

@@ -85,7 +85,7 @@ impl Group {
 
     /// Whether nobody that is there leads, as far as is known here.
     pub(crate) fn needs_leader(&self, context: &Context<'_>) -> bool {
-        let leader = self.members.seat(ReplicaId(self.node.raft.leader_id));
+        let leader = self.seat_of(ReplicaId(self.node.raft.leader_id));
         self.leader_gone || leader.is_none_or(|seat| !context.links.is_there(seat))
     }
 
@@ -162,7 +162,8 @@ impl Group {
     ) {
         let here = self.members.iter().filter(|member| member.host == host);
         let here: Vec<ReplicaId> = here.map(|member| member.replica).collect();
-        if here.is_empty() {
+        let leads = self.followed.is_some_and(|(followed, _)| followed == host);
+        if here.is_empty() && !leads {
             return;
         }
         if restarted {
@@ -170,11 +171,10 @@ impl Group {
                 here.iter()
                     .for_each(|replica| _ = lead.followers.remove(replica));
             }
-            self.leader_gone |= self.followed.is_some_and(|(followed, _)| followed == host);
+            self.leader_gone |= leads;
         }
         // What it missed while that host was away may be its own removal, and who remembered that may have forgotten it.
-        let followed = self.followed.is_some_and(|(followed, _)| followed == host);
-        self.unsure |= followed || context.links.is_up(host);
+        self.unsure |= leads || context.links.is_up(host);
         if self.lead.is_some() && !self.has_majority(context) {
             // Nobody can be asked; who can ask a majority leads from now on.
             let term = self.term();

@@ -40,6 +40,8 @@ pub(crate) struct Group {
     pub(crate) volume: VolumeId,
     pub(crate) me: ReplicaId,
     pub(crate) members: Members,
+    /// Later ones, and the index of their entry, as a member told: whom to hear while that entry is on its way.
+    pub(crate) later: Option<(u64, Members)>,
     pub(crate) node: RawNode<Log>,
     pub(crate) lead: Option<Lead>,
     /// Entries that are not in effect yet, or that somebody may want.
@@ -140,6 +142,7 @@ impl Group {
             volume,
             me,
             members,
+            later: None,
             node,
             lead: None,
             bodies: entries
@@ -239,7 +242,19 @@ impl Group {
 
     pub(crate) fn leader_host(&self) -> Option<HostId> {
         let leader = ReplicaId(self.node.raft.leader_id);
-        self.members.host(leader).filter(|_| !self.leader_gone)
+        self.host_of(leader).filter(|_| !self.leader_gone)
+    }
+
+    /// A replica's seat among the members, or among those that come to be.
+    pub(crate) fn seat_of(&self, replica: ReplicaId) -> Option<&Seat> {
+        let later = self.later.as_ref();
+        let later = || later.and_then(|(_, members)| members.seat(replica));
+        self.members.seat(replica).or_else(later)
+    }
+
+    /// Where that is.
+    pub(crate) fn host_of(&self, replica: ReplicaId) -> Option<HostId> {
+        self.seat_of(replica).map(|seat| seat.member.host)
     }
 
     pub(crate) fn header(&self, index: u64) -> Option<&Header> {

@@ -167,10 +167,14 @@ pub enum Care {
         /// Of each of these chunks.
         chunks: Vec<Digest>,
     },
-    /// Is the sender still a member? Who knows that it is none says so; others say that it is.
-    Still {
-        /// It is.
-        answer: bool,
+    /// Is the sender still a member, and who are the others? Who knows that it is none says so.
+    Who,
+    /// It is, and these are the members.
+    These {
+        /// Index of their entry.
+        config: u64,
+        /// As the log has them.
+        members: Arc<[u8]>,
     },
     /// What came of it.
     Compared {

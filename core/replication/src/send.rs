@@ -53,7 +53,7 @@ impl Group {
             term,
             step,
         };
-        if let Some(host) = self.members.host(to) {
+        if let Some(host) = self.host_of(to) {
             context.send(self.volume, host, message);
         }
     }

@@ -130,6 +130,7 @@ impl Group {
         }
         let old = std::mem::replace(&mut self.members, members);
         self.configured = index;
+        self.later.take_if(|(later, _)| *later <= index);
         let stays = |seat: &&Seat| self.members.seat(seat.member.replica).is_some();
         let gone = old.seats().iter().filter(|seat| !stays(seat));
         let elsewhere = gone.filter(|seat| seat.member.host != context.me);
@@ -210,13 +211,30 @@ impl Group {
         }
     }
 
-    /// Asks the others whether this is still a replica.
+    /// A member says who the members are, and this is one of them.
+    fn members_are(&mut self, context: &mut Context<'_>, config: u64, members: &[u8]) {
+        self.unsure = false;
+        let known = self.later.as_ref().map_or(0, |(config, _)| *config);
+        let newer = config > known.max(self.configured);
+        let Some(members) = Members::decode(members).ok().filter(|_| newer) else {
+            return;
+        };
+        context.out.met.extend(members.iter().map(|it| it.host));
+        self.later = Some((config, members));
+    }
+
+    /// Somebody speaks who is no member as far as is known here: others may know more.
+    pub(crate) fn wonder(&mut self) {
+        self.unsure = true;
+    }
+
+    /// Asks the others whether this is still a replica, and who the members are.
     pub(crate) fn ask_all(&self, context: &mut Context<'_>) {
         let seats = self.members.seats().iter();
         let there = seats.filter(|seat| context.links.is_there(seat));
         let there: Vec<ReplicaId> = there.map(|seat| seat.member.replica).collect();
         for replica in there.into_iter().filter(|it| *it != self.me) {
-            self.care(context, replica, Care::Still { answer: false });
+            self.care(context, replica, Care::Who);
         }
     }
 
@@ -329,10 +347,12 @@ impl Group {
                 });
                 self.perhaps_compare(context);
             }
-            Care::Still { answer: false } => {
-                self.care(context, from, Care::Still { answer: true });
+            Care::Who => {
+                let config = self.configured;
+                let members = self.members.encode().into();
+                self.care(context, from, Care::These { config, members });
             }
-            Care::Still { answer: true } => self.unsure = false,
+            Care::These { config, members } => self.members_are(context, config, &members),
             Care::Compared {
                 index,
                 same,
@@ -345,7 +365,7 @@ impl Group {
     }
 
     pub(crate) fn care(&self, context: &mut Context<'_>, to: ReplicaId, care: Care) {
-        if let Some(host) = self.members.host(to) {
+        if let Some(host) = self.host_of(to) {
             let from = self.me;
             context.send(self.volume, host, Message::Care { from, to, care });
         }

@@ -1,8 +1,8 @@
 //! What a peer may say. The consensus trusts its messages and stops the program over those that cannot
 //! be: these come from a peer that lost its disk, or from no replica at all.
 
+use crate::ReplicaId;
 use crate::message::{Message, Place, Step};
-use crate::{Members, ReplicaId};
 use blocks::Entry;
 
 /// A term that is reached by no number of elections.
@@ -21,7 +21,7 @@ pub(crate) struct Known {
 pub(crate) fn judge(
     message: &Message,
     known: Known,
-    members: &Members,
+    is_member: impl Fn(ReplicaId) -> bool,
     term_at: impl Fn(u64) -> Option<u64>,
 ) -> Result<(), &'static str> {
     let Message::Consensus {
@@ -33,7 +33,7 @@ pub(crate) fn judge(
     else {
         return Err("no message between replicas");
     };
-    if *to != known.me || *from == known.me || members.host(*from).is_none() {
+    if *to != known.me || *from == known.me || !is_member(*from) {
         return Err("a replica that is no member");
     }
     if *term == 0 || *term > MOST_TERM {

@@ -124,7 +124,11 @@ fn care() -> impl Strategy<Value = Care> {
                 more,
             }),
         any::<u64>().prop_map(|number| Care::WantChunk { number }),
-        any::<bool>().prop_map(|answer| Care::Still { answer }),
+        Just(Care::Who),
+        (any::<u64>(), vec(any::<u8>(), 0..600)).prop_map(|(config, members)| Care::These {
+            config,
+            members: members.into()
+        }),
         chunk().prop_map(Care::Chunk),
         (place(), any::<u64>()).prop_map(|(place, question)| Care::WantEntry { place, question }),
         (place(), any::<u64>()).prop_map(|(place, question)| Care::NoEntry { place, question }),

@@ -22,7 +22,8 @@ impl Group {
             committed: raft.raft_log.committed,
         };
         let term_at = |index| raft.raft_log.term(index).ok().filter(|term| *term != 0);
-        let fits = judge(&message, known, &self.members, term_at).is_ok();
+        let is_member = |replica| self.seat_of(replica).is_some();
+        let fits = judge(&message, known, is_member, term_at).is_ok();
         if !fits || !self.may_hear(context, &message) {
             self.refused_messages += 1;
             return;
@@ -81,7 +82,7 @@ impl Group {
 
     /// Whether nothing was promised to another one than this, who wants to lead in a term.
     fn may_help(&mut self, context: &Context<'_>, from: ReplicaId, term: u64) -> bool {
-        let host = self.members.host(from);
+        let host = self.host_of(from);
         let followed = self.followed.map(|(host, _)| host);
         if followed.is_some() && followed == host {
             // Who asks for a vote leads no more.
@@ -127,7 +128,7 @@ impl Group {
     fn note_leader(&mut self, context: &mut Context<'_>, from: ReplicaId, term: u64) {
         let raft = &self.node.raft;
         if raft.leader_id == from.0 && raft.term == term && raft.state == StateRole::Follower {
-            self.followed = self.members.host(from).map(|host| (host, term));
+            self.followed = self.host_of(from).map(|host| (host, term));
             self.leader_gone = false;
             self.attempts = 0;
             self.unsure = false;

@@ -69,15 +69,19 @@ impl Host {
         let Some(group) = self.groups.get(&volume) else {
             return false;
         };
-        let seat = group.members.seat(replica);
+        let seat = group.seat_of(replica);
         if seat.is_some_and(|seat| seat.member.host == from && self.links.is_on(seat)) {
             return true;
         }
+        let unknown = seat.is_none();
         let other_host = seat.is_some_and(|seat| seat.member.host != from);
         if !other_host {
             let config = group.configured;
             let message = Message::Removed { replica, config };
             self.out.messages.push((from, Envelope { volume, message }));
+        }
+        if unknown {
+            self.with(volume, |group, _| group.wonder());
         }
         false
     }

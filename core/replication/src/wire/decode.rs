@@ -185,8 +185,10 @@ impl Parts<'_> {
             },
             10 => self.compare()?,
             11 => self.compared()?,
-            12 => Care::Still {
-                answer: take.flag()?,
+            12 => Care::Who,
+            14 => Care::These {
+                config: take.u64()?,
+                members: self.config()?,
             },
             _ => return Err(malformed("care of no kind that is known")),
         })

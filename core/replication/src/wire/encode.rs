@@ -181,9 +181,11 @@ fn put_care(put: &mut Put, payload: &mut Vec<Buffer>, care: &Care) {
             put.u32(chunks.len() as u32);
             chunks.iter().for_each(|digest| put.u128(digest.0));
         }
-        Care::Still { answer } => {
-            put.u8(12);
-            put.u8(u8::from(*answer));
+        Care::Who => put.u8(12),
+        Care::These { config, members } => {
+            put.u8(14);
+            put.u64(*config);
+            put.bytes(members);
         }
         Care::Compared {
             index,

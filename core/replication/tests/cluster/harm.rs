@@ -210,11 +210,13 @@ impl World {
         self.after(20 * MILLIS, Event::Fill { node, session });
     }
 
-    /// The other volume is deleted.
+    /// The other volume is deleted; again, if the power went before that was durable.
     pub(crate) fn empty_disk(&mut self, node: usize) {
         let now = self.clock(node);
         let at = &mut self.nodes[node];
-        if at.harm.fills.is_none() {
+        let store = at.host.as_ref().map(|host| host.store());
+        let there = store.is_some_and(|store| store.volume(filling(node)).is_some());
+        if at.harm.fills.is_none() && !there {
             return;
         }
         let deleted = at.host.as_mut().map(|host| {
