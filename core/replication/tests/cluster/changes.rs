@@ -144,3 +144,28 @@ fn whose_space_is_given_back_nobody_needs_any_more() {
         done(&mut world, 3, b, write(2, 12));
     }
 }
+
+#[test]
+fn who_was_away_hears_a_leader_that_came_meanwhile() {
+    let mut world = world(4, MIB);
+    let a = session(&mut world, 0, 1);
+    done(&mut world, 0, a, Op::Attach { claim: 0 });
+    assert!(world.run_until(5 * SECONDS, |world| world.leader(VOLUME) == Some(0)));
+    level(&mut world, &[0, 1, 2]);
+    for node in [0, 1, 3] {
+        world.block(node, 2);
+        world.block(2, node);
+    }
+    let target = members(&[(2, 1), (3, 2), (9, 3)], &world);
+    done(&mut world, 0, a, change(1, &target));
+    changed(&mut world, &target);
+    let b = session(&mut world, 3, 2);
+    done(&mut world, 3, b, Op::Attach { claim: 1 });
+    assert!(world.run_until(5 * SECONDS, |world| world.leader(VOLUME) == Some(3)));
+    for number in 0..300 {
+        done(&mut world, 3, b, write(number % 1024, 100 + number));
+    }
+    // Of those that it knows one is gone, the other follows one that it does not know.
+    world.blocked.clear();
+    level(&mut world, &[1, 2, 3]);
+}
