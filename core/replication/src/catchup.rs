@@ -78,7 +78,7 @@ impl Group {
         if !lacks || !leads && !self.doubt.is_there() {
             return;
         }
-        if self.lead.is_some() || self.is_refused() || self.is_rebasing() {
+        if self.lead.is_some() || self.is_rebasing() {
             return;
         }
         let begun = self.catch_up.as_ref();
@@ -126,7 +126,7 @@ impl Group {
         }
         self.ask_for_chunks(context, &mut it);
         let all = it.next.is_none() && it.wanted.is_empty() && it.held.is_empty();
-        let all = all && !self.is_refused();
+        // What the store refused stays out: it is refused for as long as what it would follow is in the log.
         if let Some(base) = it.base.as_ref().filter(|_| all) {
             match context.store.rebase(self.volume, base) {
                 Ok(ticket) => it.rebased = Some(ticket),

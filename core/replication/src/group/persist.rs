@@ -105,6 +105,10 @@ impl Group {
 
     /// Gives the store what it did not take in yet, in order.
     fn submit(&mut self, context: &mut Context<'_>) {
+        // The log goes on elsewhere, and with it goes what was not said yet.
+        if self.is_rebasing() {
+            return;
+        }
         let mut unpersisted = std::mem::take(&mut self.unpersisted);
         for it in &mut unpersisted {
             while let Some(submission) = it.submission.take() {
