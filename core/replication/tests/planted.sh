@@ -92,3 +92,15 @@ plant what-the-next-members-prove-is-forgotten whose_space_is_given_back $src/gr
 plant dismissed-are-not-told who_misses_its_removal $src/host/dismissed.rs \
     'if it.at > now || !links.is_up(host) {' \
     'if it.at > now || links.is_up(host) {'
+plant second-copy-undoes-what-follows a_second_copy_of_a_write $src/lead.rs \
+    $'lead.taken.insert(stamp, index);\n            }\n            return' \
+    $'_ = lead;\n            }\n            return'
+plant lease-goes-on-after-a-gap a_leader_that_others_replaced $src/liveness.rs \
+    'link.leased_until > now && confirmed >= link.leased_since' \
+    '_ = confirmed; link.leased_until > now'
+plant later-members-are-not-heard who_was_away_hears $src/group.rs \
+    'self.members.seat(replica).or_else(later)' \
+    '_ = later; self.members.seat(replica)'
+plant log-stays-in-its-own-way $random $src/catchup.rs \
+    'let all = it.next.is_none() && it.wanted.is_empty() && it.held.is_empty();' \
+    'let all = it.next.is_none() && it.wanted.is_empty() && it.held.is_empty() && !self.is_refused();'

@@ -7,7 +7,8 @@ use crate::scenarios::{ask, done, isolate, reply, session, value_at, write};
 use crate::world::{MIB, SECONDS, World};
 use blocks::{BLOCK_BYTES, Buffer, VolumeId};
 use replication::{
-    Answered, Failure, GroupInfo, HostId, Member, Members, Op, ReplicaId, Role, SessionId,
+    Answered, Envelope, Failure, Frame, GroupInfo, HostId, Member, Members, Message, Op, ReplicaId,
+    Request, Role, SessionId, Stamp,
 };
 
 pub(crate) const VOLUME: VolumeId = VolumeId::new(7);
@@ -498,4 +499,67 @@ fn members_that_cannot_be_are_refused() {
     assert_eq!(done(&mut world, 0, a, back), Answered::Done);
     level(&mut world, &[0, 1, 2]);
     assert!(voters(&world).iter().all(|all| *all == [1, 2, 3]));
+}
+
+/// A write of an attachment, by hand: what an endpoint sends to whom it takes for the leader, while a first one is not answered.
+fn say(world: &mut World, to: usize, term: u64, (seq, lba, value): (u64, u64, u64)) {
+    let from = (0..3)
+        .find(|node| *node != to && world.nodes[*node].host.is_some())
+        .expect("another one is up");
+    let sender = world.nodes[from].host.as_ref().expect("it is up");
+    let request = Request {
+        session: SessionId(99),
+        id: seq,
+        term,
+        stamp: Stamp::new(1 << 8, seq).expect("it is small"),
+        floor: 1,
+        op: write(lba, value),
+    };
+    let (volume, message) = (VOLUME, Message::Request(request));
+    let frame = Frame {
+        incarnation: world.nodes[from].life,
+        disk: sender.store().format(),
+        sent: world.clock(from),
+        echo: None,
+        messages: vec![Envelope { volume, message }],
+    };
+    let (id, now) = (world.nodes[from].id, world.clock(to));
+    let host = world.nodes[to].host.as_mut().expect("it is up");
+    host.handle_frame(id, frame, now);
+    world.drain(to);
+    world.run_until(SECONDS / 100, |_| false);
+}
+
+#[test]
+fn a_second_copy_of_a_write_does_not_undo_what_follows_it() {
+    let mut world = world(3, MIB);
+    let a = session(&mut world, 2, 1);
+    done(&mut world, 2, a, Op::Attach { claim: 1 });
+    assert!(world.run_until(5 * SECONDS, |world| world.leader(VOLUME) == Some(2)));
+    let (term, first) = (info(&world, 2).term, info(&world, 2).last);
+    say(&mut world, 2, term, (2, 1, 22));
+    level(&mut world, &[0, 1, 2]);
+    // Its answer is lost with who led. The next one has it in the log, and answers the first copy.
+    world.kill(2, true);
+    let led = |world: &mut World| world.leader(VOLUME).is_some_and(|node| node != 2);
+    assert!(world.run_until(5 * SECONDS, led));
+    world.run_until(SECONDS, |_| false);
+    let leader = world.leader(VOLUME).expect("it leads");
+    let term = info(&world, leader).term;
+    say(&mut world, leader, term, (2, 1, 22));
+    say(&mut world, leader, term, (3, 1, 33));
+    for number in 0..400 {
+        let lba = 16 + number * 37 % 1024;
+        say(&mut world, leader, term, (4 + number, lba, 1000 + number));
+    }
+    world.settle(leader);
+    let now = info(&world, leader);
+    assert!(now.term == term && now.first > first + 2, "{now}");
+    // The second one comes when the log has it no more.
+    say(&mut world, leader, term, (2, 1, 22));
+    let b = session(&mut world, leader, 2);
+    assert_eq!(
+        value_at(&mut world, leader, b, 1),
+        Buffer::from_pages(vec![page(33)])
+    );
 }

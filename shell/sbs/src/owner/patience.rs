@@ -19,8 +19,7 @@ pub(super) struct Patience {
 }
 
 impl Patience {
-    pub(super) fn new() -> Self {
-        let now = Instant::now();
+    pub(super) fn new(now: Instant) -> Self {
         Self {
             until: now,
             crowded_until: now,
@@ -28,9 +27,9 @@ impl Patience {
     }
 
     /// Something happened. Where clients wait, more is to come soon; also the next request of one that was answered.
-    pub(super) fn renew(&mut self, clients_wait: bool) {
+    pub(super) fn renew(&mut self, clients_wait: bool, now: Instant) {
         if clients_wait {
-            self.until = Instant::now() + MOST;
+            self.until = now + MOST;
         }
     }
 
@@ -38,13 +37,60 @@ impl Patience {
     /// looked for a while: to work is better than to look.
     pub(super) fn lasts(&mut self) -> bool {
         let now = Instant::now();
-        if now >= self.until || now < self.crowded_until {
-            return false;
+        let lasts = self.is_left(now);
+        if lasts {
+            thread::yield_now();
+            self.was_given_back(now, Instant::now());
         }
-        thread::yield_now();
-        if now.elapsed() > TAKEN {
-            self.crowded_until = Instant::now() + CROWDED;
+        lasts
+    }
+
+    fn is_left(&self, now: Instant) -> bool {
+        now < self.until && now >= self.crowded_until
+    }
+
+    fn was_given_back(&mut self, given: Instant, back: Instant) {
+        if back - given > TAKEN {
+            self.crowded_until = back + CROWDED;
         }
-        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_looks_on_for_clients_that_wait_and_for_nobody_else() {
+        let now = Instant::now();
+        let mut patience = Patience::new(now);
+        assert!(!patience.is_left(now));
+        patience.renew(false, now);
+        assert!(!patience.is_left(now));
+        patience.renew(true, now);
+        let last = now + MOST - Duration::from_nanos(1);
+        assert!(patience.is_left(now) && patience.is_left(last));
+        assert!(!patience.is_left(now + MOST));
+        // Each event begins it anew, and an idle one ends nothing.
+        patience.renew(true, last);
+        patience.renew(false, last);
+        assert!(patience.is_left(last + MOST - Duration::from_nanos(1)));
+    }
+
+    #[test]
+    fn who_else_wants_the_processor_is_left_alone_for_a_while() {
+        let now = Instant::now();
+        let mut patience = Patience::new(now);
+        patience.renew(true, now);
+        patience.was_given_back(now, now + TAKEN);
+        assert!(patience.is_left(now + TAKEN), "that took no longer than the call");
+        let back = now + Duration::from_micros(11);
+        patience.was_given_back(now, back);
+        assert!(!patience.is_left(back));
+        let later = back + CROWDED - Duration::from_nanos(1);
+        patience.renew(true, later);
+        assert!(!patience.is_left(later));
+        patience.renew(true, back + CROWDED);
+        assert!(patience.is_left(back + CROWDED));
     }
 }

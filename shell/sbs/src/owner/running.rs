@@ -109,7 +109,7 @@ impl Running {
     pub(super) async fn run(mut self, mut queue: UnboundedReceiver<Event>) {
         // One for all waits: most have the same end, and to tell the runtime of another one is a call of the kernel.
         let mut timer = pin!(sleep(Duration::ZERO));
-        let mut patience = Patience::new();
+        let mut patience = Patience::new(Instant::now());
         loop {
             let mut busy = false;
             for _ in 0..MOST_AT_ONCE {
@@ -142,7 +142,7 @@ impl Running {
             if busy {
                 // Clients hear of it, and what they want next goes with the rest.
                 yield_now().await;
-                patience.renew(clients_wait);
+                patience.renew(clients_wait, Instant::now());
             } else if patience.lasts() {
                 yield_now().await;
             } else if !self.rest(&mut queue, timer.as_mut()).await {
