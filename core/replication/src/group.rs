@@ -42,6 +42,8 @@ pub(crate) struct Group {
     pub(crate) members: Members,
     /// Later ones, and the index of their entry, as a member told: whom to hear while that entry is on its way.
     pub(crate) later: Option<(u64, Members)>,
+    /// Members that are not where they were, as their hosts say.
+    departed: BTreeSet<ReplicaId>,
     pub(crate) node: RawNode<Log>,
     pub(crate) lead: Option<Lead>,
     /// Entries that are not in effect yet, or that somebody may want.
@@ -143,6 +145,7 @@ impl Group {
             me,
             members,
             later: None,
+            departed: BTreeSet::new(),
             node,
             lead: None,
             bodies: entries
@@ -250,6 +253,24 @@ impl Group {
         let later = self.later.as_ref();
         let later = || later.and_then(|(_, members)| members.seat(replica));
         self.members.seat(replica).or_else(later)
+    }
+
+    /// Whether a host may say that this replica is none any more.
+    pub(crate) fn goes_by(&self, host: HostId) -> bool {
+        let later = self.later.iter().flat_map(|(_, members)| members.iter());
+        let mut known = self.members.iter().chain(later);
+        let others = self.members.iter().filter(|it| it.replica != self.me);
+        let mut others = others.peekable();
+        let nobody_left =
+            others.peek().is_some() && others.all(|it| self.departed.contains(&it.replica));
+        nobody_left || known.any(|it| it.host == host)
+    }
+
+    /// A host says that a member is not there.
+    pub(crate) fn departs(&mut self, host: HostId, replica: ReplicaId) {
+        if self.host_of(replica) == Some(host) {
+            self.departed.insert(replica);
+        }
     }
 
     /// Where that is.

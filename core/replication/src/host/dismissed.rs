@@ -71,7 +71,8 @@ impl Host {
         }
     }
 
-    /// A member says that a replica here is none. What is not here is said to be gone.
+    /// A host says that a replica here is none. What is not here is said to be gone. What is here goes by the word of a
+    /// member that it knows, or of anybody when none of these is left: any host of the cluster could say so.
     pub(super) fn removed(
         &mut self,
         from: HostId,
@@ -84,15 +85,27 @@ impl Host {
         }
         match self.groups.get(&volume) {
             Some(group) if group.me == replica => {
-                if group.configured < config {
+                if group.configured >= config {
+                    return;
+                }
+                if group.goes_by(from) {
                     self.out.gone.push(volume);
+                } else {
+                    self.with(volume, |group, _| group.wonder());
                 }
             }
-            None if self.store.volume(volume).is_some() => {}
-            _ => {
-                let message = Message::Gone { replica };
-                self.out.messages.push((from, Envelope { volume, message }));
-            }
+            _ => self.is_not_here(from, volume, replica),
+        }
+    }
+
+    /// Says that a replica is not here, if that is certain.
+    pub(super) fn is_not_here(&mut self, asks: HostId, volume: VolumeId, replica: ReplicaId) {
+        let group = self.groups.get(&volume);
+        let other = group.is_some_and(|group| group.me != replica);
+        let none = self.store.volume(volume).is_none() && !self.opening.contains_key(&volume);
+        if self.dead.is_none() && (other || none) {
+            let message = Message::Gone { replica };
+            self.out.messages.push((asks, Envelope { volume, message }));
         }
     }
 
@@ -102,6 +115,9 @@ impl Host {
         let dismissed = self.dismissed.0.get(&key);
         if dismissed.is_some_and(|it| it.seat.member.host == from) {
             self.dismissed.0.remove(&key);
+        }
+        if let Some(group) = self.groups.get_mut(&volume) {
+            group.departs(from, replica);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Host;
 use crate::liveness::Heard;
-use crate::message::{Envelope, Frame, Message};
+use crate::message::{Care, Envelope, Frame, Message};
 use crate::{HostId, ReplicaId, Time};
 use blocks::VolumeId;
 
@@ -42,6 +42,9 @@ impl Host {
                 care,
             } => {
                 let mine = self.groups.get(&volume).is_some_and(|group| group.me == to);
+                if !mine && care == Care::Who {
+                    self.is_not_here(from, volume, to);
+                }
                 if self.is_of(volume, from, replica) && mine {
                     self.with(volume, |group, context| {
                         group.hear_care(context, replica, care)

@@ -68,12 +68,17 @@ fn it_goes_on_from_the_replica_that_is_left() {
     }
     shown_until(&lab, "nobody leads", |shown| shown["state"] == "down");
 
-    let refused = lab.refused("volume recover data --accept-loss");
-    assert!(refused.contains("may come back without loss"), "{refused}");
     let dead = format!("--dead {lost} --dead {also_lost}");
-    // Without one of the two there is no majority.
-    let one = [lost, also_lost].map(|host| refused.contains(&format!("--dead {host}")));
-    assert!(one.contains(&true), "{refused}");
+    lab.eventually("management knows that both are down", || {
+        let refused = lab.refused("volume recover data --accept-loss");
+        // Without one of the two there is no majority.
+        let mut one = [lost, also_lost].iter();
+        let one = one.any(|host| refused.contains(&format!("--dead {host}")));
+        match one && refused.contains("may come back without loss") {
+            true => Ok(()),
+            false => Err(refused),
+        }
+    });
     let refused = lab.refused(&format!("volume recover data {dead}"));
     assert!(refused.contains("entries more"), "{refused}");
     assert!(refused.contains("Say --accept-loss"), "{refused}");
