@@ -66,7 +66,7 @@ plant() { # name, test, and for each place: file, from, to
     case $ended in
     0) misses "NOT seen by $test${seed:+ in seeds up to $seed}" ;;
     124) misses "NOT seen in 600 s by $test${seed:+, up to seed $seed}" ;;
-    *) says "seen by $test${seed:+ at seed $seed}: $(grep -m1 -A1 panicked "$copy/run" | tail -1 | cut -c1-90)" ;;
+    *) says "seen by $(grep -m1 -oP "thread '\K[^']*(?=.*panicked)" "$copy/run")${seed:+ at seed $seed}: $(grep -m1 -A1 panicked "$copy/run" | tail -1 | cut -c1-90)" ;;
     esac
 }
 

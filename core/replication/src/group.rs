@@ -357,3 +357,32 @@ impl Group {
         context.out.reopens.push(self.volume);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use blocks::EntryKind;
+
+    #[test]
+    fn members_prove_that_those_before_them_are_committed() {
+        use EntryKind::{Config, Empty};
+        let proven = |kinds: &[EntryKind]| {
+            let head = |kind: &EntryKind| EntryHead {
+                term: 3,
+                epoch: 0,
+                kind: *kind,
+                lost: false,
+            };
+            let heads: Vec<EntryHead> = kinds.iter().map(head).collect();
+            committed_by_the_next(10, &heads)
+        };
+        assert_eq!(
+            proven(&[Empty, Config, Empty]),
+            0,
+            "the last ones prove nothing"
+        );
+        assert_eq!(proven(&[Empty, Config, Empty, Config, Empty]), 11);
+        assert_eq!(proven(&[Config, Config, Config]), 11);
+        assert_eq!(proven(&[]), 0);
+    }
+}

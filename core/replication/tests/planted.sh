@@ -86,9 +86,6 @@ plant grow-counts-once-it-is-in-effect $random core/blocks/src/volume.rs \
 plant who-goes-is-gone-at-once whose_space_is_given_back $src/members.rs \
     'let seats = self.seats.iter().map(|seat| Seat {' \
     'let seats = self.seats.iter().filter(|seat| seat.votes).map(|seat| Seat {'
-plant what-the-next-members-prove-is-forgotten whose_space_is_given_back $src/group.rs \
-    'let commit = info.hard.commit.max(proven);' \
-    '_ = proven; let commit = info.hard.commit;'
 plant dismissed-are-not-told who_misses_its_removal $src/host/dismissed.rs \
     'if it.at > now || !links.is_up(host) {' \
     'if it.at > now || links.is_up(host) {'

@@ -21,11 +21,7 @@ impl<'a> Device<'a> {
     fn new(lab: &'a Lab, host: &'a str, uri: &str) -> Self {
         let socket = uri.split_once("socket=").expect("a socket").1;
         if std::path::Path::new("/sys/block/nbd0").exists() {
-            let path = "/dev/nbd0".to_owned();
-            lab.sh(
-                host,
-                &format!("nbd-client -unix {socket} {path} -N data -b 4096 -timeout 60"),
-            );
+            let path = attach_kernel(lab, host, socket);
             return Self {
                 lab,
                 host,
@@ -57,6 +53,21 @@ impl<'a> Device<'a> {
             daemon: Some(daemon),
         }
     }
+}
+
+/// The kernel's NBD devices are the machine's, not the lab's: the first that is free takes it.
+fn attach_kernel(lab: &Lab, host: &str, socket: &str) -> String {
+    let mut tried = String::new();
+    for number in 0..16 {
+        let path = format!("/dev/nbd{number}");
+        let line = format!("nbd-client -unix {socket} {path} -N data -b 4096 -timeout 60");
+        let outcome = lab.try_sh(host, &line);
+        if outcome.status.success() {
+            return path;
+        }
+        tried.push_str(&text_of(&outcome));
+    }
+    panic!("no NBD device takes the volume: {tried}")
 }
 
 impl Drop for Device<'_> {
