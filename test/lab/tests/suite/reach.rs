@@ -281,7 +281,8 @@ fn pings(lab: &Lab, nics: &[Nic]) {
                 let all: BTreeSet<IpAddr> = others
                     .flat_map(|to| [IpAddr::from(to.ipv4()), to.ipv6().into()])
                     .collect();
-                let ping = |ip: &IpAddr| format!("(ping -nqc1 -W1 {ip} >/dev/null && echo {ip}) &");
+                // Seven hundred processes at once take a guest of one processor some seconds.
+                let ping = |ip: &IpAddr| format!("(ping -nqc1 -W8 {ip} >/dev/null && echo {ip}) &");
                 let line: Vec<String> = all.iter().map(ping).collect();
                 let answered = lab.sh(&from.place(), &format!("{}\nwait", line.join("\n")));
                 let answered: BTreeSet<IpAddr> =
