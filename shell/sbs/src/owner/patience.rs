@@ -83,7 +83,10 @@ mod tests {
         let mut patience = Patience::new(now);
         patience.renew(true, now);
         patience.was_given_back(now, now + TAKEN);
-        assert!(patience.is_left(now + TAKEN), "that took no longer than the call");
+        assert!(
+            patience.is_left(now + TAKEN),
+            "that took no longer than the call"
+        );
         let back = now + Duration::from_micros(11);
         patience.was_given_back(now, back);
         assert!(!patience.is_left(back));
