@@ -74,7 +74,7 @@ pub(crate) struct Group {
     pub(crate) comparing: Option<Comparison>,
     /// It is about to be made anew of what the store has.
     pub(crate) reopens: bool,
-    /// It, or a member's host, was away: whether this is still a replica is to be asked.
+    /// A member's host, or the leader's, was away: whether this is still a replica is to be asked.
     pub(crate) unsure: bool,
     pub(crate) ask_at: Option<Time>,
     /// When to go on with what is not the consensus's affair.

@@ -11,7 +11,7 @@ use crate::endpoint::{Endpoint, Reply};
 use crate::group::Group;
 use crate::info::GroupInfo;
 use crate::liveness::Links;
-use crate::message::{Envelope, Frame};
+use crate::message::{Envelope, Frame, Message};
 use crate::outbox::{ChunkFor, Context, Outbox, ReadFor};
 use crate::scrub::{Scrub, ScrubInfo};
 use crate::{HostId, SessionId, Time};
@@ -207,6 +207,10 @@ impl Host {
             let Some(envelope) = queue.pop_front() else {
                 break;
             };
+            // The frame's echo would have it said after what was heard since, when it holds no more.
+            if is_over(&self.groups, &envelope) {
+                continue;
+            }
             blocks += envelope.message.payload_blocks();
             frame.messages.push(envelope);
         }
@@ -387,4 +391,13 @@ impl Host {
             }
         }
     }
+}
+
+/// Whether a message says that a replica follows in a term that is over for it: it waited for the disk, or for its turn.
+fn is_over(groups: &BTreeMap<VolumeId, Group>, envelope: &Envelope) -> bool {
+    let Message::Consensus { term, step, .. } = &envelope.message else {
+        return false;
+    };
+    let group = groups.get(&envelope.volume);
+    step.follows() && group.is_some_and(|group| group.term() > *term)
 }

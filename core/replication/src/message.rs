@@ -412,6 +412,17 @@ pub enum Failure {
     GaveUp,
 }
 
+impl Step {
+    /// Whether it says that its sender follows in the term that it is of.
+    pub(crate) const fn follows(&self) -> bool {
+        matches!(
+            self,
+            // One that has nothing is an answer to another term's.
+            Self::Appended { last: 1.., .. } | Self::Rejected { .. } | Self::HeartbeatReply { .. }
+        )
+    }
+}
+
 impl Message {
     /// Blocks of payload that go with it.
     pub fn payload_blocks(&self) -> usize {

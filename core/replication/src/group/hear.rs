@@ -110,11 +110,7 @@ impl Group {
 
     /// A follower's answer in the own term shows that it follows in it.
     fn note_follower(&mut self, context: &Context<'_>, from: ReplicaId, term: u64, step: &Step) {
-        let follows = matches!(
-            step,
-            // One that has nothing is an answer to another term's.
-            Step::Appended { last: 1.., .. } | Step::Rejected { .. } | Step::HeartbeatReply { .. }
-        );
+        let follows = step.follows();
         let host = self.members.host(from);
         let heard = host.and_then(|host| context.links.echoed(host));
         let lead = self.lead.as_mut();
