@@ -393,11 +393,16 @@ impl Host {
     }
 }
 
-/// Whether a message says that a replica follows in a term that is over for it: it waited for the disk, or for its turn.
+/// Whether a message says that a replica follows that is here no more, or in a term that is over for it: it waited for the
+/// disk, or for its turn.
 fn is_over(groups: &BTreeMap<VolumeId, Group>, envelope: &Envelope) -> bool {
-    let Message::Consensus { term, step, .. } = &envelope.message else {
+    let Message::Consensus {
+        from, term, step, ..
+    } = &envelope.message
+    else {
         return false;
     };
     let group = groups.get(&envelope.volume);
-    step.follows() && group.is_some_and(|group| group.term() > *term)
+    let holds = group.is_some_and(|group| group.me == *from && group.term() <= *term);
+    step.follows() && !holds
 }

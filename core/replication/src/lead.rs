@@ -26,6 +26,9 @@ pub(crate) struct Lead {
     pub(crate) term: u64,
     /// Followers that answered in this term, since their last start: which of this host's frames they had heard then.
     pub(crate) followers: BTreeMap<ReplicaId, Time>,
+    /// When those came that are members since this term: what they say without having heard from here since is of one
+    /// that was a replica before, under the same number.
+    pub(crate) came: BTreeMap<ReplicaId, Time>,
     /// Somebody was asked to take over: in this term it may do so at any time.
     pub(crate) no_lease: bool,
     pub(crate) transfer_until: Option<Time>,
@@ -80,6 +83,7 @@ impl Lead {
         Self {
             term,
             followers: BTreeMap::new(),
+            came: BTreeMap::new(),
             no_lease: false,
             transfer_until: None,
             waiting: BTreeMap::new(),
@@ -95,6 +99,16 @@ impl Lead {
                 differ: BTreeMap::new(),
             },
         }
+    }
+}
+
+impl Lead {
+    /// A replica is a member from now on; what is known of its number is of another one.
+    pub(crate) fn comes(&mut self, replica: ReplicaId, now: Time) {
+        self.came.insert(replica, now);
+        self.followers.remove(&replica);
+        self.compared.same.remove(&replica);
+        self.compared.differ.remove(&replica);
     }
 }
 

@@ -140,6 +140,11 @@ impl Group {
         }
         let hosts = self.members.iter().map(|member| member.host);
         context.out.met.extend(hosts);
+        let came = self.members.iter().map(|member| member.replica);
+        let came = came.filter(|replica| old.seat(*replica).is_none());
+        if let Some(lead) = &mut self.lead {
+            came.for_each(|replica| lead.comes(replica, context.now));
+        }
         if self.members.seat(self.me).is_none() {
             context.out.gone.push(self.volume);
         }
@@ -292,7 +297,8 @@ impl Group {
         same: Option<bool>,
         differ: Vec<u64>,
     ) {
-        let Some(lead) = self.lead.as_mut() else {
+        // As of the members that there are: one of the same number may have been a replica before.
+        let Some(lead) = self.lead.as_mut().filter(|_| index >= self.configured) else {
             return;
         };
         match same {

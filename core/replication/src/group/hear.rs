@@ -69,6 +69,9 @@ impl Group {
         else {
             return false;
         };
+        if !self.is_since_it_came(context, *from) {
+            return false;
+        }
         match step {
             Step::Append { .. } => !self.is_refused() && !self.is_rebasing(),
             Step::TimeoutNow => self.may_lead(context),
@@ -78,6 +81,15 @@ impl Group {
             }
             _ => true,
         }
+    }
+
+    /// Whether what is being heard of a replica is its own, and not of one that had its number before: its log has nothing
+    /// to do with that one's.
+    fn is_since_it_came(&self, context: &Context<'_>, from: ReplicaId) -> bool {
+        let came = self.lead.as_ref().and_then(|lead| lead.came.get(&from));
+        let host = self.members.host(from);
+        let heard = host.and_then(|host| context.links.echoed(host));
+        came.is_none_or(|came| heard.is_some_and(|heard| heard > *came))
     }
 
     /// Whether nothing was promised to another one than this, who wants to lead in a term.

@@ -2,7 +2,7 @@
 
 use crate::care::{VOLUME, changed, has, level, members, table, voters, world};
 use crate::scenarios::{ask, done, reply, session, write};
-use crate::world::{MIB, SECONDS, World};
+use crate::world::{FINE, MIB, SECONDS, World};
 use replication::{Answered, Failure, Members, Op};
 
 fn change(number: u64, members: &Members) -> Op {
@@ -119,6 +119,27 @@ fn who_misses_its_removal_is_told_by_those_that_saw_it() {
     changed(&mut world, &target);
     let gone = world.run_until(10 * SECONDS, |world| !has(world, 2));
     assert!(gone, "{}", table(&world));
+}
+
+#[test]
+fn who_comes_back_under_its_number_is_asked_to_whatever_it_said_before() {
+    for seed in 1..=30 {
+        let mut world = World::new(seed, 4, 64 * MIB, MIB);
+        world.create(VOLUME, 4096, &[0, 1, 2]);
+        level(&mut world, &[0, 1, 2]);
+        let a = session(&mut world, 0, 1);
+        done(&mut world, 0, a, Op::Attach { claim: 0 });
+        // What the one that goes says of its log comes late, when another one of its number is to come.
+        world.weather.delay = SECONDS / 8;
+        let few = members(&[(1, 0), (2, 1)], &world);
+        done(&mut world, 0, a, change(1, &few));
+        changed(&mut world, &few);
+        let all = members(&[(1, 0), (2, 1), (3, 2)], &world);
+        done(&mut world, 0, a, change(2, &all));
+        world.weather = FINE;
+        changed(&mut world, &all);
+        level(&mut world, &[0, 1, 2]);
+    }
 }
 
 #[test]
