@@ -20,19 +20,25 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::watch;
 
-/// Bytes read at once where requests are expected: as many as a client has in flight. Of a write's payload
-/// behind one, so much at most is copied.
+/// Bytes read at once where requests are expected, with the payloads of small writes: to copy those costs less than to
+/// ask the kernel for each.
+const RECEIVED_BYTES: usize = 64 << 10;
+/// The same while writes are large: so much of a payload at most is copied, and the rest goes to where it is wanted.
 const HEADERS_BYTES: usize = 1024;
+/// From here on a payload is large.
+const LARGE_PAYLOAD: usize = 16 << 10;
 
 /// A client that is served. One task owns all of it.
 pub(super) struct Transmission {
     server: Server<Bytes>,
     stream: Stream,
     outgoing: Outgoing,
-    headers: Box<[u8; HEADERS_BYTES]>,
-    /// What of `headers` is not taken yet.
+    received: Box<[u8]>,
+    /// What of `received` is not taken yet.
     unread: std::ops::Range<usize>,
     payload: Option<Payload>,
+    /// The last write was large: so may be the next.
+    large: bool,
     pool: Pool,
     in_flight: FuturesUnordered<BoxFuture<'static, Answered>>,
     /// None once it was heard, or nobody is left to say it.
@@ -65,9 +71,10 @@ impl Transmission {
             server,
             stream,
             outgoing: Outgoing::default(),
-            headers: Box::new([0; HEADERS_BYTES]),
+            received: vec![0; RECEIVED_BYTES].into(),
             unread: 0..0,
             payload: None,
+            large: false,
             pool: settings.pool,
             in_flight: FuturesUnordered::new(),
             stop: Some(Box::pin(async move {
@@ -172,11 +179,11 @@ impl Transmission {
     ) -> Poll<Result<(), Over>> {
         let mut begun = false;
         loop {
-            let mut given = &self.headers[self.unread.clone()];
+            let mut given = &self.received[self.unread.clone()];
             let next = self.server.next(&mut given);
             self.unread.start = self.unread.end - given.len();
             let read = match next {
-                Next::Read(_) => self.poll_headers(cx),
+                Next::Read(_) => self.poll_requests(cx),
                 Next::Payload(len) => self.poll_payload(cx, len as usize).map_ok(|buffer| {
                     let write = self.server.payload_received();
                     self.in_flight
@@ -204,8 +211,12 @@ impl Transmission {
         }
     }
 
-    fn poll_headers(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Over>> {
-        let mut buffer = ReadBuf::new(&mut self.headers[..]);
+    fn poll_requests(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Over>> {
+        let most = match self.large {
+            true => HEADERS_BYTES,
+            false => RECEIVED_BYTES,
+        };
+        let mut buffer = ReadBuf::new(&mut self.received[..most]);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
         self.unread = 0..buffer.filled().len();
         if self.unread.is_empty() {
@@ -215,13 +226,14 @@ impl Transmission {
     }
 
     fn poll_payload(&mut self, cx: &mut Context<'_>, len: usize) -> Poll<Result<Buffer, Over>> {
+        self.large = len >= LARGE_PAYLOAD;
         let payload = self.payload.get_or_insert_with(|| Payload {
             buffer: self.pool.take(len),
             filled: 0,
         });
         let came = self.unread.len().min(len - payload.filled);
         payload.buffer[payload.filled..][..came]
-            .copy_from_slice(&self.headers[self.unread.start..][..came]);
+            .copy_from_slice(&self.received[self.unread.start..][..came]);
         self.unread.start += came;
         payload.filled += came;
         while payload.filled < len {
