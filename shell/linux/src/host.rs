@@ -8,6 +8,8 @@ use model::{IfName, Resources};
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::LazyLock;
+use std::thread;
 
 /// What the host has and what of it is free, disk as seen at `path`.
 pub fn resources(path: &Path) -> Result<Resources, Error> {
@@ -15,11 +17,19 @@ pub fn resources(path: &Path) -> Result<Resources, Error> {
     let disk = nix::sys::statvfs::statvfs(path)
         .doing(|| format!("ask for the free space at {}", path.display()))?;
     Ok(Resources {
-        cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+        cpus: processors(),
         memory_total_bytes: meminfo_bytes(&meminfo, "MemTotal:"),
         memory_free_bytes: meminfo_bytes(&meminfo, "MemAvailable:"),
         disk_free_bytes: disk.blocks_available() as u64 * disk.fragment_size() as u64,
     })
+}
+
+/// Those that this process may use. Looked for once: to find its control group the whole mount table is read, which
+/// has a line for each router.
+fn processors() -> u32 {
+    static FOUND: LazyLock<u32> =
+        LazyLock::new(|| thread::available_parallelism().map_or(1, |n| n.get() as u32));
+    *FOUND
 }
 
 fn meminfo_bytes(meminfo: &str, key: &str) -> u64 {

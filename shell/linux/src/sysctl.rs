@@ -3,21 +3,31 @@
 use crate::error::Cause;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
+use std::cell::OnceCell;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 
-/// `/proc/sys/net` of the namespace that the thread was in.
+/// `/proc/sys/net` of the namespace that the thread was in, and what is in it.
 ///
-/// It is opened once for all that is read and written: the kernel keeps this directory of all namespaces
-/// under one name, and looks through all of them each time that it is part of a path.
+/// Each directory is opened once for all that is read and written: the kernel keeps those of all namespaces
+/// under one name, and looks through all of them each time that it is part of a path. Below them it does not.
 #[derive(Debug)]
-pub(crate) struct Sysctls(OwnedFd);
+pub(crate) struct Sysctls {
+    net: OwnedFd,
+    families: [(&'static str, OnceCell<Option<OwnedFd>>); 2],
+}
+
+const DIRECTORY: OFlag = OFlag::O_PATH
+    .union(OFlag::O_DIRECTORY)
+    .union(OFlag::O_CLOEXEC);
 
 impl Sysctls {
     pub(crate) fn here() -> Result<Self, Cause> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        Ok(Self(open("/proc/sys/net", flags, Mode::empty())?))
+        Ok(Self {
+            net: open("/proc/sys/net", DIRECTORY, Mode::empty())?,
+            families: ["ipv4/", "ipv6/"].map(|family| (family, OnceCell::new())),
+        })
     }
 
     /// True if the sysctl at a path below `/proc/sys` has the value. A kernel without IPv6 has none of its
@@ -50,13 +60,20 @@ impl Sysctls {
         let below = path
             .strip_prefix("net/")
             .ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "it is not below net/"))?;
-        let file = openat(&self.0, below, flags | OFlag::O_CLOEXEC, Mode::empty())?;
+        let in_family = self.families.iter().find_map(|(name, held)| {
+            let below = below.strip_prefix(name)?;
+            let opened =
+                held.get_or_init(|| openat(&self.net, *name, DIRECTORY, Mode::empty()).ok());
+            Some((opened.as_ref()?, below))
+        });
+        let (directory, below) = in_family.unwrap_or((&self.net, below));
+        let file = openat(directory, below, flags | OFlag::O_CLOEXEC, Mode::empty())?;
         Ok(File::from(file))
     }
 
     /// True for IPv6 where there is none.
     fn is_without(&self, path: &str) -> bool {
-        let ipv6 = || openat(&self.0, "ipv6", OFlag::O_PATH, Mode::empty());
+        let ipv6 = || openat(&self.net, "ipv6", OFlag::O_PATH, Mode::empty());
         path.starts_with("net/ipv6/") && ipv6().is_err()
     }
 }
