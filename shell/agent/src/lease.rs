@@ -180,7 +180,7 @@ impl Leases {
         Self { orders, taken }
     }
 
-    /// From now on for these; nobody waits for it.
+    /// From now on for these; nobody waits for it. The same again is none of the thread's affair.
     pub(crate) fn tell(&self, orders: Orders) {
         self.orders.send_if_modified(|held| {
             let differs = held.1 != orders;
@@ -193,11 +193,8 @@ impl Leases {
 
     /// From now on for these; returns when they are taken, or after a while if the thread is stuck.
     pub(crate) async fn order(&mut self, orders: Orders) {
-        let mut number = 0;
-        self.orders.send_modify(|held| {
-            number = held.0 + 1;
-            *held = (number, orders);
-        });
+        self.tell(orders);
+        let number = self.orders.borrow().0;
         let taken = self.taken.wait_for(|taken| *taken >= number);
         // The fence does not depend on it.
         drop(timeout(TAKE_LIMIT, taken).await);

@@ -28,6 +28,7 @@ mod sequences;
 mod server;
 mod standby;
 mod storage;
+mod told;
 mod turn;
 mod view;
 

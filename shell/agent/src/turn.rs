@@ -15,6 +15,7 @@ use crate::meter::Meter;
 use crate::outside::Outside;
 use crate::rd::{Of, RdIndexes};
 use crate::sequences::Kept;
+use crate::told::Told;
 use crate::view::{Counters, View, unix_now};
 use ::datapath::{Change, Domain};
 use api::tonic::Status;
@@ -59,13 +60,15 @@ pub(crate) struct Agent {
     bgp: Bgp,
     rds: RdIndexes,
     sequences: Kept,
+    /// What the speaker was told from last.
+    told: Option<Told>,
     pace: Pace,
     stage: Stage,
     /// When the next pass is due; none if nothing asks for one.
     due: Option<Instant>,
     full_due: Instant,
     observed: Option<Arc<HostState>>,
-    ready: Readiness,
+    ready: Arc<Readiness>,
     /// An input changed since the last time nothing was left to do: steps are no drift.
     expecting: bool,
     just_done: HashSet<Step>,
@@ -194,12 +197,13 @@ impl Agent {
             bgp: start.bgp,
             rds: start.rds,
             sequences: start.sequences,
+            told: None,
             pace: start.pace,
             stage: Stage::Idle,
             due: Some(now),
             full_due: now,
             observed: None,
-            ready: Readiness::default(),
+            ready: Arc::default(),
             expecting: true,
             just_done: HashSet::new(),
             to_run: VecDeque::new(),
@@ -607,14 +611,15 @@ impl Agent {
     /// back: a port that is about to be changed keeps its routes meanwhile.
     fn take_readiness(&mut self, ready: Readiness, certain: bool) {
         if certain {
-            self.ready = ready;
+            self.ready = Arc::new(ready);
             return;
         }
-        self.ready.segments.extend(ready.segments);
-        self.ready.nics.extend(ready.nics);
-        self.ready.routers.extend(ready.routers);
-        self.ready.transits.extend(ready.transits);
-        self.ready.uplinks.extend(ready.uplinks);
+        let held = Arc::make_mut(&mut self.ready);
+        held.segments.extend(ready.segments);
+        held.nics.extend(ready.nics);
+        held.routers.extend(ready.routers);
+        held.transits.extend(ready.transits);
+        held.uplinks.extend(ready.uplinks);
     }
 
     fn ran(&mut self, outcomes: Vec<(Step, Result<(), String>)>) {
@@ -724,21 +729,28 @@ impl Agent {
     /// Tells the speaker what is behind this host.
     fn announce(&mut self) {
         self.expect_instances();
-        let vnis = bgp::instances(self.machine.stacks(), &self.ready);
-        let rds = self.assign_rds(&vnis);
         self.keep_sequences();
-        let vtep = self.machine.underlay().address;
-        let mut ready = self.ready.clone();
+        let mut ready = Readiness::clone(&self.ready);
         for set in [&mut ready.routers, &mut ready.transits] {
             set.retain(|router| self.leased.may_run(*router));
         }
-        let mut local = bgp::local_state(
-            vtep,
-            self.machine.stacks(),
-            self.machine.routers(),
-            &ready,
-            &rds,
-        );
+        let told = Told {
+            vtep: self.machine.underlay().address,
+            stacks: self.machine.stacks().to_vec(),
+            routers: self.machine.routers().to_vec(),
+            ready,
+            sequences: self.sequences.clone(),
+        };
+        let last = self.told.take();
+        let same = last.is_some_and(|last| last.says_the_same(&told));
+        // FRR is compared with what the kernel has by now.
+        if same && !self.bgp.is_frr() {
+            self.told = Some(told);
+            return;
+        }
+        let vnis = bgp::instances(&told.stacks, &self.ready);
+        let rds = self.assign_rds(&vnis);
+        let mut local = bgp::local_state(told.vtep, &told.stacks, &told.routers, &told.ready, &rds);
         self.sequences.apply(&mut local);
         // Before the first convergence, what is missing may just not have been looked at.
         if self.settled > 0 || !local.evis.is_empty() || !local.ip_vrfs.is_empty() {
@@ -747,6 +759,7 @@ impl Agent {
             let learned = self.machine.forwarding();
             self.bgp
                 .set_local(local, learned, capabilities.unwrap_or(&none));
+            self.told = Some(told);
         }
     }
 
@@ -900,14 +913,11 @@ impl Agent {
                 true => Arc::clone(&before.dhcp_uplinks),
                 false => Arc::new(self.machine.dhcp_uplinks().to_vec()),
             },
-            managed_vpcs: Arc::new(
-                self.machine
-                    .managed()
-                    .into_iter()
-                    .flat_map(|config| config.stacks.iter().map(|stack| stack.vpc))
-                    .collect(),
-            ),
-            ready: Arc::new(self.ready.clone()),
+            managed_vpcs: match same_input && !before.managed_vpcs.is_empty() {
+                true => Arc::clone(&before.managed_vpcs),
+                false => Arc::new(managed_vpcs(&self.machine)),
+            },
+            ready: Arc::clone(&self.ready),
             lost: Arc::new(self.machine.lost_nics()),
             leased: self.leased.clone(),
             conditions: Arc::new(conditions),
@@ -957,6 +967,14 @@ fn or_anew<T: DeserializeOwned + Default>(disk: &Disk, name: &str) -> Result<T, 
         }
         other => Ok(other?.unwrap_or_default()),
     }
+}
+
+fn managed_vpcs(machine: &HostMachine) -> BTreeSet<model::VpcId> {
+    let stacks = machine
+        .managed()
+        .into_iter()
+        .flat_map(|config| &config.stacks);
+    stacks.map(|stack| stack.vpc).collect()
 }
 
 fn conditions(machine: &HostMachine) -> BTreeMap<ObjectId, Condition> {
