@@ -9,7 +9,7 @@ use crate::standby::Standbys;
 use crate::view::{View, unix_now};
 use api::v1;
 use host_plan::{NatRule, OwnedName, is_full};
-use linux::{NatCount, RouterCounts, RuleCount};
+use linux::{FlowCounts, NatCount, RouterCounts, RuleCount};
 use model::{Condition, NetnsName, ObjectId, RouterId, SubnetId, UnixMillis};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -87,6 +87,7 @@ impl Meter {
             conditions: Vec::new(),
             next: None,
             told: false,
+            flows: FlowCounts::default(),
         };
         thread::Builder::new()
             .name("meter".to_owned())
@@ -245,16 +246,24 @@ struct Counting {
     next: Option<RouterId>,
     /// That counting fails.
     told: bool,
+    flows: FlowCounts,
 }
 
 impl Counting {
     fn run(mut self) {
+        // With hundreds of routers it has work for tens of milliseconds at a time, which a change is not to wait for.
+        if let Err(error) = linux::run_behind_others() {
+            warn!(
+                error = chain(&error),
+                "Routers are counted as if in a hurry"
+            );
+        }
         while self.view.has_changed().is_ok() {
             // Not `park_timeout`: threads that were waited for meanwhile may have left a token, and it would not wait.
             thread::sleep(EVERY);
             let routers = self.routers();
             let names: Vec<NetnsName> = routers.iter().map(|r| r.netns.clone()).collect();
-            match linux::tracked_flows(&names) {
+            match self.flows.tracked(&names) {
                 Ok(flows) => {
                     self.told = false;
                     self.note(&routers, &flows);

@@ -5,6 +5,7 @@ use crate::error::{Cause, Doing, Error};
 use crate::socket::Socket;
 use crate::sys;
 use model::{IfName, Resources};
+use nix::errno::Errno;
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
@@ -22,6 +23,16 @@ pub fn resources(path: &Path) -> Result<Resources, Error> {
         memory_free_bytes: meminfo_bytes(&meminfo, "MemAvailable:"),
         disk_free_bytes: disk.blocks_available() as u64 * disk.fragment_size() as u64,
     })
+}
+
+/// From now on the calling thread, and those that it starts, get a processor after others that want one.
+pub fn run_behind_others() -> Result<(), Error> {
+    const NICE: libc::c_int = 10;
+    // SAFETY: it takes numbers only; as to the kernel, nobody (0) is the calling thread.
+    let set = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+    Errno::result(set)
+        .map(drop)
+        .doing(|| format!("lower the priority of a thread to {NICE}"))
 }
 
 /// Those that this process may use. Looked for once: to find its control group the whole mount table is read, which

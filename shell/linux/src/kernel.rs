@@ -133,14 +133,19 @@ impl Kernel {
         let mut state = seen.state.clone();
         state.netns = inside.states;
         let ours = &seen.state.owned_netns;
-        self.routers
-            .retain(|name, _| scope.routers.contains(name) && ours.contains(name));
-        self.rules
-            .retain(|name, _| scope.routers.contains(name) && ours.contains(name));
-        self.looked_at
-            .retain(|name, _| scope.routers.contains(name) && ours.contains(name));
+        let as_known = self.routers.keys().eq(&scope.routers) && scope.routers.is_subset(ours);
+        if !as_known {
+            let there = |name: &NetnsName| scope.routers.contains(name) && ours.contains(name);
+            self.routers.retain(|name, _| there(name));
+            self.rules.retain(|name, _| there(name));
+            self.looked_at.retain(|name, _| there(name));
+        }
         let other_rules = std::mem::take(&mut self.other_rules);
-        for name in scope.routers.intersection(ours) {
+        let other: Vec<&NetnsName> = match as_known {
+            true => scope.routers.intersection(&other_rules).collect(),
+            false => scope.routers.intersection(ours).collect(),
+        };
+        for name in other {
             let mut held = self.rules.remove(name);
             match self.routers.get_mut(name) {
                 None => {

@@ -47,7 +47,9 @@ pub use capture::{Capture, Passed, Which};
 pub use datagram::{Got, Receiver, Sender, TUNNEL_PACKETS_MAX, ToSend, TunnelSocket};
 pub use error::{ActionError, Cause, Error};
 pub use fence::Fence;
-pub use host::{UnderlayInterface, kernel_version, resources, underlay_interface};
+pub use host::{
+    UnderlayInterface, kernel_version, resources, run_behind_others, underlay_interface,
+};
 pub use kernel::{Kernel, Looks};
 pub use monitor::Watch;
 pub use netns::{NETNS_DIR, Netns, in_netns, spawn_in_netns};
@@ -56,8 +58,8 @@ pub use passing::{receive_fds, send_fds};
 pub use powerless::spawn_powerless;
 pub use router::{ConnectionEvents, Drained, track_connections, tracked_connections};
 pub use router::{
-    LinkCounts, NatCount, OuterSocket, RouterCounts, RuleCount, refuse_flows, router_counts,
-    tracked_flows,
+    FlowCounts, LinkCounts, NatCount, OuterSocket, RouterCounts, RuleCount, refuse_flows,
+    router_counts,
 };
 pub use service::{bind_udp, listen_tcp};
 pub use sys::PROTOCOL;

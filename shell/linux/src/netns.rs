@@ -58,6 +58,11 @@ impl Netns {
         }
     }
 
+    /// Inode of the one that has this name, if there is one.
+    pub(crate) fn inode_of(name: &NetnsName) -> Option<u64> {
+        fs::metadata(path_of(name)).map(|found| found.ino()).ok()
+    }
+
     /// The one of the calling thread.
     pub fn current() -> Result<Netns, Error> {
         File::open(OF_THIS_THREAD)

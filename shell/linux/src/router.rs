@@ -16,7 +16,7 @@ pub use carry::{track_connections, tracked_connections};
 pub use follow::{ConnectionEvents, Drained};
 pub(crate) use held::Held;
 pub use meter::{
-    LinkCounts, NatCount, RouterCounts, RuleCount, refuse_flows, router_counts, tracked_flows,
+    FlowCounts, LinkCounts, NatCount, RouterCounts, RuleCount, refuse_flows, router_counts,
 };
 pub use outer::OuterSocket;
 

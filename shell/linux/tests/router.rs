@@ -429,6 +429,36 @@ fn a_name_that_is_no_namespace_yet_is_none() {
     });
 }
 
+/// Flows are those of the namespace that has the name, also when another one had it before that lives on.
+#[test]
+fn flows_are_counted_of_who_has_the_name() {
+    lab(|lab| {
+        let mut wish = Wish::of(&[1]);
+        outside();
+        wish.make(lab);
+        gateways(1);
+        let netns = OwnedName::router_netns(wish.routers[0].id);
+        let names = [
+            netns.clone(),
+            OwnedName::router_netns(RouterId::from_random(77)),
+        ];
+        let mut counts = linux::FlowCounts::default();
+        let mut count = || counts.tracked(&names).unwrap();
+        assert_eq!(count(), BTreeMap::from([(netns.clone(), 0)]));
+        assert!(pings("v1a", "198.51.100.1"));
+        assert_eq!(count(), BTreeMap::from([(netns.clone(), 1)]));
+        // Its name goes to another one, and somebody is still in it.
+        let there = Server::start(netns.as_str(), "10.1.1.1", 7000);
+        let router = wish.routers.remove(0);
+        wish.make(lab);
+        assert_eq!(count(), BTreeMap::new());
+        wish.routers.push(router);
+        wish.make(lab);
+        assert_eq!(count(), BTreeMap::from([(netns, 0)]));
+        drop(there);
+    });
+}
+
 /// A gateway that every host has: it routes, keeps nothing of what passes, and is apart from the tunnel; it
 /// knows the NICs here without asking.
 #[test]

@@ -13,7 +13,8 @@ use crate::sys;
 use host_plan::NatRule;
 use model::{IfName, NetnsName};
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 /// What a router counted since its parts were made.
@@ -59,31 +60,76 @@ pub struct RuleCount {
     pub bytes: u64,
 }
 
-/// How many flows each of these namespaces tracks now; those that are not there are left out.
-pub fn tracked_flows(routers: &[NetnsName]) -> Result<BTreeMap<NetnsName, u64>, Error> {
-    on_own_thread(|| {
-        let mut flows = BTreeMap::new();
-        for name in routers {
-            let Some(netns) = Netns::find(name)? else {
-                continue;
-            };
-            let count = netns.enter().and_then(|()| count_here());
-            let count = count.doing(|| format!("count the flows of namespace {name}"))?;
-            flows.insert(name.clone(), count);
-        }
-        Ok(flows)
-    })
+/// Counts the flows that namespaces track.
+///
+/// The kernel's counter of each is opened once: to find it by its path the kernel goes through those of all namespaces.
+#[derive(Debug, Default)]
+pub struct FlowCounts(BTreeMap<NetnsName, FlowCount>);
+
+#[derive(Debug)]
+struct FlowCount {
+    /// Inode of the namespace that has the name: one that is gone may live on for those who are in it.
+    inode: u64,
+    file: File,
 }
 
-fn count_here() -> Result<u64, Cause> {
-    match fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count") {
-        Ok(text) => {
-            let count = text.trim().parse();
-            count.map_err(|_| Cause::Garbled("a count that is no number"))
+impl FlowCounts {
+    /// How many flows each of these namespaces tracks now; those that are not there are left out.
+    pub fn tracked(&mut self, routers: &[NetnsName]) -> Result<BTreeMap<NetnsName, u64>, Error> {
+        let mut flows = BTreeMap::new();
+        let mut before = std::mem::take(&mut self.0);
+        let mut unknown = Vec::new();
+        for name in routers {
+            let held = before.remove(name);
+            let held = held.filter(|held| Netns::inode_of(name) == Some(held.inode));
+            match held.and_then(|held| Some((held.read().ok()?, held))) {
+                Some((count, held)) => {
+                    flows.insert(name.clone(), count);
+                    self.0.insert(name.clone(), held);
+                }
+                None => unknown.push(name),
+            }
         }
-        // Nothing is tracked before there are rules.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
-        Err(error) => Err(error.into()),
+        if unknown.is_empty() {
+            return Ok(flows);
+        }
+        on_own_thread(|| {
+            for name in unknown {
+                let Some(netns) = Netns::find(name)? else {
+                    continue;
+                };
+                let count = netns.enter().and_then(|()| self.open_here(name));
+                let count = count.doing(|| format!("count the flows of namespace {name}"))?;
+                flows.insert(name.clone(), count);
+            }
+            Ok(flows)
+        })
+    }
+
+    fn open_here(&mut self, name: &NetnsName) -> Result<u64, Cause> {
+        match File::open("/proc/sys/net/netfilter/nf_conntrack_count") {
+            Ok(file) => {
+                let inode = Netns::inode_of(name).unwrap_or_default();
+                let held = FlowCount { inode, file };
+                let count = held.read()?;
+                self.0.insert(name.clone(), held);
+                Ok(count)
+            }
+            // Nothing is tracked before there are rules.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl FlowCount {
+    /// Fails when its namespace is gone.
+    fn read(&self) -> Result<u64, Cause> {
+        let mut text = [0; 24];
+        let length = self.file.read_at(&mut text, 0)?;
+        let text = std::str::from_utf8(&text[..length]).unwrap_or_default();
+        let count = text.trim().parse();
+        count.map_err(|_| Cause::Garbled("a count that is no number"))
     }
 }
 
