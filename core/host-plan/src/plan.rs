@@ -34,7 +34,7 @@ pub struct Plan {
     /// Parts of the configuration that this host cannot make true.
     pub problems: Vec<Problem>,
     /// Routers that get their way out, or have it.
-    outside: BTreeSet<RouterId>,
+    outside: Arc<BTreeSet<RouterId>>,
 }
 
 /// What carries traffic: nothing is left to do for it but remote rows.
@@ -76,11 +76,6 @@ pub(crate) fn difference(
             ..Plan::default()
         };
     }
-    let outer = |router: &&Arc<RouterConfig>| {
-        let name = OwnedName::router_outer(router.id);
-        want.links.contains_key(&name)
-    };
-    let outside = desired.routers.iter().filter(outer).map(|r| r.id).collect();
     let mut planner = Planner {
         want,
         observed,
@@ -90,7 +85,7 @@ pub(crate) fn difference(
         phases: BTreeMap::new(),
     };
     if calm.covers(want, observed) {
-        planner.routers(calm);
+        planner.routers_within(calm);
     } else {
         planner.host(desired);
         planner.stale_links();
@@ -108,7 +103,7 @@ pub(crate) fn difference(
     Plan {
         steps: planner.phases.into_values().flatten().collect(),
         problems,
-        outside,
+        outside: Arc::clone(&want.outside),
     }
 }
 

@@ -108,6 +108,8 @@ pub(crate) struct Want {
     pub(crate) frozen: BTreeSet<Subject>,
     /// Where each tunnel sends a MAC: its table has no VLAN in the key.
     behind: BTreeMap<(IfName, MacAddr), IpAddr>,
+    /// Routers that get their way out.
+    pub(crate) outside: Arc<BTreeSet<RouterId>>,
     places: Places,
 }
 
@@ -233,6 +235,12 @@ impl Want {
             return want;
         }
         want.parts(desired, facts);
+        let outer = |router: &&Arc<RouterConfig>| {
+            let name = OwnedName::router_outer(router.id);
+            want.links.contains_key(&name)
+        };
+        let outside = desired.routers.iter().filter(outer).map(|r| r.id);
+        want.outside = Arc::new(outside.collect());
         want.vteps.extend(desired.forwarding.vteps());
         if !want.tables.bindings.is_empty() {
             want.tables.local = Some(desired.underlay.address);
@@ -277,6 +285,8 @@ impl Want {
             addresses_here,
             frozen,
             behind,
+            // Of all of what should be, and by its links.
+            outside: _,
             // Where the rest comes from.
             places: _,
         } = self;

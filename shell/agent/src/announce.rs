@@ -28,6 +28,8 @@ pub(crate) struct Announcer {
 
 #[derive(Debug, Default)]
 struct Shared {
+    /// What they are of.
+    stacks: Vec<Arc<Stack>>,
     uplinks: BTreeMap<IfName, Uplink>,
     /// Frames that were sent on, by the tunnel that they went into.
     carried: BTreeMap<Vni, u64>,
@@ -51,8 +53,12 @@ impl Announcer {
 
     /// From now on for the NICs of these.
     pub(crate) fn carry(&self, stacks: &[Arc<Stack>]) {
-        let uplinks = uplinks(stacks, &self.capabilities, self.transport);
         let mut shared = self.shared();
+        if shared.stacks == stacks {
+            return;
+        }
+        shared.stacks = stacks.to_vec();
+        let uplinks = uplinks(stacks, &self.capabilities, self.transport);
         let vnis: BTreeSet<Vni> = uplinks.values().map(|uplink| uplink.vni).collect();
         shared.carried.retain(|vni, _| vnis.contains(vni));
         shared.uplinks = uplinks;

@@ -75,6 +75,8 @@ struct Running {
     address: IpAddr,
     reflectors: Vec<Reflector>,
     members: Members,
+    /// What `members` are by.
+    host: Option<Arc<HostConfig>>,
 }
 
 #[derive(Debug)]
@@ -151,7 +153,7 @@ impl Bgp {
 
     /// Starts the speaker, or gives a running one its reflectors and who else is in this host's
     /// subnets. Another AS or address is another speaker.
-    pub(crate) async fn configure(&mut self, address: IpAddr, host: &HostConfig) {
+    pub(crate) async fn configure(&mut self, address: IpAddr, host: &Arc<HostConfig>) {
         let config = &host.bgp;
         let same = |running: &Running| {
             (running.kind(), running.asn, running.address) == (config.speaker, config.asn, address)
@@ -185,13 +187,18 @@ impl Bgp {
         let Some(running) = &mut self.running else {
             return;
         };
-        let members = members_of(host);
-        if running.members != members {
-            if running.handle.set_members(members.clone()).await.is_err() {
-                error!("The BGP speaker has ended");
-                return;
+        let last = running.host.replace(Arc::clone(host));
+        let same =
+            last.is_some_and(|last| last.members == host.members && last.stacks == host.stacks);
+        if !same {
+            let members = members_of(host);
+            if running.members != members {
+                if running.handle.set_members(members.clone()).await.is_err() {
+                    error!("The BGP speaker has ended");
+                    return;
+                }
+                running.members = members;
             }
-            running.members = members;
         }
         if running.reflectors != config.reflectors {
             match &running.frr {
@@ -246,6 +253,7 @@ impl Bgp {
             address,
             reflectors: Vec::new(),
             members: Members::new(),
+            host: None,
         })
     }
 
@@ -299,6 +307,7 @@ impl Bgp {
             address,
             reflectors: config.reflectors.clone(),
             members: Members::new(),
+            host: None,
         })
     }
 

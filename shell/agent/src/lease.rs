@@ -11,6 +11,7 @@ mod listen;
 use crate::disk::Disk;
 use crate::events::Event;
 use crate::standby::{self, Job, Standbys};
+use crate::told::alike;
 use api::tonic::transport::Channel;
 use api::v1::router_lease_client::RouterLeaseClient;
 pub(crate) use ask::connect;
@@ -99,6 +100,18 @@ impl Orders {
                 .collect(),
             standby_for: config.standby_for.clone(),
         }
+    }
+
+    /// Whether two configurations come to the same, beside the same routers of the host's own API.
+    pub(crate) fn are_the_same(was: &HostConfig, is: &HostConfig) -> bool {
+        let of_host = |config: &HostConfig| (config.host, config.underlay.address);
+        let routers = was.routers.iter().zip(&is.routers);
+        let mut routers = routers.map(|(was, is)| alike(was, is) && was.standby == is.standby);
+        of_host(was) == of_host(is)
+            && was.voting == is.voting
+            && was.standby_for == is.standby_for
+            && was.routers.len() == is.routers.len()
+            && routers.all(|same| same)
     }
 
     /// Whose connections are to be told to whom.

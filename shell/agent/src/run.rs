@@ -29,6 +29,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -190,7 +191,8 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         options.mac_limit,
     );
     if let Some(config) = &managed {
-        bgp.configure(config.underlay.address, config).await;
+        let kept = Arc::new(config.clone());
+        bgp.configure(config.underlay.address, &kept).await;
     } else if credential.is_none() {
         bgp.standalone();
     }

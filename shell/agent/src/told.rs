@@ -40,7 +40,7 @@ impl Told {
 }
 
 /// Whether others hear the same of both: rules and names are the router's own affair.
-fn alike(was: &Arc<RouterConfig>, is: &Arc<RouterConfig>) -> bool {
+pub(crate) fn alike(was: &Arc<RouterConfig>, is: &Arc<RouterConfig>) -> bool {
     if Arc::ptr_eq(was, is) {
         return true;
     }

@@ -60,6 +60,8 @@ pub(crate) struct Agent {
     bgp: Bgp,
     rds: RdIndexes,
     sequences: Kept,
+    /// What the leases' thread has its orders by.
+    ordered: Option<Arc<HostConfig>>,
     /// What the speaker was told from last.
     told: Option<Told>,
     pace: Pace,
@@ -197,6 +199,7 @@ impl Agent {
             bgp: start.bgp,
             rds: start.rds,
             sequences: start.sequences,
+            ordered: None,
             told: None,
             pace: start.pace,
             stage: Stage::Idle,
@@ -396,8 +399,11 @@ impl Agent {
         self.counters.configs += 1;
         self.may_act = true;
         // What leaves is silent, and what it tracked is read, before its namespace goes.
-        let orders = Orders::of(&config, self.machine.local());
-        self.leases.order(orders).await;
+        let last = self.ordered.replace(Arc::clone(&config));
+        if !last.is_some_and(|last| Orders::are_the_same(&last, &config)) {
+            let orders = Orders::of(&config, self.machine.local());
+            self.leases.order(orders).await;
+        }
         self.bgp
             .configure(self.machine.underlay().address, &config)
             .await;

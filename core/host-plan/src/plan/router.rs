@@ -14,20 +14,32 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 impl Planner<'_> {
+    /// As [`Self::routers`], when the host around them is as it was, with all their interfaces.
+    pub(super) fn routers_within(&mut self, calm: &mut Calm) {
+        calm.begin(self.want.routers.len());
+        for router in &self.want.routers {
+            let state = self.observed.routers.get(&router.netns);
+            if !calm.has(router, state) {
+                self.look_into(router, calm);
+            }
+        }
+    }
+
     /// Those that had nothing left to do, and are as they were then, are not looked into again.
     pub(super) fn routers(&mut self, calm: &mut Calm) {
         calm.begin(self.want.routers.len());
         for router in &self.want.routers {
-            let there = self.observed.owned_netns.contains(&router.netns)
-                && router.links.keys().all(|name| self.stays(name));
-            let state = self.observed.routers.get(&router.netns);
-            let state = state.filter(|_| there);
-            if calm.has(router, state) {
-                continue;
-            }
-            if !self.router(router) {
-                calm.keep(router, state);
-            }
+            self.look_into(router, calm);
+        }
+    }
+
+    fn look_into(&mut self, router: &Arc<WantRouter>, calm: &mut Calm) {
+        let there = self.observed.owned_netns.contains(&router.netns)
+            && router.links.keys().all(|name| self.stays(name));
+        let state = self.observed.routers.get(&router.netns);
+        let state = state.filter(|_| there);
+        if !calm.has(router, state) && !self.router(router) {
+            calm.keep(router, state);
         }
     }
 
