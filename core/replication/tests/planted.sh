@@ -101,3 +101,6 @@ plant later-members-are-not-heard who_was_away_hears $src/group.rs \
 plant log-stays-in-its-own-way $random $src/catchup.rs \
     'let all = it.next.is_none() && it.wanted.is_empty() && it.held.is_empty();' \
     'let all = it.next.is_none() && it.wanted.is_empty() && it.held.is_empty() && !self.is_refused();'
+plant one-before-counts who_comes_back $src/group/hear.rs \
+    'came.is_none_or(|came| heard.is_some_and(|heard| heard > *came))' \
+    '_ = heard; came.is_none_or(|_| true)'
