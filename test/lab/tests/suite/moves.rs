@@ -264,6 +264,10 @@ fn affordable(lab: &Lab, places: &[&str]) -> Duration {
         every *= 2;
     }
     lab.admin("nic delete blue/web/other --wait");
+    if every > EVERY {
+        // It carries no more than this, and is to do so for minutes.
+        every *= 2;
+    }
     report(&format!("one packet each {every:?}"));
     every
 }
