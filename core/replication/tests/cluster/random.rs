@@ -121,8 +121,11 @@ fn recover(world: &mut World, clients: &mut Clients, volumes: &[(VolumeId, Vec<u
     if !go_on(world, clients, None, until, level) {
         let groups = volumes.iter().flat_map(|(volume, _)| {
             let of = move |node: &Node| {
-                let group = node.host.as_ref()?.group(*volume)?;
-                Some(format!("{volume} on {}: {group}", node.id))
+                let host = node.host.as_ref()?;
+                let there = host.store().volume(*volume)?;
+                let group = host.group(*volume).map(|group| group.to_string());
+                let without = || format!("no replica, but {there:?}; {:?}", host.unusable());
+                Some(format!("{volume} on {}: {}", node.id, group.unwrap_or_else(without)))
             };
             world.nodes.iter().filter_map(of)
         });
