@@ -1,6 +1,7 @@
 //! What a replica does as time passes, and as hosts come and go: nothing, unless something is missing.
 
 use crate::group::Group;
+use crate::message::Step;
 use crate::outbox::Context;
 use crate::{BEAT_MICROS, HostId, ReplicaId, STAGGER_MICROS, Time};
 
@@ -69,17 +70,21 @@ impl Group {
         vouches && !self.is_configuring_committed() && self.proven(context) <= last
     }
 
-    fn try_to_lead(&mut self, context: &Context<'_>) {
-        let followed = self
-            .followed
-            .map(|(host, _)| host)
-            .filter(|host| *host != context.me);
-        let promised = followed.filter(|_| !self.leader_gone);
+    fn try_to_lead(&mut self, context: &mut Context<'_>) {
+        let followed = self.followed.filter(|(host, _)| *host != context.me);
+        let followed = followed.filter(|_| !self.leader_gone);
+        let promised = followed.map(|(host, _)| host);
         let helps = context.links.may_help(promised, context.now);
         if self.needs_leader(context) && helps && self.may_lead(context) {
             self.attempts += 1;
             // It refuses while a change of members is not in effect; the next time is as good.
             drop(self.node.campaign());
+        } else if let Some((host, _)) = followed.filter(|(_, term)| *term < self.term())
+            && let Some(leader) = self.members.replica(host)
+        {
+            // It is promised to one that leads in a term that is over here, and may not know that: nobody hears it.
+            let nothing = Step::Appended { last: 0, commit: 0 };
+            self.send(context, leader, self.term(), nothing);
         }
     }
 

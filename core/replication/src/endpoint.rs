@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 const MOST_UNDER_WAY: usize = 256;
 /// How long a request waits that was refused for now.
 const PAUSE_MICROS: u64 = 20_000;
+/// When nobody was heard for so long of a term, and somebody leads in an earlier one, it is that one's.
+const FORGET_MICROS: u64 = 2_000_000;
 
 /// A request of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,6 +44,8 @@ pub(crate) struct Endpoint {
     /// without end.
     moved_at: Time,
     term: u64,
+    /// When somebody was heard last who is in that term, or a newer one.
+    term_at: Time,
     epoch: Option<u64>,
     next_seq: u64,
     next_id: u64,
@@ -76,6 +80,7 @@ impl Endpoint {
             target: 0,
             moved_at: Time(0),
             term: 0,
+            term_at: Time(0),
             epoch: None,
             next_seq: 1,
             next_id: 0,
@@ -202,12 +207,20 @@ impl Endpoint {
             Err(Failure::NotLeader { leader, term }) => {
                 let known =
                     leader.and_then(|leader| self.hosts.iter().position(|it| *it == leader));
-                let newer = term > self.term;
+                // A replica that had a newer one may be gone, with its term.
+                let over = term < self.term && self.term_at + FORGET_MICROS <= now;
+                let over = over && leader.is_some();
+                let newer = term > self.term || over;
+                if term >= self.term {
+                    self.term_at = now;
+                }
                 let elsewhere = term == self.term && self.moved_at + PAUSE_MICROS <= now;
                 if let Some(target) = known.filter(|it| newer || elsewhere && *it != self.target) {
                     (self.target, self.moved_at) = (target, now);
                 }
-                self.term = self.term.max(term);
+                if newer {
+                    (self.term, self.term_at) = (term, now);
+                }
                 // What is known by now may be better than what was known when it was sent.
                 let better = (sent.term, sent.target) != (self.term, self.target);
                 (sent.again_at, sent.turn) = match better {
@@ -287,5 +300,38 @@ const fn written(op: &Op) -> Option<(u64, u64)> {
         | Op::Allocation { .. }
         | Op::Grow { .. }
         | Op::Change { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_term_that_nobody_is_in_any_more_is_forgotten() {
+        let hosts = vec![HostId(1), HostId(2)];
+        let mut endpoint = Endpoint::new(VolumeId::new(7), SessionId(1), hosts);
+        let begin = Time(1_000_000);
+        endpoint.ask(Op::Read { lba: 0, blocks: 1 }, begin).unwrap();
+        let mut says = |leader: Option<u128>, term, at: Time| {
+            let Some((_, request)) = endpoint.poll(at).pop() else {
+                return None;
+            };
+            let leader = leader.map(HostId);
+            let answer = Answer {
+                session: request.session,
+                id: request.id,
+                term: request.term,
+                result: Err(Failure::NotLeader { leader, term }),
+            };
+            assert!(endpoint.answer(answer, at).is_empty());
+            endpoint.poll(at).pop().map(|(to, again)| (to, again.term))
+        };
+        // The one in term 9 is gone; who leads in term 8 is not taken for one that is over, at first.
+        says(None, 9, begin);
+        let soon = begin + FORGET_MICROS / 2;
+        assert_ne!(says(Some(2), 8, soon), Some((HostId(2), 8)));
+        let later = begin + FORGET_MICROS * 2;
+        assert_eq!(says(Some(2), 8, later), Some((HostId(2), 8)));
     }
 }

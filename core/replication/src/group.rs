@@ -255,8 +255,9 @@ impl Group {
         self.members.seat(replica).or_else(later)
     }
 
-    /// Whether a host may say that this replica is none any more.
-    pub(crate) fn goes_by(&self, host: HostId) -> bool {
+    /// Whether a host is believed that this replica is none any more, and who the members are: one that has or had a member,
+    /// or anybody once none of those is left that are known here.
+    pub(crate) fn believes(&self, host: HostId) -> bool {
         let later = self.later.iter().flat_map(|(_, members)| members.iter());
         let mut known = self.members.iter().chain(later);
         let others = self.members.iter().filter(|it| it.replica != self.me);

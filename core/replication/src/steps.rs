@@ -216,6 +216,13 @@ impl Group {
         }
     }
 
+    /// Says who the members are.
+    pub(crate) fn tell_members(&self, context: &mut Context<'_>, to: ReplicaId) {
+        let config = self.configured;
+        let members = self.members.encode().into();
+        self.care(context, to, Care::These { config, members });
+    }
+
     /// A member says who the members are, and this is one of them.
     fn members_are(&mut self, context: &mut Context<'_>, config: u64, members: &[u8]) {
         self.unsure = false;
@@ -353,11 +360,7 @@ impl Group {
                 });
                 self.perhaps_compare(context);
             }
-            Care::Who => {
-                let config = self.configured;
-                let members = self.members.encode().into();
-                self.care(context, from, Care::These { config, members });
-            }
+            Care::Who => self.tell_members(context, from),
             Care::These { config, members } => self.members_are(context, config, &members),
             Care::Compared {
                 index,

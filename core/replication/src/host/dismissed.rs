@@ -86,9 +86,13 @@ impl Host {
         match self.groups.get(&volume) {
             Some(group) if group.me == replica => {
                 if group.configured >= config {
+                    // Who says so missed that it came.
+                    if let Some(asks) = group.members.replica(from) {
+                        self.tell_members(from, volume, asks);
+                    }
                     return;
                 }
-                if group.goes_by(from) {
+                if group.believes(from) {
                     self.out.gone.push(volume);
                 } else {
                     self.with(volume, |group, _| group.wonder());

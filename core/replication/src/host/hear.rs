@@ -44,8 +44,12 @@ impl Host {
                 let mine = self.groups.get(&volume).is_some_and(|group| group.me == to);
                 if !mine && care == Care::Who {
                     self.is_not_here(from, volume, to);
+                    self.tell_members(from, volume, replica);
                 }
-                if self.is_of(volume, from, replica) && mine {
+                let tells = mine && matches!(care, Care::These { .. });
+                let group = self.groups.get(&volume);
+                let believed = tells && group.is_some_and(|group| group.believes(from));
+                if believed || self.is_of(volume, from, replica) && mine {
                     self.with(volume, |group, context| {
                         group.hear_care(context, replica, care)
                     });
@@ -64,6 +68,17 @@ impl Host {
             Message::Removed { replica, config } => self.removed(from, volume, replica, config),
             Message::Gone { replica } => self.is_gone(from, volume, replica),
         }
+    }
+
+    /// Tells a member who the others are that asked a replica of which it thinks that it is here: all that it knows may
+    /// be gone, and have others in their places.
+    pub(super) fn tell_members(&mut self, asks: HostId, volume: VolumeId, replica: ReplicaId) {
+        self.with(volume, |group, context| {
+            let seat = group.members.seat(replica);
+            if seat.is_some_and(|seat| seat.member.host == asks && context.links.is_on(seat)) {
+                group.tell_members(context, replica);
+            }
+        });
     }
 
     /// A host speaks for its own replicas only, on the disks that they are on. Who is no member any more is

@@ -143,6 +143,31 @@ fn who_comes_back_under_its_number_is_asked_to_whatever_it_said_before() {
 }
 
 #[test]
+fn who_was_away_while_all_others_went_hears_those_that_came() {
+    let mut world = world(5, MIB);
+    let a = session(&mut world, 1, 1);
+    done(&mut world, 1, a, Op::Attach { claim: 0 });
+    level(&mut world, &[0, 1, 2]);
+    for node in 1..5 {
+        world.block(0, node);
+        world.block(node, 0);
+    }
+    let targets = [
+        members(&[(1, 0), (3, 2), (4, 3)], &world),
+        members(&[(1, 0), (4, 3), (5, 4)], &world),
+    ];
+    for (number, target) in (1..).zip(&targets) {
+        let b = session(&mut world, 2, 1 + number);
+        done(&mut world, 2, b, change(u64::from(number as u32), target));
+        changed(&mut world, target);
+    }
+    let gone = world.run_until(20 * SECONDS, |world| !has(world, 1) && !has(world, 2));
+    assert!(gone, "{}", table(&world));
+    world.blocked.clear();
+    level(&mut world, &[0, 3, 4]);
+}
+
+#[test]
 fn whose_space_is_given_back_nobody_needs_any_more() {
     for seed in 1..=20 {
         let mut world = World::new(seed, 4, 64 * MIB, MIB);

@@ -125,7 +125,11 @@ fn recover(world: &mut World, clients: &mut Clients, volumes: &[(VolumeId, Vec<u
                 let there = host.store().volume(*volume)?;
                 let group = host.group(*volume).map(|group| group.to_string());
                 let without = || format!("no replica, but {there:?}; {:?}", host.unusable());
-                Some(format!("{volume} on {}: {}", node.id, group.unwrap_or_else(without)))
+                Some(format!(
+                    "{volume} on {}: {}",
+                    node.id,
+                    group.unwrap_or_else(without)
+                ))
             };
             world.nodes.iter().filter_map(of)
         });
