@@ -314,9 +314,7 @@ mod tests {
         let begin = Time(1_000_000);
         endpoint.ask(Op::Read { lba: 0, blocks: 1 }, begin).unwrap();
         let mut says = |leader: Option<u128>, term, at: Time| {
-            let Some((_, request)) = endpoint.poll(at).pop() else {
-                return None;
-            };
+            let (_, request) = endpoint.poll(at).pop()?;
             let leader = leader.map(HostId);
             let answer = Answer {
                 session: request.session,
