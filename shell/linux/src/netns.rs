@@ -63,6 +63,10 @@ impl Netns {
         fs::metadata(path_of(name)).map(|found| found.ino()).ok()
     }
 
+    pub(crate) fn inode(&self) -> io::Result<u64> {
+        self.0.metadata().map(|found| found.ino())
+    }
+
     /// The one of the calling thread.
     pub fn current() -> Result<Netns, Error> {
         File::open(OF_THIS_THREAD)

@@ -98,7 +98,7 @@ impl FlowCounts {
                 let Some(netns) = Netns::find(name)? else {
                     continue;
                 };
-                let count = netns.enter().and_then(|()| self.open_here(name));
+                let count = netns.enter().and_then(|()| self.open_here(name, &netns));
                 let count = count.doing(|| format!("count the flows of namespace {name}"))?;
                 flows.insert(name.clone(), count);
             }
@@ -106,10 +106,11 @@ impl FlowCounts {
         })
     }
 
-    fn open_here(&mut self, name: &NetnsName) -> Result<u64, Cause> {
+    fn open_here(&mut self, name: &NetnsName, netns: &Netns) -> Result<u64, Cause> {
         match File::open("/proc/sys/net/netfilter/nf_conntrack_count") {
             Ok(file) => {
-                let inode = Netns::inode_of(name).unwrap_or_default();
+                // Its own: by now the name may be another one's.
+                let inode = netns.inode()?;
                 let held = FlowCount { inode, file };
                 let count = held.read()?;
                 self.0.insert(name.clone(), held);
