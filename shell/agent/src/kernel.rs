@@ -9,7 +9,7 @@ use crate::datapath::{Datapath, News};
 use crate::events::Event;
 use ::datapath::Change;
 use host_plan::{Scope, Step, Subject};
-use linux::{Kernel, Watch};
+use linux::{Kernel, RouterLook, RouterLooked, Watch};
 use model::{Capability, Transport};
 use std::collections::BTreeSet;
 use std::mem::discriminant;
@@ -42,6 +42,8 @@ pub(crate) enum Job {
     CatchUp(std_mpsc::Sender<()>),
     /// Look after the datapath.
     Datapath(News),
+    /// Take in what a look into a router found.
+    Looked(Box<RouterLooked>),
 }
 
 /// The kernel's thread, as the loop sees it.
@@ -63,7 +65,7 @@ impl KernelThread {
         let (jobs, queue) = std_mpsc::channel();
         let (opened, is_open) = std_mpsc::channel();
         let (state_dir, unused) = (state_dir.to_owned(), unused.clone());
-        let to_itself = jobs.clone();
+        let (to_itself, to_look) = (jobs.clone(), jobs.clone());
         thread::Builder::new()
             .name("kernel".to_owned())
             .spawn(move || match open(&state_dir, &unused) {
@@ -72,7 +74,8 @@ impl KernelThread {
                     // Told to nobody only when the process is ending.
                     let tell = move |news| drop(to_itself.send(Job::Datapath(news)));
                     let datapath = Datapath::new(&state_dir, transport, tell);
-                    serve(kernel, datapath, routers_every, &queue, &events);
+                    let looks = RouterLooks::start(routers_every, to_look);
+                    serve(kernel, datapath, looks, &queue, &events);
                 }
                 Err(error) => drop(opened.send(Err(error))),
             })
@@ -105,25 +108,18 @@ fn open(
 fn serve(
     mut kernel: Kernel,
     mut datapath: Datapath,
-    routers_every: Duration,
+    mut looks: RouterLooks,
     queue: &std_mpsc::Receiver<Job>,
     events: &mpsc::Sender<Event>,
 ) {
-    let mut look_at = Instant::now();
     loop {
-        let job = match queue.recv_timeout(look_at.saturating_duration_since(Instant::now())) {
-            Ok(job) => Some(job),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
-        let Some(job) = job else {
-            // One at a time, between jobs: who changes something meanwhile does not wait for hundreds.
-            let routers = u32::try_from(kernel.routers()).unwrap_or(u32::MAX);
-            look_at = Instant::now() + routers_every / routers.max(1);
-            if differs(&mut kernel) && events.blocking_send(Event::Drift).is_err() {
-                return;
+        let job = match queue.recv_timeout(looks.due_in()) {
+            Ok(job) => job,
+            Err(RecvTimeoutError::Timeout) => {
+                looks.next(&mut kernel);
+                continue;
             }
-            continue;
+            Err(RecvTimeoutError::Disconnected) => return,
         };
         let event = match job {
             Job::Observe { scope, whole } => {
@@ -142,6 +138,18 @@ fn serve(
                     datapath.has_ended(pid);
                 }
                 Event::Drift
+            }
+            Job::Looked(looked) => {
+                looks.under_way = false;
+                match kernel.looked(*looked) {
+                    Ok(false) => continue,
+                    Ok(true) => Event::Drift,
+                    Err(error) => {
+                        // The pass will look at it, and say what is wrong.
+                        warn!(error = chain(&error), "Looking at a router failed");
+                        Event::Drift
+                    }
+                }
             }
             Job::CatchUp(done) => {
                 let changed = kernel.catch_up();
@@ -164,13 +172,60 @@ fn serve(
     }
 }
 
-/// True if a router is other than it was known to be, as far as it was looked at.
-fn differs(kernel: &mut Kernel) -> bool {
-    kernel.look_at_a_router().unwrap_or_else(|error| {
-        // The pass will look at it, and say what is wrong.
-        warn!(error = chain(&error), "Looking at a router failed");
-        true
-    })
+/// Looks into routers, one at a time, on a thread that gives way to all others: a change does not wait for any.
+struct RouterLooks {
+    /// Each router is looked into once in this time.
+    every: Duration,
+    next_at: Instant,
+    under_way: bool,
+    looker: std_mpsc::Sender<RouterLook>,
+}
+
+impl RouterLooks {
+    fn start(every: Duration, jobs: std_mpsc::Sender<Job>) -> Self {
+        let (looker, asked) = std_mpsc::channel::<RouterLook>();
+        thread::Builder::new()
+            .name("look".to_owned())
+            .spawn(move || {
+                if let Err(error) = linux::run_behind_others() {
+                    warn!(
+                        error = chain(&error),
+                        "Routers are looked at beside all else"
+                    );
+                }
+                for look in asked {
+                    if jobs.send(Job::Looked(Box::new(look.make()))).is_err() {
+                        return;
+                    }
+                }
+            })
+            .expect("a process may start a thread");
+        Self {
+            every,
+            next_at: Instant::now(),
+            under_way: false,
+            looker,
+        }
+    }
+
+    fn due_in(&self) -> Duration {
+        match self.under_way {
+            true => self.every,
+            false => self.next_at.saturating_duration_since(Instant::now()),
+        }
+    }
+
+    /// Has the next look made, unless one is under way.
+    fn next(&mut self, kernel: &mut Kernel) {
+        let routers = u32::try_from(kernel.routers()).unwrap_or(u32::MAX);
+        self.next_at = Instant::now() + self.every / routers.max(1);
+        if self.under_way {
+            return;
+        }
+        if let Some(look) = kernel.next_look() {
+            self.under_way = self.looker.send(look).is_ok();
+        }
+    }
 }
 
 /// Runs steps in order, like ones together. Once a step of a subject failed, its later ones are

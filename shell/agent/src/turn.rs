@@ -46,6 +46,12 @@ const OBSERVE_RETRY: Duration = Duration::from_millis(500);
 /// While no datapath runs that should.
 const DATAPATH_RETRY: Duration = Duration::from_secs(1);
 
+/// A full look begins this long after a change: the change is in the kernel by then, and who makes some every second
+/// makes none just now. With hundreds of routers a look takes 40 ms, which a change would wait for.
+const QUIET: Duration = Duration::from_millis(25);
+/// While changes never end, a full look that is due waits no longer.
+const QUIET_WITHIN: Duration = Duration::from_secs(15);
+
 /// The agent's state, with one owner.
 pub(crate) struct Agent {
     machine: HostMachine,
@@ -69,6 +75,8 @@ pub(crate) struct Agent {
     /// When the next pass is due; none if nothing asks for one.
     due: Option<Instant>,
     full_due: Instant,
+    /// When an input changed last.
+    changed_at: Option<Instant>,
     observed: Option<Arc<HostState>>,
     ready: Arc<Readiness>,
     /// An input changed since the last time nothing was left to do: steps are no drift.
@@ -205,6 +213,7 @@ impl Agent {
             stage: Stage::Idle,
             due: Some(now),
             full_due: now,
+            changed_at: None,
             observed: None,
             ready: Arc::default(),
             expecting: true,
@@ -277,7 +286,8 @@ impl Agent {
     /// When there is something to do without an event; while a pass is under way, its end is one.
     fn deadline(&self) -> Option<Instant> {
         let idle = self.stage == Stage::Idle;
-        let due = [self.machine.poll_timeout(), self.due, Some(self.full_due)];
+        let full_at = full_look_at(self.full_due, self.changed_at);
+        let due = [self.machine.poll_timeout(), self.due, Some(full_at)];
         due.into_iter().flatten().min().filter(|_| idle)
     }
 
@@ -287,7 +297,7 @@ impl Agent {
             return;
         }
         let now = Instant::now();
-        let full = self.full_due <= now;
+        let full = full_look_at(self.full_due, self.changed_at) <= now;
         let retry = self.machine.poll_timeout().is_some_and(|at| at <= now);
         if !full && !retry && self.due.is_none_or(|at| at > now) {
             return;
@@ -315,8 +325,10 @@ impl Agent {
 
     /// Notes that an input of the plan changed.
     fn changed(&mut self) {
+        let now = Instant::now();
         self.asked += 1;
-        self.asked_at.get_or_insert_with(Instant::now);
+        self.asked_at.get_or_insert(now);
+        self.changed_at = Some(now);
     }
 
     /// Asks for a pass now, because an input changed.
@@ -1063,7 +1075,29 @@ fn is_remote_row(step: &Step) -> bool {
     }
 }
 
+/// When a full look that is due at some time begins, as an input changed last then.
+fn full_look_at(due: Instant, changed_at: Option<Instant>) -> Instant {
+    let quiet = changed_at.map_or(due, |at| at + QUIET);
+    quiet.clamp(due, due + QUIET_WITHIN)
+}
+
 fn stack_of(stacks: &[Arc<Stack>], vpc: model::VpcId) -> Option<&Stack> {
     let mut stacks = stacks.iter().map(Arc::as_ref);
     stacks.find(|stack| stack.vpc == vpc)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_look_waits_for_a_quiet_moment_and_not_for_ever() {
+        let due = Instant::now();
+        let after = |millis| due + Duration::from_millis(millis);
+        assert_eq!(full_look_at(due, None), due);
+        assert_eq!(full_look_at(after(500), Some(due)), after(500));
+        assert_eq!(full_look_at(due, Some(after(90))), after(90) + QUIET);
+        let never_quiet = Some(due + QUIET_WITHIN);
+        assert_eq!(full_look_at(due, never_quiet), due + QUIET_WITHIN);
+    }
 }

@@ -55,6 +55,31 @@ pub struct Kernel {
     on_this_thread: std::marker::PhantomData<*mut ()>,
 }
 
+/// A look into a router that is still to be made, see [`Kernel::next_look`].
+#[derive(Debug)]
+pub struct RouterLook {
+    name: NetnsName,
+    /// What was known when it was asked for.
+    known: Arc<RouterState>,
+    /// What was known of its rules; the kernel has it back with the answer.
+    held: Option<router::Held>,
+}
+
+/// What a look into a router found, for [`Kernel::looked`].
+#[derive(Debug)]
+pub struct RouterLooked {
+    look: RouterLook,
+    found: Result<Option<RouterState>, Error>,
+}
+
+impl RouterLook {
+    /// Makes it.
+    pub fn make(mut self) -> RouterLooked {
+        let found = router::look(&self.name, &mut self.held);
+        RouterLooked { look: self, found }
+    }
+}
+
 /// How often the kernel was looked at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Looks {
@@ -194,27 +219,42 @@ impl Kernel {
         self.routers.len()
     }
 
-    /// Looks again into that router of those known that was looked into longest ago, as the kernel does not tell of
-    /// changes there. True if it is other than it was known to be, or gone.
-    ///
-    /// After an error nothing is known of it.
-    pub fn look_at_a_router(&mut self) -> Result<bool, Error> {
-        let age = |name: &&NetnsName| self.looked_at.get(*name).copied();
-        let Some(name) = self.routers.keys().min_by_key(age).cloned() else {
-            return Ok(false);
-        };
-        let known = self.routers.remove(&name);
-        let mut held = self.rules.remove(&name);
+    /// The look that is due next: into that router of those known that was looked into longest ago, as the kernel does
+    /// not tell of changes there. For any thread, so that nothing waits for it; what it finds is for [`Self::looked`].
+    pub fn next_look(&mut self) -> Option<RouterLook> {
+        let age = |name: &(&NetnsName, &Arc<RouterState>)| self.looked_at.get(name.0).copied();
+        let (name, known) = self.routers.iter().min_by_key(age)?;
+        let (name, known) = (name.clone(), Arc::clone(known));
+        let held = self.rules.remove(&name);
         self.router_looks += 1;
         self.looked_at.insert(name.clone(), self.router_looks);
-        let Some(now) = router::look(&name, &mut held)? else {
+        Some(RouterLook { name, known, held })
+    }
+
+    /// Takes in what a look found. True if the router is other than it was known to be, or gone; a look beside which
+    /// we changed the router ourselves says nothing.
+    ///
+    /// After an error nothing is known of it.
+    pub fn looked(&mut self, looked: RouterLooked) -> Result<bool, Error> {
+        let RouterLooked {
+            look: RouterLook { name, known, held },
+            found,
+        } = looked;
+        let is_as_it_was = self
+            .routers
+            .get(&name)
+            .is_some_and(|now| Arc::ptr_eq(now, &known));
+        if !is_as_it_was || self.other_rules.contains(&name) {
+            return Ok(false);
+        }
+        self.routers.remove(&name);
+        let Some(now) = found? else {
             return Ok(true);
         };
-        let same = known.filter(|known| **known == now);
-        let differs = same.is_none();
-        let now = same.unwrap_or_else(|| Arc::new(now));
-        self.routers.insert(name.clone(), now);
-        self.rules.extend(held.map(|held| (name, held)));
+        self.rules.extend(held.map(|held| (name.clone(), held)));
+        let differs = now != *known;
+        let now = if differs { Arc::new(now) } else { known };
+        self.routers.insert(name, now);
         Ok(differs)
     }
 

@@ -50,7 +50,7 @@ pub use fence::Fence;
 pub use host::{
     UnderlayInterface, kernel_version, resources, run_behind_others, underlay_interface,
 };
-pub use kernel::{Kernel, Looks};
+pub use kernel::{Kernel, Looks, RouterLook, RouterLooked};
 pub use monitor::Watch;
 pub use netns::{NETNS_DIR, Netns, in_netns, spawn_in_netns};
 pub use nft::firewall_counters;

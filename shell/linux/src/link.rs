@@ -58,7 +58,10 @@ pub(crate) fn create_bridge(
         // A kernel that could filter keeps VLAN 1 even on a bridge that does not, and doubles each
         // FDB row for it; one that cannot ignores the attribute.
         m.put_u8(sys::IFLA_BR_MCAST_SNOOPING, 0)
-            .put_u16(sys::IFLA_BR_VLAN_DEFAULT_PVID, 0);
+            .put_u16(sys::IFLA_BR_VLAN_DEFAULT_PVID, 0)
+            // Without the spanning tree nothing is delayed, but each port's timer runs, and 15 s after it went up the
+            // kernel tells of it once more: of hundreds at once, after a start.
+            .put_u32(sys::IFLA_BR_FORWARD_DELAY, 0);
         if vlan_filtering {
             m.put_u8(sys::IFLA_BR_VLAN_FILTERING, 1);
         }

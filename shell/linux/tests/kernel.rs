@@ -76,6 +76,7 @@ fn a_bridge_is_quiet_and_keeps_its_mtu_and_mac() {
         assert_eq!(link["mtu"], 1400);
         assert_eq!(link["operstate"], "DOWN");
         assert_eq!(info["mcast_snooping"], 0);
+        assert_eq!(info["forward_delay"], 0);
         assert_eq!(info["stp_state"], 0);
         assert_eq!(sysctl("b-1", "disable_ipv6"), "1");
         // Ports of another MTU and a lower MAC come: it follows neither.

@@ -564,7 +564,10 @@ fn tenants_with_the_same_addresses_do_not_meet() {
 
 /// Looks at two routers, one after the other: which of them is other than it was known to be.
 fn each_differs(lab: &mut Lab) -> [bool; 2] {
-    [(); 2].map(|()| lab.kernel.look_at_a_router().unwrap())
+    [(); 2].map(|()| {
+        let look = lab.kernel.next_look().expect("a router is known");
+        lab.kernel.looked(look.make()).unwrap()
+    })
 }
 
 #[test]
@@ -624,6 +627,59 @@ fn what_others_change_in_a_router_is_put_right() {
         wish.make(lab);
         gateways(1);
         assert!(pings("v1b", "198.51.100.1"));
+    });
+}
+
+#[test]
+fn a_look_beside_which_a_router_was_changed_says_nothing() {
+    lab(|lab| {
+        outside();
+        let mut wish = Wish::of(&[1]);
+        wish.make(lab);
+        let steps = |lab: &mut Lab, wish: &Wish| {
+            let state = lab.kernel.observe(&wish.scope()).unwrap();
+            plan(&wish.desired(), &state).steps
+        };
+        // With rules alone what is known stays, with other rules; with a route it is looked at anew.
+        let with_a_rule = |router: &mut RouterConfig| {
+            router.nat.forwards.push(PortForward {
+                protocol: Protocol::Tcp,
+                public: None,
+                ports: "8000".parse().unwrap(),
+                to: ip("10.1.1.10"),
+                to_port: NonZeroU16::new(7000).unwrap(),
+            });
+        };
+        let with_a_route = |router: &mut RouterConfig| {
+            router.routes.push(StaticRoute {
+                table: None,
+                prefix: net("203.0.113.0/24"),
+                via: Via::Blackhole,
+            });
+        };
+        let changes: [&dyn Fn(&mut RouterConfig); 2] = [&with_a_rule, &with_a_route];
+        for (change, observed) in changes.into_iter().flat_map(|c| [(c, false), (c, true)]) {
+            let look = lab.kernel.next_look().expect("a router is known");
+            change(Arc::make_mut(&mut wish.routers[0]));
+            let changing = steps(lab, &wish);
+            lab.act(changing.into_iter().map(|step| step.action));
+            if observed {
+                assert_eq!(steps(lab, &wish), []);
+            }
+            assert!(!lab.kernel.looked(look.make()).unwrap());
+            assert_eq!(steps(lab, &wish), []);
+            Arc::make_mut(&mut wish.routers[0]).routes.clear();
+            Arc::make_mut(&mut wish.routers[0]).nat.forwards.clear();
+            wish.make(lab);
+        }
+        // Nothing beside it: what others did is seen.
+        let look = lab.kernel.next_look().expect("a router is known");
+        tool(&format!(
+            "ip -n r-{} route add blackhole 203.0.113.0/24 proto 118",
+            wish.routers[0].id
+        ));
+        assert!(lab.kernel.looked(look.make()).unwrap());
+        assert!(!steps(lab, &wish).is_empty());
     });
 }
 

@@ -24,6 +24,7 @@ mod error;
 mod location;
 mod migrate;
 mod ops;
+mod quiet;
 mod rows;
 mod store;
 

@@ -3,15 +3,16 @@
 use crate::engine::{Engine, Tx, find_damage};
 use crate::error::worth_repeating;
 use crate::ops::{self, Fail};
-use crate::{Location, StoreError, migrate};
+use crate::{Location, StoreError, migrate, quiet};
 use fleet_plan::{Decision, Intent, IssuedRow, JoinToken, TokenSecret};
 use model::{Change, Cluster, HostId, HostStatus, Object, Revision, TokenId, UnixMillis};
 use std::collections::BTreeMap;
 use std::fs::{OpenOptions, Permissions};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// Changes kept for watches that resume; older ones are compacted away.
 pub const CHANGES_KEPT: u64 = 100_000;
@@ -26,8 +27,10 @@ pub struct Store {
     location: String,
     /// [`CHANGES_KEPT`], or less in tests.
     changes_kept: u64,
-    /// Something was written since the log was folded.
-    unfolded: AtomicBool,
+    /// How often something was written.
+    writes: watch::Sender<u64>,
+    /// How often it had been when the log was folded.
+    folded: AtomicU64,
 }
 
 /// A stretch of history, for a watch.
@@ -306,14 +309,20 @@ impl Store {
     /// nothing if nothing was written since. A log that nobody folds is folded by the change that finds it too
     /// long, and whoever made that waits for it.
     pub async fn fold_log(&self) -> Result<(), StoreError> {
-        if !self.unfolded.swap(false, Ordering::Relaxed) {
+        let writes = *self.writes.borrow();
+        if self.folded.load(Ordering::Relaxed) == writes {
             return Ok(());
         }
         let folded = self.engine.fold_log().await;
-        folded.map_err(|source| {
-            self.unfolded.store(true, Ordering::Relaxed);
-            StoreError::engine(&self.location, "folding the log", source)
-        })
+        folded.map_err(|source| StoreError::engine(&self.location, "folding the log", source))?;
+        self.folded.store(writes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Waits until something was written and then nothing more for `quiet`: who changes something a few times a second
+    /// will not do so again at once. At most `longest`.
+    pub async fn quiet_moment(&self, quiet: Duration, longest: Duration) {
+        quiet::moment(self.writes.subscribe(), quiet, longest).await;
     }
 
     /// Closes all connections; SQLite folds its log into the file.
@@ -330,7 +339,8 @@ impl Store {
             engine,
             location: name,
             changes_kept: CHANGES_KEPT,
-            unfolded: AtomicBool::new(false),
+            writes: watch::Sender::new(0),
+            folded: AtomicU64::new(0),
         })
     }
 
@@ -370,7 +380,7 @@ impl Store {
             };
             match outcome {
                 Ok(answer) => {
-                    self.unfolded.store(true, Ordering::Relaxed);
+                    self.writes.send_modify(|writes| *writes += 1);
                     return Ok(answer);
                 }
                 Err(Fail::Engine(error)) if repeats < REPEATS && worth_repeating(&error) => {

@@ -156,9 +156,9 @@ fn who_was_away_while_all_others_went_hears_those_that_came() {
         members(&[(1, 0), (3, 2), (4, 3)], &world),
         members(&[(1, 0), (4, 3), (5, 4)], &world),
     ];
-    for (number, target) in (1..).zip(&targets) {
-        let b = session(&mut world, 2, 1 + number);
-        done(&mut world, 2, b, change(u64::from(number as u32), target));
+    for (number, target) in (1_u64..).zip(&targets) {
+        let b = session(&mut world, 2, 1 + u128::from(number));
+        done(&mut world, 2, b, change(number, target));
         changed(&mut world, target);
     }
     let gone = world.run_until(20 * SECONDS, |world| !has(world, 1) && !has(world, 2));

@@ -204,10 +204,10 @@ impl Server {
     fn listen(&mut self) -> bool {
         let mut whole = true;
         for (id, served) in &mut self.routers {
-            let Some(netns) = served.enter() else {
+            if !served.is_there() {
                 whole = false;
                 continue;
-            };
+            }
             let wanted = served.router.facts().endpoints();
             served.tasks.retain(|endpoint, tasks| {
                 wanted.contains(endpoint) && !tasks.iter().any(|task| task.0.is_finished())
@@ -216,7 +216,9 @@ impl Server {
                 if served.tasks.contains_key(&endpoint) {
                     continue;
                 }
-                match endpoint.serve(&netns, &served.router) {
+                let tasks = Netns::named(&served.netns)
+                    .and_then(|netns| endpoint.serve(&netns, &served.router));
+                match tasks {
                     Ok(tasks) => {
                         debug!(router = %id, ?endpoint, "Listening");
                         if let Some((_, true)) = self.failed.remove(&(*id, endpoint)) {
@@ -244,16 +246,17 @@ impl Server {
 }
 
 impl Served {
-    /// The router's namespace as it is now; none if there is none. What was served in another that had
-    /// its name ends.
-    fn enter(&mut self) -> Option<Netns> {
+    /// True if the router has a namespace now. What was served in another that had its name ends.
+    fn is_there(&mut self) -> bool {
         let path = Path::new(linux::NETNS_DIR).join(self.netns.as_str());
-        let inode = std::fs::metadata(path).ok()?.ino();
-        if inode != self.inode {
+        let Ok(found) = std::fs::metadata(path) else {
+            return false;
+        };
+        if found.ino() != self.inode {
             self.tasks.clear();
-            self.inode = inode;
+            self.inode = found.ino();
         }
-        Netns::named(&self.netns).ok()
+        true
     }
 }
 

@@ -37,7 +37,7 @@ fn cables(state: &LabState) -> Outcome<(String, Vec<&'static str>)> {
     for bridge in [UNDERLAY_NAME, "outside"] {
         line(
             &mut batch,
-            &format!("link add name {bridge} type bridge mcast_snooping 0"),
+            &format!("link add name {bridge} type bridge mcast_snooping 0 forward_delay 0"),
         );
         line(&mut batch, &format!("link set {bridge} up"));
     }
@@ -99,7 +99,7 @@ fn addresses(host: &LabHost) -> (String, Vec<&'static str>) {
         quiet.push(outer);
         line(
             &mut batch,
-            &format!("link add name {OUTSIDE_BRIDGE} type bridge mcast_snooping 0"),
+            &format!("link add name {OUTSIDE_BRIDGE} type bridge mcast_snooping 0 forward_delay 0"),
         );
         line(
             &mut batch,
