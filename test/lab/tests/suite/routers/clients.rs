@@ -115,7 +115,10 @@ impl Client {
             if held == expected && gateways.iter().all(|gateway| ways.contains(gateway)) {
                 return Ok(());
             }
-            let log = lab.sh("c1", &format!("tail -n 30 /run/k{}/log", self.number));
+            let log = lab.sh(
+                "c1",
+                &format!("tail -n 30 /run/k{}/log 2>&1 || true", self.number),
+            );
             Err(format!("{links}\n{ways}\n{log}"))
         });
     }

@@ -43,7 +43,7 @@ impl<'a> Device<'a> {
             let there = size.status.success();
             there
                 .then_some(())
-                .ok_or_else(|| lab.sh(host, "cat /run/daemon.log"))
+                .ok_or_else(|| lab.sh(host, "cat /run/daemon.log 2>&1 || true"))
         });
         let path = lab.sh(host, &format!("losetup -f --show -b 4096 {FILE}"));
         Self {
