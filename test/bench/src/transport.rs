@@ -99,16 +99,12 @@ pub(crate) fn measure(effort: Effort, table: &mut Table) {
         rows(&name, "k/s", least, &|pair| {
             udp(pair, bytes, seconds).received
         });
-    }
-    rows(
-        "UDP of 64 bytes, of what was sent arrived",
-        "%",
-        Target::None,
-        &|pair| {
-            let counts = udp(pair, 64, seconds);
+        let arrived = format!("{name}, of what was sent arrived");
+        rows(&arrived, "%", Target::None, &|pair| {
+            let counts = udp(pair, bytes, seconds);
             100.0 * counts.received / counts.sent
-        },
-    );
+        });
+    }
     rows("ping, median", "us", Target::RatioMost(2.0), &ping);
 }
 
