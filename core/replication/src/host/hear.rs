@@ -46,10 +46,11 @@ impl Host {
                     self.is_not_here(from, volume, to);
                     self.tell_members(from, volume, replica);
                 }
-                let tells = mine && matches!(care, Care::These { .. });
-                let group = self.groups.get(&volume);
-                let believed = tells && group.is_some_and(|group| group.believes(from));
-                if believed || self.is_of(volume, from, replica) && mine {
+                let heard = match &care {
+                    Care::These { .. } => self.is_believed(volume, from, to),
+                    _ => self.is_of(volume, from, replica) && mine,
+                };
+                if heard {
                     self.with(volume, |group, context| {
                         group.hear_care(context, replica, care)
                     });
@@ -79,6 +80,17 @@ impl Host {
                 group.tell_members(context, replica);
             }
         });
+    }
+
+    /// Who the members are a host says that was told that it has none, or was asked: it is an answer. Saying once more to who
+    /// is not believed that it is none would have it answer again, and neither would ever end.
+    fn is_believed(&mut self, volume: VolumeId, from: HostId, to: ReplicaId) -> bool {
+        let group = self.groups.get(&volume).filter(|group| group.me == to);
+        let believed = group.is_some_and(|group| group.believes(from));
+        if group.is_some() && !believed {
+            self.with(volume, |group, _| group.wonder());
+        }
+        believed
     }
 
     /// A host speaks for its own replicas only, on the disks that they are on. Who is no member any more is

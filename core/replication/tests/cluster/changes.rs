@@ -215,3 +215,33 @@ fn who_was_away_hears_a_leader_that_came_meanwhile() {
     world.blocked.clear();
     level(&mut world, &[1, 2, 3]);
 }
+
+#[test]
+fn two_that_take_each_other_for_none_say_so_now_and_then() {
+    let mut world = world(4, MIB);
+    let a = session(&mut world, 0, 1);
+    done(&mut world, 0, a, Op::Attach { claim: 0 });
+    assert!(world.run_until(5 * SECONDS, |world| world.leader(VOLUME) == Some(0)));
+    level(&mut world, &[0, 1, 2]);
+    for node in [0, 1, 3] {
+        world.block(node, 2);
+        world.block(2, node);
+    }
+    let target = members(&[(2, 1), (3, 2), (9, 3)], &world);
+    done(&mut world, 0, a, change(1, &target));
+    changed(&mut world, &target);
+    let b = session(&mut world, 3, 2);
+    done(&mut world, 3, b, Op::Attach { claim: 1 });
+    assert!(world.run_until(5 * SECONDS, |world| world.leader(VOLUME) == Some(3)));
+    // The one that was away hears only one that it does not know, some of it twice.
+    world.blocked.remove(&(2, 3));
+    world.blocked.remove(&(3, 2));
+    world.weather.twice = 5;
+    // Each link has 10 beats a second; a storm would not end.
+    let most = world.frames + 1000;
+    let storm = world.run_until(5 * SECONDS, |world| world.frames > most);
+    assert!(!storm, "more than 1,000 frames in 5 s");
+    world.weather = FINE;
+    world.blocked.clear();
+    level(&mut world, &[1, 2, 3]);
+}

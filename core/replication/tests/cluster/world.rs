@@ -13,6 +13,8 @@ use replication::{
 };
 use std::collections::BTreeMap;
 
+/// Far more than any seed has (some 20,000 frames, and their IO): who comes here goes round for ever.
+const MOST_EVENTS: u64 = 1_000_000;
 pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) const MILLIS: u64 = 1000;
 pub(crate) const SECONDS: u64 = 1_000_000;
@@ -295,6 +297,12 @@ impl World {
 
     pub(crate) fn at(&mut self, at: u64, event: Event) {
         self.serial += 1;
+        assert!(
+            self.serial < MOST_EVENTS,
+            "{MOST_EVENTS} events, {} of them frames, and it goes on at {} us: a storm",
+            self.frames,
+            self.now
+        );
         self.events.insert((at.max(self.now), self.serial), event);
     }
 
