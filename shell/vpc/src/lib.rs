@@ -10,6 +10,7 @@ mod failure;
 mod lab;
 mod options;
 mod output;
+mod panics;
 mod reflector;
 mod settings;
 mod views;
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
+    panics::end_the_process();
     // Ends the process itself for --help, --version and words that are no command.
     let cli = cli::Cli::parse();
     match cli.run() {
