@@ -5,7 +5,7 @@ use crate::limit::MacLevel;
 use crate::mobility::{Claim, Contest, Holder};
 use crate::vrf::{Vrf, Vrfs};
 use crate::{Counts, PeerId, Role, Speaker};
-use model::{Asn, MacAddr, Tag, Vni};
+use model::{Asn, Encoding, MacAddr, Tag, Vni};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr};
@@ -134,11 +134,13 @@ pub enum AlertKind {
     ForeignRoutes,
     /// Prefixes behind routers elsewhere that cannot be used.
     UnusedPrefixes,
+    /// A VTEP has an instance in the other encoding.
+    OtherEncoding,
 }
 
 impl AlertKind {
     /// Every kind.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::DuplicateVtep,
         Self::DuplicateRouterId,
         Self::DuplicateMac,
@@ -149,6 +151,7 @@ impl AlertKind {
         Self::MacLimit,
         Self::ForeignRoutes,
         Self::UnusedPrefixes,
+        Self::OtherEncoding,
     ];
 
     /// Its name, as in JSON.
@@ -164,6 +167,7 @@ impl AlertKind {
             Self::MacLimit => "mac-limit",
             Self::ForeignRoutes => "foreign-routes",
             Self::UnusedPrefixes => "unused-prefixes",
+            Self::OtherEncoding => "other-encoding",
         }
     }
 }
@@ -212,6 +216,7 @@ impl Speaker {
             alerts.extend(self.vrfs.duplicate_alerts(now, *vni, vrf));
             alerts.extend(self.vrfs.contest_alerts(now, *vni, vrf));
             alerts.extend(self.vrfs.limit_alert(now, *vni, vrf));
+            alerts.extend(encoding_alert(now, *vni, vrf));
         }
         alerts
     }
@@ -454,6 +459,35 @@ impl Vrfs {
             remedy: "find out who announces so many, or raise the limit".to_owned(),
         })
     }
+}
+
+/// VTEPs whose frames are made otherwise than those of this host.
+fn encoding_alert(now: Instant, vni: Vni, vrf: &Vrf) -> Option<Alert> {
+    let since = vrf.other_encoding.values().map(|(_, since)| *since).min()?;
+    let of: BTreeSet<IpAddr> = vrf.other_encoding.values().map(|(vtep, _)| *vtep).collect();
+    let vteps = list(&of);
+    let (theirs, ours) = match vrf.encoding {
+        Encoding::VlanAwareBundle => (
+            "without VLANs",
+            "a VLAN-aware bundle (RFC 7432 section 6.3)",
+        ),
+        Encoding::VlanBased => (
+            "with VLANs, as a bundle",
+            "one broadcast domain (RFC 7432 section 6.1)",
+        ),
+    };
+    Some(Alert {
+        kind: AlertKind::OtherEncoding,
+        what: format!(
+            "announced {theirs} by {vteps}, and here it is {ours}: no frame gets through"
+        ),
+        place: place(vni, None),
+        since: now.saturating_duration_since(since),
+        remedy: format!(
+            "give the VNI one encoding at {vteps} and here; FRR, and whatever else has no bundles, takes part in VPCs \
+             that are vlan-based"
+        ),
+    })
 }
 
 /// One entry for each VTEP: its best claim, and the addresses of all.

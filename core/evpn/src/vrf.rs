@@ -7,7 +7,7 @@ use crate::ip_vrf::IpVrfs;
 use crate::limit::{MacLevel, MacLimit};
 use crate::mobility::{Claim, Contest, Holder, LocalClaim};
 use crate::rib::Path;
-use crate::{LocalEvi, LocalMac, LocalState, RouteTarget, RouteTargets};
+use crate::{LocalEvi, LocalMac, LocalState, Rd, RouteTarget, RouteTargets};
 use model::{Asn, Encoding, EviForwarding, Forwarding, MacAddr, Tag, VlanId, Vni};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -76,7 +76,7 @@ pub(crate) enum Cause {
 /// One instance.
 #[derive(Debug)]
 pub(crate) struct Vrf {
-    encoding: Encoding,
+    pub(crate) encoding: Encoding,
     rd_index: u16,
     targets: RouteTargets,
     import: Import,
@@ -102,6 +102,8 @@ pub(crate) struct Vrf {
     pub(crate) ip_watches: BTreeMap<(Tag, IpAddr), Watch<MacAddr>>,
     /// Static MACs that others claim: since when, and of whom it was told.
     pub(crate) challenged: BTreeMap<(Tag, MacAddr), (Instant, BTreeSet<IpAddr>)>,
+    /// Flood routes of VTEPs that have this VNI in the other encoding, and since when: no frame gets from one to the other.
+    pub(crate) other_encoding: BTreeMap<RouteKey, (IpAddr, Instant)>,
 }
 
 /// Which route targets an instance takes in.
@@ -309,6 +311,7 @@ impl Vrfs {
             mac_watches: BTreeMap::new(),
             ip_watches: BTreeMap::new(),
             challenged: BTreeMap::new(),
+            other_encoding: BTreeMap::new(),
         };
         self.vrfs.insert(vni, vrf);
         self.rows.evis.insert(vni, EviForwarding::default());
@@ -462,16 +465,14 @@ impl Vrfs {
     /// address that no frame may go to.
     fn place(&self, vni: Vni, key: &RouteKey, path: &Path) -> Option<Place> {
         let vrf = self.vrfs.get(&vni)?;
-        let attrs = &path.attrs;
-        let own = key.rd()?.router_id() == Some(self.router_id);
-        if own || !attrs.vxlan {
+        if !self.is_of_others(key, path) {
             return None;
         }
+        let attrs = &path.attrs;
         match key {
             RouteKey::Imet { tag, .. } => {
-                let (label, endpoint) = attrs.replication?;
-                let vtep = self.usable_vtep(endpoint)?;
-                (label == vni.get()).then_some(Place::Flood(vrf.tag(*tag)?, vtep))
+                let vtep = self.floods(vni, path)?;
+                Some(Place::Flood(vrf.tag(*tag)?, vtep))
             }
             RouteKey::MacIp { tag, mac, ip, .. } => {
                 let vtep = self.usable_vtep(attrs.next_hop)?;
@@ -489,6 +490,42 @@ impl Vrfs {
                 fits.then_some(Place::Mac(vrf.tag(*tag)?, *mac, claim))
             }
             RouteKey::Other { .. } => None,
+        }
+    }
+
+    /// Whether a route is of another VTEP, whose tunnels are VXLAN.
+    fn is_of_others(&self, key: &RouteKey, path: &Path) -> bool {
+        let own = |rd: Rd| rd.router_id() == Some(self.router_id);
+        path.attrs.vxlan && key.rd().is_some_and(|rd| !own(rd))
+    }
+
+    /// The VTEP that a flood route of this VNI is of.
+    fn floods(&self, vni: Vni, path: &Path) -> Option<IpAddr> {
+        let (label, endpoint) = path.attrs.replication?;
+        self.usable_vtep(endpoint).filter(|_| label == vni.get())
+    }
+
+    /// The VTEP that a flood route is of, if it has the other encoding: no tag, where the instance is a bundle here, or one,
+    /// where it is not. A VLAN that a bundle does not have here is another host's affair.
+    fn in_other_encoding(&self, vni: Vni, key: &RouteKey, path: &Path) -> Option<IpAddr> {
+        let RouteKey::Imet { tag, .. } = key else {
+            return None;
+        };
+        let bundle = self.vrfs.get(&vni)?.encoding == Encoding::VlanAwareBundle;
+        let other = bundle == (*tag == 0) && self.is_of_others(key, path);
+        self.floods(vni, path).filter(|_| other)
+    }
+
+    /// Keeps note of who has the other encoding.
+    fn note_encoding(&mut self, vni: Vni, key: &RouteKey, path: Option<&Path>) {
+        let other = |path| self.in_other_encoding(vni, key, path);
+        let other = path.and_then(|path| Some((other(path)?, path.since)));
+        let Some(vrf) = self.vrfs.get_mut(&vni) else {
+            return;
+        };
+        match other {
+            Some(of) => _ = vrf.other_encoding.insert(key.clone(), of),
+            None => _ = vrf.other_encoding.remove(key),
         }
     }
 
@@ -516,6 +553,7 @@ impl Vrfs {
     }
 
     fn add(&mut self, vni: Vni, key: &RouteKey, path: &Path, cause: Cause) {
+        self.note_encoding(vni, key, Some(path));
         let Some(place) = self.place(vni, key, path) else {
             return;
         };
@@ -540,6 +578,7 @@ impl Vrfs {
     }
 
     fn remove(&mut self, vni: Vni, key: &RouteKey, path: &Path) {
+        self.note_encoding(vni, key, None);
         let Some(place) = self.place(vni, key, path) else {
             return;
         };

@@ -296,12 +296,23 @@ pub(super) fn asn(lab: &Lab) -> String {
 
 /// zebra and bgpd on a host, in place of its agent.
 pub(super) fn frr(lab: &Lab, host: &str, address: &str, dir: &Path) -> [Daemon; 2] {
+    frr_with(lab, host, address, "100.64.0.1", dir)
+}
+
+/// The same, with a session to the reflector at another address.
+pub(super) fn frr_with(
+    lab: &Lab,
+    host: &str,
+    router_id: &str,
+    reflector: &str,
+    dir: &Path,
+) -> [Daemon; 2] {
     let asn = asn(lab);
     let config = format!(
-        "router bgp {asn}\n bgp router-id {address}\n no bgp default ipv4-unicast\n \
-         neighbor 100.64.0.1 remote-as {asn}\n neighbor 100.64.0.1 timers 3 9\n \
-         neighbor 100.64.0.1 timers connect 1\n neighbor 100.64.0.1 password {}\n \
-         address-family l2vpn evpn\n  neighbor 100.64.0.1 activate\n  advertise-all-vni\n \
+        "router bgp {asn}\n bgp router-id {router_id}\n no bgp default ipv4-unicast\n \
+         neighbor {reflector} remote-as {asn}\n neighbor {reflector} timers 3 9\n \
+         neighbor {reflector} timers connect 1\n neighbor {reflector} password {}\n \
+         address-family l2vpn evpn\n  neighbor {reflector} activate\n  advertise-all-vni\n \
          exit-address-family\n",
         password(lab)
     );
@@ -337,13 +348,22 @@ pub(super) fn frr(lab: &Lab, host: &str, address: &str, dir: &Path) -> [Daemon; 
 
 /// A VXLAN device and a workload of somebody else's on c2.
 pub(super) fn vtep_by_hand(lab: &Lab, vni: u64) {
+    vtep_by_hand_at(lab, "c2", C2, vni);
+}
+
+/// The same on another host, whose address on the underlay it is.
+pub(super) fn vtep_by_hand_at(lab: &Lab, host: &str, address: &str, vni: u64) {
+    let (family, mtu) = match address.contains(':') {
+        true => ("-6", 1430),
+        false => ("-4", 1450),
+    };
     lab.sh(
-        "c2",
+        host,
         &format!(
             "ip link add br100 type bridge && ip link set br100 up && \
-             ip link add vx100 type vxlan id {vni} local {C2} dstport 4789 nolearning && \
+             ip {family} link add vx100 type vxlan id {vni} local {address} dstport 4789 nolearning && \
              ip link set vx100 master br100 up && ip netns add far && \
-             ip link add far type veth peer name eth0 address {MAC_2} mtu 1450 netns far && \
+             ip link add far type veth peer name eth0 address {MAC_2} mtu {mtu} netns far && \
              ip link set far master br100 up && ip -n far addr add 10.4.1.12/24 dev eth0 && \
              ip -n far addr add fd00:4:0:1::c/64 dev eth0 nodad && ip -n far link set eth0 up"
         ),
