@@ -145,7 +145,9 @@ impl Endpoint {
             if !due {
                 continue;
             }
-            if waiting.sent.is_some_and(|sent| sent.turn) && !turned {
+            // Another request may have turned meanwhile to one that this one was not sent to.
+            let turns = |sent: Sent| sent.turn && sent.target == self.target;
+            if waiting.sent.is_some_and(turns) && !turned {
                 turned = true;
                 self.target = (self.target + 1) % self.hosts.len();
             }

@@ -26,11 +26,7 @@ impl Host {
     fn deliver(&mut self, from: HostId, volume: VolumeId, message: Message) {
         match message {
             Message::Answer(answer) => self.answered(volume, answer),
-            Message::Request(request) => {
-                self.with(volume, |group, context| {
-                    group.request(context, from, request)
-                });
-            }
+            Message::Request(request) => self.request(from, volume, request),
             Message::Consensus { from: replica, .. } => {
                 if self.is_of(volume, from, replica) {
                     self.with(volume, |group, context| group.message(context, message));

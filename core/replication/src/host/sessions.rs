@@ -2,7 +2,7 @@
 
 use super::Host;
 use crate::endpoint::{Endpoint, Reply, RequestId};
-use crate::message::{Answer, Envelope, Message, Op};
+use crate::message::{Answer, Envelope, Failure, Message, Op, Request};
 use crate::{HostId, SessionId, Time};
 use blocks::VolumeId;
 
@@ -61,6 +61,30 @@ impl Host {
         }
     }
 
+    /// A request of an endpoint, here or on another host. Who has no replica says so: the endpoint would wait before it
+    /// asks the next one, and a volume may have moved from all that it knows of.
+    pub(super) fn request(&mut self, from: HostId, volume: VolumeId, request: Request) {
+        if self.groups.contains_key(&volume) {
+            self.with(volume, |group, context| {
+                group.request(context, from, request)
+            });
+            return;
+        }
+        let (leader, term) = (None, 0);
+        let answer = Answer {
+            session: request.session,
+            id: request.id,
+            term: request.term,
+            result: Err(Failure::NotLeader { leader, term }),
+        };
+        if from == self.id {
+            self.out.local.push((volume, answer));
+        } else {
+            let message = Message::Answer(answer);
+            self.out.messages.push((from, Envelope { volume, message }));
+        }
+    }
+
     pub(super) fn poll_endpoints(&mut self) -> bool {
         let mut all = Vec::new();
         for endpoint in self.endpoints.values_mut() {
@@ -71,7 +95,7 @@ impl Host {
         let any = !all.is_empty();
         for (to, volume, request) in all {
             if to == self.id {
-                self.with(volume, |group, context| group.request(context, to, request));
+                self.request(to, volume, request);
             } else {
                 let message = Message::Request(request);
                 self.out.messages.push((to, Envelope { volume, message }));

@@ -3,7 +3,7 @@
 use crate::clients::page;
 use crate::world::{SECONDS, World};
 use blocks::{Buffer, Run, VolumeId};
-use replication::{Answered, Failure, Op, Outcome, RequestId, SessionId};
+use replication::{Answered, Failure, Op, Outcome, RETRY_MICROS, RequestId, SessionId};
 
 const VOLUME: VolumeId = VolumeId::new(7);
 const MIB: u64 = 1 << 20;
@@ -277,4 +277,25 @@ fn what_has_something_is_told_as_it_is_read() {
     let stale = ask(&mut world, 0, a, asked.clone());
     assert_eq!(reply(&mut world, stale), Some(Err(Failure::Fenced)));
     assert_eq!(done(&mut world, 1, b, asked), told);
+}
+
+/// Hosts that have no replica say so: an endpoint that knows old ones alone finds the leader before it would lose patience
+/// with the first of them.
+#[test]
+fn an_endpoint_finds_the_leader_behind_those_that_have_nothing() {
+    let mut world = World::new(7, 6, 64 * MIB, MIB);
+    world.create(VOLUME, 4096, &[0, 1, 2]);
+    assert!(world.run_until(5 * SECONDS, |world| world.leader(VOLUME).is_some()));
+    // Itself first, then others that have none.
+    let hosts = [5, 4, 3, 2, 1, 0].map(|node: usize| world.nodes[node].id);
+    let session = SessionId(1);
+    let host = world.nodes[5].host.as_mut().expect("it is up");
+    host.open_session(session, VOLUME, hosts.to_vec());
+    let since = world.now;
+    let attach = Op::Attach { claim: 0 };
+    assert!(matches!(
+        done(&mut world, 5, session, attach),
+        Answered::Attached { .. }
+    ));
+    assert!(world.now - since < RETRY_MICROS, "{} us", world.now - since);
 }
