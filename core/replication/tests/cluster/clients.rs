@@ -59,7 +59,8 @@ pub(crate) struct Clients {
     pub(crate) done: u64,
     pub(crate) moves: u64,
     pub(crate) fenced: u64,
-    pub(crate) still: bool,
+    /// Since when faults are over, and nobody asks for more.
+    pub(crate) still: Option<u64>,
     /// Reads that were told that blocks are damaged, as those who have them were out of reach.
     pub(crate) damaged: u64,
     pub(crate) no_room: u64,
@@ -140,7 +141,7 @@ impl Clients {
             .filter(|at| !self.clients[*at].looks_on)
             .collect();
         for main in main {
-            if self.still || world.nodes[node].host.is_none() {
+            if self.still.is_some() || world.nodes[node].host.is_none() {
                 return;
             }
             let session = SessionId(u128::from(self.next()));
@@ -342,14 +343,16 @@ impl Clients {
         let impatient = oldest.is_some_and(|since| since + at.patience < world.now);
         let gone = !at.is_connected(world);
         let frozen = world.nodes[at.node].paused_until > world.now;
-        let migrates = !at.looks_on && !self.still && world.rng.one_in(150);
+        let migrates = !at.looks_on && self.still.is_none() && world.rng.one_in(150);
         if impatient || gone || migrates {
             self.go(world, client);
         } else if self.clients[client].attached && !frozen {
             let again = self.clients[client].again.pop();
             if let Some((lba, blocks, value)) = again {
                 self.write(world, client, lba, blocks, value);
-            } else if !self.still && self.clients[client].asked.len() < self.clients[client].depth {
+            } else if self.still.is_none()
+                && self.clients[client].asked.len() < self.clients[client].depth
+            {
                 self.something(world, client);
             }
         }
@@ -529,8 +532,9 @@ impl Clients {
                     }
                 }
                 (Doing::Read { lba, blocks }, Err(Failure::Damaged { lbas })) => {
+                    // Those who have them may have been out of reach when it was asked.
                     assert!(
-                        !self.still,
+                        self.still.is_none_or(|since| asked.since < since),
                         "blocks {lbas:?} of {volume} are damaged everywhere"
                     );
                     self.damaged += 1;

@@ -112,7 +112,7 @@ fn recover(world: &mut World, clients: &mut Clients, volumes: &[(VolumeId, Vec<u
         }
         world.empty_disk(node);
     }
-    clients.still = true;
+    clients.still = Some(world.now);
     let level = |world: &mut World, clients: &mut Clients| {
         let still = clients.is_quiet(world) && clients.lost.is_empty();
         still && volumes.iter().all(|(volume, _)| is_settled(world, *volume))
