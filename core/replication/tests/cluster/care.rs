@@ -502,7 +502,18 @@ fn members_that_cannot_be_are_refused() {
 }
 
 /// A write of an attachment, by hand: what an endpoint sends to whom it takes for the leader, while a first one is not answered.
-fn say(world: &mut World, to: usize, term: u64, (seq, lba, value): (u64, u64, u64)) {
+fn say(world: &mut World, to: usize, term: u64, write: (u64, u64, u64)) {
+    say_after(world, to, term, write, 1);
+}
+
+/// The same, when all before `floor` are answered.
+fn say_after(
+    world: &mut World,
+    to: usize,
+    term: u64,
+    (seq, lba, value): (u64, u64, u64),
+    floor: u64,
+) {
     let from = (0..3)
         .find(|node| *node != to && world.nodes[*node].host.is_some())
         .expect("another one is up");
@@ -512,7 +523,7 @@ fn say(world: &mut World, to: usize, term: u64, (seq, lba, value): (u64, u64, u6
         id: seq,
         term,
         stamp: Stamp::new(1 << 8, seq).expect("it is small"),
-        floor: 1,
+        floor,
         op: write(lba, value),
     };
     let (volume, message) = (VOLUME, Message::Request(request));
@@ -562,4 +573,58 @@ fn a_second_copy_of_a_write_does_not_undo_what_follows_it() {
         value_at(&mut world, leader, b, 1),
         Buffer::from_pages(vec![page(33)])
     );
+}
+
+/// Writes until the log has nothing any more of what it had before.
+fn forget(world: &mut World, leader: usize, term: u64, from: u64, floor: impl Fn(u64) -> u64) {
+    let before = info(world, leader).last;
+    for seq in from..from + 400 {
+        let lba = 16 + seq * 37 % 1024;
+        say_after(world, leader, term, (seq, lba, 1000 + seq), floor(seq));
+    }
+    world.settle(leader);
+    let now = info(world, leader);
+    assert!(now.term == term && now.first > before, "{now}");
+}
+
+fn holds(world: &mut World, leader: usize, value: u64) {
+    let reader = session(world, leader, 2);
+    let expected = Buffer::from_pages(vec![page(value)]);
+    assert_eq!(value_at(world, leader, reader, 1), expected);
+}
+
+#[test]
+fn a_copy_of_what_was_answered_long_ago_is_not_taken() {
+    let mut world = world(3, MIB);
+    let a = session(&mut world, 2, 1);
+    done(&mut world, 2, a, Op::Attach { claim: 1 });
+    assert!(world.run_until(5 * SECONDS, |world| world.leader(VOLUME) == Some(2)));
+    let term = info(&world, 2).term;
+    say(&mut world, 2, term, (2, 1, 22));
+    say_after(&mut world, 2, term, (3, 1, 33), 3);
+    forget(&mut world, 2, term, 4, |seq| seq);
+    say(&mut world, 2, term, (2, 1, 22));
+    holds(&mut world, 2, 33);
+}
+
+#[test]
+fn a_copy_that_was_sent_to_an_earlier_leader_is_not_taken() {
+    let mut world = world(3, MIB);
+    let a = session(&mut world, 2, 1);
+    done(&mut world, 2, a, Op::Attach { claim: 1 });
+    assert!(world.run_until(5 * SECONDS, |world| world.leader(VOLUME) == Some(2)));
+    let before = info(&world, 2).term;
+    say(&mut world, 2, before, (2, 1, 22));
+    level(&mut world, &[0, 1, 2]);
+    world.kill(2, true);
+    let led = |world: &mut World| world.leader(VOLUME).is_some_and(|node| node != 2);
+    assert!(world.run_until(5 * SECONDS, led));
+    world.run_until(SECONDS, |_| false);
+    let leader = world.leader(VOLUME).expect("it leads");
+    let term = info(&world, leader).term;
+    // It knows of no answer: its endpoint has others open that are older.
+    say(&mut world, leader, term, (3, 1, 33));
+    forget(&mut world, leader, term, 4, |_| 1);
+    say(&mut world, leader, before, (2, 1, 22));
+    holds(&mut world, leader, 33);
 }

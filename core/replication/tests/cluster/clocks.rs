@@ -5,7 +5,7 @@ use crate::random::go_on;
 use crate::scenarios::{ask, done, isolate, reply, session, write};
 use crate::world::{MIB, MILLIS, SECONDS, World};
 use blocks::{Buffer, VolumeId};
-use replication::{Answered, MOST_DRIFT_PERCENT, MOST_JUMP_MICROS, Op, SessionId};
+use replication::{Answered, MOST_DRIFT_PERCENT, MOST_JUMP_MICROS, Op, PROMISE_MICROS, SessionId};
 
 const VOLUME: VolumeId = VolumeId::new(7);
 
@@ -116,4 +116,35 @@ fn a_leader_that_others_replaced_in_a_moment_reads_nothing_old() {
         }
     }
     assert!(replaced > 2, "{replaced}");
+}
+
+/// Who starts anew has forgotten whom it promised not to help another one: it helps nobody for as long as a promise lasts.
+#[test]
+fn who_starts_anew_keeps_the_promise_that_it_forgot() {
+    for seed in 1..=20 {
+        let mut world = World::new(seed, 3, 64 * MIB, 4 * MIB);
+        world.create(VOLUME, BLOCKS, &[0, 1, 2]);
+        for node in 0..3 {
+            world.run_at(node, 1000);
+        }
+        let a = session(&mut world, 0, 1);
+        done(&mut world, 0, a, Op::Attach { claim: 0 });
+        assert!(world.run_until(5 * SECONDS, |world| world.leader(VOLUME) == Some(0)));
+        // One would like to lead, and the other has promised not to help it.
+        world.block(0, 2);
+        world.block(2, 0);
+        world.run_until(2 * SECONDS, |_| false);
+        assert_eq!(world.leader(VOLUME), Some(0), "seed {seed}");
+        world.kill(1, false);
+        world.start(1);
+        world.block(0, 1);
+        world.block(1, 0);
+        let other = |world: &mut World| world.leader(VOLUME).is_some_and(|node| node != 0);
+        let early = world.run_until(PROMISE_MICROS * 9 / 10, other);
+        assert!(
+            !early,
+            "seed {seed}: another leads while the first may answer reads"
+        );
+        assert!(world.run_until(5 * SECONDS, other), "seed {seed}");
+    }
 }
