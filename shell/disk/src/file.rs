@@ -12,6 +12,8 @@ pub struct Target {
     pub(crate) file: File,
     path: PathBuf,
     bytes: u64,
+    /// By IO that nobody waits for any more.
+    written: bool,
 }
 
 /// Why a file cannot be had.
@@ -83,7 +85,13 @@ impl Target {
             file,
             path: path.to_owned(),
             bytes,
+            written: false,
         })
+    }
+
+    /// IO is under way that nobody waits for any more: the lock stays until the kernel has done it.
+    pub(crate) const fn is_written_still(&mut self) {
+        self.written = true;
     }
 
     /// How large it is.
@@ -94,5 +102,34 @@ impl Target {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+impl Drop for Target {
+    /// Closing the file gives its lock back only when nobody else has it open: a process that is being started has all of
+    /// ours until it runs its program.
+    fn drop(&mut self) {
+        if !self.written {
+            // Then it goes with the file.
+            drop(self.file.unlock());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lock_is_given_back_while_a_new_process_still_has_the_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("disk");
+        let target = Target::create(&path).expect("a file");
+        // As a process has it between its fork and its program.
+        let child = target.file.try_clone().expect("a descriptor");
+        assert!(matches!(Target::open(&path), Err(FileError::InUse { .. })));
+        drop(target);
+        Target::open(&path).expect("nobody has it locked");
+        drop(child);
     }
 }
