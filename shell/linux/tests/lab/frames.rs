@@ -14,11 +14,25 @@ impl Wire {
     pub fn open(device: &str) -> Wire {
         let protocol = (libc::ETH_P_ALL as u16).to_be();
         let flags = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+        // Without a protocol it hears nothing until it is bound, when it is told what to leave out.
         // SAFETY: a system call without pointers.
-        let fd = unsafe { libc::socket(libc::AF_PACKET, flags, i32::from(protocol)) };
+        let fd = unsafe { libc::socket(libc::AF_PACKET, flags, 0) };
         assert!(fd >= 0, "AF_PACKET: {}", std::io::Error::last_os_error());
         // SAFETY: the descriptor is new and nothing else owns it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        /// `PACKET_IGNORE_OUTGOING`: what the listener's own system says is not what it heard.
+        const IGNORE_OUTGOING: i32 = 23;
+        // SAFETY: the pointer and length are of a live i32.
+        let set = unsafe {
+            libc::setsockopt(
+                fd.as_raw_fd(),
+                libc::SOL_PACKET,
+                IGNORE_OUTGOING,
+                (&raw const ON).cast(),
+                size_of::<i32>() as u32,
+            )
+        };
+        assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
         // SAFETY: `sockaddr_ll` is plain numbers; all zeroes is valid.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         address.sll_family = libc::AF_PACKET as u16;
@@ -33,19 +47,6 @@ impl Wire {
             )
         };
         assert_eq!(bound, 0, "bind: {}", std::io::Error::last_os_error());
-        /// `PACKET_IGNORE_OUTGOING`: what the listener's own system says is not what it heard.
-        const IGNORE_OUTGOING: i32 = 23;
-        // SAFETY: the pointer and length are of a live i32.
-        let set = unsafe {
-            libc::setsockopt(
-                fd.as_raw_fd(),
-                libc::SOL_PACKET,
-                IGNORE_OUTGOING,
-                (&raw const ON).cast(),
-                size_of::<i32>() as u32,
-            )
-        };
-        assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
         let timeout = nix::sys::time::TimeVal::new(SOON.as_secs() as i64, 0);
         nix::sys::socket::setsockopt(&fd, nix::sys::socket::sockopt::ReceiveTimeout, &timeout)
             .unwrap();
