@@ -12,8 +12,8 @@ pub struct Target {
     pub(crate) file: File,
     path: PathBuf,
     bytes: u64,
-    /// By IO that nobody waits for any more.
-    written: bool,
+    /// IO is under way that nobody waits for any more.
+    io_left: bool,
 }
 
 /// Why a file cannot be had.
@@ -85,13 +85,13 @@ impl Target {
             file,
             path: path.to_owned(),
             bytes,
-            written: false,
+            io_left: false,
         })
     }
 
     /// IO is under way that nobody waits for any more: the lock stays until the kernel has done it.
-    pub(crate) const fn is_written_still(&mut self) {
-        self.written = true;
+    pub(crate) const fn leave_io(&mut self) {
+        self.io_left = true;
     }
 
     /// How large it is.
@@ -109,7 +109,7 @@ impl Drop for Target {
     /// Closing the file gives its lock back only when nobody else has it open: a process that is being started has all of
     /// ours until it runs its program.
     fn drop(&mut self) {
-        if !self.written {
+        if !self.io_left {
             // Then it goes with the file.
             drop(self.file.unlock());
         }

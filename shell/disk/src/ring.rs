@@ -297,7 +297,7 @@ impl Ring {
             let failed = Done::Failed(why.clone());
             self.done.push_back((operation.token, failed));
             std::mem::forget(operation);
-            self.target.is_written_still();
+            self.target.leave_io();
         }
         self.broken = Some(why);
         self.begin_waiting();

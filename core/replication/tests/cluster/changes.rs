@@ -3,7 +3,7 @@
 use crate::care::{VOLUME, changed, has, level, members, table, voters, world};
 use crate::scenarios::{ask, done, reply, session, write};
 use crate::world::{FINE, MIB, SECONDS, World};
-use replication::{Answered, Failure, Members, Op};
+use replication::{Answered, Failure, Members, Op, SessionId};
 
 fn change(number: u64, members: &Members) -> Op {
     let members = members.clone();
@@ -191,8 +191,8 @@ fn whose_space_is_given_back_nobody_needs_any_more() {
     }
 }
 
-#[test]
-fn who_was_away_hears_a_leader_that_came_meanwhile() {
+/// One of three hears nobody while two of them go on with a third, which leads; and a session at that one's host.
+fn away_meanwhile() -> (World, SessionId) {
     let mut world = world(4, MIB);
     let a = session(&mut world, 0, 1);
     done(&mut world, 0, a, Op::Attach { claim: 0 });
@@ -208,6 +208,12 @@ fn who_was_away_hears_a_leader_that_came_meanwhile() {
     let b = session(&mut world, 3, 2);
     done(&mut world, 3, b, Op::Attach { claim: 1 });
     assert!(world.run_until(5 * SECONDS, |world| world.leader(VOLUME) == Some(3)));
+    (world, b)
+}
+
+#[test]
+fn who_was_away_hears_a_leader_that_came_meanwhile() {
+    let (mut world, b) = away_meanwhile();
     for number in 0..300 {
         done(&mut world, 3, b, write(number % 1024, 100 + number));
     }
@@ -218,21 +224,7 @@ fn who_was_away_hears_a_leader_that_came_meanwhile() {
 
 #[test]
 fn two_that_take_each_other_for_none_say_so_now_and_then() {
-    let mut world = world(4, MIB);
-    let a = session(&mut world, 0, 1);
-    done(&mut world, 0, a, Op::Attach { claim: 0 });
-    assert!(world.run_until(5 * SECONDS, |world| world.leader(VOLUME) == Some(0)));
-    level(&mut world, &[0, 1, 2]);
-    for node in [0, 1, 3] {
-        world.block(node, 2);
-        world.block(2, node);
-    }
-    let target = members(&[(2, 1), (3, 2), (9, 3)], &world);
-    done(&mut world, 0, a, change(1, &target));
-    changed(&mut world, &target);
-    let b = session(&mut world, 3, 2);
-    done(&mut world, 3, b, Op::Attach { claim: 1 });
-    assert!(world.run_until(5 * SECONDS, |world| world.leader(VOLUME) == Some(3)));
+    let (mut world, _) = away_meanwhile();
     // The one that was away hears only one that it does not know, some of it twice.
     world.blocked.remove(&(2, 3));
     world.blocked.remove(&(3, 2));
